@@ -1,0 +1,49 @@
+"""Define the command line: the global options and the commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tieredllm.cli.context import current
+from tieredllm.cli.lazy import LazyGroup
+from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="tieredllm",
+    cls=LazyGroup,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `tieredllm ask 'why is the sky blue?'`. Without any key, a local model or "
+    "the built-in rules answer.",
+)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - the shape of an option's callback
+    if wanted:
+        from tieredllm import __version__
+
+        print(f"tieredllm {__version__}", file=current().stdout)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    profile: Profile = None,
+    no_color: NoColor = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    version: Annotated[  # noqa: ARG001 - its callback has done the work
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Ask language models tier by tier until one answers completely.
+
+    The best cloud model first, then another one, then a local model, then plain rules.
+    """
+    apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)

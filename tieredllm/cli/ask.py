@@ -1,0 +1,186 @@
+"""`tieredllm ask`: one question, one answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tieredllm.cli.context import Session, current
+from tieredllm.cli.exits import ExitCode
+from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None)
+
+EXAMPLES = """Examples:
+
+\b
+  tieredllm ask "why is the sky blue?"
+  git diff | tieredllm ask "write a commit message for this"
+  tieredllm ask -x "a Python one-liner that reverses a file's lines" > reverse.py
+  tieredllm ask -f report.txt "what does this conclude?" --json | jq -r .tier
+  tieredllm ask -c "and at sunset?"
+"""
+
+
+@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+def ask(
+    ctx: typer.Context,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="The question. Piped text is put before it; `-` means the question is stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", help="A system prompt.", metavar="TEXT")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", metavar="TIER=MODEL", help="Another model for a tier (repeatable)."
+        ),
+    ] = None,
+    tier: Annotated[
+        str | None, typer.Option("--tier", "-t", metavar="NAME", help="Start at this tier.")
+    ] = None,
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Ask only the first tier.")
+    ] = False,
+    require_llm: Annotated[
+        bool, typer.Option("--require-llm", help="Take a rule answer for a failure.")
+    ] = False,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline", metavar="SECONDS", help="The whole request, all tiers together."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, also on failure.")
+    ] = False,
+    no_stream: Annotated[
+        bool, typer.Option("--no-stream", help="Print the answer when it is complete.")
+    ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print it as it comes, even into a pipe.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", "-r", help="Do not render Markdown.")
+    ] = False,
+    extract: Annotated[
+        bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
+    ] = False,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file", "-f", metavar="PATH", help="A text file to ask about (repeatable)."
+        ),
+    ] = None,
+    continue_last: Annotated[
+        bool, typer.Option("--continue", "-c", help="Continue the latest conversation.")
+    ] = False,
+    cid: Annotated[
+        str | None, typer.Option("--cid", metavar="ID", help="Continue this conversation.")
+    ] = None,
+    usage: Annotated[
+        bool, typer.Option("--usage", "-u", help="Print tokens and time on stderr.")
+    ] = False,
+    no_log: Annotated[
+        bool, typer.Option("--no-log", "-n", help="Keep no record of this request.")
+    ] = False,
+    simulate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--simulate",
+            metavar="TIER=FAULT",
+            help="Play a fault, such as primary=rate_limit, instead of calling a tier (repeatable). "
+            "Health learns from it as from a real one.",
+        ),
+    ] = None,
+    profile: Profile = None,
+    no_color: NoColor = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask one question and print one answer.
+
+    The tiers of the profile are tried in order until one answers completely. The answer goes to
+    stdout, everything else to stderr. Exit code 0: a complete answer; 1: none; 2: wrong usage.
+    """
+    from tieredllm.cli.asking import AskJob, perform
+    from tieredllm.cli.intake import question_and_attachments
+    from tieredllm.errors import UsageError
+
+    apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
+    session = current()
+    words, files = prompt or [], file or []
+    if not words and not files and _is_interactive(session):
+        print(ctx.get_help(), file=session.stderr)
+        raise typer.Exit(ExitCode.USAGE)
+    _check(deadline=deadline, stream=stream, no_stream=no_stream, cid=cid, last=continue_last)
+    question, attachments = question_and_attachments(session, words, files)
+    if not question.strip() and not any(part.text.strip() for part in attachments):
+        reason = "nothing to ask: give a question, a file, or text on stdin"
+        raise UsageError(reason)
+    code = perform(
+        session,
+        AskJob(
+            question=question,
+            attachments=attachments,
+            system=system,
+            models=_pairs(model or [], "--model", "TIER=MODEL"),
+            tier=tier,
+            fallback=not no_fallback,
+            require_llm=require_llm,
+            deadline_s=deadline,
+            as_json=as_json,
+            stream=stream,
+            no_stream=no_stream,
+            raw=raw,
+            extract=extract,
+            conversation=cid if cid is not None else ("" if continue_last else None),
+            usage=usage,
+            log=not no_log,
+            faults=_pairs(simulate or [], "--simulate", "TIER=FAULT"),
+        ),
+    )
+    raise typer.Exit(code)
+
+
+def _is_interactive(session: Session) -> bool:
+    return session.stdin is None or session.stdin.closed or session.stdin.isatty()
+
+
+def _check(
+    *, deadline: float | None, stream: bool, no_stream: bool, cid: str | None, last: bool
+) -> None:
+    from tieredllm.errors import UsageError
+
+    if deadline is not None and not 0 < deadline <= 86_400:
+        reason = f"--deadline must be above 0 and at most 86400 seconds, not {deadline:g}"
+        raise UsageError(reason)
+    if stream and no_stream:
+        reason = "--stream and --no-stream exclude each other"
+        raise UsageError(reason)
+    if cid is not None and last:
+        reason = "--cid and --continue exclude each other"
+        raise UsageError(reason)
+
+
+def _pairs(given: list[str], option: str, shape: str) -> dict[str, str]:
+    from tieredllm.errors import UsageError
+
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            reason = f"{option} takes {shape}, not {text!r}"
+            raise UsageError(reason)
+        pairs[name] = value
+    return pairs

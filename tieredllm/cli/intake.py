@@ -1,0 +1,91 @@
+"""Take in what the user gives: words, piped text, files."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from tieredllm.cli.context import Session
+from tieredllm.errors import UsageError
+from tieredllm.types import Attachment
+
+__all__ = ["question_and_attachments"]
+
+QUIET_STDIN_S = 2.0
+"""After this many seconds without a byte from stdin, the user is told what is being waited for."""
+
+
+def question_and_attachments(
+    session: Session, words: list[str], files: list[Path]
+) -> tuple[str, tuple[Attachment, ...]]:
+    """Join the prompt's parts.
+
+    Piped text comes first, then the files, then the question. `-` as the only word means that the
+    question is stdin. A question is empty when only text was given.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    if words == ["-"]:
+        return _read_stdin(session), _read_files(session, files)
+    piped = "" if _is_terminal(session) else _read_stdin(session)
+    attachments = (Attachment(text=piped),) if piped.strip() else ()
+    return " ".join(words), attachments + _read_files(session, files)
+
+
+def _is_terminal(session: Session) -> bool:
+    return session.stdin is None or session.stdin.closed or session.stdin.isatty()
+
+
+def _read_stdin(session: Session) -> str:
+    if session.stdin is None or session.stdin.closed:
+        return ""
+    buffer = getattr(session.stdin, "buffer", None)
+    if buffer is None:
+        return session.stdin.read()
+    _tell_if_silent(session)
+    data: bytes = buffer.read()
+    return _decoded(session, data, "stdin")
+
+
+def _tell_if_silent(session: Session) -> None:
+    """Say that stdin is being waited for when nothing comes: a script may have left it open."""
+    import os
+    import select
+
+    if session.stdin is None:
+        return
+    try:
+        descriptor = session.stdin.fileno()
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return
+        ready, _, _ = select.select([descriptor], [], [], QUIET_STDIN_S)
+    except (OSError, ValueError):
+        return
+    if not ready:
+        session.say("tieredllm: waiting for text on stdin (`< /dev/null` does without)")
+
+
+def _read_files(session: Session, files: list[Path]) -> tuple[Attachment, ...]:
+    attachments = []
+    for path in files:
+        try:
+            data = path.expanduser().read_bytes()
+        except OSError as exc:
+            reason = f"cannot read {path}: {exc.strerror or exc}"
+            raise UsageError(reason) from exc
+        attachments.append(Attachment(name=str(path), text=_decoded(session, data, str(path))))
+    return tuple(attachments)
+
+
+def _decoded(session: Session, data: bytes, name: str) -> str:
+    """Decode UTF-8, a byte order mark left out, with replacement and a warning where it is not."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        text = data.decode("utf-8-sig", errors="replace")
+        session.warn(
+            f"tieredllm: {name} is not UTF-8 (byte {exc.start}): "
+            f"{text.count(chr(0xFFFD))} characters were replaced"
+        )
+        return text

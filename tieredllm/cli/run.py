@@ -1,0 +1,127 @@
+"""Run one command line and map whatever happens to an exit code; no traceback reaches a user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from tieredllm.cli.app import app
+from tieredllm.cli.context import Session, use
+from tieredllm.cli.exits import ExitCode
+from tieredllm.errors import ProfileError, TieredLLMError, UsageError
+
+__all__ = ["run"]
+
+
+def run(args: Sequence[str], session: Session | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        args: the words after the program's name.
+        session: the surroundings; the process's own when None.
+
+    Returns:
+        The exit code. `TIEREDLLM_DEBUG=1` shows the traceback of an error before its message.
+    """
+    _replace_unprintable()
+    session = session or Session()
+    use(session)
+    code = _guarded(args, session)
+    return _flushed(session, code)
+
+
+def _guarded(args: Sequence[str], session: Session) -> int:
+    try:
+        result = app(args=list(args), prog_name="tieredllm", standalone_mode=False)
+        return result if isinstance(result, int) else ExitCode.OK
+    except typer.TyperException as exc:
+        return _usage(exc, session)
+    except typer.Abort:
+        session.warn("tieredllm: stopped")
+        return ExitCode.INTERRUPTED
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else ExitCode.FAILURE
+    except BrokenPipeError:
+        return _silenced()
+    except ProfileError as exc:
+        _debug(session)
+        for mistake in exc.mistakes:
+            session.warn(str(mistake))
+        return ExitCode.USAGE
+    except TieredLLMError as exc:
+        _debug(session)
+        session.warn(f"tieredllm: {exc}")
+        return ExitCode.USAGE if isinstance(exc, UsageError) else ExitCode.FAILURE
+    except OSError as exc:
+        _debug(session)
+        where = f" ({exc.filename})" if exc.filename else ""
+        session.warn(f"tieredllm: {exc.strerror or exc}{where}")
+        return ExitCode.FAILURE
+    except Exception as exc:  # noqa: BLE001 - the last line of defence
+        _debug(session)
+        session.warn(
+            f"tieredllm: unexpected {type(exc).__name__}: {exc} "
+            "(TIEREDLLM_DEBUG=1 shows where; please report it)"
+        )
+        return ExitCode.FAILURE
+
+
+def _usage(exc: typer.TyperException, session: Session) -> int:
+    """Tell what is wrong with the command line, in one line, and where help is."""
+    context = getattr(exc, "ctx", None)
+    command = context.command_path if context is not None else "tieredllm"
+    message = exc.format_message()
+    if message:
+        session.warn(f"tieredllm: {message.rstrip('.')} (see `{command} --help`)")
+    return exc.exit_code
+
+
+def _debug(session: Session) -> None:
+    if session.env.get("TIEREDLLM_DEBUG"):
+        import traceback
+
+        traceback.print_exc(file=session.stderr)
+
+
+def _flushed(session: Session, code: int) -> int:
+    """Flush stdout while an error can still be told: a full disk shows here."""
+    try:
+        session.stdout.flush()
+    except BrokenPipeError:
+        return _silenced()
+    except OSError as exc:
+        session.warn(f"tieredllm: cannot write the output: {exc.strerror or exc}")
+        _discard_stdout()
+        return code or ExitCode.FAILURE
+    except ValueError:
+        return code
+    return code
+
+
+def _silenced() -> int:
+    """End quietly when whoever read our output has gone."""
+    _discard_stdout()
+    return ExitCode.FAILURE
+
+
+def _discard_stdout() -> None:
+    """Point stdout nowhere, so that the interpreter's own last flush has nothing to fail on."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError) as exc:
+        if getattr(exc, "errno", None) not in {errno.EBADF, None}:
+            raise
+
+
+def _replace_unprintable() -> None:
+    """Let a character the terminal's encoding lacks come out as `?` instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")

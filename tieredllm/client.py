@@ -1,0 +1,228 @@
+"""Be the whole way through, for programs: a profile in, answers or events out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tieredllm.clock import Clock, SystemClock
+from tieredllm.engine.core import Run
+from tieredllm.engine.plan import Options, TierPlan
+from tieredllm.engine.ports import HealthMemory, NoMemory, ParameterMemory
+from tieredllm.errors import ErrorKind, NoAnswerError, UsageError
+from tieredllm.paths import Places
+from tieredllm.profile.schema import Profile
+from tieredllm.prompts.policies import prompt_from_messages
+from tieredllm.types import Answer, Answered, Event, Prompt
+
+if TYPE_CHECKING:
+    from tieredllm.store.database import Database
+
+__all__ = ["FallbackManager"]
+
+PromptLike = str | Prompt | Sequence[Mapping[str, str]]
+
+
+class FallbackManager:
+    """Ask the tiers of a profile, in order, until one answers completely.
+
+    One manager serves any number of requests, also at the same time; they share connections, the
+    loaded local model and what is known of each backend's health.
+
+    Args:
+        profile: a profile, or the name or path of one; the user's default when None.
+        env: where variables (keys, directories) are looked up; the process's when None.
+        places: the user's directories; found from `env` when None.
+        persist: whether health is kept in, and shared through, the state database.
+        simulate: faults to play instead of calling a tier, by tier name.
+        verbose: whether llama.cpp may print its log on stderr.
+        clock: the time, for tests.
+        rng: where jitter comes from, for tests.
+
+    Raises:
+        ProfileError: the profile has mistakes; all of them are reported.
+        UsageError: there is no such profile, or no such tier to simulate.
+    """
+
+    def __init__(
+        self,
+        profile: Profile | str | Path | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        places: Places | None = None,
+        persist: bool = True,
+        simulate: Mapping[str, ErrorKind] | None = None,
+        verbose: bool = False,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        from tieredllm.keys import Keys
+        from tieredllm.providers.factory import Surroundings, make_backends
+        from tieredllm.providers.http import HttpClients
+
+        self._env = os.environ if env is None else env
+        self.places = places or Places.from_environment(self._env)
+        if not isinstance(profile, Profile):
+            from tieredllm.profile.resolve import load_profile
+
+            profile = load_profile(str(profile) if profile is not None else None, self.places)
+        self.profile = profile
+        self._check_tiers(simulate or {})
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        self._http = HttpClients()
+        around = Surroundings(
+            places=self.places,
+            keys=Keys(self._env, self.places.keys_file),
+            http=self._http,
+            clock=self._clock,
+            simulate=simulate or {},
+            verbose=verbose,
+        )
+        self.plans = tuple(
+            TierPlan(tier=tier, level=level, backends=make_backends(tier, around))
+            for level, tier in enumerate(profile.tiers)
+        )
+        self._health: HealthMemory = NoMemory()
+        self._parameters: ParameterMemory = NoMemory()
+        self.database: Database | None = None
+        if persist:
+            from tieredllm.store.database import Database
+            from tieredllm.store.health import SqliteHealth
+            from tieredllm.store.parameters import SqliteParameters
+
+            self.database = Database(self.places.state_db)
+            self._health = SqliteHealth(self.database, profile.health, self._clock)
+            self._parameters = SqliteParameters(self.database, self._clock)
+
+    async def stream(
+        self, prompt: PromptLike, context: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncGenerator[Event, None]:
+        """Yield what happens to one request; the last event is `Answered`.
+
+        Text that was streamed by an attempt that then failed is void: `AttemptFailed` says so.
+
+        Args:
+            prompt: a question; or chat messages, oldest first, the last one the user's; or a
+                `Prompt`, which keeps attached text apart.
+            context: `request_id` (32 hexadecimal digits) and `system` are looked at.
+            options: the fields of `Options`.
+
+        Raises:
+            UsageError: the prompt is empty or of no known shape, or no tier has the name to
+                start at.
+        """
+        context = context or {}
+        chosen = Options(**options)
+        if chosen.start is not None:
+            self._check_tiers([chosen.start])
+        run = Run(
+            plans=self.plans,
+            profile=self.profile,
+            prompt=_as_prompt(prompt, context.get("system")),
+            options=chosen,
+            request_id=str(context.get("request_id") or os.urandom(16).hex()),
+            health=self._health,
+            parameters=self._parameters,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        events = run.events()
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    async def process_with_fallbacks(
+        self, prompt: PromptLike, context: Mapping[str, Any] | None = None, **options: Any
+    ) -> Answer:
+        """Give the first complete answer.
+
+        Args:
+            prompt: see `stream`.
+            context: see `stream`.
+            options: the fields of `Options`.
+
+        Raises:
+            NoAnswerError: no tier answered; its `answer` holds every attempt.
+            UsageError: see `stream`.
+        """
+        answer: Answer | None = None
+        async for event in self.stream(prompt, context, **options):
+            if isinstance(event, Answered):
+                answer = event.answer
+        assert answer is not None  # noqa: S101 - the stream's last event is Answered
+        if answer.error is not None:
+            raise NoAnswerError(answer)
+        return answer
+
+    def ask(
+        self, prompt: PromptLike, context: Mapping[str, Any] | None = None, **options: Any
+    ) -> Answer:
+        """Give the first complete answer, from code that is not asynchronous.
+
+        Raises:
+            NoAnswerError: no tier answered; its `answer` holds every attempt.
+            UsageError: see `stream`.
+        """
+
+        async def once() -> Answer:
+            try:
+                return await self.process_with_fallbacks(prompt, context, **options)
+            finally:
+                await self._http.aclose()
+
+        return asyncio.run(once())
+
+    async def aclose(self) -> None:
+        """Close connections, unload models and close the database."""
+        for plan in self.plans:
+            for backend in plan.backends:
+                await backend.aclose()
+        await self._http.aclose()
+        if self.database is not None:
+            self.database.close()
+
+    async def __aenter__(self) -> FallbackManager:
+        """Give itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        await self.aclose()
+
+    def _check_tiers(self, names: Mapping[str, object] | Sequence[str]) -> None:
+        known = [tier.name for tier in self.profile.tiers]
+        for name in names:
+            if name not in known:
+                reason = (
+                    f"profile {self.profile.name} has no tier {name!r}: it has {', '.join(known)}"
+                )
+                raise UsageError(reason)
+
+
+def _as_prompt(prompt: PromptLike, system: str | None) -> Prompt:
+    if isinstance(prompt, str):
+        prompt = Prompt(question=prompt)
+    elif not isinstance(prompt, Prompt):
+        try:
+            prompt = prompt_from_messages(prompt)
+        except (ValueError, AttributeError) as exc:
+            reason = f"the prompt is neither a string nor a list of chat messages: {exc}"
+            raise UsageError(reason) from exc
+    if system is not None:
+        prompt = Prompt(
+            question=prompt.question,
+            system=system,
+            history=prompt.history,
+            attachments=prompt.attachments,
+        )
+    if not prompt.question.strip() and not any(a.text.strip() for a in prompt.attachments):
+        reason = "the prompt is empty"
+        raise UsageError(reason)
+    return prompt

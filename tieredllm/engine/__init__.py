@@ -1,0 +1,1 @@
+"""Decide who is asked, for how long, and what follows from each failure."""

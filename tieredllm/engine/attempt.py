@@ -1,0 +1,131 @@
+"""Make one attempt on one backend: compose, call, time every wait, and judge how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+
+from tieredllm.engine.budget import silence_limit_s
+from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.profile.schema import Tier
+from tieredllm.prompts.policies import ContextTooSmallError, compose
+from tieredllm.providers.base import Backend, Call, Chunk, Delta, Finish
+from tieredllm.types import Message, Prompt
+
+__all__ = ["ContextSkipError", "Job", "chunks"]
+
+
+class ContextSkipError(FallbackTriggerError):
+    """Report that a tier was passed over unasked: the question does not fit."""
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """Hold what one attempt is to do; `notices` is filled on the way."""
+
+    tier: Tier
+    backend: Backend
+    prompt: Prompt
+    request_id: str
+    stream: bool
+    omit: frozenset[str]
+    deadline: float
+    """On the event loop's clock; infinite for a tier that cannot fail."""
+    others_follow: bool
+    """Whether another language model could still be asked afterwards."""
+    notices: list[str] = []
+
+
+async def chunks(job: Job) -> AsyncGenerator[Chunk, None]:
+    """Yield an attempt's deltas and then its finish, each wait bounded.
+
+    What is waited for first (loading a local model, connecting, the first token) ends at the tier's
+    first-token timeout; later waits at its idle timeout; all at the deadline. An attempt that is
+    not streaming has the tier's `timeout_s` as a whole. Blanks are no token: those at the start are
+    held back until something else follows, and an answer of nothing else is an empty one.
+
+    Raises:
+        FallbackTriggerError: whatever went wrong, of a kind of the closed set.
+        ContextSkipError: the question does not fit, and nothing was asked.
+    """
+    loop = asyncio.get_running_loop()
+    tier = job.tier
+    now = loop.time()
+    first_limit_s = tier.first_token_timeout_s if job.stream else tier.timeout_s
+    limit = now + silence_limit_s(
+        timeout_s=first_limit_s,
+        left_s=max(0.0, job.deadline - now),
+        others_follow=job.others_follow,
+    )
+    blanks = ""
+    began = False
+    try:
+        async with asyncio.timeout_at(limit):
+            call = await _call(job)
+        async with aclosing(job.backend.answer(call)) as answer:
+            while True:
+                async with asyncio.timeout_at(limit):
+                    chunk = await anext(answer, None)
+                if chunk is None:
+                    break
+                if isinstance(chunk, Finish):
+                    if not began:
+                        break
+                    yield chunk
+                    return
+                if not began:
+                    blanks += chunk.text
+                    if blanks.isspace():
+                        continue
+                    chunk = Delta(blanks)
+                    began = True
+                if job.stream:
+                    limit = min(loop.time() + tier.idle_timeout_s, job.deadline)
+                yield chunk
+    except TimeoutError:
+        raise _timeout(job, began=began, waited_s=loop.time() - now, now=loop.time()) from None
+    if began:
+        raise FallbackTriggerError(ErrorKind.STREAM_INTERRUPTED, "the answer ended without an end")
+    raise FallbackTriggerError(ErrorKind.EMPTY_RESPONSE, "the answer has no content")
+
+
+async def _call(job: Job) -> Call:
+    tier = job.tier
+    messages: tuple[Message, ...] = ()
+    if job.backend.is_language_model:
+        count = await job.backend.token_counter()
+        try:
+            composed = compose(
+                job.prompt,
+                policy=tier.prompt,
+                budget_tokens=tier.context_tokens - tier.params.max_tokens,
+                count=count,
+            )
+        except ContextTooSmallError as exc:
+            raise ContextSkipError(ErrorKind.CONTEXT_LENGTH, str(exc)) from exc
+        messages = composed.messages
+        job.notices.extend(composed.notices)
+    return Call(
+        prompt=job.prompt,
+        messages=messages,
+        params=tier.params,
+        stream=job.stream,
+        connect_timeout_s=tier.connect_timeout_s,
+        omit=job.omit,
+        request_id=job.request_id,
+    )
+
+
+def _timeout(job: Job, *, began: bool, waited_s: float, now: float) -> FallbackTriggerError:
+    if now >= job.deadline - 0.001:
+        return FallbackTriggerError(
+            ErrorKind.DEADLINE, f"the request's time was up after {waited_s:.1f} s here"
+        )
+    if began:
+        return FallbackTriggerError(
+            ErrorKind.STREAM_INTERRUPTED, f"no token for {job.tier.idle_timeout_s:g} s"
+        )
+    what = "no token" if job.stream else "no answer"
+    return FallbackTriggerError(ErrorKind.TIMEOUT, f"{what} within {waited_s:.1f} s")

@@ -1,0 +1,27 @@
+"""Share one request's time among its tiers: pure arithmetic on a deadline."""
+
+from __future__ import annotations
+
+__all__ = ["SHARE_OF_REST", "silence_limit_s"]
+
+SHARE_OF_REST = 0.5
+"""While other models could still be asked, a silent one may use up to this share of what is left.
+
+With `--deadline 3` and a silent first tier, the second still has 1.5 s. With the default deadline
+of 120 s the tier's own timeout is always the shorter one.
+"""
+
+
+def silence_limit_s(*, timeout_s: float, left_s: float, others_follow: bool) -> float:
+    """Say how long to wait for a first token.
+
+    Args:
+        timeout_s: the tier's own limit.
+        left_s: seconds to the request's deadline; not negative.
+        others_follow: whether another language model could still be asked afterwards.
+
+    Returns:
+        Seconds, at most `left_s`.
+    """
+    share = left_s * SHARE_OF_REST if others_follow else left_s
+    return max(0.0, min(timeout_s, share))

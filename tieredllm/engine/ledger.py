@@ -1,0 +1,191 @@
+"""Keep one request's attempts in order, and make its answer out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tieredllm.clock import Clock
+from tieredllm.engine.attempt import ContextSkipError
+from tieredllm.engine.plan import TierPlan
+from tieredllm.errors import ErrorInfo, ErrorKind, FallbackTriggerError
+from tieredllm.providers.base import Backend, Finish
+from tieredllm.types import Answer, Attempt, Outcome, Usage
+
+__all__ = ["Ledger", "Won"]
+
+
+class Won(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold the attempt that answered."""
+
+    plan: TierPlan
+    backend: Backend
+    finish: Finish
+    text: str
+    first_token_at: float | None
+
+
+class Ledger:
+    """Record what was tried, on the request's own clock.
+
+    Args:
+        request_id: 32 hexadecimal digits.
+        clock: the time; the request starts now.
+    """
+
+    def __init__(self, *, request_id: str, clock: Clock) -> None:
+        self.request_id = request_id
+        self.attempts: list[Attempt] = []
+        self._clock = clock
+        self._started = clock.monotonic()
+
+    def now(self) -> float:
+        """Give the time, to be handed back as `started` or `first`."""
+        return self._clock.monotonic()
+
+    def attempt(
+        self,
+        plan: TierPlan,
+        backend: Backend,
+        *,
+        started: float,
+        first: float | None,
+        error: FallbackTriggerError | None,
+        cancelled: bool,
+    ) -> Attempt:
+        """Record an attempt that has ended."""
+        outcome: Outcome = "ok"
+        if error is not None:
+            outcome = "skipped" if isinstance(error, ContextSkipError) else "failed"
+        elif cancelled:
+            outcome = "cancelled"
+        return self._add(
+            plan,
+            backend,
+            outcome=outcome,
+            error=error.info if error else None,
+            reason="stopped before its end" if cancelled else None,
+            started=started,
+            first=first,
+        )
+
+    def skip(self, plan: TierPlan, backend: Backend, reason: str) -> Attempt:
+        """Record a backend that was passed over."""
+        return self._add(
+            plan, backend, outcome="skipped", error=None, reason=reason, started=self.now()
+        )
+
+    def gave_way(self, plan: TierPlan) -> bool:
+        """Whether every backend of a tier was tried or passed over, to no avail."""
+        ended = [
+            attempt
+            for attempt in self.attempts
+            if attempt.tier == plan.tier.name and attempt.outcome != "cancelled"
+        ]
+        return len({(a.provider, a.model) for a in ended}) >= len(
+            {(b.provider, b.model) for b in plan.backends}
+        )
+
+    def last_other(self, tier: str) -> Attempt | None:
+        """Give the latest attempt that was not this tier's."""
+        return next((a for a in reversed(self.attempts) if a.tier != tier), None)
+
+    def answer(self, won: Won | None) -> Answer:
+        """Make the answer: complete if an attempt won, else failed."""
+        why = " → ".join(self._last_errors()) or None
+        attempts = tuple(sorted(self.attempts, key=lambda attempt: attempt.started_ms))
+        latency_ms = self._ms(self.now())
+        if won is None:
+            return Answer(
+                request_id=self.request_id,
+                text=None,
+                tier=None,
+                fallback_level=None,
+                fallback_used=False,
+                provider=None,
+                model_used=None,
+                latency_ms=latency_ms,
+                first_token_ms=None,
+                finish_reason=None,
+                truncated=False,
+                usage=Usage(),
+                original_error=why,
+                error=self._final_error(),
+                attempts=attempts,
+            )
+        finish = won.finish
+        return Answer(
+            request_id=self.request_id,
+            text=won.text,
+            tier=won.plan.tier.name,
+            fallback_level=won.plan.level,
+            fallback_used=won.plan.level > 0,
+            provider=won.backend.provider,
+            model_used=finish.model or won.backend.model,
+            latency_ms=latency_ms,
+            first_token_ms=None if won.first_token_at is None else self._ms(won.first_token_at),
+            finish_reason=finish.reason,
+            truncated=finish.reason == "length",
+            usage=finish.usage,
+            original_error=why,
+            ref_code=finish.ref_code,
+            intent=finish.intent,
+            cached_at=finish.cached_at,
+            attempts=attempts,
+        )
+
+    def _add(
+        self,
+        plan: TierPlan,
+        backend: Backend,
+        *,
+        outcome: Outcome,
+        error: ErrorInfo | None,
+        reason: str | None,
+        started: float,
+        first: float | None = None,
+    ) -> Attempt:
+        attempt = Attempt(
+            tier=plan.tier.name,
+            level=plan.level,
+            provider=backend.provider,
+            model=backend.model,
+            outcome=outcome,
+            error=error,
+            reason=reason,
+            started_ms=self._ms(started),
+            duration_ms=round((self.now() - started) * 1000, 1),
+            first_token_ms=None if first is None else round((first - started) * 1000, 1),
+        )
+        self.attempts.append(attempt)
+        return attempt
+
+    def _ms(self, at: float) -> float:
+        """Give milliseconds from the request's start, to a tenth."""
+        return round((at - self._started) * 1000, 1)
+
+    def _last_errors(self) -> list[str]:
+        """Give `tier: why` for each tier that gave way, its last error, the first tier first."""
+        return [f"{attempt.tier}: {attempt.why}" for attempt in last_failures(self.attempts)]
+
+    def _final_error(self) -> ErrorInfo:
+        """Give the error of a request that nothing answered: the last real one."""
+        for attempt in reversed(self.attempts):
+            if attempt.error is not None:
+                return attempt.error
+        why = "; ".join(self._last_errors()) or "the profile has no tier to ask"
+        return ErrorInfo(kind=ErrorKind.UNEXPECTED, message=f"no tier could be asked: {why}")
+
+
+def last_failures(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Give, for each tier that gave way, the attempt that says why; the first tier first.
+
+    That is the last one that failed, or the first that was passed over when none failed.
+    """
+    last: dict[tuple[int, str], Attempt] = {}
+    for attempt in attempts:
+        key = (attempt.level, attempt.tier)
+        if attempt.outcome == "failed" or (attempt.outcome == "skipped" and key not in last):
+            last[key] = attempt
+    return [attempt for _, attempt in sorted(last.items(), key=lambda item: item[0])]

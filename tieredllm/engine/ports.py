@@ -1,0 +1,96 @@
+"""Define what the engine needs from outside: a memory of health, and one of rejected parameters.
+
+The engine works without either (`NoMemory`). An implementation never raises and never blocks for
+longer than a tenth of a second: what cannot be read is unknown, what cannot be written is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from tieredllm.errors import ErrorKind
+
+__all__ = ["HealthMemory", "NoMemory", "ParameterMemory", "Standing", "TurnResult"]
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold what is known of one backend's health at one moment."""
+
+    state: Literal["closed", "open", "half_open"] = "closed"
+    """`half_open`: the cooldown is over and one request may probe, or is probing."""
+    degraded: bool = False
+    """Whether the window breaks a threshold while the circuit is closed."""
+    reason: str | None = None
+    """Why it is open or degraded, for people."""
+    retry_at: float | None = None
+    """When an open circuit may be probed; seconds since the epoch."""
+
+
+class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold how one backend did in one request, all its retries together."""
+
+    identity: str
+    request_id: str
+    ok: bool
+    kind: ErrorKind | None = None
+    """The last error's kind, when it failed."""
+    counts: bool = True
+    """Whether a failure counts against health."""
+    bench_s: float | None = None
+    """Seconds to set the backend aside at once (`Retry-After`, exhausted quota, a rejected key)."""
+    latency_s: float
+    probe: bool = False
+    """Whether this request held the half-open lease."""
+
+
+class HealthMemory(Protocol):
+    """Remember, across processes, which backends work."""
+
+    def standings(self, identities: Sequence[str]) -> dict[str, Standing]:
+        """Tell how the backends stand now; one that is unknown is closed."""
+        ...
+
+    def acquire_probe(self, identity: str) -> bool:
+        """Take the one lease to probe a half-open backend; False when another request holds it."""
+        ...
+
+    def record(self, result: TurnResult) -> None:
+        """Take note of one backend's turn, move its circuit, and give its lease back."""
+        ...
+
+
+class ParameterMemory(Protocol):
+    """Remember which request parameters a backend rejects."""
+
+    def rejected(self, identity: str) -> frozenset[str]:
+        """Give the wire names this backend has named as unsupported."""
+        ...
+
+    def reject(self, identity: str, parameter: str) -> None:
+        """Remember one."""
+        ...
+
+
+class NoMemory:
+    """Remember nothing: every backend is closed, no parameter is known to be rejected."""
+
+    def standings(self, identities: Sequence[str]) -> dict[str, Standing]:
+        """Call every backend closed."""
+        return {identity: Standing() for identity in identities}
+
+    def acquire_probe(self, identity: str) -> bool:  # noqa: ARG002
+        """Let every request through."""
+        return True
+
+    def record(self, result: TurnResult) -> None:
+        """Forget it."""
+
+    def rejected(self, identity: str) -> frozenset[str]:  # noqa: ARG002
+        """Know of none."""
+        return frozenset()
+
+    def reject(self, identity: str, parameter: str) -> None:
+        """Forget it."""

@@ -1,0 +1,282 @@
+"""Define a tier profile: every key, its type, range and default.
+
+`profile.reading` turns YAML into these values and reports every mistake with its place; the JSON
+Schema that editors use is made from them too (`profile schema`).
+
+The numbers of the built-in tiers (temperature, tokens, timeouts, retries) are those of the document
+this tool implements, "Tiered Fallback Mechanisms for LLM Applications".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+__all__ = [
+    "BASE_URLS",
+    "KEY_VARIABLES",
+    "PROVIDER_DEFAULTS",
+    "Alternate",
+    "Backoff",
+    "HealthSettings",
+    "Params",
+    "Profile",
+    "Provider",
+    "Tier",
+]
+
+Provider = Literal["openai", "anthropic", "gemini", "llama_cpp", "cache", "rules"]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        extra={"means": "a name of at most 64 letters, digits, `_`, `.` and `-`"},
+    ),
+]
+VariableName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        extra={"means": "the name of an environment variable"},
+    ),
+]
+PythonTool = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$",
+        extra={"means": "`module:function`, such as mypackage.tools:lookup_order"},
+    ),
+]
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold the sampling parameters of a tier."""
+
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = 0.7
+    """0 to 2; null leaves the server's own."""
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    """The most tokens an answer may have."""
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = 0.95
+    """Above 0, up to 1; null leaves the server's own."""
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    """-2 to 2; 0 is off and is not sent."""
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    """-2 to 2; 0 is off and is not sent."""
+
+
+class Backoff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold how the wait before a retry grows: `min(base * factor**n + jitter, max)`."""
+
+    base_s: Annotated[float, Meta(ge=0, le=60)] = 0.1
+    """The wait before the first retry, in seconds, without the jitter."""
+    factor: Annotated[float, Meta(ge=1, le=10)] = 2.0
+    """How much longer each wait is than the one before."""
+    jitter_s: Annotated[float, Meta(ge=0, le=60)] = 0.1
+    """The most that chance adds to a wait, in seconds."""
+    max_s: Annotated[float, Meta(ge=0, le=600)] = 2.0
+    """The longest wait, in seconds."""
+
+
+class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold another backend of the same tier, tried when the ones before it gave way."""
+
+    provider: Literal["openai", "anthropic", "gemini", "llama_cpp"]
+    """Whose protocol the server speaks."""
+    model: Annotated[str, Meta(min_length=1)]
+    """A model of the provider; for llama_cpp a catalog name or the path of a .gguf file."""
+    base_url: str | None = None
+    """Where the server is; null for the vendor's own."""
+    api_key_env: VariableName | UnsetType | None = UNSET
+    """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
+
+
+class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold one tier: a backend, its alternates, and how they are asked."""
+
+    name: Name
+    """What answers, logs and `-t` call this tier; unique in the profile."""
+    provider: Provider
+    """Whose protocol the server speaks; or `llama_cpp` (in-process), `cache` or `rules`."""
+    model: Annotated[str, Meta(min_length=1)] | None = None
+    """A model of the provider; for llama_cpp a catalog name or the path of a .gguf file."""
+    base_url: str | None = None
+    """Where the server is; null for the vendor's own."""
+    api_key_env: VariableName | UnsetType | None = UNSET
+    """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
+    alternates: tuple[Alternate, ...] = ()
+    """Other backends of this tier, tried in order when the one before gave way."""
+    params: Params = Params()
+    """The sampling parameters."""
+    prompt: Literal["full", "simplified", "minimal"] = "full"
+    """How much of the request is sent, and how it is worded."""
+    tools: Literal["all", "none"] | tuple[str, ...] = "none"
+    """Which of the profile's tools this tier may use: all, none, or a list of names."""
+    context_tokens: Annotated[int, Meta(ge=256, le=100_000_000)] = 128_000
+    """The context window, in tokens; `max_tokens` of it are kept for the answer."""
+    stream: bool = True
+    """Whether the answer is taken token by token."""
+    connect_timeout_s: Seconds = 3.0
+    """Seconds to connect, encryption included."""
+    first_token_timeout_s: Seconds = 10.0
+    """Seconds until the first token of a stream; keep-alives are none."""
+    idle_timeout_s: Seconds = 10.0
+    """The longest silence between tokens, once they flow, in seconds."""
+    timeout_s: Seconds = 30.0
+    """Seconds for one attempt that is not streaming."""
+    retries: Annotated[int, Meta(ge=0, le=20)] = 2
+    """Tries after the first, on each backend."""
+    backoff: Backoff = Backoff()
+    """How the wait before a retry grows."""
+    hedge_after_s: Seconds | None = None
+    """Seconds without a token after which the next tier starts beside this one; null: never."""
+    rules: str = "builtin"
+    """For the rules tier: `builtin`, or the path of a rule file."""
+    vars: dict[str, str] = {}
+    """For the rules tier: what its answers may name, such as `support_contact` and `help_url`."""
+    max_age_h: Annotated[float, Meta(gt=0, le=87_600)] = 168.0
+    """For the cache tier: the oldest answer it may give, in hours."""
+
+
+PROVIDER_DEFAULTS: dict[str, dict[str, Any]] = {
+    # A local model's first token waits for the file to be loaded; its context costs memory.
+    "llama_cpp": {"first_token_timeout_s": 30.0, "context_tokens": 4096, "timeout_s": 120.0},
+}
+"""Defaults of `Tier` that differ by provider."""
+
+
+KEY_VARIABLES = {
+    "openai": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+    "gemini": "GEMINI_API_KEY",
+}
+"""The variable that holds a vendor's key when a tier names none: the vendors' own choice."""
+
+BASE_URLS = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta",
+}
+"""Where a vendor's server is when a tier names none, as the vendors' API references say."""
+
+
+class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold when a backend counts as degraded, and when its circuit opens and closes."""
+
+    window_minutes: Annotated[float, Meta(gt=0, le=10_080)] = 15.0
+    """How far back requests count, in minutes."""
+    min_requests: Annotated[int, Meta(ge=1, le=100_000)] = 3
+    """Fewer requests in the window than this decide nothing."""
+    min_success_rate: Share = 0.5
+    """The smallest share of requests in the window that must succeed."""
+    max_avg_latency_s: Seconds = 20.0
+    """The longest a request in the window may take on average, in seconds."""
+    max_error_rate: Share = 0.5
+    """The largest share of requests that may fail with one and the same kind of error."""
+    auto_skip_degraded: bool = True
+    """Whether a degraded backend is passed over while another can answer."""
+    failure_threshold: Annotated[int, Meta(ge=1, le=1000)] = 3
+    """Failed requests in a row that open the circuit."""
+    cooldown_s: Seconds = 10.0
+    """Seconds an open circuit waits before one request probes the backend."""
+    max_cooldown_s: Seconds = 30.0
+    """The most that failed probes double the cooldown to, in seconds."""
+
+
+class Slack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold where Slack messages go."""
+
+    webhook_env: VariableName = "SLACK_WEBHOOK_URL"
+    """The variable that holds the incoming webhook's URL (it is a secret)."""
+    channel: str | None = None
+    """The channel to name in the message; null for the webhook's own."""
+    min_severity: Literal["low", "medium", "high"] = "high"
+    """The least severity that is sent."""
+
+
+class Email(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}
+):
+    """Hold how e-mail is sent."""
+
+    host: Annotated[str, Meta(min_length=1)]
+    """The SMTP server."""
+    port: Annotated[int, Meta(ge=1, le=65_535)] = 587
+    """Its port: 587 for STARTTLS, 465 for TLS (RFC 8314)."""
+    from_: Annotated[str, Meta(min_length=1)]
+    """The sender's address."""
+    recipients: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """The addresses that are told."""
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    """How the connection is encrypted."""
+    username: str | None = None
+    """Who logs in; null for no login."""
+    password_env: VariableName | None = None
+    """The variable that holds the password."""
+    min_severity: Literal["low", "medium", "high"] = "medium"
+    """The least severity that is sent."""
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold where the generic JSON webhook is."""
+
+    url_env: VariableName = "TIEREDLLM_WEBHOOK_URL"
+    """The variable that holds the webhook's URL (it may be a secret)."""
+    secret_env: VariableName | None = None
+    """The variable that holds the HMAC-SHA256 key the body is signed with."""
+    min_severity: Literal["low", "medium", "high"] = "low"
+    """The least severity that is sent."""
+
+
+class Notifications(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold who is told when a tier gives way."""
+
+    min_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
+    """One message per cause in this time, in seconds."""
+    slack: Slack | None = None
+    """A Slack channel."""
+    email: Email | None = None
+    """People who get e-mail."""
+    webhook: Webhook | None = None
+    """A program that gets JSON."""
+
+
+class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold which tools there are; a tier's `tools` says which of them it may use."""
+
+    builtin: tuple[Literal["now", "calculate", "read_file", "list_files", "fetch_url"], ...] = ()
+    """Tools that come with tieredllm."""
+    python: tuple[PythonTool, ...] = ()
+    """Functions of your own, as `module:function`."""
+    mcp: dict[str, dict[str, Any]] = {}
+    """Model Context Protocol servers by name, each with a `command` (a list) or a `url`."""
+    approve: Literal["ask", "always", "never"] = "ask"
+    """Whether a tool that is not read-only may run; without a terminal `ask` means no."""
+    max_rounds: Annotated[int, Meta(ge=1, le=100)] = 8
+    """How often in one request the model may call tools before it must answer."""
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hold a whole profile."""
+
+    name: Name = "unnamed"
+    """The profile's name; the file's when absent."""
+    extends: str | None = None
+    """The name or path of a profile this one inherits from."""
+    description: str | None = None
+    """One line for `profile list`."""
+    deadline_s: Seconds = 120.0
+    """Seconds for the whole request, all tiers together."""
+    on_content_filter: Literal["stop", "fallback"] = "stop"
+    """Whether a refusal ends the request or the next tier is asked."""
+    tiers: Annotated[tuple[Tier, ...], Meta(min_length=1)]
+    """The tiers, in the order they are tried."""
+    health: HealthSettings = HealthSettings()
+    """When a backend is passed over."""
+    notifications: Notifications = Notifications()
+    """Who is told when a tier gives way."""
+    tools: Tools = Tools()
+    """Which tools there are."""

@@ -1,0 +1,1 @@
+"""Turn a prompt into the messages a tier is sent: policies, token estimates and cutting to fit."""

@@ -1,0 +1,134 @@
+"""Define what the engine asks of a backend, and what a backend answers.
+
+A backend is one provider, model and URL. It makes one attempt per `answer()` call: it never retries,
+never waits between tries and never swallows a failure. Everything that can go wrong leaves it as a
+`FallbackTriggerError`. The engine owns the timers: silence, keep-alives and role-only chunks yield
+nothing here, so waiting for the next `Delta` is waiting for a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Protocol
+
+import msgspec
+
+from tieredllm.profile.schema import Params
+from tieredllm.types import Message, Prompt, Usage
+
+__all__ = ["Backend", "Call", "Chunk", "Delta", "Finish", "Missing", "ProbeResult", "TokenCounter"]
+
+TokenCounter = Callable[[str], int]
+"""How many tokens a text has, exactly or as a safe estimate."""
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold one attempt's input."""
+
+    prompt: Prompt
+    """The request as the user made it: what the rule engine and the cache look at."""
+    messages: tuple[Message, ...] = ()
+    """What a language model is sent, cut to its context; at most one system message, the first."""
+    params: Params
+    stream: bool = True
+    connect_timeout_s: float
+    omit: frozenset[str] = frozenset()
+    """Wire names of request parameters this model is known to reject."""
+    request_id: str
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """Carry a piece of answer text; never empty."""
+
+    text: str
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """End an answer that is complete, or was cut at `max_tokens`; comes last and exactly once."""
+
+    reason: str
+    """`stop` or `length`; refusals are raised as `content_filter` instead."""
+    usage: Usage = Usage()
+    model: str | None = None
+    """The model the server says has answered, where it says so."""
+    intent: str | None = None
+    ref_code: str | None = None
+    cached_at: str | None = None
+
+
+Chunk = Delta | Finish
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """Say what a backend lacks before it can be asked."""
+
+    what: str
+    """For instance `OPENAI_API_KEY is not set`."""
+    fix: str
+    """One thing to do about it."""
+
+
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold what a probe found."""
+
+    ok: bool
+    latency_ms: float
+    error: str | None = None
+
+
+class Backend(Protocol):
+    """Be one place that may answer."""
+
+    @property
+    def provider(self) -> str:
+        """The provider's name in the profile."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """The model's name in the profile; `rules` and `cache` for those."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Tell this backend from others across processes; changes with URL, model, key or file."""
+        ...
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether a model writes the answers."""
+        ...
+
+    def missing(self) -> Missing | None:
+        """Say what is not configured; None when the backend can be asked."""
+        ...
+
+    async def token_counter(self) -> TokenCounter:
+        """Give the means to count tokens; a local model is loaded for it.
+
+        Raises:
+            FallbackTriggerError: the model cannot be loaded.
+        """
+        ...
+
+    def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        """Make one attempt: yield deltas, then one finish.
+
+        Closing the generator ends the attempt and frees its connection or native call at once.
+
+        Raises:
+            FallbackTriggerError: for every failure, before or after output began.
+        """
+        ...
+
+    def warm_up(self) -> None:
+        """Start getting ready in the background; does nothing where there is nothing to do."""
+        ...
+
+    async def probe(self, *, deep: bool = False) -> ProbeResult:
+        """Find out whether the backend could answer; nothing is billed unless `deep`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free what the backend holds."""
+        ...

@@ -1,0 +1,100 @@
+"""Make the backends of a profile's tiers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from tieredllm.clock import Clock
+from tieredllm.errors import ErrorKind
+from tieredllm.paths import Places
+from tieredllm.profile.schema import KEY_VARIABLES, Alternate, Tier
+from tieredllm.providers.base import Backend
+
+if TYPE_CHECKING:
+    from tieredllm.keys import Keys
+    from tieredllm.providers.http import HttpClients
+
+__all__ = ["Surroundings", "make_backends"]
+
+
+class Surroundings:
+    """Hold what backends need from outside.
+
+    Args:
+        places: the user's directories.
+        keys: where API keys are looked up by name.
+        http: the shared HTTP connections.
+        clock: the time.
+        simulate: faults that replace a tier's network or native call, by tier name.
+        verbose: whether llama.cpp may print its log on stderr.
+    """
+
+    def __init__(
+        self,
+        *,
+        places: Places,
+        keys: Keys,
+        http: HttpClients,
+        clock: Clock,
+        simulate: Mapping[str, ErrorKind],
+        verbose: bool,
+    ) -> None:
+        self.places = places
+        self.keys = keys
+        self.http = http
+        self.clock = clock
+        self.simulate = simulate
+        self.verbose = verbose
+
+
+def make_backends(tier: Tier, around: Surroundings) -> tuple[Backend, ...]:
+    """Make a tier's own backend and its alternates, in their order. Nothing is loaded or opened."""
+    backends = tuple(
+        _make(tier, source, around) for source in (tier, *tier.alternates)
+    )
+    fault = around.simulate.get(tier.name)
+    if fault is None:
+        return backends
+    from tieredllm.providers.simulated import SimulatedBackend
+
+    return tuple(SimulatedBackend(backend, fault) for backend in backends)
+
+
+def _make(tier: Tier, source: Tier | Alternate, around: Surroundings) -> Backend:
+    model = source.model or ""
+    if source.provider == "rules":
+        from tieredllm.providers.rules import RulesBackend
+
+        return RulesBackend(rules=tier.rules, variables=tier.vars)
+    if source.provider == "llama_cpp":
+        from tieredllm.providers.llama_cpp import LlamaCppBackend
+
+        return LlamaCppBackend(
+            model=model,
+            context_tokens=tier.context_tokens,
+            places=around.places,
+            verbose=around.verbose,
+        )
+    key_env = KEY_VARIABLES[source.provider] if source.api_key_env is UNSET else source.api_key_env
+    common = {
+        "model": model,
+        "base_url": source.base_url,
+        "api_key_env": key_env,
+        "keys": around.keys,
+        "http": around.http,
+        "clock": around.clock,
+    }
+    if source.provider == "openai":
+        from tieredllm.providers.openai import OpenAIBackend
+
+        return OpenAIBackend(**common)
+    if source.provider == "anthropic":
+        from tieredllm.providers.anthropic import AnthropicBackend
+
+        return AnthropicBackend(**common)
+    from tieredllm.providers.gemini import GeminiBackend
+
+    return GeminiBackend(**common)

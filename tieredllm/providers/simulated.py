@@ -1,0 +1,95 @@
+"""Play a fault instead of calling a backend, so that an outage can be rehearsed.
+
+Only the network or native call is replaced: composing the prompt, timers, retries, benching and
+fallback are the engine's real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.prompts.tokens import estimate_tokens
+from tieredllm.providers.base import Backend, Call, Chunk, Delta, Missing, ProbeResult, TokenCounter
+
+__all__ = ["SimulatedBackend"]
+
+STATUSES = {
+    ErrorKind.RATE_LIMIT: 429,
+    ErrorKind.QUOTA_EXHAUSTED: 429,
+    ErrorKind.SERVICE_UNAVAILABLE: 503,
+    ErrorKind.AUTHENTICATION: 401,
+    ErrorKind.PERMISSION: 403,
+    ErrorKind.NOT_FOUND: 404,
+    ErrorKind.CONTEXT_LENGTH: 400,
+    ErrorKind.BAD_REQUEST: 400,
+    ErrorKind.MALFORMED_RESPONSE: 200,
+    ErrorKind.EMPTY_RESPONSE: 200,
+}
+"""The HTTP status a server would have sent with each kind, where it sends one."""
+
+SILENT_S = 86_400.0
+"""Longer than any timeout: what a silent server is played with."""
+
+
+class SimulatedBackend:
+    """Stand in for a backend and fail as told.
+
+    Args:
+        backend: whose place it takes; its names and identity are kept apart from the real one's
+            health by the identity's suffix.
+        kind: how every call fails. `timeout` and `deadline` stay silent until the engine's own
+            timer ends the wait; `stream_interrupted` breaks off after its first words.
+    """
+
+    def __init__(self, backend: Backend, kind: ErrorKind) -> None:
+        self._backend = backend
+        self._kind = kind
+
+    @property
+    def provider(self) -> str:
+        """The real backend's."""
+        return self._backend.provider
+
+    @property
+    def model(self) -> str:
+        """The real backend's."""
+        return self._backend.model
+
+    @property
+    def identity(self) -> str:
+        """The real backend's, marked: a rehearsal must not open a real circuit."""
+        return f"{self._backend.identity}|simulated"
+
+    @property
+    def is_language_model(self) -> bool:
+        """The real backend's."""
+        return self._backend.is_language_model
+
+    def missing(self) -> Missing | None:
+        """Lack nothing: a rehearsal needs no key."""
+        return None
+
+    async def token_counter(self) -> TokenCounter:
+        """Estimate, since no model is loaded."""
+        return estimate_tokens
+
+    async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:  # noqa: ARG002
+        """Fail."""
+        if self._kind in {ErrorKind.TIMEOUT, ErrorKind.DEADLINE}:
+            await asyncio.sleep(SILENT_S)
+        if self._kind is ErrorKind.STREAM_INTERRUPTED:
+            yield Delta("This answer will break off in the mid")
+        raise FallbackTriggerError(self._kind, "simulated", status=STATUSES.get(self._kind))
+
+    def warm_up(self) -> None:
+        """Do nothing."""
+
+    async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
+        """Fail."""
+        return ProbeResult(ok=False, latency_ms=0.0, error=f"{self._kind}: simulated")
+
+    async def aclose(self) -> None:
+        """Free the real backend."""
+        await self._backend.aclose()

@@ -1,0 +1,200 @@
+"""Define the values that flow from the prompt to the answer, and the events on the way."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from tieredllm.errors import ErrorInfo
+
+__all__ = [
+    "Answer",
+    "Answered",
+    "Attachment",
+    "Attempt",
+    "AttemptFailed",
+    "AttemptStarted",
+    "Event",
+    "FellBack",
+    "Message",
+    "Notice",
+    "Outcome",
+    "Prompt",
+    "RetryScheduled",
+    "Role",
+    "TierSkipped",
+    "Token",
+    "Usage",
+]
+
+Role = Literal["system", "user", "assistant"]
+Outcome = Literal["ok", "failed", "skipped", "cancelled"]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """Hold one turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold text the question is about: what was piped in, or a file."""
+
+    text: str
+    name: str | None = None
+    """The file's name, or None for piped text."""
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold a request as the user made it, its parts kept apart.
+
+    The question is never cut; the attachments may be, to what a tier's context leaves. An empty
+    question with attachments means that the attached text speaks for itself.
+    """
+
+    question: str
+    system: str | None = None
+    history: tuple[Message, ...] = ()
+    """The earlier turns, oldest first, without the question."""
+    attachments: tuple[Attachment, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold the token counts a backend reported for one answer."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold one call of one backend, or why there was none."""
+
+    tier: str
+    level: int
+    """The tier's place in the profile, 0 for the first."""
+    provider: str
+    model: str
+    outcome: Outcome
+    error: ErrorInfo | None = None
+    reason: str | None = None
+    """Why it was skipped or cancelled, for people."""
+    started_ms: float
+    """Milliseconds from the request's start."""
+    duration_ms: float
+    first_token_ms: float | None = None
+    """Milliseconds from the attempt's start to its first token."""
+
+    @property
+    def why(self) -> str:
+        """Say in one line why this attempt gave no answer."""
+        return str(self.error) if self.error is not None else self.reason or self.outcome
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold what came of one request: the fields of `ask --json`.
+
+    A failed request is an answer too: its `text` is None and its `error` is set.
+    """
+
+    request_id: str
+    text: str | None
+    tier: str | None
+    fallback_level: int | None
+    fallback_used: bool
+    provider: str | None
+    model_used: str | None
+    latency_ms: float
+    """Milliseconds from the request's start to the complete answer."""
+    first_token_ms: float | None
+    """Milliseconds from the request's start to the first token of the answer."""
+    finish_reason: str | None
+    """`stop`, or `length` when the answer ended at `max_tokens`."""
+    truncated: bool
+    usage: Usage
+    original_error: str | None
+    ref_code: str | None = None
+    intent: str | None = None
+    cached_at: str | None = None
+    """When a cached answer was first given (ISO 8601), for the cache tier."""
+    error: ErrorInfo | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the answer as plain values, in the order of the fields."""
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return values
+
+
+class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
+    """Say that a backend is being asked."""
+
+    tier: str
+    level: int
+    provider: str
+    model: str
+    number: int
+    """1 for the first try on this backend, 2 for its first retry."""
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """Carry a piece of answer text, not yet known to be part of a complete answer."""
+
+    tier: str
+    text: str
+
+
+class RetryScheduled(msgspec.Struct, frozen=True, kw_only=True):
+    """Say that the same backend is asked again after a wait."""
+
+    tier: str
+    wait_s: float
+    error: ErrorInfo
+
+
+class AttemptFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """Say that an attempt failed or was cancelled; text it streamed is void."""
+
+    attempt: Attempt
+    streamed: bool
+    """Whether tokens of this attempt were sent before."""
+
+
+class TierSkipped(msgspec.Struct, frozen=True, kw_only=True):
+    """Say that a backend was passed over without being asked."""
+
+    attempt: Attempt
+
+
+class FellBack(msgspec.Struct, frozen=True, kw_only=True):
+    """Say that a tier gave way to a lower one."""
+
+    from_tier: str
+    to_tier: str
+    reason: str
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell the user something about the request that is not an error."""
+
+    tier: str
+    message: str
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """End the stream: the complete answer, or the failed one (its `error` is set)."""
+
+    answer: Answer
+
+
+Event = (
+    AttemptStarted
+    | Token
+    | RetryScheduled
+    | AttemptFailed
+    | TierSkipped
+    | FellBack
+    | Notice
+    | Answered
+)
