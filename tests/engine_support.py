@@ -20,7 +20,7 @@ Step = str | float | Exception | Finish
 
 
 class Scripted:
-    """A backend that plays one list of steps per call: text, seconds of silence, an error, an end."""
+    """A backend that plays a list of steps per call: text, seconds of silence, an error, an end."""
 
     def __init__(
         self,

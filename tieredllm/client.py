@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
-from tieredllm.engine.ports import HealthMemory, NoMemory, ParameterMemory
 from tieredllm.errors import ErrorKind, NoAnswerError, UsageError
 from tieredllm.paths import Places
 from tieredllm.profile.schema import Profile
 from tieredllm.prompts.policies import prompt_from_messages
+from tieredllm.store.database import Database
+from tieredllm.store.health import SqliteHealth
+from tieredllm.store.parameters import SqliteParameters
 from tieredllm.types import Answer, Answered, Event, Prompt
 
 if TYPE_CHECKING:
-    from tieredllm.store.database import Database
+    from tieredllm.probing import HealthReport
 
 __all__ = ["FallbackManager"]
 
@@ -87,17 +89,9 @@ class FallbackManager:
             TierPlan(tier=tier, level=level, backends=make_backends(tier, around))
             for level, tier in enumerate(profile.tiers)
         )
-        self._health: HealthMemory = NoMemory()
-        self._parameters: ParameterMemory = NoMemory()
-        self.database: Database | None = None
-        if persist:
-            from tieredllm.store.database import Database
-            from tieredllm.store.health import SqliteHealth
-            from tieredllm.store.parameters import SqliteParameters
-
-            self.database = Database(self.places.state_db)
-            self._health = SqliteHealth(self.database, profile.health, self._clock)
-            self._parameters = SqliteParameters(self.database, self._clock)
+        self.database = Database(self.places.state_db if persist else None)
+        self._health = SqliteHealth(self.database, profile.health, self._clock)
+        self._parameters = SqliteParameters(self.database, self._clock)
 
     async def stream(
         self, prompt: PromptLike, context: Mapping[str, Any] | None = None, **options: Any
@@ -179,14 +173,28 @@ class FallbackManager:
 
         return asyncio.run(once())
 
+    async def check(self, *, deep: bool = False) -> HealthReport:
+        """Probe every tier at the same time and tell how each is.
+
+        Args:
+            deep: whether to ask each model for one real token, which a vendor bills.
+        """
+        from tieredllm.probing import check
+
+        return await check(self.plans, self._health, deep=deep)
+
+    def forget(self) -> None:
+        """Forget all health and every rejected parameter: the next request tries everything."""
+        self._health.reset()
+        self._parameters.reset()
+
     async def aclose(self) -> None:
         """Close connections, unload models and close the database."""
         for plan in self.plans:
             for backend in plan.backends:
                 await backend.aclose()
         await self._http.aclose()
-        if self.database is not None:
-            self.database.close()
+        self.database.close()
 
     async def __aenter__(self) -> FallbackManager:
         """Give itself."""

@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 - the shape of an option's callback
+def _version(wanted: bool) -> None:
     if wanted:
         from tieredllm import __version__
 

@@ -13,7 +13,7 @@ from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 EXAMPLES = """Examples:
 
@@ -32,6 +32,7 @@ def ask(
     prompt: Annotated[
         list[str] | None,
         typer.Argument(
+            metavar="[PROMPT]...",
             help="The question. Piped text is put before it; `-` means the question is stdin.",
             show_default=False,
         ),
@@ -70,17 +71,13 @@ def ask(
     stream: Annotated[
         bool, typer.Option("--stream", help="Print it as it comes, even into a pipe.")
     ] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", "-r", help="Do not render Markdown.")
-    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", "-r", help="Do not render Markdown.")] = False,
     extract: Annotated[
         bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
     ] = False,
     file: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--file", "-f", metavar="PATH", help="A text file to ask about (repeatable)."
-        ),
+        typer.Option("--file", "-f", metavar="PATH", help="A text file to ask about (repeatable)."),
     ] = None,
     continue_last: Annotated[
         bool, typer.Option("--continue", "-c", help="Continue the latest conversation.")
@@ -99,8 +96,8 @@ def ask(
         typer.Option(
             "--simulate",
             metavar="TIER=FAULT",
-            help="Play a fault, such as primary=rate_limit, instead of calling a tier (repeatable). "
-            "Health learns from it as from a real one.",
+            help="Play a fault instead of calling a tier, such as primary=rate_limit (repeatable); "
+            "health learns from it as from a real one.",
         ),
     ] = None,
     profile: Profile = None,

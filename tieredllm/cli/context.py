@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tieredllm.paths import Places
@@ -48,8 +49,8 @@ class Session:
     ) -> None:
         self.env: Mapping[str, str] = os.environ if env is None else env
         self.stdin: TextIO | None = stdin if stdin is not None else sys.stdin
-        self.stdout: TextIO = stdout if stdout is not None else sys.stdout
-        self.stderr: TextIO = stderr if stderr is not None else sys.stderr
+        self.stdout: TextIO = stdout or sys.stdout or _nowhere()
+        self.stderr: TextIO = stderr or sys.stderr or _nowhere()
         self.profile_name = profile_name or self.env.get("TIEREDLLM_PROFILE") or None
         self.quiet = quiet
         self.verbose = verbose
@@ -97,6 +98,11 @@ class Session:
     def warn(self, text: str) -> None:
         """Print a line on stderr."""
         print(text, file=self.stderr, flush=True)
+
+
+def _nowhere() -> TextIO:
+    """Stand in for a standard stream that was closed (`>&-`)."""
+    return Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open as long as we run
 
 
 _current: ContextVar[Session | None] = ContextVar("tieredllm_session", default=None)

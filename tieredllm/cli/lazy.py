@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from tieredllm.errors import UsageError
+
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
     from typer._click.formatting import HelpFormatter
@@ -41,7 +43,7 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         app: typer.Typer = import_module(f"tieredllm.cli.{cmd_name}").app
-        command: Any = typer.main.get_command(app)
+        command: Command = typer.main.get_command(app)
         command.name = cmd_name
         return command
 
@@ -53,7 +55,7 @@ class LazyGroup(TyperGroup):
             near = get_close_matches(args[0], COMMANDS)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
             reason = f"no such command {args[0]!r}: {hint}"
-            raise typer.BadParameter(reason, ctx=ctx)
+            raise UsageError(reason)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002

@@ -27,7 +27,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No remarks on stderr
 
 
 def apply(*, profile: str | None, no_color: bool, verbose: bool, quiet: bool) -> None:
-    """Take global options over into the session; one given after the command adds to those before."""
+    """Take global options over into the session, adding to those given before the command."""
     session = current()
     session.profile_name = profile or session.profile_name
     session.no_color = session.no_color or no_color

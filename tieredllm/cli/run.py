@@ -37,49 +37,40 @@ def run(args: Sequence[str], session: Session | None = None) -> int:
 def _guarded(args: Sequence[str], session: Session) -> int:
     try:
         result = app(args=list(args), prog_name="tieredllm", standalone_mode=False)
-        return result if isinstance(result, int) else ExitCode.OK
-    except typer.TyperException as exc:
-        return _usage(exc, session)
-    except typer.Abort:
-        session.warn("tieredllm: stopped")
-        return ExitCode.INTERRUPTED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else ExitCode.FAILURE
     except BrokenPipeError:
-        return _silenced()
-    except ProfileError as exc:
-        _debug(session)
-        for mistake in exc.mistakes:
-            session.warn(str(mistake))
-        return ExitCode.USAGE
-    except TieredLLMError as exc:
-        _debug(session)
-        session.warn(f"tieredllm: {exc}")
-        return ExitCode.USAGE if isinstance(exc, UsageError) else ExitCode.FAILURE
-    except OSError as exc:
-        _debug(session)
-        where = f" ({exc.filename})" if exc.filename else ""
-        session.warn(f"tieredllm: {exc.strerror or exc}{where}")
+        _discard_stdout()
         return ExitCode.FAILURE
     except Exception as exc:  # noqa: BLE001 - the last line of defence
         _debug(session)
-        session.warn(
-            f"tieredllm: unexpected {type(exc).__name__}: {exc} "
-            "(TIEREDLLM_DEBUG=1 shows where; please report it)"
-        )
-        return ExitCode.FAILURE
+        message, code = _explained(exc)
+        session.warn(message)
+        return code
+    return result if isinstance(result, int) else ExitCode.OK
 
 
-def _usage(exc: typer.TyperException, session: Session) -> int:
-    """Tell what is wrong with the command line, in one line, and where help is."""
-    context = getattr(exc, "ctx", None)
-    command = context.command_path if context is not None else "tieredllm"
-    message = exc.format_message()
-    if message:
-        session.warn(f"tieredllm: {message.rstrip('.')} (see `{command} --help`)")
-    return exc.exit_code
+def _explained(exc: Exception) -> tuple[str, int]:
+    """Say in one line what went wrong (a line each for a profile's mistakes), and the exit code."""
+    if isinstance(exc, typer.TyperException):
+        context = getattr(exc, "ctx", None)
+        command = context.command_path if context is not None else "tieredllm"
+        message = exc.format_message().rstrip(".")
+        return f"tieredllm: {message} (see `{command} --help`)", exc.exit_code
+    if isinstance(exc, ProfileError):
+        return "\n".join(str(mistake) for mistake in exc.mistakes), ExitCode.USAGE
+    if isinstance(exc, TieredLLMError):
+        usage = isinstance(exc, UsageError)
+        return f"tieredllm: {exc}", ExitCode.USAGE if usage else ExitCode.FAILURE
+    if isinstance(exc, OSError):
+        where = f" ({exc.filename})" if exc.filename else ""
+        return f"tieredllm: {exc.strerror or exc}{where}", ExitCode.FAILURE
+    return (
+        f"tieredllm: unexpected {type(exc).__name__}: {exc} "
+        "(TIEREDLLM_DEBUG=1 shows where; please report it)"
+    ), ExitCode.FAILURE
 
 
 def _debug(session: Session) -> None:
@@ -94,7 +85,8 @@ def _flushed(session: Session, code: int) -> int:
     try:
         session.stdout.flush()
     except BrokenPipeError:
-        return _silenced()
+        _discard_stdout()
+        return ExitCode.FAILURE
     except OSError as exc:
         session.warn(f"tieredllm: cannot write the output: {exc.strerror or exc}")
         _discard_stdout()
@@ -102,12 +94,6 @@ def _flushed(session: Session, code: int) -> int:
     except ValueError:
         return code
     return code
-
-
-def _silenced() -> int:
-    """End quietly when whoever read our output has gone."""
-    _discard_stdout()
-    return ExitCode.FAILURE
 
 
 def _discard_stdout() -> None:

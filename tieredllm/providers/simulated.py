@@ -37,8 +37,8 @@ class SimulatedBackend:
     """Stand in for a backend and fail as told.
 
     Args:
-        backend: whose place it takes; its names and identity are kept apart from the real one's
-            health by the identity's suffix.
+        backend: whose place it takes. Its identity is kept, so that health learns from the fault
+            as from a real one, and other commands see it (`health --reset` forgets).
         kind: how every call fails. `timeout` and `deadline` stay silent until the engine's own
             timer ends the wait; `stream_interrupted` breaks off after its first words.
     """
@@ -59,8 +59,8 @@ class SimulatedBackend:
 
     @property
     def identity(self) -> str:
-        """The real backend's, marked: a rehearsal must not open a real circuit."""
-        return f"{self._backend.identity}|simulated"
+        """The real backend's."""
+        return self._backend.identity
 
     @property
     def is_language_model(self) -> bool:

@@ -1,0 +1,570 @@
+"""`ask`, as a process: pipes, terminals, JSON, files, odd input, and the exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_support import (
+    REFUSED,
+    Terminal,
+    answering,
+    cli,
+    environment,
+    install_model,
+    profile,
+    served,
+    tieredllm,
+    two_clouds,
+)
+from wire_support import KEY, STREAM_HEAD, answers, chunk, event, opens, response, says
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Give the user's directories."""
+    return tmp_path / "user"
+
+
+def test_into_a_pipe(home):
+    """Into a pipe goes the answer alone, with exactly one line end; nothing on stderr."""
+    with served(answering("The sky scatters blue light.\n\n")) as server:
+        done = cli(home, "-p", two_clouds(home, server.url + "/v1"), "ask", "why", "blue?")
+
+    assert (done.returncode, done.stdout) == (0, b"The sky scatters blue light.\n")
+    assert done.stderr == b""
+    sent = server.requests[0].json
+    assert sent["messages"] == [{"role": "user", "content": "why blue?"}]
+
+
+def test_from_a_pipe(home):
+    """Piped text joins the prompt: the text, a blank line, the question."""
+    with served(answering("ok")) as server:
+        cli(home, "-p", two_clouds(home, server.url + "/v1"), "ask", "what?", stdin=b"a\nb\n")
+
+    assert server.requests[0].json["messages"][0]["content"] == "a\nb\n\nwhat?"
+
+
+@pytest.mark.parametrize("args", [["-"], []])
+def test_the_prompt_from_stdin(home, args):
+    """`-`, or no prompt at all, makes stdin the prompt."""
+    with served(answering("ok")) as server:
+        done = cli(
+            home, "-p", two_clouds(home, server.url + "/v1"), "ask", *args, stdin=b"why blue?\n"
+        )
+
+    assert done.returncode == 0
+    assert server.requests[0].json["messages"][0]["content"].strip() == "why blue?"
+
+
+@pytest.mark.parametrize("stdin", [b"", b" \n\t\n"])
+def test_empty_input(home, stdin):
+    """Empty input is exit 2, one line, and no request."""
+    with served(answering("ok")) as server:
+        done = cli(home, "-p", two_clouds(home, server.url + "/v1"), "ask", stdin=stdin)
+
+    assert done.returncode == 2
+    assert done.stderr.decode().count("\n") == 1
+    assert b"nothing to ask" in done.stderr
+    assert server.connections == 0
+
+
+def test_no_prompt_on_a_terminal(home):
+    """Without a prompt on a terminal, help is printed and the exit code is 2."""
+    terminal = Terminal(home, "ask", rows=60)
+
+    assert terminal.run() == 2
+    assert "Usage: tieredllm ask" in terminal.lines[0]
+
+
+def test_ten_megabytes(home):
+    """Ten megabytes on stdin are cut to the context; head, tail and the question stay."""
+    text = b"first line\n" + b"x" * 99 + b"\n"
+    text = text + b"middle\n" * 1_500_000 + b"last line\n"
+    with served(answering("long")) as server:
+        done = cli(home, "-p", two_clouds(home, server.url + "/v1"), "ask", "sum up", stdin=text)
+
+    assert done.stdout == b"long\n"
+    content = server.requests[0].json["messages"][0]["content"]
+    assert content.startswith("first line\n")
+    assert content.endswith("last line\n\nsum up")
+    assert "characters left out here" in content
+    assert len(content) < 1_000_000
+    assert b"the piped text is cut to fit" in done.stderr
+
+
+def test_bytes_that_are_not_utf8(home):
+    """Bytes that are not UTF-8 are replaced, with a one-line warning."""
+    with served(answering("ok")) as server:
+        done = cli(
+            home, "-p", two_clouds(home, server.url + "/v1"), "ask", "what?", stdin=b"a\xff\xfeb"
+        )
+
+    assert done.returncode == 0
+    assert server.requests[0].json["messages"][0]["content"] == "a��b\n\nwhat?"
+    assert done.stderr.decode().count("\n") == 1
+    assert b"stdin is not UTF-8 (byte 1)" in done.stderr
+
+
+def test_files(home, tmp_path):
+    """Files are named and put before the question, after piped text."""
+    (tmp_path / "a.txt").write_text("alpha\n")
+    with served(answering("ok")) as server:
+        url = two_clouds(home, server.url + "/v1")
+        cli(home, "-p", url, "ask", "-f", "a.txt", "what?", stdin=b"piped", cwd=tmp_path)
+
+    content = server.requests[0].json["messages"][0]["content"]
+    assert content == "piped\n\n[file: a.txt]\nalpha\n\nwhat?"
+
+
+def test_a_file_that_is_not_there(home):
+    """A file that cannot be read is exit 2 and one line that names it."""
+    done = cli(home, "ask", "-f", "/nowhere/x.txt", "what?")
+
+    assert done.returncode == 2
+    assert done.stderr == b"tieredllm: cannot read /nowhere/x.txt: No such file or directory\n"
+
+
+JSON_FIELDS = {
+    *("request_id", "text", "tier", "fallback_level", "fallback_used", "provider", "model_used"),
+    *("latency_ms", "first_token_ms", "finish_reason", "truncated", "usage", "original_error"),
+    *("ref_code", "intent", "error", "attempts"),
+}
+
+
+def test_json(home):
+    """`--json` prints one object with the documented fields."""
+    with served(response(503, {"error": {"message": "down"}})) as bad, served(answering("x")) as ok:
+        path = two_clouds(home, bad.url + "/v1", ok.url + "/v1")
+        done = cli(home, "-p", path, "ask", "--json", "why?")
+    answer = json.loads(done.stdout)
+
+    assert done.returncode == 0
+    assert set(answer) >= JSON_FIELDS
+    assert (answer["text"], answer["tier"], answer["fallback_level"]) == ("x", "secondary", 1)
+    assert answer["usage"] == {"prompt_tokens": 12, "completion_tokens": 3}
+    assert answer["original_error"].startswith("primary: service_unavailable (503)")
+    failed, ok_attempt = answer["attempts"]
+    assert failed["error"]["kind"] == "service_unavailable"
+    assert failed["error"]["status"] == 503
+    assert ok_attempt["outcome"] == "ok"
+
+
+def test_json_on_failure(home):
+    """On failure the object has a null text and the error, and the exit code is 1."""
+    path = two_clouds(home, REFUSED)
+    done = cli(home, "-p", path, "ask", "--json", "--require-llm", "why?")
+    answer = json.loads(done.stdout)
+
+    assert done.returncode == 1
+    assert answer["text"] is None
+    assert answer["error"]["kind"] == "connection"
+
+
+def test_failure_in_words(home):
+    """Without JSON every tier's error is listed on stderr, and stdout stays empty."""
+    path = two_clouds(home, REFUSED, REFUSED)
+    done = cli(home, "-p", path, "ask", "--require-llm", "why?")
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    errors = done.stderr.decode()
+    assert errors.index("primary") < errors.index("secondary")
+    assert "Traceback" not in errors
+
+
+def test_rules_are_a_complete_answer(home):
+    """A rule answer is exit 0, says that it is limited, and one line says why."""
+    done = cli(home, "-p", two_clouds(home, REFUSED), "ask", "hello")
+
+    assert done.returncode == 0
+    assert b"REF-" in done.stdout
+    assert done.stderr.decode().count("\n") == 1
+    assert b"answered by rules after primary: connection" in done.stderr
+
+
+def test_quiet(home):
+    """`-q` hides the line about the answering tier."""
+    done = cli(home, "-p", two_clouds(home, REFUSED), "ask", "-q", "hello")
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_cut_stream_leaves_no_trace_in_a_pipe(home):
+    """What a dying stream said never reaches a pipe."""
+    half = STREAM_HEAD + b"".join(chunk(e) for e in [*opens("openai"), says("openai", "half an")])
+
+    async def cut(connection):
+        await connection.send(half)
+        await connection.reset()
+
+    with served(cut) as dying, served(answering("whole")) as ok:
+        path = two_clouds(home, dying.url + "/v1", ok.url + "/v1")
+        done = cli(home, "-p", path, "ask", "why?")
+
+    assert done.stdout == b"whole\n"
+    assert b"stream_interrupted" in done.stderr
+
+
+def test_a_cut_stream_on_a_terminal(home):
+    """On a terminal a line says that the stream died, and the next answer starts below it."""
+    half = STREAM_HEAD + b"".join(chunk(e) for e in [*opens("openai"), says("openai", "half an")])
+
+    async def cut(connection):
+        await connection.send(half)
+        await asyncio.sleep(0.3)
+        await connection.reset()
+
+    with served(cut) as dying, served(answering("whole")) as ok:
+        path = two_clouds(home, dying.url + "/v1", ok.url + "/v1")
+        terminal = Terminal(home, "-p", path, "ask", "why?")
+        code = terminal.run()
+
+    assert code == 0
+    assert terminal.lines[0] == "half an"
+    assert "stream_interrupted" in terminal.lines[1]
+    assert terminal.lines[2] == "whole"
+
+
+def test_markdown_on_a_terminal(home):
+    """On a terminal Markdown is rendered; with `--raw` it is not."""
+    with served(answering("# Title\n\nSome **bold** text.")) as server:
+        path = two_clouds(home, server.url + "/v1")
+        rendered = Terminal(home, "-p", path, "ask", "why?")
+        rendered.run()
+        raw = Terminal(home, "-p", path, "ask", "--raw", "why?")
+        raw.run()
+
+    assert any("Some bold text." in line for line in rendered.lines)
+    assert "Some **bold** text." in raw.lines
+
+
+@pytest.mark.parametrize("extra", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {}])
+def test_control_characters_never_reach_a_terminal(home, extra):
+    """Escape sequences in a model's answer are taken out on a terminal."""
+    evil = "a\x1b]52;c;ZXZpbA==\x07b\x1b[31mc\x9b2Jd"
+    with served(answering(evil)) as server:
+        terminal = Terminal(home, "-p", two_clouds(home, server.url + "/v1"), "ask", "?", **extra)
+        assert terminal.run() == 0
+
+    assert b"\x1b]52" not in terminal.raw
+    assert b"\x1b[31m" not in terminal.raw
+    assert b"\x9b2J".decode("latin-1").encode() not in terminal.raw
+    if extra:
+        assert b"\x1b[3" not in terminal.raw
+
+
+def test_stream_into_a_pipe(home):
+    """`--stream` prints into a pipe as the text comes."""
+
+    async def slow(connection):
+        await connection.send(STREAM_HEAD + b"".join(chunk(e) for e in opens("openai")))
+        await connection.send(chunk(says("openai", "first\n")))
+        await connection.gone()
+
+    with (
+        served(slow) as server,
+        subprocess.Popen(
+            tieredllm("-p", two_clouds(home, server.url + "/v1"), "ask", "--stream", "why?"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment(home),
+        ) as process,
+    ):
+        assert os.read(process.stdout.fileno(), 100) == b"first"
+        process.kill()
+
+
+def test_extract(home):
+    """`-x` prints the first fenced code block alone; without one the exit code is 1."""
+    with served(answering("Here:\n\n```python\nprint(1)\n```\nDone.")) as server:
+        done = cli(home, "-p", two_clouds(home, server.url + "/v1"), "ask", "-x", "code?")
+    assert (done.returncode, done.stdout) == (0, b"print(1)\n")
+
+    with served(answering("No code here.")) as server:
+        done = cli(home, "-p", two_clouds(home, server.url + "/v1"), "ask", "-x", "code?")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"No code here." in done.stderr
+    assert b"no code block" in done.stderr
+
+
+def test_usage(home):
+    """`-u` prints tokens and time on stderr."""
+    with served(answering("x")) as server:
+        done = cli(home, "-p", two_clouds(home, server.url + "/v1"), "ask", "-u", "why?")
+
+    assert b"12 prompt + 3 completion tokens" in done.stderr
+
+
+def test_truncated_is_said(home):
+    """An answer that was cut at `max_tokens` is given, and said to be cut."""
+    with served(answers("openai", "half", reason="length")) as server:
+        done = cli(home, "-p", two_clouds(home, server.url + "/v1"), "ask", "why?")
+
+    assert (done.returncode, done.stdout) == (0, b"half\n")
+    assert b"cut at max_tokens" in done.stderr
+
+
+def test_system_model_and_tier(home):
+    """`-s`, `-m` and `-t` reach the wire."""
+    with served(answering("x")) as server:
+        path = two_clouds(home, REFUSED, server.url + "/v1")
+        done = cli(
+            home, "-p", path, "ask", "-s", "be kind", "-m", "secondary=m-9", "-t", "secondary", "?"
+        )
+    sent = server.requests[0].json
+
+    assert done.returncode == 0
+    assert sent["model"] == "m-9"
+    assert sent["messages"][0] == {"role": "system", "content": "be kind"}
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["-t", "nope", "q"], "no tier 'nope'"),
+        (["-m", "primary", "q"], "--model takes TIER=MODEL"),
+        (["-m", "nope=x", "q"], "no tier 'nope' with a model"),
+        (["--simulate", "primary=nonsense", "q"], "no fault 'nonsense'"),
+        (["--simulate", "nope=timeout", "q"], "no tier 'nope'"),
+        (["--deadline", "0", "q"], "--deadline"),
+        (["--deadline", "soon", "q"], "--deadline"),
+        (["--stream", "--no-stream", "q"], "exclude each other"),
+        (["-c", "q"], "no conversation yet"),
+        (["--cid", "ffff", "q"], "ffff"),
+        (["--nope", "q"], "--nope"),
+        (["-p", "nope", "q"], "nope"),
+    ],
+)
+def test_wrong_usage(home, args, said):
+    """Wrong usage is exit 2 and one line that says what is wrong."""
+    done = cli(home, "ask", *args)
+
+    assert done.returncode == 2
+    assert said in done.stderr.decode()
+    assert done.stderr.decode().count("\n") == 1
+    assert done.stdout == b""
+
+
+def test_continue(home):
+    """`-c` sends the turns before; `--cid` does for a conversation that is named."""
+    with served(answering("Paris")) as server:
+        path = two_clouds(home, server.url + "/v1")
+        first = json.loads(cli(home, "-p", path, "ask", "--json", "-s", "brief", "capital?").stdout)
+        assert cli(home, "-p", path, "ask", "-c", "and its river?").returncode == 0
+        cli(home, "-p", path, "ask", "other topic")
+        cli(home, "-p", path, "ask", "--cid", first["request_id"], "and its mayor?")
+
+    continued = server.requests[1].json["messages"]
+    assert continued == [
+        {"role": "system", "content": "brief"},
+        {"role": "user", "content": "capital?"},
+        {"role": "assistant", "content": "Paris"},
+        {"role": "user", "content": "and its river?"},
+    ]
+    assert len(server.requests[3].json["messages"]) == 6
+
+
+def test_no_log(home):
+    """`-n` keeps no record of the request."""
+    with served(answering("secret answer")) as server:
+        path = two_clouds(home, server.url + "/v1")
+        cli(home, "-p", path, "ask", "-n", "a secret question")
+
+    for file in (home / "state").rglob("*"):
+        assert b"secret" not in file.read_bytes()
+
+
+def test_no_key_leaves_the_process(home):
+    """A key is in no output and in no file, also when a server sends it back."""
+    echo = response(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}})
+    with served(echo) as server:
+        path = profile(
+            home,
+            "name: t\ntiers:\n"
+            f"  - {{name: a, provider: openai, model: m, base_url: '{server.url}/v1'}}\n"
+            "  - {name: rules, provider: rules}\n",
+        )
+        done = cli(home, "-p", path, "ask", "--json", "-v", "why?", OPENAI_API_KEY=KEY)
+
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert KEY.encode() not in done.stdout + done.stderr
+    assert b"OPENAI_API_KEY" in done.stdout
+    for file in home.rglob("*"):
+        if file.is_file():
+            assert KEY.encode() not in file.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["connect", "stream"])
+def test_ctrl_c(home, where):
+    """Ctrl-C ends with 130 within a second, whatever is going on."""
+
+    async def silent(connection):
+        if where == "stream":
+            await connection.send(STREAM_HEAD + b"".join(chunk(e) for e in opens("openai")))
+            await connection.send(chunk(says("openai", "word ")))
+        await connection.gone()
+
+    with (
+        served(silent) as server,
+        subprocess.Popen(
+            tieredllm("-p", two_clouds(home, server.url + "/v1"), "ask", "why?"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(home),
+        ) as process,
+    ):
+        give_up = time.monotonic() + 20
+        while not server.requests and time.monotonic() < give_up:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+        took = time.monotonic() - started
+
+    assert process.returncode == 130
+    assert took < 1.0
+    assert out == b""
+    assert b"Traceback" not in err
+
+
+def test_a_reader_that_goes_away(home):
+    """A closed pipe is silent."""
+    with served(answering("x\n" * 100_000)) as server:
+        path = two_clouds(home, server.url + "/v1")
+        done = subprocess.run(
+            f"{sys.executable} -m tieredllm -p {path} ask why | head -1",
+            shell=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            env=environment(home),
+            timeout=30,
+            check=False,
+        )
+
+    assert done.stdout == b"x\n"
+    assert done.stderr == b""
+
+
+def test_a_full_disk(home):
+    """Output that cannot be written is exit 1 and one line."""
+    with served(answering("x")) as server, Path("/dev/full").open("wb") as full:
+        path = two_clouds(home, server.url + "/v1")
+        done = subprocess.run(
+            tieredllm("-p", path, "ask", "why?"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            env=environment(home),
+            timeout=30,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert b"No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_closed_streams(home, closed):
+    """A closed standard stream is no crash."""
+    done = subprocess.run(
+        f"{sys.executable} -m tieredllm -p {two_clouds(home, REFUSED)} ask hello {closed}",
+        shell=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env=environment(home),
+        timeout=30,
+        check=False,
+    )
+
+    assert b"Traceback" not in done.stderr
+    if closed != ">&-":
+        assert done.returncode == 0
+        assert b"REF-" in done.stdout
+
+
+def test_offline_then_without_a_model(home):
+    """Without a network the local model answers; without its file, the rules do; exit 0 both."""
+    model = install_model(home)
+    path = profile(
+        home,
+        "name: t\ntiers:\n"
+        f"  - {{name: a, provider: openai, model: m, base_url: '{REFUSED}', api_key_env: null}}\n"
+        f"  - {{name: b, provider: gemini, model: m, base_url: '{REFUSED}', api_key_env: null}}\n"
+        "  - name: minimal\n    provider: llama_cpp\n    model: smollm2-135m\n    prompt: minimal\n"
+        "    params: {max_tokens: 24, temperature: 0}\n"
+        "  - {name: rules, provider: rules}\n",
+    )
+    local = cli(home, "-p", path, "ask", "What is the capital of France?")
+    assert local.returncode == 0
+    assert b"Paris" in local.stdout
+    assert b"answered by minimal (smollm2-135m) after a: connection" in local.stderr
+
+    model.unlink()
+    rules = cli(home, "-p", path, "ask", "--json", "What is the capital of France?")
+    answer = json.loads(rules.stdout)
+    assert rules.returncode == 0
+    assert answer["tier"] == "rules"
+    assert answer["attempts"][2]["error"]["kind"] == "model_unavailable"
+
+
+def test_nothing_is_written_by_help_and_version(home):
+    """`--help` and `--version` write no file."""
+    for args in (["--help"], ["--version"], ["ask", "--help"]):
+        assert cli(home, *args).returncode == 0
+
+    assert not home.exists()
+
+
+def test_simulated_faults(home):
+    """`--simulate` plays a fault through the real engine, without a network."""
+    path = two_clouds(home, REFUSED)
+    done = cli(home, "-p", path, "ask", "--simulate", "primary=quota_exhausted", "--json", "hi")
+    answer = json.loads(done.stdout)
+
+    assert answer["tier"] == "rules"
+    assert answer["attempts"][0]["error"]["kind"] == "quota_exhausted"
+
+
+def test_deadline_with_a_silent_server(home):
+    """`--deadline` ends a silent request in time, with the rule answer."""
+
+    async def silent(connection):
+        await connection.gone()
+
+    with served(silent) as server:
+        url = server.url + "/v1"
+        done = cli(
+            home, "-p", two_clouds(home, url, url), "ask", "--deadline", "1", "--json", "hello"
+        )
+    answer = json.loads(done.stdout)
+
+    assert answer["tier"] == "rules"
+    assert answer["latency_ms"] < 1300
+
+
+def test_events_keep_alive_is_not_a_token(home):
+    """A server that only sends keep-alives is silent."""
+
+    async def keep_alive(connection):
+        await connection.send(STREAM_HEAD)
+        for _ in range(100):
+            await connection.send(chunk(b": ping\n\n") + chunk(event({"choices": []})))
+            await asyncio.sleep(0.1)
+
+    with served(keep_alive) as server:
+        path = two_clouds(home, server.url + "/v1", extra=", first_token_timeout_s: 0.5")
+        done = cli(home, "-p", path, "ask", "--json", "hello")
+    answer = json.loads(done.stdout)
+
+    assert answer["attempts"][0]["error"]["kind"] == "timeout"

@@ -1,0 +1,233 @@
+"""A randomised soak: whatever the servers do, every request is answered, in time and whole."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+
+import pytest
+from wire_support import (
+    KEY,
+    KEY_ENVS,
+    STREAM_HEAD,
+    answers,
+    chunk,
+    ends,
+    event,
+    opens,
+    raw_server,
+    response,
+    says,
+)
+
+from tieredllm.client import FallbackManager
+from tieredllm.paths import Places
+from tieredllm.profile.schema import Backoff, HealthSettings, Profile, Tier
+from tieredllm.render.plain import PlainAnswer
+from tieredllm.types import Answered
+
+DEADLINE_S = 1.5
+REQUESTS = 400
+AT_ONCE = 20
+
+
+class Moody:
+    """A server whose every answer follows a die; it remembers what it said completely."""
+
+    def __init__(self, vendor: str, rng: random.Random) -> None:
+        self.vendor = vendor
+        self.complete: set[str] = set()
+        self.faults: set[str] = set()
+        self._rng = rng
+        self._number = 0
+
+    async def play(self, connection) -> None:
+        """Answer one request, well or badly."""
+        self._number += 1
+        name = self._rng.choice(["fine"] * 8 + sorted(FAULTS))
+        self.faults.add(name)
+        if name == "fine":
+            text = f"{self.vendor} says {self._number}"
+            self.complete.add(text)
+            await connection.send(answers(self.vendor, text[:5], text[5:]))
+        else:
+            await FAULTS[name](self.vendor, connection)
+
+
+def begun(vendor: str) -> bytes:
+    """Make the beginning of an answer that will not be whole."""
+    return STREAM_HEAD + b"".join(chunk(e) for e in [*opens(vendor), says(vendor, "half of an ")])
+
+
+def sends(make):
+    """Make a fault that sends some bytes and closes."""
+
+    async def play(vendor, connection):
+        await connection.send(make(vendor))
+
+    return play
+
+
+async def reset_at_once(_vendor, connection):
+    await connection.reset()
+
+
+async def reset_midway(vendor, connection):
+    await connection.send(begun(vendor))
+    await connection.reset()
+
+
+async def silence(_vendor, connection):
+    await connection.gone()
+
+
+async def stall(vendor, connection):
+    await connection.send(begun(vendor))
+    await connection.gone()
+
+
+async def drip(_vendor, connection):
+    await connection.send(STREAM_HEAD)
+    for _ in range(40):
+        await connection.send(chunk(b": keep-alive\n\n"))
+        await asyncio.sleep(0.05)
+
+
+def error(status, headers=None, **fields):
+    """Make an error answer whose body also quotes the key, as careless servers do."""
+    body = {"error": {"message": f"no, {KEY}, no", "type": "x", **fields}}
+    return sends(lambda _vendor: response(status, body, headers))
+
+
+FAULTS = {
+    "reset": reset_at_once,
+    "reset midway": reset_midway,
+    "silence": silence,
+    "stall": stall,
+    "drip": drip,
+    "401": error(401),
+    "403": error(403),
+    "404": error(404),
+    "400": error(400, param="temperature", code="unsupported_parameter"),
+    "429 short": error(429, {"Retry-After": "0"}),
+    "429 long": error(429, {"Retry-After": "120"}),
+    "quota": error(429, code="insufficient_quota"),
+    "500": error(500),
+    "529": error(529),
+    "redirect": sends(lambda _v: response(307, b"", {"Location": "http://127.0.0.1:9/"})),
+    "html": sends(lambda _v: response(200, "<html>Sign in</html>", {"Content-Type": "text/html"})),
+    "half json": sends(
+        lambda _v: response(200, '{"choices": [{"mess', {"Content-Type": "application/json"})
+    ),
+    "nothing": sends(lambda _v: STREAM_HEAD + b"0\r\n\r\n"),
+    "no content": sends(answers),
+    "no end": sends(lambda v: begun(v) + b"0\r\n\r\n"),
+    "cut event": sends(lambda v: begun(v) + chunk(b'data: {"cho')),
+    "error event": sends(
+        lambda v: begun(v) + chunk(event({"error": {"message": "overloaded"}})) + b"0\r\n\r\n"
+    ),
+    "refusal after output": sends(
+        lambda v: begun(v) + b"".join(chunk(e) for e in ends(v, "filter")) + b"0\r\n\r\n"
+    ),
+    "short body": sends(
+        lambda _v: (
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{}"
+        )
+    ),
+    "wrong gzip": sends(
+        lambda _v: response(
+            200,
+            b"nothing of gzip",
+            {"Content-Encoding": "gzip", "Content-Type": "text/event-stream"},
+        )
+    ),
+    "garbage": sends(lambda _v: b"\x00\x01\x02 this is no HTTP\r\n\r\n"),
+}
+
+
+def tier(name: str, vendor: str, url: str) -> Tier:
+    paths = {"openai": "/v1", "anthropic": "", "gemini": "/v1beta"}
+    return Tier(
+        name=name,
+        provider=vendor,
+        model="m-1",
+        base_url=url + paths[vendor],
+        first_token_timeout_s=0.3,
+        idle_timeout_s=0.3,
+        retries=1,
+        backoff=Backoff(base_s=0.01, jitter_s=0.01),
+        hedge_after_s=0.15 if name == "primary" else None,
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_soak(tmp_path, seed):
+    """Hundreds of requests against random faults on all tiers are answered in time and whole."""
+    rng = random.Random(seed)
+    vendors = ["openai", "anthropic", "gemini"]
+    servers = [Moody(vendor, random.Random(rng.random())) for vendor in vendors]
+    env = dict.fromkeys(KEY_ENVS.values(), KEY)
+    outputs: list[str] = []
+
+    async def ask(manager: FallbackManager) -> None:
+        loop = asyncio.get_running_loop()
+        out, err = io.StringIO(), io.StringIO()
+        view = PlainAnswer(stdout=out, stderr=err, verbose=True)
+        started = loop.time()
+        async for happened in manager.stream("hello?", deadline_s=DEADLINE_S):
+            view.handle(happened)
+            if isinstance(happened, Answered):
+                answer = happened.answer
+        took = loop.time() - started
+        outputs.append(out.getvalue() + err.getvalue())
+
+        assert took < DEADLINE_S + 0.3, answer
+        assert answer.text is not None, answer
+        assert out.getvalue() == answer.text.rstrip("\n") + "\n"
+        if answer.provider != "rules":
+            server = servers[vendors.index(answer.provider)]
+            assert answer.text in server.complete, answer
+        else:
+            assert answer.ref_code in answer.text
+
+    async def soak() -> None:
+        before = asyncio.all_tasks()
+        async with (
+            raw_server(servers[0].play) as one,
+            raw_server(servers[1].play) as two,
+            raw_server(servers[2].play) as three,
+        ):
+            profile = Profile(
+                name="soak",
+                tiers=(
+                    tier("primary", "openai", one.url),
+                    tier("secondary", "anthropic", two.url),
+                    tier("minimal", "gemini", three.url),
+                    Tier(name="rules", provider="rules"),
+                ),
+                on_content_filter="fallback",
+                # Half the window may fail and cooldowns are short, so that every state is visited.
+                health=HealthSettings(cooldown_s=0.2, max_cooldown_s=0.5),
+            )
+            places = Places.from_environment({"TIEREDLLM_HOME": str(tmp_path)})
+            async with FallbackManager(profile, env=env, places=places) as manager:
+                for _ in range(REQUESTS // AT_ONCE):
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(AT_ONCE):
+                            group.create_task(ask(manager))
+                    manager.forget()  # benches of minutes would leave nothing to be played
+        await asyncio.sleep(0.5)
+        leaked = {
+            task for task in asyncio.all_tasks() - before if "raw_server" not in str(task)
+        } - {asyncio.current_task()}
+        assert leaked == set()
+
+    asyncio.run(soak())
+
+    assert len(outputs) == REQUESTS
+    assert KEY not in "".join(outputs)
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            assert KEY.encode() not in file.read_bytes(), file
+    assert set().union(*(server.faults for server in servers)) >= set(FAULTS)

@@ -1,0 +1,181 @@
+"""`tieredllm health`: how every tier is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tieredllm.cli.context import Session, current
+from tieredllm.cli.exits import ExitCode
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tieredllm.client import FallbackManager
+    from tieredllm.probing import HealthReport, TierReport
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+EXAMPLES = """Examples:
+
+\b
+  tieredllm health
+  tieredllm health --strict --json | jq .status
+  tieredllm health --watch 10
+"""
+
+WATCH_S = 5.0
+"""Seconds between two looks when `--watch` names none."""
+
+COLORS = {
+    "healthy": "green",
+    "degraded": "yellow",
+    "half_open": "yellow",
+    "unknown": "yellow",
+    "open": "red",
+    "down": "red",
+    "not_ready": "dim",
+    "not_configured": "dim",
+}
+
+
+@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+def health(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 1 if any configured tier is not healthy.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again every few seconds, until Ctrl-C.")
+    ] = False,
+    seconds: Annotated[
+        float, typer.Argument(metavar="[SECONDS]", help="With --watch: how many.", min=0.5)
+    ] = WATCH_S,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Ask each model for one real token, which vendors bill."),
+    ] = False,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Forget all failures first: every circuit is closed.")
+    ] = False,
+) -> None:
+    """Probe and show every tier.
+
+    A cloud tier is asked for its list of models, which is not billed; the local tier's file and the
+    free memory are checked. Exit code 0: at least one language model can answer; 1: none can.
+    """
+    from tieredllm.client import FallbackManager
+
+    session = current()
+    manager = FallbackManager(
+        session.profile_name, env=session.env, places=session.places, verbose=session.verbose
+    )
+    if reset:
+        manager.forget()
+    if watch:
+        asyncio.run(_watched(manager, session, seconds, deep=deep, as_json=as_json))
+        return
+    report = asyncio.run(_once(manager, deep=deep))
+    _print(report, session, as_json=as_json)
+    if manager.database.trouble:
+        session.say(f"tieredllm: health is not remembered: {manager.database.trouble}")
+    raise typer.Exit(_code(report, strict=strict))
+
+
+async def _once(manager: FallbackManager, *, deep: bool) -> HealthReport:
+    try:
+        return await manager.check(deep=deep)
+    finally:
+        await manager.aclose()
+
+
+async def _watched(
+    manager: FallbackManager, session: Session, seconds: float, *, deep: bool, as_json: bool
+) -> None:
+    """Show the table again and again: in place on a terminal, else one after the other."""
+    try:
+        if as_json or not session.stdout.isatty():
+            while True:
+                _print(await manager.check(deep=deep), session, as_json=as_json)
+                session.stdout.flush()
+                await asyncio.sleep(seconds)
+        from rich.live import Live
+
+        console = session.console()
+        with Live(console=console, auto_refresh=False, screen=False) as live:
+            while True:
+                report = await manager.check(deep=deep)
+                live.update(_table(report, console.width), refresh=True)
+                await asyncio.sleep(seconds)
+    finally:
+        await manager.aclose()
+
+
+def _code(report: HealthReport, *, strict: bool) -> ExitCode:
+    if report.status == "down":
+        return ExitCode.FAILURE
+    configured = [tier for tier in report.tiers if tier.status != "not_configured"]
+    if strict and any(tier.status != "healthy" for tier in configured):
+        return ExitCode.FAILURE
+    return ExitCode.OK
+
+
+def _print(report: HealthReport, session: Session, *, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.encode(report).decode(), file=session.stdout)
+        return
+    if session.stdout.isatty():
+        console = session.console()
+        console.print(_table(report, console.width))
+    else:
+        for tier in report.tiers:
+            parts = [tier.name, tier.status, tier.provider, tier.model, _numbers(tier), _why(tier)]
+            print("\t".join(part for part in parts if part), file=session.stdout)
+    for tier in report.tiers:
+        if tier.fix and tier.status != "healthy":
+            session.say(f"{tier.name}: {tier.fix}")
+
+
+def _table(report: HealthReport, width: int) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, expand=False, pad_edge=False, padding=(0, 1))
+    table.add_column("tier", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    if width >= 60:
+        table.add_column("model", overflow="fold")
+    if width >= 100:
+        table.add_column("last 15 min" if width >= 100 else "recent", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for tier in report.tiers:
+        row = [Text(tier.name), Text(tier.status, style=COLORS[tier.status])]
+        if width >= 60:
+            row.append(Text(tier.model))
+        if width >= 100:
+            row.append(Text(_numbers(tier), style="dim"))
+        row.append(Text(_why(tier), style="dim"))
+        table.add_row(*row)
+    return table
+
+
+def _numbers(tier: TierReport) -> str:
+    window = tier.window
+    if not window.requests or window.success_rate is None:
+        return ""
+    seconds = "" if window.avg_latency_s is None else f", {window.avg_latency_s:.1f} s"
+    return f"{window.success_rate:.0%} of {window.requests}{seconds}"
+
+
+def _why(tier: TierReport) -> str:
+    if tier.reason:
+        return tier.reason
+    return f"{tier.probe.latency_ms:.0f} ms" if tier.probe and tier.probe.ok else ""
