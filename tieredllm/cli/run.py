@@ -58,6 +58,8 @@ def _explained(exc: Exception) -> tuple[str, int]:
         context = getattr(exc, "ctx", None)
         command = context.command_path if context is not None else "tieredllm"
         message = exc.format_message().rstrip(".")
+        if message.startswith("Usage: "):
+            return message, exc.exit_code  # a group without a command: its help
         return f"tieredllm: {message} (see `{command} --help`)", exc.exit_code
     if isinstance(exc, ProfileError):
         return "\n".join(str(mistake) for mistake in exc.mistakes), ExitCode.USAGE

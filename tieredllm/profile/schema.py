@@ -25,6 +25,7 @@ __all__ = [
     "Profile",
     "Provider",
     "Tier",
+    "variables_of",
 ]
 
 Provider = Literal["openai", "anthropic", "gemini", "llama_cpp", "cache", "rules"]
@@ -280,3 +281,21 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Who is told when a tier gives way."""
     tools: Tools = Tools()
     """Which tools there are."""
+
+
+def variables_of(profile: Profile) -> set[str]:
+    """Give the names of the variables a profile takes secrets from."""
+    names: set[str | None] = set()
+    for tier in profile.tiers:
+        backends: tuple[Tier | Alternate, ...] = (tier, *tier.alternates)
+        for backend in backends:
+            vendors = KEY_VARIABLES.get(backend.provider)
+            names.add(vendors if backend.api_key_env is UNSET else backend.api_key_env)
+    notes = profile.notifications
+    if notes.slack is not None:
+        names.add(notes.slack.webhook_env)
+    if notes.email is not None:
+        names.add(notes.email.password_env)
+    if notes.webhook is not None:
+        names |= {notes.webhook.url_env, notes.webhook.secret_env}
+    return {name for name in names if name is not None}

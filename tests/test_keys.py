@@ -1,0 +1,326 @@
+"""Keys come from the environment or from a file that only its owner can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from profile_support import command, write
+
+from tieredllm.errors import TieredLLMError, UsageError
+from tieredllm.keys import Keys
+
+posix = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "config" / "keys.yaml"
+
+
+def test_the_environment_wins_over_the_file(file):
+    """A variable that is set hides the stored key; a blank one does not."""
+    write(file, "A: stored-a\nB: stored-b\nC: stored-c\n")
+    keys = Keys({"A": "from-env", "B": "  \n", "D": ""}, file)
+
+    assert [keys.get(name) for name in "ABCD"] == ["from-env", "stored-b", "stored-c", None]
+    assert [keys.origin(name) for name in "ABCD"] == ["environment", "keys file", "keys file", None]
+    assert keys.names() == ("A", "B", "C")
+
+
+def test_white_space_around_a_key_does_not_count(file):
+    """A newline copied along would break the request's header."""
+    write(file, 'B: "  stored \\n"\nC: "   "\n')
+    keys = Keys({"A": "  key\n"}, file)
+
+    assert (keys.get("A"), keys.get("B"), keys.get("C")) == ("key", "stored", None)
+    assert keys.names() == ("B",)
+
+
+@pytest.mark.parametrize(
+    "value", ["0123", "1e5", "true", "0x1F", "12:30", "2024-01-01", "1_000", "no"]
+)
+def test_a_key_is_what_the_file_says(file, value):
+    """A key that YAML would read as a number, truth value or date stays the text it is."""
+    write(file, f"K: {value}\n")
+
+    assert Keys({}, file).get("K") == value
+
+
+def test_the_file_is_read_only_when_it_is_needed(file, monkeypatch):
+    """A key from the environment, or no file at all, costs nothing."""
+    import tieredllm.profile.yaml_reading as reading
+
+    read = []
+    genuine = reading.read
+    monkeypatch.setattr(reading, "read", lambda path: read.append(path) or genuine(path))
+
+    assert Keys({"A": "x"}, file).get("B") is None
+    write(file, "B: y")
+    keys = Keys({"A": "x"}, file)
+    assert keys.get("A") == "x"
+    assert read == []
+    assert (keys.get("B"), keys.get("C"), keys.get("B")) == ("y", None, "y")
+    assert read == [file]
+
+
+@posix
+def test_the_file_is_its_owners_alone(file):
+    """The file has mode 0600 and the directory made for it 0700, whatever the umask."""
+    before = os.umask(0)
+    try:
+        Keys({}, file).set("A", "x")
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert not Keys({}, file).exposed
+
+
+@posix
+def test_a_file_others_can_read_is_noticed_and_closed_by_the_next_write(file):
+    """A mode of 0644 shows as exposed until something is kept."""
+    write(file, "A: x")
+    file.chmod(0o644)
+    keys = Keys({}, file)
+
+    assert keys.exposed
+    keys.set("B", "y")
+    assert not keys.exposed
+
+
+def test_keys_are_set_replaced_and_removed(file):
+    """What is kept is there for the next process, in a file that other YAML readers read too."""
+    keys = Keys({}, file)
+    keys.set("B", " sk-1 \n")
+    keys.set("A", "sk-2")
+    keys.set("B", "sk-3")
+
+    assert (keys.get("B"), keys.names()) == ("sk-3", ("A", "B"))
+    assert yaml.safe_load(file.read_text()) == {"A": "sk-2", "B": "sk-3"}
+    keys.remove("B")
+    assert Keys({}, file).names() == ("A",)
+    assert [path.name for path in file.parent.iterdir()] == ["keys.yaml"]
+
+
+@given(value=st.text(st.characters(categories=["L", "N", "P", "S"]) | st.just(" "), min_size=1))
+def test_any_printable_key_comes_back(tmp_path_factory, value):
+    """Quotes, backslashes, colons and letters of any script survive."""
+    file = tmp_path_factory.mktemp("k") / "keys.yaml"
+    if value.strip() and value.strip().isprintable():
+        Keys({}, file).set("K", value)
+
+        assert Keys({}, file).get("K") == value.strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("A", " \n", "nothing was given for A"),
+        ("A", "two\nlines", "the key for A must be one line without control characters"),
+        ("A", "a\x00b", "the key for A must be one line without control characters"),
+        ("1A", "x", "a key's name has letters, digits and `_`, such as OPENAI_API_KEY"),
+        ("sk-secret", "x", "a key's name has letters, digits and `_`, such as OPENAI_API_KEY"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(file, name, value, message):
+    """Nothing is written, and the value is in no message."""
+    with pytest.raises(UsageError) as caught:
+        Keys({}, file).set(name, value)
+
+    assert str(caught.value) == message
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("A: [x", "1:4: the list opened with `[` lacks a `,` or its `]`"),
+        ("- A", "1:1: the keys file has lines of `NAME: value`"),
+        ("A: [x]", "1:1: a key is one line: `NAME: value`"),
+        ("A-B: secret", "1:1: a key's name has letters, digits and `_`"),
+        ("A: secret\nA: secret", "2:1: `A` is given twice, first in line 1: keep one"),
+    ],
+)
+def test_a_broken_file_is_ignored_in_reading_and_refused_in_writing(file, text, mistake):
+    """Reading goes on without it and can tell why; writing never destroys what is there."""
+    write(file, text)
+    keys = Keys({}, file)
+
+    assert keys.get("B") is None
+    assert [str(each) for each in keys.mistakes] == [f"{file}:{mistake}"]
+    with pytest.raises(UsageError) as caught:
+        keys.set("B", "x")
+    assert str(caught.value) == f"{file}:{mistake} (put this right first, nothing was changed)"
+    with pytest.raises(UsageError):
+        keys.remove("A")
+    assert file.read_text() == text
+
+
+def test_what_is_right_in_a_broken_file_is_used(file):
+    """One bad line does not hide the others."""
+    write(file, "A: x\nB: [y]\n")
+
+    assert Keys({}, file).get("A") == "x"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n"])
+def test_an_empty_file_holds_no_keys(file, text):
+    """A file without any key is fine, to read and to write."""
+    write(file, text)
+    keys = Keys({}, file)
+
+    assert (keys.names(), keys.mistakes) == ((), ())
+    keys.set("A", "x")
+    assert keys.names() == ("A",)
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_one_line(tmp_path):
+    """A file where the directory should be gives a message, and no traceback's worth of noise."""
+    (tmp_path / "config").write_text("in the way")
+
+    with pytest.raises(TieredLLMError) as caught:
+        Keys({}, tmp_path / "config" / "keys.yaml").set("A", "x")
+    assert str(caught.value).startswith(f"cannot write {tmp_path}/config/keys.yaml: ")
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(file, monkeypatch):
+    """When the new file cannot be put in place the old one stays, and nothing else is left."""
+    from pathlib import Path
+
+    keys = Keys({}, file)
+    keys.set("A", "x")
+    before = file.read_text()
+
+    def fail(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(TieredLLMError, match="No space left on device"):
+        keys.set("A", "y")
+
+    assert file.read_text() == before
+    assert [path.name for path in file.parent.iterdir()] == ["keys.yaml"]
+    assert Keys({}, file).get("A") == "x"
+
+
+@posix
+def test_a_link_stays_a_link(tmp_path, file):
+    """Whoever keeps the file elsewhere finds it there."""
+    elsewhere = write(tmp_path / "dotfiles/keys.yaml", "A: x\n")
+    file.parent.mkdir()
+    file.symlink_to(elsewhere)
+    Keys({}, file).set("B", "y")
+
+    assert file.is_symlink()
+    assert yaml.safe_load(elsewhere.read_text()) == {"A": "x", "B": "y"}
+
+
+def test_the_command_keeps_a_key_from_standard_input(tmp_path):
+    """`keys set` reads a pipe; nothing of the key is printed."""
+    result = command("keys", "set", "OPENAI_API_KEY", home=tmp_path, stdin="sk-0123456789ab\n")
+    file = tmp_path / "config/keys.yaml"
+
+    assert (result.code, result.stdout) == (0, "")
+    assert result.stderr == f"kept OPENAI_API_KEY in {file}\n"
+    assert Keys({}, file).get("OPENAI_API_KEY") == "sk-0123456789ab"
+
+
+def test_the_command_says_when_the_environment_hides_a_key(tmp_path):
+    """What is kept while a variable is set would not be used."""
+    env = {"OPENAI_API_KEY": "x"}
+    kept = command("keys", "set", "OPENAI_API_KEY", home=tmp_path, stdin="k", env=env)
+    gone = command("keys", "rm", "OPENAI_API_KEY", home=tmp_path, env=env)
+
+    assert kept.stderr.endswith("OPENAI_API_KEY is set in the environment too, and that wins\n")
+    assert gone.stderr.endswith("OPENAI_API_KEY is still set in the environment\n")
+
+
+def test_the_command_lists_keys_without_showing_them(tmp_path):
+    """The end of a long key is shown, nothing of a short one; wanted keys that lack are listed."""
+    for name, value in (("GEMINI_API_KEY", "short-key-1"), ("MINE", "a-long-key-12")):
+        command("keys", "set", name, home=tmp_path, stdin=value)
+    env = {"OPENAI_API_KEY": "sk-environment"}
+    lines = command("keys", "list", home=tmp_path, env=env)
+    values = command("keys", "list", "--json", home=tmp_path, env=env)
+
+    assert (lines.code, lines.stderr) == (0, "")
+    assert lines.stdout == (
+        "ANTHROPIC_API_KEY\tnot set\t\n"
+        "GEMINI_API_KEY\tkeys file\t****\n"
+        "MINE\tkeys file\t****y-12\n"
+        "OPENAI_API_KEY\tenvironment\t****ment\n"
+    )
+    assert json.loads(values.stdout)[0] == {
+        "name": "ANTHROPIC_API_KEY",
+        "origin": None,
+        "masked": None,
+    }
+
+
+def test_the_list_tells_what_is_wrong_with_the_file(tmp_path):
+    """A broken file and one that others can read are pointed at."""
+    file = write(tmp_path / "config/keys.yaml", "A: [x]\n")
+    file.chmod(0o644)
+    told = command("keys", "list", home=tmp_path).stderr.splitlines()
+
+    assert told[0] == f"{file}:1:1: a key is one line: `NAME: value`"
+    assert os.name != "posix" or told[1] == f"others can read {file}: `chmod 600` it"
+
+
+def test_a_broken_profile_does_not_stop_the_list(tmp_path):
+    """The kept keys are listed whatever the profile is like."""
+    write(tmp_path / "config/profiles/default.yaml", "tiers: [")
+    command("keys", "set", "MINE", home=tmp_path, stdin="x")
+
+    assert command("keys", "list", home=tmp_path).stdout == "MINE\tkeys file\t****\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin", "message"),
+    [
+        (("set", "OPENAI_API_KEY"), "", "nothing was given for OPENAI_API_KEY"),
+        (("set", "A B"), "x", "a key's name has letters, digits and `_`, such as OPENAI_API_KEY"),
+        (
+            ("set", "sk-proj-0123456789"),
+            "x",
+            "give the key's name, such as OPENAI_API_KEY; the key is asked for then",
+        ),
+        (("rm", "A"), "", "{file} has no key A"),
+        (("rm", "sk-1"), "", "a key's name has letters, digits and `_`, such as OPENAI_API_KEY"),
+    ],
+)
+def test_misuse_is_one_line_and_exit_code_2(tmp_path, args, stdin, message):
+    """The message says what to do and repeats nothing that may be a key."""
+    result = command("keys", *args, home=tmp_path, stdin=stdin)
+    told = message.replace("{file}", str(tmp_path / "config/keys.yaml"))
+
+    assert (result.code, result.stdout, result.stderr) == (2, "", f"tieredllm: {told}\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_at_a_terminal_the_key_is_not_shown(tmp_path):
+    """What is typed at the prompt does not appear on the screen, and is kept."""
+    import pexpect
+
+    env = {**os.environ, "TIEREDLLM_HOME": str(tmp_path)}
+    child = pexpect.spawn(
+        sys.executable, ["-m", "tieredllm", "keys", "set", "K"], env=env, timeout=20
+    )
+    child.expect("not shown")
+    child.waitnoecho()
+    child.sendline("sk-typed-unseen")
+    child.expect(pexpect.EOF)
+    shown = child.before.decode()
+    child.close()
+
+    assert child.exitstatus == 0
+    assert "sk-typed" not in shown
+    assert Keys({}, tmp_path / "config/keys.yaml").get("K") == "sk-typed-unseen"

@@ -1,0 +1,121 @@
+"""Keep API keys in a file that only its owner can read: the command `keys`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tieredllm.cli.context import Session, current
+from tieredllm.cli.table import print_json, print_table
+from tieredllm.errors import UsageError
+from tieredllm.keys import Keys
+from tieredllm.profile.masking import HIDDEN, looks_like_key
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="keys",
+    help="Keep API keys in a file that only you can read.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="The key's name, such as OPENAI_API_KEY; not the key."),
+]
+
+_SHOWN_CHARACTERS = 4
+_LONG_ENOUGH = 12
+"""The shortest key whose end may be shown: what stays hidden must be most of it."""
+
+
+@app.command("set")
+def set_key(name: Name) -> None:
+    """Keep a key, typed unseen or piped in.
+
+    For instance `tieredllm keys set OPENAI_API_KEY < key.txt`. An environment variable of the same
+    name wins over the key kept here.
+    """
+    session = current()
+    keys = _keys(session)
+    if looks_like_key(name):
+        raise UsageError("give the key's name, such as OPENAI_API_KEY; the key is asked for then")
+    keys.check_name(name)
+    keys.set(name, _asked(name, session))
+    session.say(f"kept {name} in {keys.file}")
+    if keys.origin(name) == "environment":
+        session.say(f"{name} is set in the environment too, and that wins")
+
+
+@app.command("list")
+def list_keys(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """List the keys, without showing them.
+
+    These are the keys that are kept, and those that the profile in use asks for.
+    """
+    session = current()
+    keys = _keys(session)
+    for mistake in keys.mistakes:
+        session.warn(str(mistake))
+    if keys.exposed:
+        session.warn(f"others can read {keys.file}: `chmod 600` it")
+    cells = []
+    for name in sorted({*keys.names(), *_wanted(session)}):
+        value = keys.get(name)
+        cells.append((name, keys.origin(name), _masked(value) if value else None))
+    if as_json:
+        fields = ("name", "origin", "masked")
+        print_json([dict(zip(fields, row, strict=True)) for row in cells], session)
+        return
+    print_table([(name, at or "not set", mask or "") for name, at, mask in cells], session)
+
+
+@app.command("rm")
+def remove_key(name: Name) -> None:
+    """Take a key out of the file."""
+    session = current()
+    keys = _keys(session)
+    keys.check_name(name)
+    keys.remove(name)
+    session.say(f"removed {name} from {keys.file}")
+    if keys.origin(name) == "environment":
+        session.say(f"{name} is still set in the environment")
+
+
+def _keys(session: Session) -> Keys:
+    return Keys(session.env, session.places.keys_file)
+
+
+def _asked(name: str, session: Session) -> str:
+    """Read a key: at a terminal without showing it, else all of standard input."""
+    if session.stdin is None:
+        raise UsageError(f"standard input is closed: pipe the key for {name} into it")
+    if not session.stdin.isatty():
+        return session.stdin.read()
+    from getpass import getpass
+
+    try:
+        return getpass(f"{name} (not shown): ", stream=session.stderr)
+    except EOFError as exc:
+        raise UsageError(f"nothing was given for {name}") from exc
+
+
+def _wanted(session: Session) -> set[str]:
+    """Give the names that the profile in use asks for; none when it cannot be read."""
+    from tieredllm.profile.resolve import load_profile
+    from tieredllm.profile.schema import variables_of
+
+    try:
+        return variables_of(load_profile(session.profile_name, session.places))
+    except UsageError:
+        return set()
+
+
+def _masked(key: str) -> str:
+    return HIDDEN + key[-_SHOWN_CHARACTERS:] if len(key) >= _LONG_ENOUGH else HIDDEN

@@ -1,0 +1,222 @@
+"""Show, check and edit tier profiles: the command `profile`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tieredllm.cli.context import Session, current
+from tieredllm.cli.exits import ExitCode
+from tieredllm.cli.table import print_json, print_table
+from tieredllm.errors import Mistake, ProfileError, UsageError
+
+if TYPE_CHECKING:
+    from tieredllm.profile.resolve import Found
+    from tieredllm.profile.schema import Profile
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="profile",
+    help="Show, check and edit tier profiles.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME|PATH",
+        help="A profile's name or file; the one in use when not given.",
+        show_default=False,
+    ),
+]
+
+_ORIGINS = {"user": "yours", "shipped": "built in", "file": "file"}
+
+
+@app.command("list")
+def list_profiles(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """List the profiles; `*` is the one in use."""
+    from tieredllm.profile.resolve import find_profile, known_profiles
+
+    session = current()
+    known = known_profiles(session.places)
+    try:
+        used = find_profile(session.profile_name, session.places)
+    except UsageError as exc:
+        session.warn(str(exc))
+        used = None
+    if used is not None and used not in known:
+        known.insert(0, used)
+    abouts = [_about(found) for found in known]
+    if as_json:
+        rows = [
+            {
+                "name": found.name,
+                "origin": found.origin,
+                "description": about,
+                "path": str(found.path),
+                "in_use": found == used,
+            }
+            for found, about in zip(known, abouts, strict=True)
+        ]
+        print_json(rows, session)
+        return
+    marks = ["*" if found == used else "" for found in known]
+    cells = [
+        (mark, found.name, _ORIGINS[found.origin], about or "")
+        for mark, found, about in zip(marks, known, abouts, strict=True)
+    ]
+    print_table(cells, session)
+
+
+@app.command()
+def show(name: Name = None) -> None:
+    """Print what is in effect, as YAML.
+
+    Every key is there with its value, defaults and inherited ones included; no secret is shown.
+    """
+    from tieredllm.keys import Keys
+    from tieredllm.profile.effective import effective
+    from tieredllm.profile.resolve import find_profile, load
+
+    session = current()
+    found = find_profile(name or session.profile_name, session.places)
+    keys = Keys(session.env, session.places.keys_file)
+    session.stdout.write(effective(load(found, session.places).profile, keys.origin))
+
+
+@app.command()
+def validate(name: Name = None) -> None:
+    """Check a profile and tell every mistake.
+
+    Each is one line: file, line, column, what is wrong and what would be right. Ends with exit
+    code 2 when there is a mistake. What is legal but likely not meant is a warning, and no mistake.
+    """
+    session = current()
+    if not _checked(name or session.profile_name, session):
+        raise typer.Exit(ExitCode.USAGE)
+
+
+@app.command()
+def path(name: Name = None) -> None:
+    """Print where a profile's file is."""
+    from tieredllm.profile.resolve import find_profile
+
+    session = current()
+    found = find_profile(name or session.profile_name, session.places)
+    print(found.path, file=session.stdout)
+
+
+@app.command()
+def edit(name: Name = None) -> None:
+    """Open a profile in your editor and check it.
+
+    The editor is $VISUAL, else $EDITOR. A built-in profile is first copied into your configuration
+    directory, where it takes the place of the built-in one.
+    """
+    from tieredllm.profile.resolve import find_profile
+
+    session = current()
+    found = find_profile(name or session.profile_name, session.places)
+    file = found.path
+    if found.origin == "shipped":
+        file = session.places.profiles / found.path.name
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.write_text(found.path.read_text(encoding="utf-8"), encoding="utf-8")
+        session.say(f"made {file}, a copy of the built-in profile")
+    session.stdout.flush()
+    _run_editor(str(file), session)
+    if not _checked(str(file), session):
+        raise typer.Exit(ExitCode.USAGE)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of profiles.
+
+    Save it and name it in a profile's first line: `# yaml-language-server: $schema=FILE`.
+    """
+    from tieredllm.profile.json_schema import profile_schema
+
+    print_json(profile_schema(), current())
+
+
+def _checked(name: str | None, session: Session) -> bool:
+    """Check a profile and say what was found.
+
+    Returns:
+        Whether it has no mistakes.
+    """
+    from tieredllm.profile.doubts import doubts
+    from tieredllm.profile.resolve import find_profile, load
+
+    found = find_profile(name, session.places)
+    try:
+        loaded = load(found, session.places)
+        mistakes = _rule_mistakes(loaded.profile)
+    except ProfileError as exc:
+        mistakes = exc.mistakes
+    for mistake in mistakes:
+        session.warn(str(mistake))
+    if mistakes:
+        return False
+    for doubt in doubts(loaded):
+        session.say(f"{doubt.file}:{doubt.line}:{doubt.column}: warning: {doubt.message}")
+    tiers = ", ".join(tier.name for tier in loaded.profile.tiers)
+    print(f"ok: {found.path}: {tiers}", file=session.stdout)
+    return True
+
+
+def _rule_mistakes(profile: Profile) -> list[Mistake]:
+    """Check the rule files a profile names."""
+    files = {tier.rules for tier in profile.tiers if tier.provider == "rules"} - {"builtin"}
+    if not files:
+        return []
+    from tieredllm.rules.loading import check_rules_file
+
+    return [mistake for file in sorted(files) for mistake in check_rules_file(file)]
+
+
+def _run_editor(file: str, session: Session) -> None:
+    """Run the user's editor on a file and wait for it.
+
+    Raises:
+        UsageError: there is none, it does not start, or it fails.
+    """
+    import shlex
+    import subprocess
+
+    command = session.env.get("VISUAL") or session.env.get("EDITOR") or _editor()
+    if command is None:
+        raise UsageError(f"no editor was found: set EDITOR, or edit {file} yourself")
+    try:
+        done = subprocess.run([*shlex.split(command), file], check=False)  # noqa: S603 - the user's
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"the editor `{command}` does not start: {exc}") from exc
+    if done.returncode:
+        raise UsageError(f"the editor `{command}` ended with code {done.returncode}")
+
+
+def _editor() -> str | None:
+    """Find an editor for whoever has named none."""
+    import shutil
+
+    return next((name for name in ("nano", "vi", "notepad") if shutil.which(name)), None)
+
+
+def _about(found: Found) -> str | None:
+    """Read what a profile says of itself, without checking the rest of it."""
+    from tieredllm.profile.reading import read_mapping
+
+    try:
+        root, _ = read_mapping(found.path)
+    except ProfileError:
+        return f"has mistakes: see `tieredllm profile validate {found.name}`"
+    return root.text("description")

@@ -1,0 +1,189 @@
+"""Look API keys up by name, and keep them in a file that only its owner can read.
+
+An environment variable wins over the file. A key that is blank counts as not set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from tieredllm.errors import Mistake, ProfileError, TieredLLMError, UsageError
+
+__all__ = ["KeyOrigin", "Keys"]
+
+KeyOrigin = Literal["environment", "keys file"]
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HEADER = (
+    "# Keys, kept by `tieredllm keys set NAME`. An environment variable wins over this file.\n"
+)
+
+
+class Keys:
+    """Hold the keys of one user.
+
+    The file is read when a name is asked for that the environment does not have, and then once.
+
+    Args:
+        env: the environment.
+        keys_file: YAML, lines of `NAME: value`; need not exist.
+    """
+
+    def __init__(self, env: Mapping[str, str], keys_file: Path) -> None:
+        self._env = env
+        self.file = keys_file
+        self._stored: dict[str, str] | None = None
+        self._mistakes: tuple[Mistake, ...] = ()
+
+    def get(self, name: str) -> str | None:
+        """Give a key, without the white space around it; None when it is not set."""
+        return self._from_environment(name) or self._read().get(name)
+
+    def origin(self, name: str) -> KeyOrigin | None:
+        """Say where `get` takes a key from; None when it is not set."""
+        if self._from_environment(name):
+            return "environment"
+        return "keys file" if name in self._read() else None
+
+    def names(self) -> tuple[str, ...]:
+        """Give the names in the file, sorted."""
+        return tuple(sorted(self._read()))
+
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """What is wrong with the file; keys are then taken from what is right in it."""
+        self._read()
+        return self._mistakes
+
+    @property
+    def exposed(self) -> bool:
+        """Whether others than the owner can read the file, as far as the system tells."""
+        if os.name != "posix":
+            return False
+        try:
+            return self.file.stat().st_mode & 0o077 != 0
+        except OSError:
+            return False
+
+    def set(self, name: str, value: str) -> None:
+        """Keep a key in the file, in place of the one that was there.
+
+        Raises:
+            UsageError: the name is no variable's, the key is blank or more than one line, or the
+                file is broken (it is left as it is).
+            TieredLLMError: the file cannot be written.
+        """
+        self.check_name(name)
+        value = value.strip()
+        if not value:
+            raise UsageError(f"nothing was given for {name}")
+        if not value.isprintable():
+            raise UsageError(f"the key for {name} must be one line without control characters")
+        self._write({**self._read_to_write(), name: value})
+
+    @staticmethod
+    def check_name(name: str) -> None:
+        """Make sure that a name can be a variable's.
+
+        Raises:
+            UsageError: it cannot; the message does not repeat it, for it may be a key.
+        """
+        if not _NAME.fullmatch(name):
+            reason = "a key's name has letters, digits and `_`, such as OPENAI_API_KEY"
+            raise UsageError(reason)
+
+    def remove(self, name: str) -> None:
+        """Take a key out of the file.
+
+        Raises:
+            UsageError: the file has no such key, or is broken (it is left as it is).
+            TieredLLMError: the file cannot be written.
+        """
+        stored = self._read_to_write()
+        if name not in stored:
+            hint = "; it is set in the environment" if self._from_environment(name) else ""
+            raise UsageError(f"{self.file} has no key {name}{hint}")
+        self._write({other: value for other, value in stored.items() if other != name})
+
+    def _from_environment(self, name: str) -> str | None:
+        return self._env.get(name, "").strip() or None
+
+    def _read_to_write(self) -> dict[str, str]:
+        self._stored = None
+        stored = self._read()
+        if self._mistakes:
+            raise UsageError(f"{self._mistakes[0]} (put this right first, nothing was changed)")
+        return stored
+
+    def _read(self) -> dict[str, str]:
+        if self._stored is None:
+            self._stored, self._mistakes = _stored_in(self.file)
+        return self._stored
+
+    def _write(self, stored: dict[str, str]) -> None:
+        from tieredllm.profile.yaml_writing import scalar
+
+        lines = [f"{name}: {scalar(stored[name])}\n" for name in sorted(stored)]
+        try:
+            _replace(self.file, _HEADER + "".join(lines))
+        except OSError as exc:
+            raise TieredLLMError(f"cannot write {self.file}: {exc.strerror or exc}") from exc
+        self._stored, self._mistakes = stored, ()
+
+
+def _stored_in(file: Path) -> tuple[dict[str, str], tuple[Mistake, ...]]:
+    """Read the keys of a file, and what is wrong with it; no value is in a mistake."""
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, ()
+    except OSError as exc:
+        message = f"the file cannot be read: {(exc.strerror or str(exc)).lower()}"
+        return {}, (Mistake(file=str(file), line=1, column=1, message=message),)
+    from tieredllm.profile.tree import Mapping as MappingNode
+    from tieredllm.profile.tree import Scalar
+    from tieredllm.profile.yaml_reading import read
+
+    try:
+        root, mistakes = read(file)
+    except ProfileError as exc:
+        return {}, tuple(exc.mistakes)
+    if root is None or (isinstance(root, Scalar) and root.value is None):
+        return {}, tuple(mistakes)
+    if not isinstance(root, MappingNode):
+        return {}, (*mistakes, root.place.mistake("the keys file has lines of `NAME: value`"))
+    stored = {}
+    for name, entry in root.entries.items():
+        if not isinstance(entry.node, Scalar):
+            mistakes.append(entry.place.mistake("a key is one line: `NAME: value`"))
+        elif not _NAME.fullmatch(name):
+            mistakes.append(entry.place.mistake("a key's name has letters, digits and `_`"))
+        elif entry.node.text.strip() and entry.node.value is not None:
+            # A key of digits alone is text too: what counts is what the file says.
+            stored[name] = entry.node.text.strip()
+    return stored, tuple(mistakes)
+
+
+def _replace(file: Path, text: str) -> None:
+    """Put a file in place at once, readable by its owner only.
+
+    A link stays a link: what it points to is replaced.
+    """
+    from tempfile import mkstemp
+
+    target = file.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = mkstemp(dir=target.parent, prefix=f".{target.name}.")  # created with mode 0600
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

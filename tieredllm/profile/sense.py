@@ -1,0 +1,210 @@
+"""Find the mistakes that types cannot: what fits each by itself but not together."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+from tieredllm.errors import Mistake
+from tieredllm.profile.tree import Broken, Mapping, Node, Place, Scalar, Sequence
+
+__all__ = ["duplicate_tiers", "path_at", "senseless"]
+
+_WITHOUT_MODEL = ("model", "base_url", "api_key_env", "alternates")
+_IN_PROCESS = ("base_url", "api_key_env")
+_MODEL = dict.fromkeys(("openai", "anthropic", "gemini"), "the name its server has for a model") | {
+    "llama_cpp": "a catalog name such as gemma-2-2b-it, or the path of a .gguf file"
+}
+
+
+def senseless(root: Mapping) -> list[Mistake]:
+    """Check a whole profile, what it inherits included.
+
+    Args:
+        root: the tree; values of wrong types in it are passed over.
+    """
+    mistakes = list(_pasted_keys(root))
+    for tier in root.mappings("tiers"):
+        mistakes += _backend(tier)
+        for alternate in tier.mappings("alternates"):
+            mistakes += _url(alternate)
+            if alternate.text("provider") == "llama_cpp":
+                mistakes += _out_of_place(alternate, _IN_PROCESS, "a model that runs in-process")
+        mistakes += _rule_file(tier)
+        mistakes += _granted_tools(tier, root)
+    return mistakes + _mcp_servers(root)
+
+
+def duplicate_tiers(root: Mapping) -> list[Mistake]:
+    """Find tiers of one file that have the same name."""
+    mistakes = []
+    seen: dict[str, int] = {}
+    for tier in root.mappings("tiers"):
+        name, node = tier.text("name"), tier.get("name")
+        if name is None or node is None:
+            continue
+        if name in seen:
+            message = f"tier `{name}` is there already, in line {seen[name]}: rename one"
+            mistakes.append(node.place.mistake(message))
+        seen.setdefault(name, node.place.line)
+    return mistakes
+
+
+def path_at(text: str, place: Place) -> str:
+    """Give the path a profile names, which is relative to the file it is written in."""
+    return os.path.abspath(os.path.join(os.path.dirname(place.file), os.path.expanduser(text)))  # noqa: PTH100, PTH111, PTH118, PTH120 - `..` must go, links must stay
+
+
+def _backend(tier: Mapping) -> list[Mistake]:
+    provider = tier.text("provider")
+    name = tier.text("name")
+    called = f"tier `{name}`" if name else "the tier"
+    if provider in {"rules", "cache"}:
+        return _out_of_place(tier, _WITHOUT_MODEL, f"a {provider} tier")
+    mistakes = _url(tier)
+    if provider == "llama_cpp":
+        mistakes += _out_of_place(tier, _IN_PROCESS, "a model that runs in-process")
+    model = tier.get("model")
+    if provider in _MODEL and (
+        model is None or (isinstance(model, Scalar) and model.value is None)
+    ):
+        place = model.place if model is not None else tier.place
+        mistakes.append(place.mistake(f"`model` is missing: {called} needs {_MODEL[provider]}"))
+    return mistakes
+
+
+def _out_of_place(backend: Mapping, keys: tuple[str, ...], what: str) -> list[Mistake]:
+    mistakes = []
+    for key in keys:
+        entry = backend.entries.get(key)
+        if entry is not None and not _says_nothing(entry.node):
+            mistakes.append(entry.place.mistake(f"{what} has no `{key}`: remove it"))
+    return mistakes
+
+
+def _says_nothing(node: Node) -> bool:
+    return (
+        isinstance(node, Broken)
+        or (isinstance(node, Scalar) and node.value is None)
+        or (isinstance(node, Sequence) and not node.items)
+    )
+
+
+def _url(backend: Mapping) -> list[Mistake]:
+    url, node = backend.text("base_url"), backend.get("base_url")
+    if url is None or node is None:
+        return []
+    problem = _url_problem(url)
+    return [node.place.mistake(f"`base_url` {problem}")] if problem else []
+
+
+def _url_problem(url: str) -> str | None:
+    """Say what keeps a text from being an http(s) URL."""
+    if any(character.isspace() or not character.isprintable() for character in url):
+        return "has a space or a control character in it"
+    try:
+        parts = urlsplit(url)
+        good = parts.hostname and parts.port != 0
+    except ValueError:
+        return f"is no URL: `{_shown(url)}`"
+    if parts.scheme not in {"http", "https"}:
+        return f"must start with https:// or http://, not `{_shown(url)}`"
+    return None if good else f"names no server: `{_shown(url)}`"
+
+
+def _shown(url: str) -> str:
+    from tieredllm.profile.masking import mask_text
+
+    return mask_text(url)
+
+
+def _rule_file(tier: Mapping) -> list[Mistake]:
+    rules, node = tier.text("rules"), tier.get("rules")
+    if rules is None or node is None or rules == "builtin" or tier.text("provider") != "rules":
+        return []
+    path = path_at(rules, node.place)
+    if os.path.isfile(path):  # noqa: PTH113 - a string is at hand
+        return []
+    message = f"there is no rule file {path}: give `builtin`, or a path relative to this file"
+    return [node.place.mistake(message)]
+
+
+def _granted_tools(tier: Mapping, root: Mapping) -> list[Mistake]:
+    tools = root.get("tools")
+    builtin: list[str] = []
+    own: list[str] = []
+    open_ended = False
+    if isinstance(tools, Mapping):
+        builtin = _texts(tools.items("builtin"))
+        own = [name.rpartition(":")[2] for name in _texts(tools.items("python"))]
+        servers = tools.get("mcp")
+        open_ended = isinstance(servers, Mapping) and bool(servers.entries)
+    mistakes = []
+    for item in tier.items("tools"):
+        if not isinstance(item, Scalar) or not isinstance(item.value, str):
+            continue
+        # What an MCP server offers is known only once it runs.
+        if item.value in {*builtin, *own} or open_ended:
+            continue
+        from tieredllm.profile.wording import suggestion
+
+        hint = suggestion(item.value, [*builtin, *own])
+        message = f"no tool `{item.value}` is declared: {hint or 'add it under `tools`'}"
+        mistakes.append(item.place.mistake(message))
+    return mistakes
+
+
+def _texts(nodes: tuple[Node, ...]) -> list[str]:
+    return [
+        node.value for node in nodes if isinstance(node, Scalar) and isinstance(node.value, str)
+    ]
+
+
+def _mcp_servers(root: Mapping) -> list[Mistake]:
+    tools = root.get("tools")
+    servers = tools.get("mcp") if isinstance(tools, Mapping) else None
+    if not isinstance(servers, Mapping):
+        return []
+    mistakes = []
+    for name, entry in servers.entries.items():
+        server = entry.node
+        if not isinstance(server, Mapping):
+            continue
+        given = [key for key in ("command", "url") if key in server.entries]
+        if len(given) != 1:
+            message = f"MCP server `{name}` needs either `command` (a list) or `url`"
+            mistakes.append(entry.place.mistake(message))
+        command, url = server.get("command"), server.text("url")
+        if command is not None and not (isinstance(command, Sequence) and command.items):
+            message = "`command` must be a list: the program, then its arguments"
+            mistakes.append(command.place.mistake(message))
+        problem = _url_problem(url) if url is not None else None
+        if problem:
+            mistakes.append(server.entries["url"].node.place.mistake(f"`url` {problem}"))
+    return mistakes
+
+
+def _pasted_keys(node: Node) -> list[Mistake]:
+    """Find keys where a variable's name goes and that could pass for one."""
+    mistakes = []
+    if isinstance(node, Sequence):
+        for item in node.items:
+            mistakes += _pasted_keys(item)
+    elif isinstance(node, Mapping):
+        for key, entry in node.entries.items():
+            value = entry.node.value if isinstance(entry.node, Scalar) else None
+            if not key.endswith("_env") or not isinstance(value, str):
+                mistakes += _pasted_keys(entry.node)
+            elif value.isidentifier() and value.isascii() and not value.isupper():
+                mistakes += _pasted_key(key, value, entry.node.place)
+    return mistakes
+
+
+def _pasted_key(key: str, value: str, place: Place) -> list[Mistake]:
+    from tieredllm.profile.masking import looks_like_key
+    from tieredllm.profile.wording import not_a_name
+
+    if not looks_like_key(value):
+        return []
+    wanted = "must be the name of an environment variable"
+    return [place.mistake(f"`{key}` {wanted}, {not_a_name(value)}")]
