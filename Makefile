@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 Q ?= Why do services need a fallback?
 
 .DEFAULT_GOAL := help
-.PHONY: help ask test check clean
+.PHONY: help ask test bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,7 +18,8 @@ ask: $(VENV)/.installed ## install, pull a small local model, and ask it: make a
 test: $(VENV)/.installed-dev ## install what the tests need, and run every check
 	@scripts/check
 
-check: test ## the same as test
+bench: $(VENV)/.installed-dev ## measure it beside the least that could do the same
+	@$(BIN)/python -m benchmarks $(ROWS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

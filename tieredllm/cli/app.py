@@ -24,7 +24,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from tieredllm import __version__
+        from tieredllm.version import __version__
 
         print(f"tieredllm {__version__}", file=current().stdout)
         raise typer.Exit

@@ -96,13 +96,20 @@ class Session:
             self.warn(text)
 
     def warn(self, text: str) -> None:
-        """Print a line on stderr."""
+        """Print a line on stderr; on a terminal a long one is broken between words."""
+        if self.stderr.isatty():
+            import shutil
+            import textwrap
+
+            width = shutil.get_terminal_size().columns
+            if len(text) > width and "\n" not in text:
+                text = textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
         print(text, file=self.stderr, flush=True)
 
 
 def _nowhere() -> TextIO:
     """Stand in for a standard stream that was closed (`>&-`)."""
-    return Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open as long as we run
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 _current: ContextVar[Session | None] = ContextVar("tieredllm_session", default=None)

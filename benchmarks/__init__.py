@@ -1,0 +1,1 @@
+"""Measure tieredllm beside the least that could do the same: `make bench`."""

@@ -1,0 +1,175 @@
+"""Measure the local tier beside llama.cpp's own server, with the same file and threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from benchmarks.measure import Pair, alternate
+from tieredllm.client import FallbackManager
+from tieredllm.local.cores import physical_cores
+from tieredllm.profile.schema import Params, Profile, Tier
+from tieredllm.types import Answer, Message, Prompt
+
+__all__ = ["decode", "model", "profile", "second_question", "threads"]
+
+MODEL = Path.home() / ".cache/tieredllm-tests/SmolLM2-135M-Instruct.Q4_1.gguf"
+"""Where the tests keep the small model."""
+
+SERVER = """
+import sys
+from xllamacpp import CommonParams, Server
+params = CommonParams()
+params.model.path, params.n_ctx, params.n_parallel = sys.argv[1], 4096, 1
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[2])
+server = Server(params)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+"""
+
+TOKENS = 200
+QUESTION = "Count from 1 to 500, one number after the other, separated by commas."
+TEXT = "The quick brown fox jumps over the lazy dog while the band plays on. " * 60
+
+
+def model() -> str:
+    """Give the model file, or say how to get it.
+
+    Raises:
+        SystemExit: it is not there.
+    """
+    if not MODEL.exists():
+        sys.exit(f"{MODEL} is not there: run `make test` once, which fetches it")
+    return str(MODEL)
+
+
+def threads() -> int:
+    """Give the number of threads the local tier uses here."""
+    return physical_cores()
+
+
+def profile(*, max_tokens: int, before: str | None = None) -> str:
+    """Write a profile of the local tier, optionally after a cloud tier that fails."""
+    cloud = (
+        f"  - {{name: primary, provider: openai, model: m, base_url: '{before}', "
+        "api_key_env: null, retries: 2}\n"
+        if before
+        else ""
+    )
+    return (
+        f"name: bench\ntiers:\n{cloud}  - name: local\n    provider: llama_cpp\n"
+        f"    model: {model()}\n    params: {{temperature: 0, max_tokens: {max_tokens}}}\n"
+    )
+
+
+def _manager(max_tokens: int) -> FallbackManager:
+    tier = Tier(
+        name="local",
+        provider="llama_cpp",
+        model=model(),
+        context_tokens=4096,
+        first_token_timeout_s=60.0,
+        params=Params(temperature=0.0, max_tokens=max_tokens),
+    )
+    return FallbackManager(Profile(name="bench", tiers=(tier,)), persist=False)
+
+
+def decode(runs: int) -> Pair:
+    """Measure milliseconds per token while text flows, ours and the server's."""
+
+    async def measure() -> Pair:
+        manager = _manager(TOKENS)
+        with _server() as url:
+            ours: list[float] = []
+            floor: list[float] = []
+            for number in range(runs + 1):
+                answer = await manager.process_with_fallbacks(QUESTION)
+                base = await asyncio.to_thread(_server_ms_per_token, url)
+                if number:
+                    ours.append(_ms_per_token(answer))
+                    floor.append(base)
+        await manager.aclose()
+        return Pair(ours=tuple(ours), floor=tuple(floor))
+
+    return asyncio.run(measure())
+
+
+def _ms_per_token(answer: Answer) -> float:
+    assert answer.usage.completion_tokens == TOKENS, answer
+    return (answer.latency_ms - (answer.first_token_ms or 0)) / (TOKENS - 1)
+
+
+def _server_ms_per_token(url: str) -> float:
+    body = {
+        "model": "m",
+        "stream": True,
+        "temperature": 0,
+        "max_tokens": TOKENS,
+        "messages": [{"role": "user", "content": QUESTION}],
+    }
+    times: list[float] = []
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                choices = msgspec.json.decode(line[6:])["choices"]
+                if choices and choices[0]["delta"].get("content"):
+                    times.append(time.perf_counter())
+    return (times[-1] - times[0]) * 1000 / (len(times) - 1)
+
+
+def second_question(runs: int) -> Pair:
+    """Measure the milliseconds to a first token: a chat's second question, and a fresh prompt."""
+    first = Prompt(question=f"{TEXT}\n\nWhat jumps?")
+
+    async def ask(manager: FallbackManager, prompt: Prompt) -> Answer:
+        return await manager.process_with_fallbacks(prompt)
+
+    def chat() -> float:
+        async def both() -> float:
+            async with _manager(16) as manager:
+                answer = await ask(manager, first)
+                history = (
+                    Message("user", first.question),
+                    Message("assistant", answer.text or ""),
+                )
+                second = await ask(manager, Prompt(question="And what plays?", history=history))
+                return second.first_token_ms or 0.0
+
+        return asyncio.run(both())
+
+    def fresh() -> float:
+        async def one() -> float:
+            async with _manager(16) as manager:
+                await ask(manager, Prompt(question="Hello."))
+                answer = await ask(manager, Prompt(question=f"{TEXT}\n\nWhat jumps? What plays?"))
+                return answer.first_token_ms or 0.0
+
+        return asyncio.run(one())
+
+    return alternate(chat, fresh, max(2, runs // 2))
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[str]:
+    command = [sys.executable, "-c", SERVER, model(), str(threads())]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ),
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()

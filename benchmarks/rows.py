@@ -1,0 +1,209 @@
+"""Define the rows of the table: what is measured, beside what, and how much is allowed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from benchmarks import local
+from benchmarks.measure import Pair, compare, run
+from benchmarks.servers import REFUSING, running
+
+__all__ = ["ROWS", "Row"]
+
+FLOORS = Path(__file__).parent / "floors"
+PYTHON = sys.executable
+ANSWERS = 1000
+AT_ONCE = 50
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold one line of the table."""
+
+    what: str
+    beside: str
+    unit: str
+    pair: Pair
+    limit: float | None
+    """The largest ratio that is allowed; None for a row that is there to look at."""
+
+
+@contextmanager
+def user(profile: str) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """Give a command line and an environment with a profile and directories of its own."""
+    with tempfile.TemporaryDirectory() as home:
+        path = Path(home) / "profile.yaml"
+        path.write_text(profile, encoding="utf-8")
+        env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        yield [PYTHON, "-m", "tieredllm", "-p", str(path)], env | {"TIEREDLLM_HOME": home}
+
+
+def clouds(*urls: str, **settings: object) -> str:
+    """Make a profile of OpenAI-compatible tiers, then rules."""
+    extra = "".join(f", {name}: {msgspec.json.encode(v).decode()}" for name, v in settings.items())
+    tiers = "".join(
+        f"  - {{name: {name}, provider: openai, model: {name}, base_url: '{url}', "
+        f"api_key_env: null{extra}}}\n"
+        for name, url in zip(("primary", "secondary", "tertiary"), urls, strict=False)
+    )
+    return f"name: bench\ntiers:\n{tiers}  - {{name: rules, provider: rules}}\n"
+
+
+def start_up(runs: int) -> list[Row]:
+    """Measure `ask` of a server that answers at once."""
+    with running("instant") as url, user(clouds(url)) as (command, env):
+        floor = [PYTHON, str(FLOORS / "httpx_stream.py"), url]
+        pairs = compare([*command, "ask", "hello"], floor, env, runs)
+        rows = [
+            _row("ask, instant server", "httpx, 12 lines", "s", pairs["wall_s"], 1.5),
+            _row("ask, instant server: memory", "the same", "MiB", pairs["peak_mib"], 1.6),
+        ]
+        llm = shutil.which("llm")
+        if llm is not None:
+            # Another tool's whole start-up, for the picture; it needs no server to be slow.
+            other = compare([llm, "--version"], floor, dict(os.environ), runs)
+            rows.append(_row("llm --version", "httpx, 12 lines", "s", other["wall_s"], None))
+        return rows
+
+
+def rules(runs: int) -> list[Row]:
+    """Measure `ask` when every server refuses."""
+    with running("instant") as url, user(clouds(REFUSING, REFUSING)) as (command, env):
+        floor = [PYTHON, str(FLOORS / "httpx_stream.py"), url]
+        pairs = compare([*command, "ask", "hello"], floor, env, runs)
+        return [_row("ask, all refuse, rules answer", "httpx, 12 lines", "s", pairs["wall_s"], 1.5)]
+
+
+def help_and_version(runs: int) -> list[Row]:
+    """Measure the commands that do nothing."""
+    floor = [PYTHON, "-c", "import typer"]
+    with user(clouds(REFUSING)) as (command, env):
+        return [
+            _row(
+                f"tieredllm {flag}",
+                "import typer",
+                "s",
+                compare([*command[:3], flag], floor, env, runs)["wall_s"],
+                1.3,
+            )
+            for flag in ("--help", "--version")
+        ]
+
+
+def offline(runs: int) -> list[Row]:
+    """Measure an offline answer of 64 tokens, the whole process."""
+    question = "Count from 1 to 100."
+    with user(local.profile(max_tokens=64)) as (command, env):
+        floor = [PYTHON, str(FLOORS / "bare_llama.py"), local.model(), str(local.threads())]
+        pairs = compare([*command, "ask", "-q", question], [*floor, question], env, runs)
+        return [_row("ask offline, 64 tokens", "llama-cpp-python", "s", pairs["wall_s"], 1.15)]
+
+
+def warm_up(runs: int) -> list[Row]:
+    """Measure whether loading hides behind a failing first tier."""
+    question = "Count from 1 to 100."
+    with (
+        running("failing") as url,
+        user(local.profile(max_tokens=64, before=url)) as (command, env),
+        user(local.profile(max_tokens=64)) as (alone, alone_env),
+    ):
+        ask = ["ask", "-q", question]
+        reset = [*command, "health", "--reset"]
+
+        def failing() -> float:
+            run([*reset], env)
+            return run([*command, *ask], env).wall_s
+
+        from benchmarks.measure import alternate
+
+        pair = alternate(failing, lambda: run([*alone, *ask], alone_env).wall_s, runs)
+        return [_row("failing primary, local answer", "the local answer alone", "s", pair, 1.1)]
+
+
+def known_silence(runs: int) -> list[Row]:
+    """Measure `ask` when the primary is silent and its circuit is known to be open."""
+    patience = {"first_token_timeout_s": 0.2, "retries": 0}
+    with running("silent") as silent, running("instant") as url:
+        health = "health: {cooldown_s: 3600, max_cooldown_s: 3600}\n"
+        with (
+            user(health + clouds(silent, url, **patience)) as (command, env),
+            user(clouds(url)) as (healthy, healthy_env),
+        ):
+            for _ in range(3):
+                run([*command, "ask", "hello"], env)
+
+            from benchmarks.measure import alternate
+
+            pair = alternate(
+                lambda: run([*command, "ask", "-q", "hello"], env).wall_s,
+                lambda: run([*healthy, "ask", "-q", "hello"], healthy_env).wall_s,
+                runs,
+            )
+            return [_row("ask, silent primary known", "a healthy ask", "s", pair, 1.05)]
+
+
+def overhead(runs: int) -> list[Row]:
+    """Measure the engine's CPU time for many streamed answers at once."""
+    count = [str(ANSWERS), str(AT_ONCE)]
+    with running("instant") as url, user(clouds(url)) as (command, env):
+        floor = [PYTHON, str(FLOORS / "httpx_load.py"), url, *count]
+        ours = [PYTHON, str(FLOORS / "engine_load.py"), command[-1], *count]
+        what = f"{ANSWERS} answers, {AT_ONCE} at once: CPU"
+        runs = max(1, runs // 2)
+        rows = [_row(what, "httpx alone", "s", compare(ours, floor, env, runs)["cpu_s"], 1.3)]
+        if importlib.util.find_spec("litellm") is not None:
+            other = [PYTHON, str(FLOORS / "litellm_load.py"), url, *count]
+            pair = compare(other, floor, env, 1)["cpu_s"]
+            rows.append(_row(f"{what}, LiteLLM", "httpx alone", "s", pair, None))
+        return rows
+
+
+def _row(what: str, beside: str, unit: str, pair: Pair, limit: float | None) -> Row:
+    return Row(what=what, beside=beside, unit=unit, pair=pair, limit=limit)
+
+
+def decode_rate(runs: int) -> list[Row]:
+    """Measure the local tier's time per token beside llama.cpp's own server."""
+    pair = local.decode(runs)
+    return [_row("local tier, per token", "llama.cpp's server", "ms", pair, 1 / 0.97)]
+
+
+def second_question(runs: int) -> list[Row]:
+    """Measure the first token of a chat's second question beside a fresh prompt's."""
+    pair = local.second_question(runs)
+    return [_row("chat, 2nd question, first token", "a fresh prompt", "ms", pair, 0.35)]
+
+
+def health_decision(runs: int) -> list[Row]:
+    """Measure a decision with a million recorded requests beside one with none.
+
+    What is allowed is 2 ms more; the ratio is for the picture.
+    """
+    from benchmarks.health import decision
+
+    pair = decision(runs)
+    more_ms = sorted(pair.ours)[len(pair.ours) // 2] - sorted(pair.floor)[len(pair.floor) // 2]
+    what = f"health decision, 10⁶ requests ({more_ms:+.2f} ms, at most 2)"
+    return [_row(what, "no request", "ms", pair, None)]
+
+
+ROWS: dict[str, Callable[[int], list[Row]]] = {
+    "start-up": start_up,
+    "rules": rules,
+    "help": help_and_version,
+    "offline": offline,
+    "decode": decode_rate,
+    "chat": second_question,
+    "overhead": overhead,
+    "health": health_decision,
+    "silence": known_silence,
+    "warm-up": warm_up,
+}

@@ -1,0 +1,82 @@
+"""Be the other side: a server that answers at once, one that fails at once, one that is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+__all__ = ["REFUSING", "running"]
+
+REFUSING = "http://127.0.0.1:9/v1"
+"""Where nothing listens."""
+
+TOKENS = 40
+"""Pieces of the instant answer."""
+
+
+def _event(value: object) -> bytes:
+    data = f"data: {json.dumps(value)}\n\n".encode()
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def _answer() -> bytes:
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    words = b"".join(
+        _event({"choices": [{"index": 0, "delta": {"content": f"word{n} "}}]})
+        for n in range(TOKENS)
+    )
+    end = _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    return head + words + end + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+
+
+ANSWERS = {
+    "instant": _answer(),
+    "failing": b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n",
+    "silent": None,
+}
+
+
+async def _serve(kind: str) -> None:
+    answer = ANSWERS[kind]
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+                if answer is not None:
+                    writer.write(answer)
+                    await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(play, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    print(f"http://127.0.0.1:{port}/v1", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+@contextlib.contextmanager
+def running(kind: str) -> Iterator[str]:
+    """Run a server in a process of its own and give its base URL; it ends with its stdin."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.servers", kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+        process.terminate()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(sys.argv[1]))

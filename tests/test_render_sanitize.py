@@ -1,0 +1,122 @@
+"""What a model writes cannot drive the terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from render_support import pieces
+
+from tieredllm.render.sanitize import TextFilter, clean, one_line
+
+NASTY = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                "\x1b",
+                "[",
+                "]",
+                "31m",
+                "\x07",
+                "\x9b",
+                "\x9c",
+                "\x9d",
+                "\x90",
+                "\r",
+                "\n",
+                "\r\n",
+                "\\",
+                "P",
+                "c",
+                "(",
+                "B",
+                "52;c;",
+                "\x18",
+                "\x85",
+                "\u202e",
+                "\ud800",
+                "é",
+                "\x00",
+                "?25l",
+            ]
+        ),
+        st.text(st.characters(exclude_categories=[]), max_size=4),
+    ),
+    max_size=30,
+).map("".join)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("a\x1b]52;c;ZXZpbA==\x07b", "ab"),
+        ("a\x1b]52;c;ZXZpbA==\x1b\\b", "ab"),
+        ("\x1b]0;title\x07x", "x"),
+        ("\x1b]8;;http://evil\x1b\\bank\x1b]8;;\x1b\\", "bank"),
+        ("\x9b31mred", "red"),
+        ("\x9d0;title\x9cx", "x"),
+        ("\x1bPq#0\x1b\\x", "x"),
+        ("\x1b_app\x1b\\x\x1b^pm\x1b\\y\x1bXsos\x1b\\z", "xyz"),
+        ("\x1bcreset", "reset"),
+        ("\x1b(0lqk", "lqk"),
+        ("\x1b[?1049h\x1b[2Jx", "x"),
+        ("a\x1b", "a"),
+        ("a\x1b[12;", "a"),
+        ("a\x1béb", "aéb"),
+        ("a\x1b[3\nb", "a\nb"),
+        ("a\x1b\x1b[31mb", "ab"),
+        ("\x1b]0;a\x1b[31mb\nc", "b\nc"),
+        ("bell\x07 back\x08space\x7f nul\x00", "bell backspace nul"),
+        ("tab\tstays\n", "tab\tstays\n"),
+        ("a\r\nb\rc\n\rd", "a\nb\nc\n\nd"),
+        ("a\x0bb\x0cc\x85d\u2028e\u2029f", "a\nb\nc\nd\ne\nf"),
+        ("\u202eabc\u202c \u2066x\u2069", "abc x"),
+        ("hid\U000e0041\U000e0042den\ufeff", "hidden"),
+        ("\ud83d!", "\ufffd!"),
+        ("fam 👩\u200d👧 \u200f\u05e9\u05dc", "fam 👩\u200d👧 \u200f\u05e9\u05dc"),
+    ],
+)
+def test_terminal_sequences_are_dropped_whole(text, shown):
+    """A sequence leaves nothing behind, and what is between sequences stays."""
+    assert shown == clean(text)
+
+
+def test_unended_string_sequence_swallows_one_line_at_most():
+    """An OSC that never ends cannot hide the rest of the answer."""
+    assert clean("start \x1b]0;no end\nthe rest") == "start \nthe rest"
+
+
+@given(NASTY)
+@settings(max_examples=400, deadline=None)
+def test_no_control_is_left(text):
+    """Of all controls only newline and tab get through, and all of it can be encoded."""
+    shown = clean(text)
+
+    assert not [c for c in shown if unicodedata.category(c) == "Cc" and c not in "\n\t"]
+    shown.encode()
+
+
+@given(NASTY, st.lists(st.integers(0, 120)))
+@settings(max_examples=400, deadline=None)
+def test_cutting_a_text_into_pieces_changes_nothing(text, cuts):
+    """A sequence that is split between two pieces is dropped like any other."""
+    text_filter = TextFilter()
+
+    assert clean(text) == "".join(text_filter.feed(piece) for piece in pieces(text, cuts))
+
+
+@given(NASTY)
+@settings(max_examples=200, deadline=None)
+def test_clean_text_stays_as_it_is(text):
+    """Cleaning a clean text changes nothing."""
+    assert clean(clean(text)) == clean(text)
+
+
+def test_one_line_is_one_line_and_short():
+    """A message from a server becomes one clean line of bounded length."""
+    assert one_line(" a\n\tb\x1b[2J \r\n c ") == "a b c"
+    assert one_line("abcdefghij", 5) == "abcd…"
+    assert one_line("abcde", 5) == "abcde"

@@ -1,0 +1,209 @@
+"""What is said after an answer, or when there is none, is short, clear and clean."""
+
+from __future__ import annotations
+
+import pytest
+
+from tieredllm.errors import ErrorInfo, ErrorKind
+from tieredllm.render.summary import failure_lines, fix_for, summary_line, usage_line
+from tieredllm.types import Answer, Attempt, Usage
+
+BUSY = ErrorInfo(kind=ErrorKind.RATE_LIMIT, message="Too many requests", status=429)
+SILENT = ErrorInfo(kind=ErrorKind.TIMEOUT, message="no token within 10 s")
+
+
+def attempt(tier, level, error=None, reason=None, model="gpt-5", outcome=None):
+    return Attempt(
+        tier=tier,
+        level=level,
+        provider="openai",
+        model=model,
+        outcome=outcome or ("failed" if error else "skipped"),
+        error=error,
+        reason=reason,
+        started_ms=0,
+        duration_ms=100,
+    )
+
+
+def answer(text="x", tier="secondary", level=1, attempts=(), error=None, **fields):
+    values = {
+        "provider": "anthropic",
+        "model_used": "claude",
+        "first_token_ms": 300.0,
+        "latency_ms": 1300.0,
+        "truncated": False,
+        "usage": Usage(),
+        **fields,
+    }
+    return Answer(
+        request_id="r",
+        text=text,
+        tier=tier,
+        fallback_level=level,
+        fallback_used=bool(level),
+        finish_reason="stop",
+        original_error=None,
+        error=error,
+        attempts=tuple(attempts),
+        **values,
+    )
+
+
+def test_first_tier_needs_no_words():
+    """When the first tier answered completely there is nothing to say."""
+    assert summary_line(answer(tier="primary", level=0)) is None
+
+
+def test_summary_names_the_tier_and_why():
+    """The line says who answered and why the tiers before did not, the first one first."""
+    attempts = [
+        attempt("primary", 0, BUSY),
+        attempt("secondary", 1, SILENT),
+        attempt("minimal", 2, outcome="ok"),
+    ]
+
+    assert summary_line(answer(tier="minimal", level=2, model_used="gemma", attempts=attempts)) == (
+        "tieredllm: answered by minimal (gemma) after primary: rate_limit (429) Too many "
+        "requests; secondary: timeout: no token within 10 s"
+    )
+
+
+def test_tiers_that_are_not_configured_are_named_briefly():
+    """Of a tier without a key only the key is named; of one with two backends the real failure."""
+    attempts = [
+        attempt("primary", 0, None, "not configured: OPENAI_API_KEY is not set"),
+        attempt("secondary", 1, BUSY),
+        attempt("secondary", 1, None, "not configured: X_API_KEY is not set", model="other"),
+    ]
+
+    assert summary_line(answer(tier="rules", level=2, model_used="rules", attempts=attempts)) == (
+        "tieredllm: answered by rules after primary: OPENAI_API_KEY is not set; "
+        "secondary: rate_limit (429) Too many requests"
+    )
+
+
+def test_tiers_below_the_answering_one_are_no_reason():
+    """A lower tier that lost a race is not why the answer came from where it came."""
+    attempts = [attempt("primary", 0, BUSY), attempt("minimal", 2, SILENT)]
+
+    assert summary_line(answer(attempts=attempts)) == (
+        "tieredllm: answered by secondary (claude) after primary: rate_limit (429) "
+        "Too many requests"
+    )
+
+
+def test_cut_answer_is_named_also_on_the_first_tier():
+    """An answer that ended at max_tokens is never taken for a complete one in silence."""
+    cut = answer(tier="primary", level=0, truncated=True, usage=Usage(completion_tokens=256))
+
+    assert summary_line(cut) == "tieredllm: the answer was cut at max_tokens (256)"
+
+
+def test_cached_answer_tells_its_age():
+    """An answer from the cache says when it was given."""
+    cached = answer(tier="cache", level=2, model_used="cache", cached_at="2026-01-02T03:04:05Z")
+
+    assert summary_line(cached) == (
+        "tieredllm: answered by cache; this answer is from 2026-01-02T03:04:05Z"
+    )
+
+
+def test_summary_is_one_clean_short_line():
+    """A server's message cannot add lines, drive the terminal, or fill the screen."""
+    evil = ErrorInfo(kind=ErrorKind.UNEXPECTED, message="a\x1b]0;t\x07\nb\x9b2J " + "x" * 900)
+    line = summary_line(answer(attempts=[attempt("primary", 0, evil)]))
+
+    assert line is not None
+    assert "\n" not in line
+    assert line.isprintable()
+    assert len(line) < 200
+
+
+def test_a_failed_request_has_no_summary():
+    """Who failed is told by `failure_lines`."""
+    assert summary_line(answer(None, None, None, error=BUSY)) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (
+            {"usage": Usage(prompt_tokens=12, completion_tokens=60)},
+            (
+                "tieredllm: secondary (claude): 12 prompt + 60 completion tokens, 1.30 s, "
+                "first token after 0.30 s, 60 tokens/s"
+            ),
+        ),
+        (
+            {"usage": Usage(completion_tokens=60), "first_token_ms": None},
+            "tieredllm: secondary (claude): 60 completion tokens, 1.30 s",
+        ),
+        (
+            {"first_token_ms": 1290.0},
+            "tieredllm: secondary (claude): tokens not reported, 1.30 s, first token after 1.29 s",
+        ),
+    ],
+)
+def test_usage_line(fields, line):
+    """Tokens and time are told as far as they are known."""
+    assert usage_line(answer(**fields)) == line
+
+
+def test_failure_lists_every_tier_and_what_to_do():
+    """All tiers' errors are listed, the first tier first, each with its fix."""
+    attempts = [
+        attempt("primary", 0, None, "not configured: OPENAI_API_KEY is not set"),
+        attempt("secondary", 1, BUSY),
+        attempt(
+            "minimal",
+            2,
+            ErrorInfo(kind=ErrorKind.MODEL_UNAVAILABLE, message="gemma-2-2b-it is not there"),
+            model="gemma-2-2b-it",
+        ),
+    ]
+
+    assert failure_lines(answer(None, None, None, attempts, error=BUSY)) == [
+        "tieredllm: no complete answer:",
+        "  primary (openai gpt-5): OPENAI_API_KEY is not set",
+        "    export OPENAI_API_KEY=… or `tieredllm keys set OPENAI_API_KEY`",
+        "  secondary (openai gpt-5): rate_limit (429) Too many requests",
+        "    ask again in a while",
+        "  minimal (openai gemma-2-2b-it): model_unavailable: gemma-2-2b-it is not there",
+        "    `tieredllm models pull gemma-2-2b-it`, or `tieredllm models verify gemma-2-2b-it`",
+    ]
+
+
+def test_failure_tells_the_request_s_own_error():
+    """An error that is no attempt's, such as the deadline's, is told too."""
+    late = ErrorInfo(kind=ErrorKind.DEADLINE, message="120 s are over")
+
+    assert failure_lines(answer(None, None, None, error=late)) == [
+        "tieredllm: no complete answer",
+        "  deadline: 120 s are over",
+    ]
+    assert failure_lines(answer(None, None, None, [attempt("primary", 0, BUSY)], error=late))[
+        -1
+    ] == ("  deadline: 120 s are over")
+
+
+@pytest.mark.parametrize("kind", list(ErrorKind))
+def test_every_kind_has_a_fix_or_none_on_purpose(kind):
+    """For each kind of error there is one thing to do, where anybody can do anything."""
+    error = ErrorInfo(kind=kind, message="m")
+    helpless = {
+        ErrorKind.EMPTY_RESPONSE,
+        ErrorKind.STREAM_INTERRUPTED,
+        ErrorKind.UNEXPECTED,
+    }
+
+    assert (fix_for(attempt("primary", 0, error)) is None) == (kind in helpless)
+
+
+def test_fixes_fit_the_case():
+    """A rate limit names the wait, a model file is no catalog name, a rejected key its variable."""
+    wait = ErrorInfo(kind=ErrorKind.RATE_LIMIT, message="m", status=429, retry_after_s=12.4)
+    gone = ErrorInfo(kind=ErrorKind.MODEL_UNAVAILABLE, message="missing")
+
+    assert fix_for(attempt("a", 0, wait)) == "ask again in 12 s"
+    assert "pull" not in str(fix_for(attempt("a", 0, gone, model="/x/y.gguf")))

@@ -1,0 +1,94 @@
+"""Give an answer to something that is no terminal: a pipe or a file."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from tieredllm.render.output import write
+from tieredllm.render.plain_stream import PlainStream
+from tieredllm.render.remarks import broke_off, remark
+from tieredllm.types import Answer, Answered, AttemptFailed, Event, Notice, Token
+
+__all__ = ["PlainAnswer"]
+
+
+class PlainAnswer:
+    """Write one tier's complete answer, and nothing else, to stdout.
+
+    The text stays as it is, control characters too (only a terminal has to be protected from them),
+    with two exceptions: NUL characters are dropped, and it ends in exactly one line end.
+
+    Args:
+        stdout: where the answer goes.
+        stderr: where remarks go.
+        stream: write the text as it comes. An answer that breaks off then stays in stdout; a line
+            on stderr says so, and the next tier's answer begins on a line of its own.
+        show: whether the answer is written at all; False where the caller does that, as for JSON.
+        quiet: no remarks but that one.
+        verbose: a remark for each attempt, retry and tier passed over.
+    """
+
+    def __init__(
+        self,
+        *,
+        stdout: TextIO,
+        stderr: TextIO,
+        stream: bool = False,
+        show: bool = True,
+        quiet: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.answer: Answer | None = None
+        """What the request came to, once it has ended."""
+        self._stdout = stdout
+        self._stderr = stderr
+        self._stream = stream and show
+        self._show = show
+        self._quiet = quiet
+        self._verbose = verbose
+        self._text: PlainStream | None = None
+
+    def handle(self, event: Event) -> None:
+        """Take the next event of the request.
+
+        Raises:
+            BrokenPipeError: nobody reads stdout any more.
+        """
+        line = remark(event) if self._verbose else None
+        if line is None and isinstance(event, Notice) and not self._quiet:
+            line = remark(event)
+        if line is not None:
+            write(self._stderr, f"tieredllm: {line}\n")
+        match event:
+            case Token() if self._stream:
+                if self._text is None:
+                    self._text = PlainStream(self._stdout, to_terminal=False)
+                self._text.feed(event.text)
+            case AttemptFailed() if self._text is not None and event.streamed:
+                self._break_off(event)
+            case Answered():
+                self._end(event.answer)
+
+    def tick(self) -> None:
+        """Do nothing: there is no spinner where there is no terminal."""
+
+    def close(self) -> None:
+        """End the line of an answer that was stopped half-way."""
+        if self._text is not None:
+            self._text.abandon()
+            self._text = None
+
+    def _break_off(self, event: AttemptFailed) -> None:
+        self.close()
+        kind = event.attempt.error.kind if event.attempt.error else event.attempt.outcome
+        line = broke_off(event.attempt.tier, str(kind))
+        write(self._stderr, f"tieredllm: {line}; what it has said is void\n")
+
+    def _end(self, answer: Answer) -> None:
+        self.answer = answer
+        if self._text is None and answer.text is not None and self._show:
+            self._text = PlainStream(self._stdout, to_terminal=False)
+            self._text.feed(answer.text)
+        if self._text is not None:
+            self._text.finish()
+            self._text = None

@@ -1,0 +1,60 @@
+"""Show a request while it goes on, whichever view it is shown in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from tieredllm.types import Answer, Answered, Event
+
+__all__ = ["View", "show"]
+
+TICK_S = 0.1
+"""How often what is shown while waiting is brought up to date, in seconds."""
+
+
+class View(Protocol):
+    """Show a request while it goes on."""
+
+    def handle(self, event: Event) -> None:
+        """Take the next event."""
+        ...
+
+    def tick(self) -> None:
+        """Bring up to date what is shown while waiting; called some ten times a second."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it should be; may be called again."""
+        ...
+
+
+async def show(events: AsyncGenerator[Event, None], view: View, *, animated: bool) -> Answer:
+    """Hand a request's events to a view, and give what the request came to.
+
+    Args:
+        events: the request, not yet begun; it is closed, whatever happens.
+        view: shows it; to be closed by the caller.
+        animated: whether the view needs ticks.
+    """
+    answer: Answer | None = None
+    ticker = asyncio.create_task(_tick(view)) if animated else None
+    try:
+        async with aclosing(events):
+            async for event in events:
+                view.handle(event)
+                if isinstance(event, Answered):
+                    answer = event.answer
+    finally:
+        if ticker is not None:
+            ticker.cancel()
+    assert answer is not None  # noqa: S101 - the stream's last event is Answered
+    return answer
+
+
+async def _tick(view: View) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        view.tick()

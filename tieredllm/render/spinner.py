@@ -1,0 +1,137 @@
+"""Say on the error stream what is being waited for, in one line that is gone when it is over."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tieredllm.clock import Clock, SystemClock
+from tieredllm.render.output import write
+from tieredllm.render.remarks import describe_error
+from tieredllm.render.sanitize import one_line
+from tieredllm.types import Answered, AttemptFailed, AttemptStarted, Event, RetryScheduled, Token
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Spinner"]
+
+_SHOWN_AFTER_S = 0.2
+"""Seconds of waiting before anything is shown: a fast answer needs no spinner."""
+
+_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_ASCII_FRAMES = "|/-\\"
+
+
+class Spinner:
+    """Draw a line such as `⠹ primary (gpt-5) · 3 s` while no token has come.
+
+    There is no thread: the caller calls `tick` some ten times a second. The line is drawn with
+    carriage returns and spaces alone, and the cursor is left in its first column, so there is
+    nothing to restore, whatever becomes of the program.
+
+    Args:
+        console: for the error stream; nothing is shown unless it is a terminal that can do this.
+        enabled: False to show nothing at all.
+        clock: tells how long it has been.
+    """
+
+    def __init__(
+        self, console: Console, *, enabled: bool = True, clock: Clock | None = None
+    ) -> None:
+        self._console = console
+        self._clock = clock or SystemClock()
+        self._enabled = enabled and console.file.isatty() and not console.is_dumb_terminal
+        self._waits: dict[str, Callable[[float], tuple[str, str]]] = {}
+        self._since: float | None = None
+        self._drawn_cells = 0
+        encoding = (getattr(console.file, "encoding", None) or "utf-8").lower()
+        self._fancy = encoding.replace("-", "").startswith("utf")
+        self._frames = itertools.cycle(_FRAMES if self._fancy else _ASCII_FRAMES)
+
+    def take(self, event: Event) -> None:
+        """Follow the request: what is waited for, and when the waiting is over."""
+        match event:
+            case AttemptStarted():
+                self._wait_for(event.tier, _asked(event))
+            case RetryScheduled():
+                now = self._clock.monotonic()
+                self._wait_for(event.tier, _again(event, at=now + event.wait_s))
+            case AttemptFailed():
+                self._waits.pop(event.attempt.tier, None)
+            case Token() | Answered():
+                self.stop()
+
+    def tick(self) -> None:
+        """Draw the line anew, once there has been something to wait for long enough."""
+        if not self._enabled or not self._waits or self._since is None:
+            return
+        now = self._clock.monotonic()
+        waited_s = now - self._since
+        if waited_s < _SHOWN_AFTER_S:
+            return
+        parts = [describe(now) for describe in self._waits.values()]
+        if len(parts) == 1:
+            head, detail = parts[0]
+        else:
+            head, detail = " and ".join(self._waits), ""
+        line = self._fitted(head, detail, int(waited_s))
+        self._draw(f"{next(self._frames)} {line}")
+
+    def clear(self) -> None:
+        """Take the line off the screen; the next `tick` brings it back."""
+        if self._drawn_cells:
+            blank = " " * self._drawn_cells
+            self._drawn_cells = 0
+            write(self._console.file, f"\r{blank}\r")
+
+    def stop(self) -> None:
+        """Take the line off the screen and wait for nothing more."""
+        self.clear()
+        self._waits.clear()
+        self._since = None
+
+    def _wait_for(self, tier: str, describe: Callable[[float], tuple[str, str]]) -> None:
+        if self._since is None:
+            self._since = self._clock.monotonic()
+        self._waits[tier] = describe
+
+    def _fitted(self, head: str, detail: str, waited_s: int) -> str:
+        """Shorten the detail, then the head, so that the line leaves the last column free."""
+        tail = f" {'·' if self._fancy else '-'} {waited_s} s"
+        room = max(self._console.width - 3 - len(tail), 0)
+        head = self._cut(head, room)
+        detail = self._cut(detail, room - len(head))
+        return head + detail + tail
+
+    def _cut(self, text: str, limit: int) -> str:
+        if len(text) <= limit:
+            return text
+        mark = "…" if self._fancy else "..."
+        return text[: limit - len(mark)].rstrip() + mark if limit > len(mark) + 3 else ""
+
+    def _draw(self, line: str) -> None:
+        from rich.cells import cell_len, set_cell_size
+
+        room = max(self._console.width - 1, 1)
+        if cell_len(line) > room:
+            line = set_cell_size(line, room)
+        cells = cell_len(line)
+        padding = " " * min(max(self._drawn_cells - cells, 0), room - cells)
+        self._drawn_cells = cells
+        write(self._console.file, f"\r{line}{padding}\r")
+
+
+def _asked(event: AttemptStarted) -> Callable[[float], tuple[str, str]]:
+    again = f", try {event.number}" if event.number > 1 else ""
+    model = f" ({one_line(event.model)})" if event.model else ""
+    return lambda _now: (f"{one_line(event.tier)}{again}", model)
+
+
+def _again(event: RetryScheduled, *, at: float) -> Callable[[float], tuple[str, str]]:
+    why = describe_error(event.error)
+    return lambda now: (
+        f"{one_line(event.tier)} again in {max(at - now, 0.0):.0f} s",
+        f": {why}",
+    )
