@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
-from tieredllm.errors import ErrorKind, NoAnswerError, UsageError
+from tieredllm.errors import ErrorKind, NoAnswerError, ProfileError, UsageError
 from tieredllm.paths import Places
-from tieredllm.profile.schema import Profile
+from tieredllm.profile.schema import Profile, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.store.database import Database
 from tieredllm.store.health import SqliteHealth
@@ -73,11 +73,12 @@ class FallbackManager:
 
             profile = load_profile(str(profile) if profile is not None else None, self.places)
         self.profile = profile
+        _check_rules(profile)
         self._check_tiers(simulate or {})
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._http = HttpClients()
-        around = Surroundings(
+        self._around = Surroundings(
             places=self.places,
             keys=Keys(self._env, self.places.keys_file),
             http=self._http,
@@ -86,7 +87,7 @@ class FallbackManager:
             verbose=verbose,
         )
         self.plans = tuple(
-            TierPlan(tier=tier, level=level, backends=make_backends(tier, around))
+            TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))
             for level, tier in enumerate(profile.tiers)
         )
         self.database = Database(self.places.state_db if persist else None)
@@ -173,6 +174,11 @@ class FallbackManager:
 
         return asyncio.run(once())
 
+    def secrets(self) -> list[str]:
+        """Give the secrets in use, so that whoever keeps a text can strike them out."""
+        values = (self._keys.get(name) for name in variables_of(self.profile))
+        return [value for value in values if value]
+
     async def check(self, *, deep: bool = False) -> HealthReport:
         """Probe every tier at the same time and tell how each is.
 
@@ -182,6 +188,34 @@ class FallbackManager:
         from tieredllm.probing import check
 
         return await check(self.plans, self._health, deep=deep)
+
+    async def use_model(self, tier: str, model: str) -> None:
+        """Ask another model in one tier from now on; its alternates stay.
+
+        Args:
+            tier: a tier's name.
+            model: what the tier's own provider calls the model.
+
+        Raises:
+            UsageError: there is no such tier, or it has no model.
+        """
+        from msgspec.structs import replace
+
+        from tieredllm.providers.factory import make_backends
+
+        self._check_tiers([tier])
+        plan = next(plan for plan in self.plans if plan.tier.name == tier)
+        if plan.tier.model is None:
+            reason = f"tier {tier} has no model to choose"
+            raise UsageError(reason)
+        changed = replace(plan.tier, model=model)
+        former, *alternates = plan.backends
+        own = make_backends(changed, self._around)[0]
+        plans = list(self.plans)
+        plans[plan.level] = replace(plan, tier=changed, backends=(own, *alternates))
+        self.plans = tuple(plans)
+        self.profile = replace(self.profile, tiers=tuple(plan.tier for plan in plans))
+        await former.aclose()
 
     def forget(self) -> None:
         """Forget all health and every rejected parameter: the next request tries everything."""
@@ -212,6 +246,24 @@ class FallbackManager:
                     f"profile {self.profile.name} has no tier {name!r}: it has {', '.join(known)}"
                 )
                 raise UsageError(reason)
+
+
+def _check_rules(profile: Profile) -> None:
+    """Report the mistakes of the user's own rule files; the built-in rules have none.
+
+    Raises:
+        ProfileError: they have some.
+    """
+    files = {
+        tier.rules for tier in profile.tiers if tier.provider == "rules" and tier.rules != "builtin"
+    }
+    if not files:
+        return
+    from tieredllm.rules.loading import check_rules_file
+
+    mistakes = [mistake for file in sorted(files) for mistake in check_rules_file(file)]
+    if mistakes:
+        raise ProfileError(mistakes)
 
 
 def _as_prompt(prompt: PromptLike, system: str | None) -> Prompt:

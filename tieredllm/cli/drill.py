@@ -8,6 +8,7 @@ import typer
 
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
+from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
 
 if TYPE_CHECKING:
     from tieredllm.rehearsal import Rehearsal
@@ -28,6 +29,10 @@ EXAMPLES = """Examples:
 def drill(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    profile: Profile = None,
+    no_color: NoColor = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Rehearse every fault on every tier, without a network.
 
@@ -38,6 +43,7 @@ def drill(
     from tieredllm.client import FallbackManager
     from tieredllm.rehearsal import rehearse
 
+    apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
     session = current()
     manager = FallbackManager(
         session.profile_name, env=session.env, places=session.places, persist=False

@@ -9,6 +9,7 @@ import typer
 
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
+from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
     from tieredllm.probing import HealthReport, TierReport
 
-__all__ = ["app"]
+__all__ = ["app", "print_report"]
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -63,6 +64,10 @@ def health(
     reset: Annotated[
         bool, typer.Option("--reset", help="Forget all failures first: every circuit is closed.")
     ] = False,
+    profile: Profile = None,
+    no_color: NoColor = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Probe and show every tier.
 
@@ -71,6 +76,7 @@ def health(
     """
     from tieredllm.client import FallbackManager
 
+    apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
     session = current()
     manager = FallbackManager(
         session.profile_name, env=session.env, places=session.places, verbose=session.verbose
@@ -81,7 +87,7 @@ def health(
         asyncio.run(_watched(manager, session, seconds, deep=deep, as_json=as_json))
         return
     report = asyncio.run(_once(manager, deep=deep))
-    _print(report, session, as_json=as_json)
+    print_report(report, session, as_json=as_json)
     if manager.database.trouble:
         session.say(f"tieredllm: health is not remembered: {manager.database.trouble}")
     raise typer.Exit(_code(report, strict=strict))
@@ -101,7 +107,7 @@ async def _watched(
     try:
         if as_json or not session.stdout.isatty():
             while True:
-                _print(await manager.check(deep=deep), session, as_json=as_json)
+                print_report(await manager.check(deep=deep), session, as_json=as_json)
                 session.stdout.flush()
                 await asyncio.sleep(seconds)
         from rich.live import Live
@@ -125,7 +131,8 @@ def _code(report: HealthReport, *, strict: bool) -> ExitCode:
     return ExitCode.OK
 
 
-def _print(report: HealthReport, session: Session, *, as_json: bool) -> None:
+def print_report(report: HealthReport, session: Session, *, as_json: bool) -> None:
+    """Print how every tier is: a table on a terminal, else a line each; or one JSON object."""
     if as_json:
         import msgspec
 

@@ -22,11 +22,13 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["closed", "open", "half_open"] = "closed"
     """`half_open`: the cooldown is over and one request may probe, or is probing."""
     degraded: bool = False
-    """Whether the window breaks a threshold while the circuit is closed."""
+    """Whether the window breaks a threshold while the circuit is closed. Where degraded backends
+    are skipped (`auto_skip_degraded`) it opens instead, so that it is probed after a cooldown."""
     reason: str | None = None
     """Why it is open or degraded, for people."""
     retry_at: float | None = None
-    """When an open circuit may be probed; seconds since the epoch."""
+    """When an open circuit may be probed, or since when a half-open one may; seconds since the
+    epoch."""
 
 
 class TurnResult(msgspec.Struct, frozen=True, kw_only=True):

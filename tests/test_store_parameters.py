@@ -1,0 +1,70 @@
+"""Tests of the memory of rejected parameters."""
+
+from __future__ import annotations
+
+from store_support import FakeClock
+
+from tieredllm.engine.ports import ParameterMemory
+from tieredllm.store.database import Database
+from tieredllm.store.parameters import SqliteParameters
+
+
+def test_what_a_backend_rejects_is_known_to_every_process(tmp_path):
+    """A parameter that was rejected once is left out by other processes too, for this backend."""
+    path, clock = tmp_path / "state.db", FakeClock()
+    with Database(path) as database:
+        memory: ParameterMemory = SqliteParameters(database, clock)
+        memory.reject("b", "temperature")
+        memory.reject("b", "top_p")
+        memory.reject("b", "top_p")
+    with Database(path) as database:
+        memory = SqliteParameters(database, clock)
+
+        assert memory.rejected("b") == {"temperature", "top_p"}
+        assert memory.rejected("another") == frozenset()
+
+
+def test_asking_makes_no_file(tmp_path):
+    """Nothing is known where nothing was learned, and no file is made to find that out."""
+    with Database(tmp_path / "state" / "state.db") as database:
+        memory = SqliteParameters(database)
+        memory.reset()
+
+        assert memory.rejected("b") == frozenset()
+    assert not (tmp_path / "state").exists()
+
+
+def test_it_is_forgotten_after_thirty_days(tmp_path):
+    """A parameter is tried again after a month, unless it was rejected again meanwhile."""
+    clock = FakeClock()
+    with Database(tmp_path / "state.db") as database:
+        memory = SqliteParameters(database, clock)
+        memory.reject("b", "old")
+        memory.reject("b", "renewed")
+        clock.now += 29 * 86_400
+        memory.reject("b", "renewed")
+        before = memory.rejected("b")
+        clock.now += 86_400
+        after = memory.rejected("b")
+        memory.reject("b", "new")
+        kept = database.read(
+            lambda c: c.execute("SELECT count(*) FROM rejected_parameters").fetchone()[0], 0
+        )
+
+    assert (before, after) == ({"old", "renewed"}, {"renewed"})
+    assert kept == 2
+
+
+def test_reset_forgets_one_or_all(tmp_path):
+    """What one backend rejects, or everyone, can be forgotten."""
+    with Database(tmp_path / "state.db") as database:
+        memory = SqliteParameters(database)
+        for identity in "abc":
+            memory.reject(identity, "top_p")
+        memory.reset("a")
+        one = [bool(memory.rejected(identity)) for identity in "abc"]
+        memory.reset()
+
+        assert one == [False, True, True]
+        assert not any(memory.rejected(identity) for identity in "abc")
+        assert database.trouble is None

@@ -1,0 +1,318 @@
+"""Remember across processes how each backend does: the engine's `HealthMemory` in SQLite.
+
+A backend has a row with its circuit and, for each recent slice of time, a row that sums up its
+requests; a decision reads some thirty rows, however many requests there were. The decisions
+themselves are in `engine/breaker.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tieredllm.clock import Clock, SystemClock
+from tieredllm.engine import breaker
+from tieredllm.engine.breaker import Circuit
+from tieredllm.engine.ports import Standing, TurnResult
+from tieredllm.engine.window import NOTHING, Window
+from tieredllm.profile.schema import HealthSettings
+from tieredllm.store.database import Database
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+__all__ = ["SqliteHealth", "WindowReport"]
+
+SLICES = 30
+"""Into how many slices a window is divided. A slice is forgotten when its last request leaves the
+window, so a request counts for up to a thirtieth of the window too long."""
+
+LEASE_S = 30.0
+"""How long a probe may take before another request may probe too, in seconds."""
+
+FORGET_S = 30 * 86_400.0
+"""A circuit that has not changed for this long is dropped: its key or model is gone for good."""
+
+# The names of columns are put into statements below (hence S608): they come from here alone.
+CIRCUIT_FIELDS = Circuit.__struct_fields__
+WINDOW_FIELDS = Window.__struct_fields__
+JUDGED_FIELDS = tuple(field for field in WINDOW_FIELDS if field != "latencies")
+"""What a decision reads of a slice: the histogram is for people, and the costly part to decode."""
+
+UNKNOWN = (Circuit(), NOTHING)
+"""What is known of a backend that was never asked."""
+
+
+class WindowReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold one backend's window as `health --json` shows it."""
+
+    requests: int
+    success_rate: float | None
+    """0 to 1; None when there was no request."""
+    avg_latency_s: float | None
+    """Of the requests that succeeded; None when none did."""
+    p95_latency_s: float | None
+    """Of the requests that succeeded; off by at most 5 %."""
+    error_counts: dict[str, int]
+
+
+class SqliteHealth:
+    """Be the engine's memory of health, shared by every process of the user.
+
+    Where the database can't be used, no backend is known and every one is closed.
+
+    Args:
+        database: where it is kept.
+        settings: the thresholds of the profile in use.
+        clock: the time; what is stored is wall-clock time, which processes share.
+        lease_s: how long a probe may take before another request may probe too, in seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: HealthSettings,
+        clock: Clock | None = None,
+        *,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._lease_s = lease_s
+        self._window_s = settings.window_minutes * 60
+        self._leases: dict[str, str] = {}
+
+    def standings(self, identities: Sequence[str]) -> dict[str, Standing]:
+        """Tell how the backends stand now; one that is unknown is closed. Takes one query."""
+        now = self._clock.wall()
+        nothing: dict[str, tuple[Circuit, Window]] = {}
+        known = self._database.read(
+            lambda connection: self._load(connection, identities, now), nothing
+        )
+        return {
+            identity: breaker.standing(
+                *known.get(identity, UNKNOWN), now=now, settings=self._settings
+            )
+            for identity in identities
+        }
+
+    def acquire_probe(self, identity: str) -> bool:
+        """Take the one lease to probe a half-open backend; False when another request holds it.
+
+        While the file is locked, so that the lease can't be written down, the answer is no, lest
+        many probe at once. It is yes when the cooldown has been over for as long as a lease lasts:
+        then the lock is no passing one, and the backend would never be asked again. A file that
+        can't be written at all is as good as none: the backend counts as closed.
+        """
+        now = self._clock.wall()
+        owner = os.urandom(8).hex()
+
+        def take(connection: Connection) -> bool:
+            circuit, window = self._load_one(connection, identity, now)
+            leased = breaker.lease(
+                circuit,
+                window,
+                now=now,
+                settings=self._settings,
+                owner=owner,
+                lease_s=self._lease_s,
+            )
+            if leased is None:
+                return False
+            if leased != circuit:
+                _store_circuit(connection, identity, leased, now)
+            return True
+
+        taken = self._database.write(take, None)
+        if taken is None:
+            standing = self.standings([identity])[identity]
+            if standing.state != "half_open" or standing.retry_at is None:
+                return standing.state == "closed"
+            return now >= standing.retry_at + self._lease_s
+        if taken:
+            self._leases[identity] = owner
+        return taken
+
+    def record(self, result: TurnResult) -> None:
+        """Take note of one backend's turn, move its circuit, and give its lease back."""
+        self.record_all([result])
+
+    def record_all(self, results: Iterable[TurnResult]) -> None:
+        """Take note of several turns, in order and in one transaction."""
+        now = self._clock.wall()
+        noted = [
+            (result, self._leases.pop(result.identity, None) if result.probe else None)
+            for result in results
+        ]
+
+        def note(connection: Connection) -> None:
+            before = self._load(connection, sorted({result.identity for result, _ in noted}), now)
+            after = dict(before)
+            added: dict[tuple[str, int], list[Window]] = {}
+            for result, owner in noted:
+                circuit, window = after.get(result.identity, UNKNOWN)
+                moved, request = self._judge(circuit, window, result, owner, now)
+                kept = window if moved.era == circuit.era else NOTHING
+                after[result.identity] = moved, kept.plus(request)
+                added.setdefault((result.identity, moved.era), []).append(request)
+            for identity, (circuit, _) in after.items():
+                known, window = before.get(identity, UNKNOWN)
+                # A row that is written now and then is not taken for one that nobody needs.
+                if circuit != known or not window.requests:
+                    _store_circuit(connection, identity, circuit, now)
+            for (identity, era), requests in added.items():
+                self._add(connection, identity, era, Window.total(requests), now)
+
+        self._database.write(note, None, keep=True)
+
+    def window(self, identity: str) -> WindowReport:
+        """Sum up a backend's requests in the window, those before its last recovery too."""
+        now = self._clock.wall()
+
+        def load(connection: Connection) -> Window:
+            rows = connection.execute(
+                f"SELECT {_columns('s', WINDOW_FIELDS)} FROM window_slices AS s"  # noqa: S608
+                " WHERE s.identity = ? AND s.last_at > ? AND s.last_at <= ?",
+                (identity, now - self._window_s, now + self._window_s),
+            )
+            return Window.total(_window(WINDOW_FIELDS, row) for row in rows)
+
+        window = self._database.read(load, NOTHING)
+        return WindowReport(
+            requests=window.requests,
+            success_rate=window.success_rate,
+            avg_latency_s=window.avg_latency_s,
+            p95_latency_s=window.p95_latency_s,
+            error_counts=dict(window.errors),
+        )
+
+    def reset(self, identity: str | None = None) -> None:
+        """Forget one backend's health, or everyone's."""
+
+        def forget(connection: Connection) -> None:
+            for table in ("circuits", "window_slices"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE ?1 IS NULL OR identity = ?1",  # noqa: S608
+                    (identity,),
+                )
+
+        self._database.write(forget, None, creates=False)
+
+    def _judge(
+        self, circuit: Circuit, before: Window, result: TurnResult, owner: str | None, now: float
+    ) -> tuple[Circuit, Window]:
+        """Say what a turn makes of a circuit, and what it adds to the window."""
+        if result.ok:
+            request = Window.of(result, at=now)
+            moved = breaker.after_success(
+                circuit, before, request, now=now, settings=self._settings
+            )
+            return moved, request
+        request = Window.of(result, at=now) if result.counts else NOTHING
+        moved = breaker.after_failure(
+            circuit,
+            before,
+            request,
+            now=now,
+            settings=self._settings,
+            kind=result.kind,
+            bench_s=result.bench_s,
+            probed=owner is not None and owner == circuit.lease_owner,
+        )
+        return moved, request
+
+    def _load(
+        self, connection: Connection, identities: Sequence[str], now: float
+    ) -> dict[str, tuple[Circuit, Window]]:
+        """Read circuits and windows of the current eras, in one query."""
+        marks = ",".join("?" * len(identities))
+        rows = connection.execute(
+            f"SELECT c.identity, {_columns('c', CIRCUIT_FIELDS)}, {_columns('s', JUDGED_FIELDS)}"  # noqa: S608
+            " FROM circuits AS c LEFT JOIN window_slices AS s"
+            " ON s.identity = c.identity AND s.era = c.era AND s.last_at > ? AND s.last_at <= ?"
+            f" WHERE c.identity IN ({marks})",
+            # Slices from the future are those of a clock that was wrong.
+            (now - self._window_s, now + self._window_s, *identities),
+        )
+        circuits: dict[str, Circuit] = {}
+        slices: dict[str, list[Window]] = {}
+        split = 1 + len(CIRCUIT_FIELDS)
+        for row in rows:
+            identity = row[0]
+            if identity not in circuits:
+                fields = dict(zip(CIRCUIT_FIELDS, row[1:split], strict=True))
+                circuits[identity] = msgspec.convert(fields, Circuit)
+            slices.setdefault(identity, []).append(_window(JUDGED_FIELDS, row[split:]))
+        return {
+            identity: (circuit, Window.total(slices[identity]))
+            for identity, circuit in circuits.items()
+        }
+
+    def _load_one(
+        self, connection: Connection, identity: str, now: float
+    ) -> tuple[Circuit, Window]:
+        return self._load(connection, [identity], now).get(identity, UNKNOWN)
+
+    def _add(
+        self, connection: Connection, identity: str, era: int, request: Window, now: float
+    ) -> None:
+        """Add to a slice of the window; its first request clears what is out of date."""
+        if not request.requests:
+            return
+        width_s = self._window_s / SLICES
+        starts_at = now // width_s * width_s
+        row = connection.execute(
+            f"SELECT {_columns('s', WINDOW_FIELDS)} FROM window_slices AS s"  # noqa: S608
+            " WHERE identity = ? AND era = ? AND starts_at = ?",
+            (identity, era, starts_at),
+        ).fetchone()
+        if row is None:
+            connection.execute(
+                "DELETE FROM window_slices WHERE keep_until <= ? OR last_at > ?",
+                (now, now + self._window_s),
+            )
+            connection.execute(
+                "DELETE FROM circuits WHERE changed_at <= ? AND identity <> ?",
+                (now - FORGET_S, identity),
+            )
+        total = request if row is None else _window(WINDOW_FIELDS, row).plus(request)
+        connection.execute(
+            "INSERT OR REPLACE INTO window_slices"  # noqa: S608
+            f" (identity, era, starts_at, keep_until, {', '.join(WINDOW_FIELDS)})"
+            f" VALUES (?, ?, ?, ?, {', '.join('?' * len(WINDOW_FIELDS))})",
+            (identity, era, starts_at, now + self._window_s, *_values(total)),
+        )
+
+
+def _columns(alias: str, fields: Sequence[str]) -> str:
+    return ", ".join(f"{alias}.{field}" for field in fields)
+
+
+def _window(names: Sequence[str], values: Sequence[Any]) -> Window:
+    """Read the columns of a slice; all NULL when there is none."""
+    fields = dict(zip(names, values, strict=True))
+    if fields["requests"] is None:
+        return NOTHING
+    fields["errors"] = msgspec.json.decode(fields["errors"], type=dict[str, int])
+    if "latencies" in fields:
+        fields["latencies"] = msgspec.json.decode(fields["latencies"], type=dict[int, int])
+    return msgspec.convert(fields, Window)
+
+
+def _values(window: Window) -> list[Any]:
+    fields = msgspec.structs.asdict(window)
+    fields["errors"] = msgspec.json.encode(window.errors).decode()
+    fields["latencies"] = msgspec.json.encode(window.latencies).decode()
+    return [fields[name] for name in WINDOW_FIELDS]
+
+
+def _store_circuit(connection: Connection, identity: str, circuit: Circuit, now: float) -> None:
+    connection.execute(
+        f"INSERT OR REPLACE INTO circuits (identity, changed_at, {', '.join(CIRCUIT_FIELDS)})"  # noqa: S608
+        f" VALUES (?, ?, {', '.join('?' * len(CIRCUIT_FIELDS))})",
+        (identity, now, *msgspec.structs.astuple(circuit)),
+    )

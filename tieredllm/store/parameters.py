@@ -1,0 +1,67 @@
+"""Remember which request parameters a backend rejects: the engine's `ParameterMemory`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tieredllm.clock import Clock, SystemClock
+from tieredllm.store.database import Database
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+__all__ = ["SqliteParameters"]
+
+FORGET_S = 30 * 86_400.0
+"""After 30 days a parameter is tried again: servers learn new ones."""
+
+
+class SqliteParameters:
+    """Be the engine's memory of rejected parameters, shared by every process of the user.
+
+    Args:
+        database: where it is kept.
+        clock: the time.
+    """
+
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        self._database = database
+        self._clock = clock or SystemClock()
+
+    def rejected(self, identity: str) -> frozenset[str]:
+        """Give the wire names this backend has named as unsupported in the last 30 days."""
+        since = self._clock.wall() - FORGET_S
+
+        def load(connection: Connection) -> frozenset[str]:
+            rows = connection.execute(
+                "SELECT parameter FROM rejected_parameters WHERE identity = ? AND learned_at > ?",
+                (identity, since),
+            )
+            return frozenset(parameter for (parameter,) in rows)
+
+        return self._database.read(load, frozenset())
+
+    def reject(self, identity: str, parameter: str) -> None:
+        """Remember one, for 30 days from now."""
+        now = self._clock.wall()
+
+        def note(connection: Connection) -> None:
+            connection.execute(
+                "DELETE FROM rejected_parameters WHERE learned_at <= ?", (now - FORGET_S,)
+            )
+            connection.execute(
+                "INSERT OR REPLACE INTO rejected_parameters VALUES (?, ?, ?)",
+                (identity, parameter, now),
+            )
+
+        self._database.write(note, None, keep=True)
+
+    def reset(self, identity: str | None = None) -> None:
+        """Forget what one backend rejects, or everyone."""
+
+        def forget(connection: Connection) -> None:
+            connection.execute(
+                "DELETE FROM rejected_parameters WHERE ?1 IS NULL OR identity = ?1", (identity,)
+            )
+
+        self._database.write(forget, None, creates=False)

@@ -1,0 +1,138 @@
+"""Define the tables of `state.db`, as the steps that make them.
+
+A step is a list of statements; step *n* takes a database from version *n* to *n + 1*. What was
+released is never edited: a change of the schema is one more step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+__all__ = ["APPLICATION_ID", "STEPS", "Steps"]
+
+Steps = Sequence[Iterable[str]]
+
+APPLICATION_ID = 0x544C4C4D
+"""Marks the file as ours in SQLite's header (`PRAGMA application_id`): "TLLM" in ASCII."""
+
+STEPS: Steps = (
+    (
+        # One row per backend: its circuit (engine/breaker.py has the meaning of the columns).
+        """CREATE TABLE circuits (
+            identity TEXT PRIMARY KEY NOT NULL,
+            failures INTEGER NOT NULL,
+            opened_at REAL,
+            cooldown_s REAL NOT NULL,
+            benched_at REAL,
+            bench_s REAL NOT NULL,
+            cause TEXT,
+            lease_owner TEXT,
+            leased_at REAL NOT NULL,
+            lease_s REAL NOT NULL,
+            era INTEGER NOT NULL,
+            changed_at REAL NOT NULL
+        ) WITHOUT ROWID""",
+        # A slice of a backend's window summed up (engine/window.py): what a decision reads is
+        # bounded by the number of slices, not by the number of requests.
+        """CREATE TABLE window_slices (
+            identity TEXT NOT NULL,
+            era INTEGER NOT NULL,
+            starts_at REAL NOT NULL,
+            keep_until REAL NOT NULL,
+            requests INTEGER NOT NULL,
+            successes INTEGER NOT NULL,
+            latency_s REAL NOT NULL,
+            slowest_s REAL NOT NULL,
+            last_at REAL NOT NULL,
+            errors TEXT NOT NULL,
+            latencies TEXT NOT NULL,
+            PRIMARY KEY (identity, era, starts_at)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE rejected_parameters (
+            identity TEXT NOT NULL,
+            parameter TEXT NOT NULL,
+            learned_at REAL NOT NULL,
+            PRIMARY KEY (identity, parameter)
+        ) WITHOUT ROWID""",
+        # `is_turn`: the answer is complete and a model's, so a conversation goes on from it.
+        # `reusable_as`: a hash of what was asked, set when the answer may be given again.
+        """CREATE TABLE requests (
+            number INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            asked_at REAL NOT NULL,
+            profile TEXT NOT NULL,
+            conversation_id TEXT NOT NULL,
+            is_turn INTEGER NOT NULL,
+            reusable_as TEXT,
+            question TEXT NOT NULL,
+            system TEXT,
+            attachments TEXT NOT NULL,
+            text TEXT,
+            tier TEXT,
+            level INTEGER,
+            provider TEXT,
+            model TEXT,
+            latency_ms REAL NOT NULL,
+            first_token_ms REAL,
+            finish_reason TEXT,
+            truncated INTEGER NOT NULL,
+            prompt_tokens INTEGER,
+            completion_tokens INTEGER,
+            original_error TEXT,
+            ref_code TEXT,
+            intent TEXT,
+            cached_at TEXT,
+            error TEXT
+        )""",
+        "CREATE INDEX requests_by_time ON requests (asked_at)",
+        "CREATE INDEX requests_by_conversation ON requests (conversation_id, number)",
+        """CREATE INDEX requests_by_reuse ON requests (reusable_as, asked_at)
+            WHERE reusable_as IS NOT NULL""",
+        "CREATE INDEX requests_by_code ON requests (ref_code) WHERE ref_code IS NOT NULL",
+        """CREATE TABLE attempts (
+            request INTEGER NOT NULL REFERENCES requests (number),
+            position INTEGER NOT NULL,
+            tier TEXT NOT NULL,
+            level INTEGER NOT NULL,
+            provider TEXT NOT NULL,
+            model TEXT NOT NULL,
+            outcome TEXT NOT NULL,
+            kind TEXT,
+            message TEXT,
+            status INTEGER,
+            retry_after_s REAL,
+            reason TEXT,
+            started_ms REAL NOT NULL,
+            duration_ms REAL NOT NULL,
+            first_token_ms REAL,
+            PRIMARY KEY (request, position)
+        ) WITHOUT ROWID""",
+    ),
+    (
+        # One row per profile, channel and cause (store/outbox_entry.py has the columns' meaning).
+        """CREATE TABLE outbox (
+            profile TEXT NOT NULL,
+            channel TEXT NOT NULL,
+            cause TEXT NOT NULL,
+            id TEXT NOT NULL,
+            severity INTEGER NOT NULL,
+            body TEXT NOT NULL,
+            waiting INTEGER NOT NULL,
+            first_at REAL NOT NULL,
+            last_at REAL NOT NULL,
+            held_from REAL NOT NULL,
+            held_s REAL NOT NULL,
+            tries INTEGER NOT NULL,
+            last_error TEXT,
+            lease_owner TEXT,
+            leased_at REAL NOT NULL,
+            lease_s REAL NOT NULL,
+            sent_at REAL,
+            sent_severity INTEGER NOT NULL,
+            is_open INTEGER NOT NULL,
+            told INTEGER NOT NULL,
+            opened_at REAL,
+            PRIMARY KEY (profile, channel, cause)
+        ) WITHOUT ROWID""",
+    ),
+)
