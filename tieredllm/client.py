@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -13,6 +12,7 @@ from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.errors import ErrorKind, NoAnswerError, ProfileError, UsageError
+from tieredllm.loop import run
 from tieredllm.paths import Places
 from tieredllm.profile.schema import Profile, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
@@ -77,7 +77,7 @@ class FallbackManager:
         self._check_tiers(simulate or {})
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
-        self._http = HttpClients()
+        self._http = HttpClients(self._clock)
         self._around = Surroundings(
             places=self.places,
             keys=Keys(self._env, self.places.keys_file),
@@ -172,11 +172,11 @@ class FallbackManager:
             finally:
                 await self._http.aclose()
 
-        return asyncio.run(once())
+        return run(once())
 
     def secrets(self) -> list[str]:
         """Give the secrets in use, so that whoever keeps a text can strike them out."""
-        values = (self._keys.get(name) for name in variables_of(self.profile))
+        values = (self._around.keys.get(name) for name in variables_of(self.profile))
         return [value for value in values if value]
 
     async def check(self, *, deep: bool = False) -> HealthReport:

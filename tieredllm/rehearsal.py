@@ -17,6 +17,7 @@ from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.engine.ports import NoMemory
 from tieredllm.errors import ErrorKind
+from tieredllm.loop import run
 from tieredllm.profile.schema import Profile
 from tieredllm.prompts.tokens import estimate_tokens
 from tieredllm.providers.base import (
@@ -79,7 +80,7 @@ def rehearse(profile: Profile, plans: Sequence[TierPlan]) -> list[Rehearsal]:
     The tiers without a fault answer if they could now: a tier that is not configured, or whose
     local model is not there, stays what it is.
     """
-    ready = asyncio.run(_ready(plans))
+    ready = run(_ready(plans))
     models = [plan.tier.name for plan in plans if plan.is_language_model]
     cases = [_Case(name, {name}, kind) for name in models for kind in ErrorKind]
     cases.append(_Case("every model", set(models), ErrorKind.CONNECTION))
@@ -119,7 +120,7 @@ def _one(
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         loop = runner.get_loop()
         clock = LoopClock(loop)
-        run = Run(
+        request = Run(
             plans=played,
             profile=profile,
             prompt=Prompt(question=QUESTION),
@@ -130,7 +131,7 @@ def _one(
             clock=clock,
             rng=random.Random(0),  # noqa: S311 - jitter is no secret, and a rehearsal repeats
         )
-        answer = runner.run(_answer(run))
+        answer = runner.run(_answer(request))
     last = answer.error.kind if answer.error else None
     return Rehearsal(
         tier=case.name,

@@ -112,6 +112,7 @@ def ask(
     """
     from tieredllm.cli.asking import AskJob, perform
     from tieredllm.cli.intake import question_and_attachments
+    from tieredllm.cli.request_options import pairs
     from tieredllm.errors import UsageError
 
     apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
@@ -131,7 +132,7 @@ def ask(
             question=question,
             attachments=attachments,
             system=system,
-            models=_pairs(model or [], "--model", "TIER=MODEL"),
+            models=pairs(model or [], "--model", "TIER=MODEL"),
             tier=tier,
             fallback=not no_fallback,
             require_llm=require_llm,
@@ -144,7 +145,7 @@ def ask(
             conversation=cid if cid is not None else ("" if continue_last else None),
             usage=usage,
             log=not no_log,
-            faults=_pairs(simulate or [], "--simulate", "TIER=FAULT"),
+            faults=pairs(simulate or [], "--simulate", "TIER=FAULT"),
         ),
     )
     raise typer.Exit(code)
@@ -157,27 +158,10 @@ def _is_interactive(session: Session) -> bool:
 def _check(
     *, deadline: float | None, stream: bool, no_stream: bool, cid: str | None, last: bool
 ) -> None:
+    from tieredllm.cli.request_options import check_common
     from tieredllm.errors import UsageError
 
-    if deadline is not None and not 0 < deadline <= 86_400:
-        reason = f"--deadline must be above 0 and at most 86400 seconds, not {deadline:g}"
-        raise UsageError(reason)
+    check_common(deadline=deadline, cid=cid, last=last)
     if stream and no_stream:
         reason = "--stream and --no-stream exclude each other"
         raise UsageError(reason)
-    if cid is not None and last:
-        reason = "--cid and --continue exclude each other"
-        raise UsageError(reason)
-
-
-def _pairs(given: list[str], option: str, shape: str) -> dict[str, str]:
-    from tieredllm.errors import UsageError
-
-    pairs: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            reason = f"{option} takes {shape}, not {text!r}"
-            raise UsageError(reason)
-        pairs[name] = value
-    return pairs

@@ -2,52 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tieredllm.cli.context import Session
+from tieredllm.render.showing import View
 from tieredllm.types import Event, Token
 
 if TYPE_CHECKING:
-    from tieredllm.cli.asking import AskJob
     from tieredllm.render.spinner import Spinner
 
-__all__ = ["View", "make_view"]
+__all__ = ["make_view"]
 
 
-class View(Protocol):
-    """Show a request while it goes on."""
-
-    def handle(self, event: Event) -> None:
-        """Take the next event."""
-        ...
-
-    def tick(self) -> None:
-        """Bring up to date what is shown while waiting; called some ten times a second."""
-        ...
-
-    def close(self) -> None:
-        """Leave the terminal as it should be; may be called again."""
-        ...
-
-
-def make_view(session: Session, job: AskJob) -> tuple[View, bool]:
+def make_view(
+    session: Session,
+    *,
+    raw: bool,
+    stream: bool = False,
+    no_stream: bool = False,
+    printed_later: bool = False,
+    heading: Callable[[str], str | None] | None = None,
+) -> tuple[View, bool]:
     """Choose the view, and say whether it needs ticks.
 
     On a terminal the answer streams and is rendered. Anything else gets one tier's complete answer,
-    unless `--stream` asks for it as it comes. With `--json` and `--extract` the answer is printed
-    afterwards, by whoever asked. What is waited for shows on stderr whenever that is a terminal.
+    unless it is asked for as it comes. What is waited for shows on stderr whenever that is a
+    terminal.
+
+    Args:
+        session: the streams.
+        raw: don't render Markdown.
+        stream: print the answer as it comes, even into a pipe.
+        no_stream: print the answer when it is complete, even on a terminal.
+        printed_later: print no answer; whoever asks does, as for `--json` and `--extract`.
+        heading: on a terminal, gives the dim line above a tier's text, by the tier's name.
     """
-    printed_later = job.as_json or job.extract
     if session.stdout.isatty() and not printed_later:
         from tieredllm.render.terminal import TerminalAnswer
 
         view: View = TerminalAnswer(
             stdout_console=session.console(),
             stderr_console=session.console(stderr=True),
-            raw=job.raw,
+            raw=raw,
             quiet=session.quiet,
             verbose=session.verbose,
-            stream=not job.no_stream,
+            stream=not no_stream,
+            heading=heading,
         )
         return view, True
     from tieredllm.render.plain import PlainAnswer
@@ -55,12 +56,12 @@ def make_view(session: Session, job: AskJob) -> tuple[View, bool]:
     plain: View = PlainAnswer(
         stdout=session.stdout,
         stderr=session.stderr,
-        stream=job.stream,
+        stream=stream,
         show=not printed_later,
         quiet=session.quiet,
         verbose=session.verbose,
     )
-    if session.quiet or job.stream or not session.stderr.isatty():
+    if session.quiet or stream or not session.stderr.isatty():
         return plain, False
     from tieredllm.render.spinner import Spinner
 

@@ -15,6 +15,7 @@ from tieredllm.providers.base import Backend
 
 if TYPE_CHECKING:
     from tieredllm.keys import Keys
+    from tieredllm.providers.cloud import CloudBackend
     from tieredllm.providers.http import HttpClients
 
 __all__ = ["Surroundings", "make_backends"]
@@ -52,9 +53,8 @@ class Surroundings:
 
 def make_backends(tier: Tier, around: Surroundings) -> tuple[Backend, ...]:
     """Make a tier's own backend and its alternates, in their order. Nothing is loaded or opened."""
-    backends = tuple(
-        _make(tier, source, around) for source in (tier, *tier.alternates)
-    )
+    sources: list[Tier | Alternate] = [tier, *tier.alternates]
+    backends = tuple(_make(tier, source, around) for source in sources)
     fault = around.simulate.get(tier.name)
     if fault is None:
         return backends
@@ -78,23 +78,28 @@ def _make(tier: Tier, source: Tier | Alternate, around: Surroundings) -> Backend
             places=around.places,
             verbose=around.verbose,
         )
-    key_env = KEY_VARIABLES[source.provider] if source.api_key_env is UNSET else source.api_key_env
-    common = {
-        "model": model,
-        "base_url": source.base_url,
-        "api_key_env": key_env,
-        "keys": around.keys,
-        "http": around.http,
-        "clock": around.clock,
-    }
-    if source.provider == "openai":
+    return _cloud(source.provider)(
+        model=model,
+        base_url=source.base_url,
+        api_key_env=(
+            KEY_VARIABLES[source.provider] if source.api_key_env is UNSET else source.api_key_env
+        ),
+        keys=around.keys,
+        http=around.http,
+        clock=around.clock,
+    )
+
+
+def _cloud(provider: str) -> type[CloudBackend]:
+    """Import a vendor's adapter; the others cost nothing."""
+    if provider == "openai":
         from tieredllm.providers.openai import OpenAIBackend
 
-        return OpenAIBackend(**common)
-    if source.provider == "anthropic":
+        return OpenAIBackend
+    if provider == "anthropic":
         from tieredllm.providers.anthropic import AnthropicBackend
 
-        return AnthropicBackend(**common)
+        return AnthropicBackend
     from tieredllm.providers.gemini import GeminiBackend
 
-    return GeminiBackend(**common)
+    return GeminiBackend

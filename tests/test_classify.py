@@ -1,0 +1,725 @@
+"""Test what servers' errors are taken for."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.providers.classify import classify_inside_200, classify_response
+from tieredllm.providers.network import HTTPX_KINDS, classify_exception
+from tieredllm.providers.sent import Sent
+
+KEY = "sk-test-0123456789abcdefghijklmnopqrstuv"
+NOW = 1_790_000_000.0
+PARAMETERS = {
+    name: name
+    for name in (
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "max_completion_tokens",
+        "frequency_penalty",
+        "presence_penalty",
+        "stream",
+        "stream_options",
+    )
+}
+
+
+def sent(parameters=PARAMETERS, key_env="OPENAI_API_KEY"):
+    return Sent(
+        url="https://user:pa55word-is-secret@api.example.com/v1/chat/completions",
+        model="m-1",
+        key=KEY,
+        key_env=key_env,
+        parameters=parameters,
+    )
+
+
+def classify(status, body=b"", headers=None, request=None) -> FallbackTriggerError:
+    import msgspec
+
+    body = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return classify_response(
+        request or sent(), status=status, headers=headers or {}, body=body, now=NOW
+    )
+
+
+def openai(message="…", *, kind="invalid_request_error", code=None, param=None):
+    return {"error": {"message": message, "type": kind, "code": code, "param": param}}
+
+
+def anthropic(kind, message="…", **more):
+    return {"type": "error", "error": {"type": kind, "message": message, **more}, "request_id": "r"}
+
+
+def google(code, status, message="…", *details):
+    return {"error": {"code": code, "message": message, "status": status, "details": [*details]}}
+
+
+def info(reason):
+    return {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}
+
+
+def quota(*ids):
+    return {
+        "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+        "violations": [{"quotaId": quota_id, "quotaMetric": "m"} for quota_id in ids],
+    }
+
+
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "38.2s"}
+PER_MINUTE = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
+PER_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
+
+BY_STATUS = [
+    (400, "bad_request"),
+    (401, "authentication"),
+    (402, "quota_exhausted"),
+    (403, "permission"),
+    (404, "not_found"),
+    (405, "bad_request"),
+    (408, "service_unavailable"),
+    (409, "service_unavailable"),
+    (410, "bad_request"),
+    (413, "bad_request"),
+    (415, "bad_request"),
+    (422, "bad_request"),
+    (425, "service_unavailable"),
+    (429, "rate_limit"),
+    (451, "bad_request"),
+    (500, "service_unavailable"),
+    (501, "service_unavailable"),
+    (502, "service_unavailable"),
+    (503, "service_unavailable"),
+    (504, "service_unavailable"),
+    (520, "service_unavailable"),
+    (524, "service_unavailable"),
+    (529, "service_unavailable"),
+]
+
+
+@pytest.mark.parametrize(("status", "kind"), BY_STATUS)
+@pytest.mark.parametrize("body", [b"", b"<html><title>oops</title>", b'{"error": {"message": 1}}'])
+def test_the_status_decides_where_no_code_does(status, kind, body):
+    """Each status has its kind whatever the body is, and is reported."""
+    error = classify(status, body)
+
+    assert (kind, status) == (error.kind, error.status)
+    assert error.message
+
+
+BY_CODE = {
+    # OpenAI
+    "openai no money": (429, openai(code="insufficient_quota", kind="insufficient_quota")),
+    "openai no money by type": (429, openai(kind="insufficient_quota")),
+    "openai credit": (429, openai(code="credit_balance_exhausted")),
+    "openai organization spend": (429, openai(code="organization_spend_limit_exceeded")),
+    "openai project spend": (429, openai(code="project_spend_limit_exceeded")),
+    "openai usage": (429, openai(code="organization_usage_limit_exceeded")),
+    "openai spend as 403": (403, openai(code="project_spend_limit_exceeded")),
+    "openai hard limit": (400, openai(code="billing_hard_limit_reached")),
+    # Anthropic
+    "anthropic billing": (402, anthropic("billing_error")),
+    "anthropic credit": (
+        400,
+        anthropic(
+            "invalid_request_error",
+            "Your credit balance is too low to access the Anthropic API. Please go to Plans.",
+        ),
+    ),
+    "anthropic own limit": (
+        400,
+        anthropic(
+            "invalid_request_error",
+            "You have reached your specified API usage limits. You will regain access on …",
+        ),
+    ),
+    "anthropic enforced limit": (
+        429,
+        anthropic("rate_limit_error", details={"error_code": "enforced_spend_limit_reached"}),
+    ),
+    # Google
+    "google day": (429, google(429, "RESOURCE_EXHAUSTED", "…", quota(PER_DAY), RETRY_INFO)),
+    "google day and minute": (
+        429,
+        google(429, "RESOURCE_EXHAUSTED", "…", quota(PER_MINUTE, PER_DAY), RETRY_INFO),
+    ),
+    "google credit": (
+        429,
+        google(429, "RESOURCE_EXHAUSTED", "Your prepayment credits are depleted. Please …"),
+    ),
+    "google credit as 402": (402, google(402, "RESOURCE_EXHAUSTED", "…")),
+    "google billing off": (403, google(403, "PERMISSION_DENIED", "…", info("BILLING_DISABLED"))),
+    # others
+    "deepseek": (402, {"error": {"message": "Insufficient Balance", "code": "invalid_request"}}),
+    "openrouter": (402, {"error": {"code": 402, "message": "Insufficient credits"}}),
+    "moonshot": (429, openai(kind="exceeded_current_quota_error")),
+    "one-api": (403, openai(code="insufficient_user_quota", kind="new_api_error")),
+}
+
+
+@pytest.mark.parametrize("name", BY_CODE)
+def test_a_spent_quota_is_told_by_code_or_type(name):
+    """No money and hard limits are `quota_exhausted` for every vendor, and name no wait."""
+    status, body = BY_CODE[name]
+    error = classify(status, body)
+
+    assert ("quota_exhausted", status) == (error.kind, error.status)
+    assert error.retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        openai("Rate limit: quota exceeded per minute", code="rate_limit_exceeded", kind="tokens"),
+        openai("You exceeded your current quota per minute"),
+        openai("quota", kind="insufficient_quota", code="rate_limit_exceeded"),
+        openai(kind="rate_limit_error", code="slow_down"),
+        anthropic("rate_limit_error", "This request would exceed your organization's rate limit"),
+        google(429, "RESOURCE_EXHAUSTED", "Quota exceeded for metric …", quota(PER_MINUTE)),
+        {"error": {"code": 429, "message": "Provider returned error", "metadata": {"raw": "busy"}}},
+        {"object": "error", "message": "Requests rate limit exceeded", "type": "rate_limited"},
+        {"detail": "Too many requests"},
+        b"slow down",
+    ],
+)
+def test_prose_about_quotas_is_a_rate_limit(body):
+    """What only says "quota" in words is a rate: it will pass."""
+    assert classify(429, body).kind == "rate_limit"
+
+
+CONTEXT_BODIES = {
+    "openai": openai("too long", code="context_length_exceeded", param="messages"),
+    "openai message": openai(code="string_above_max_length", param="messages[0].content"),
+    "openai words": openai("Your input exceeds the context window of this model."),
+    "azure": openai("This model's maximum context length is 8192 tokens.", code=None),
+    "anthropic": anthropic("invalid_request_error", "prompt is too long: 205000 tokens > 200000"),
+    "anthropic sum": anthropic(
+        "invalid_request_error",
+        "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000",
+    ),
+    "gemini": google(
+        400,
+        "INVALID_ARGUMENT",
+        "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+    ),
+    "vllm old": {
+        "object": "error",
+        "message": "This model's maximum context length is 4096 tokens. However, you requested 5",
+        "type": "BadRequestError",
+        "code": 400,
+    },
+    "vllm new": {
+        "error": {
+            "message": "You passed 5000 input tokens and requested 10 output tokens. However, the "
+            "model's context length is only 4096 tokens",
+            "type": "BadRequestError",
+            "param": "input_tokens",
+            "code": 400,
+        }
+    },
+    "llama.cpp": {
+        "error": {
+            "code": 400,
+            "message": "request (5031 tokens) exceeds the available context size (2048 tokens)",
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": 5031,
+            "n_ctx": 2048,
+        }
+    },
+    "ollama": openai("prompt too long; exceeded max context length by 12 tokens"),
+    "groq": openai("Please reduce the length of the messages or completion."),
+    "mistral": {
+        "object": "error",
+        "message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context "
+        "length",
+        "type": "invalid_request_error",
+        "code": "3051",
+    },
+    "xai": {
+        "code": "Client specified an invalid argument",
+        "error": "This model's maximum prompt length is 131072 but the request has 131373 tokens.",
+    },
+    "openrouter": {
+        "error": {
+            "code": 400,
+            "message": "Provider returned error",
+            "metadata": {
+                "raw": '{"error":{"message":"…","code":"context_length_exceeded"}}',
+                "provider_name": "OpenAI",
+            },
+        }
+    },
+    "lm studio": {"error": "The number of tokens … greater than the context length (4096)."},
+    "kimi": openai("Invalid request: Your request exceeded model token limit: 8192"),
+}
+
+
+@pytest.mark.parametrize("name", CONTEXT_BODIES)
+def test_a_prompt_that_is_too_long_is_told_for_every_server(name):
+    """A code says so where there is one; else the server's own words."""
+    assert classify(400, CONTEXT_BODIES[name]).kind == "context_length"
+
+
+def test_a_request_that_is_too_large_is_one_too():
+    """Anthropic's 413, Groq's 413 of a minute's tokens, and a code in an old server's 500."""
+    assert classify(413, anthropic("request_too_large")).kind == "context_length"
+    assert classify(413, openai(code="rate_limit_exceeded")).kind == "context_length"
+    assert classify(500, CONTEXT_BODIES["llama.cpp"]).kind == "context_length"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        openai(
+            "max_tokens is too large: 99999. This model supports at most 16384 completion tokens"
+        ),
+        anthropic("invalid_request_error", "max_tokens: 300000 > 128000, which is the maximum"),
+        openai("Too many tokens, please wait before trying again."),
+        openai("messages: at least one message is required"),
+        openai("Invalid value", code="invalid_value", param="max_tokens"),
+    ],
+)
+def test_other_mistakes_are_bad_requests(body):
+    """What sounds alike but is not a long prompt, and names no unsupported parameter."""
+    error = classify(400, body)
+
+    assert (error.kind, error.parameter) == ("bad_request", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, openai(code="content_policy_violation")),
+        (400, openai(code="content_filter")),
+        (400, openai(code="moderation_blocked")),
+        (400, openai(code="invalid_prompt")),
+        (
+            400,
+            {
+                "error": {
+                    "message": "The response was filtered …",
+                    "type": None,
+                    "param": "prompt",
+                    "code": "content_filter",
+                    "status": 400,
+                    "innererror": {
+                        "code": "ResponsibleAIPolicyViolation",
+                        "content_filter_result": {"hate": {"filtered": True}},
+                    },
+                }
+            },
+        ),
+        (400, anthropic("invalid_request_error", "Output blocked by content filtering policy")),
+        (400, openai("Content Exists Risk")),
+        (400, openai(code="data_inspection_failed")),
+        (
+            403,
+            {
+                "error": {
+                    "code": 403,
+                    "message": "Your chosen model requires moderation",
+                    "metadata": {"reasons": ["violence"], "flagged_input": "…"},
+                }
+            },
+        ),
+    ],
+)
+def test_a_refused_prompt_is_told_for_every_server(status, body):
+    """Content filters are told by their codes, or by a vendor's one sentence."""
+    assert classify(status, body).kind == "content_filter"
+
+
+def test_google_s_400_for_a_bad_key_is_a_rejected_key():
+    """`API_KEY_INVALID` in a 400 means authentication, and the variable is named."""
+    error = classify(
+        400,
+        google(
+            400,
+            "INVALID_ARGUMENT",
+            "API key not valid. Please pass a valid API key.",
+            info("API_KEY_INVALID"),
+        ),
+        request=sent(key_env="GEMINI_API_KEY"),
+    )
+
+    assert error.kind == "authentication"
+    assert error.message.startswith("the key in GEMINI_API_KEY was rejected: API key not valid")
+
+
+def test_a_google_error_in_a_list_is_read():
+    """Google's compatible endpoint wraps its error in a list."""
+    body = [google(400, "INVALID_ARGUMENT", "no", info("API_KEY_INVALID"))]
+
+    assert classify(400, body).kind == "authentication"
+
+
+def test_a_rejected_key_is_named_by_its_variable_and_not_shown():
+    """The message holds the variable's name, and no part of the key the server repeats."""
+    body = openai(f"Incorrect API key provided: {KEY[:12]}************tuv.", code="invalid_api_key")
+    error = classify(401, body)
+
+    assert error.message.startswith("the key in OPENAI_API_KEY was rejected: Incorrect API key")
+    assert KEY[:10] not in error.message
+    assert "tuv" not in error.message
+
+
+def test_a_server_that_wants_a_key_says_so():
+    """Without a variable, the message names the setting that is missing."""
+    error = classify(401, b"", request=sent(key_env=None))
+
+    assert error.kind == "authentication"
+    assert "api_key_env" in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "wait_s"),
+    [
+        (429, {"retry-after": "7"}, b"", 7),
+        (429, {"retry-after": "1.5"}, b"", 1.5),
+        (429, {"retry-after": "20", "retry-after-ms": "250"}, b"", 0.25),
+        (429, {"retry-after": "Mon, 21 Sep 2026 14:13:30 GMT"}, b"", 10),
+        (429, {"retry-after": "Mon, 21 Sep 2020 14:13:30 GMT"}, b"", 0),
+        (429, {"retry-after": "-5"}, b"", None),
+        (429, {"retry-after": "soon"}, b"", None),
+        (429, {"retry-after": "nan"}, b"", None),
+        (429, {"retry-after": "1e9"}, b"", None),
+        (429, {"retry-after": "1_0"}, b"", None),
+        (429, {"retry-after": "99999999999"}, b"", 86_400),
+        (429, {"retry-after": ""}, b"", None),
+        (429, {}, google(429, "RESOURCE_EXHAUSTED", "…", quota(PER_MINUTE), RETRY_INFO), 38.2),
+        (429, {"retry-after": "3"}, google(429, "X", "…", RETRY_INFO), 3),
+        (503, {"retry-after": "2"}, b"", 2),
+        (400, {"retry-after": "2"}, b"", 2),
+    ],
+)
+def test_the_wait_a_server_asks_for_is_read(status, headers, body, wait_s):
+    """Seconds, fractions, milliseconds, dates and Google's durations; garbage is no wait."""
+    found = classify(status, body, headers).retry_after_s
+
+    assert wait_s == (None if found is None else pytest.approx(found, abs=0.001))
+
+
+UNSUPPORTED = [
+    (
+        openai(
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            "'max_completion_tokens' instead.",
+            code="unsupported_parameter",
+            param="max_tokens",
+        ),
+        "max_tokens",
+    ),
+    (
+        openai(
+            "Unsupported value: 'temperature' does not support 0.7 with this model. Only the "
+            "default (1) value is supported.",
+            code="unsupported_value",
+            param="temperature",
+        ),
+        "temperature",
+    ),
+    (
+        openai(
+            "Your organization must be verified to stream this model.",
+            code="unsupported_value",
+            param="stream",
+        ),
+        "stream",
+    ),
+    (openai("Unrecognized request argument supplied: stream_options"), "stream_options"),
+    (openai("Unknown parameter: 'top_p'.", code="unknown_parameter", param="top_p"), "top_p"),
+    (
+        openai(
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            "'max_completion_tokens' instead."
+        ),
+        "max_tokens",
+    ),
+    (
+        openai("property 'frequency_penalty' is unsupported, did you mean 'temperature'?"),
+        "frequency_penalty",
+    ),
+    (
+        {
+            "code": "Client specified an invalid argument",
+            "error": "Argument not supported on this model: presencePenalty",
+        },
+        "presence_penalty",
+    ),
+    (openai("Model grok-4 does not support parameter presencePenalty."), "presence_penalty"),
+    (
+        anthropic("invalid_request_error", "`temperature` is deprecated for this model."),
+        "temperature",
+    ),
+    (
+        anthropic(
+            "invalid_request_error",
+            "`temperature` and `top_p` cannot both be specified for this model. Please use only "
+            "one.",
+        ),
+        "top_p",
+    ),
+    (anthropic("invalid_request_error", "top_p: Extra inputs are not permitted"), "top_p"),
+    (
+        {
+            "object": "error",
+            "message": {
+                "detail": [
+                    {
+                        "type": "extra_forbidden",
+                        "loc": ["body", "max_tokens"],
+                        "msg": "Extra inputs are not permitted",
+                    }
+                ]
+            },
+            "type": "invalid_request_error",
+        },
+        "max_tokens",
+    ),
+    (
+        {
+            "object": "error",
+            "message": '{"detail":[{"type":"extra_forbidden","loc":["body","presence_penalty"],'
+            '"msg":"Extra inputs are not permitted"}]}',
+            "code": "1000",
+        },
+        "presence_penalty",
+    ),
+    (
+        {
+            "error": {
+                "code": 400,
+                "message": "Provider returned error",
+                "metadata": {
+                    "raw": '{"error":{"message":"no","code":"unsupported_parameter",'
+                    '"param":"top_p"}}'
+                },
+            }
+        },
+        "top_p",
+    ),
+    # not ours to leave out
+    (openai("property 'store' is unsupported, did you mean 'stop'?"), None),
+    (openai("property 'chat_template_kwargs' is unsupported, did you mean 'temperature'?"), None),
+    (openai("'messages.1' : for 'role:user' property 'metadata' is unsupported"), None),
+    (openai(code="unsupported_value", param="messages[0].role"), None),
+    (openai("temperature must be between 0 and 1", param="temperature"), None),
+    (openai("We do not support the stream of people"), None),
+]
+
+
+@pytest.mark.parametrize(("body", "parameter"), UNSUPPORTED)
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_parameter_the_server_will_not_have_is_named(body, parameter, status):
+    """By its code and `param`, by a validator's list, or by the server's usual words."""
+    error = classify(status, body)
+
+    assert ("bad_request", parameter) == (error.kind, error.parameter)
+
+
+def test_only_a_parameter_that_was_sent_is_named():
+    """What was not sent cannot be left out."""
+    body = openai("no", code="unsupported_parameter", param="temperature")
+
+    assert classify(400, body, request=sent(parameters={"top_p": "top_p"})).parameter is None
+
+
+def test_google_s_words_for_its_parameters_are_known():
+    """Google names what it rejects in words of its own."""
+    request = sent(
+        {
+            "topP": "topP",
+            "thinking level": "thinkingConfig",
+            "developer instruction": "systemInstruction",
+        },
+    )
+    said = {
+        "Thinking level is not supported for this model.": "thinkingConfig",
+        "Developer instruction is not enabled for models/gemma-3-27b-it": "systemInstruction",
+        "Invalid JSON payload received. Unknown name \"topP\" at 'generation_config'": "topP",
+    }
+    for message, name in said.items():
+        error = classify(400, google(400, "INVALID_ARGUMENT", message), request=request)
+
+        assert name == error.parameter
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("https://evil.example/v1?key=abc", "evil.example"),
+        ("http://127.0.0.1:9999/x", "127.0.0.1:9999"),
+        ("/elsewhere", "another address"),
+        ("http://[bad", "another address"),
+        ("", "another address"),
+    ],
+)
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+def test_a_redirect_is_a_bad_request_that_names_the_host(status, location, shown):
+    """Where it points to is told by host only, and it is not gone to."""
+    error = classify(status, b"", {"location": location})
+
+    assert ("bad_request", status) == (error.kind, error.status)
+    assert f"redirects to {shown};" in error.message
+    assert "abc" not in error.message
+
+
+INSIDE_200 = [
+    ({"error": {"message": "boom"}}, "service_unavailable"),
+    ({"error": "boom"}, "service_unavailable"),
+    ("boom", "service_unavailable"),
+    (openai(kind="server_error"), "service_unavailable"),
+    (anthropic("overloaded_error", "Overloaded"), "service_unavailable"),
+    (anthropic("api_error"), "service_unavailable"),
+    (anthropic("rate_limit_error"), "rate_limit"),
+    (anthropic("authentication_error"), "authentication"),
+    (anthropic("permission_error"), "permission"),
+    (anthropic("not_found_error"), "not_found"),
+    (anthropic("invalid_request_error"), "bad_request"),
+    (anthropic("billing_error"), "quota_exhausted"),
+    (openai(code="insufficient_quota"), "quota_exhausted"),
+    (openai(code="context_length_exceeded"), "context_length"),
+    (openai(code="content_filter"), "content_filter"),
+    ({"error": {"code": 502, "message": "Provider disconnected"}}, "service_unavailable"),
+    ({"error": {"code": 429, "message": "Provider returned error"}}, "rate_limit"),
+    ({"error": {"code": "429", "message": "…"}}, "rate_limit"),
+    ({"error": {"code": 402, "message": "…"}}, "quota_exhausted"),
+    (google(503, "UNAVAILABLE", "The model is overloaded."), "service_unavailable"),
+    (google(429, "RESOURCE_EXHAUSTED", "…", quota(PER_DAY)), "quota_exhausted"),
+    ({"type": "error"}, "service_unavailable"),
+    ([], "service_unavailable"),
+    (17, "service_unavailable"),
+]
+
+
+@pytest.mark.parametrize(("value", "kind"), INSIDE_200)
+def test_an_error_inside_a_200_is_told_by_its_own_code(value, kind):
+    """The status it names or goes with decides; one that says nothing is the service's failure."""
+    error = classify_inside_200(sent(), value, headers={}, now=NOW)
+
+    assert (kind, 200) == (error.kind, error.status)
+
+
+def test_the_message_is_one_short_line_without_markup_or_control_characters():
+    """HTML, escapes and line breaks go; three hundred characters stay at most."""
+    body = openai("<b>Bad</b>\x1b[31m red\x07\n\nline\u202e two &lt;i&gt;x&lt;/i&gt; " + "y" * 900)
+    message = classify(400, body).message
+
+    assert message.startswith("Bad red line two x yyy")
+    assert len(message) == 300
+
+
+def test_a_web_page_is_shown_by_its_title():
+    """A gateway's page becomes its title."""
+    page = b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>nginx</body>"
+
+    assert classify(502, page).message == "502 Bad Gateway"
+
+
+@pytest.mark.parametrize("leak", [KEY, "Bearer abcdef123456", "AIzaSyA-1234567890abcdefghij"])
+def test_no_key_is_ever_shown(leak):
+    """A key that a server repeats in any body is masked."""
+    for body in (openai(f"you sent {leak} to us"), f"oops key={leak}".encode()):
+        message = classify(400, body).message
+
+        assert leak.removeprefix("Bearer ") not in message
+        assert "[key]" in message
+
+
+def test_the_credentials_of_a_url_are_not_shown():
+    """Neither the host in a message nor a printed request holds the password of the URL."""
+    error = classify(500, b"pa55word-is-secret")
+
+    assert "pa55word" not in error.message
+    assert "pa55word" not in repr(sent())
+    assert KEY not in repr(sent())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "error",
+                    "errors",
+                    "message",
+                    "code",
+                    "type",
+                    "param",
+                    "details",
+                    "detail",
+                    "metadata",
+                    "raw",
+                    "innererror",
+                    "violations",
+                    "quotaId",
+                    "retryDelay",
+                    "reason",
+                    "status",
+                    "loc",
+                    "msg",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=JSON, status=st.integers(300, 599))
+def test_no_error_body_is_too_odd(value, status):
+    """Whatever JSON a server sends, the answer is an error of the closed set."""
+    for error in (
+        classify(status, value),
+        classify_inside_200(sent(), value, headers={}, now=NOW),
+    ):
+        assert len(error.message) <= 300
+
+
+@settings(max_examples=200, deadline=None)
+@given(body=st.binary(max_size=300), status=st.integers(300, 599))
+def test_no_bytes_are_too_odd(body, status):
+    """Nor are bytes that are no JSON."""
+    assert "\n" not in classify(status, body, {"retry-after": body.decode("latin-1")}).message
+
+
+def exported_exceptions() -> list[type[Exception]]:
+    return [
+        value
+        for name in httpx.__all__
+        if isinstance(value := getattr(httpx, name), type) and issubclass(value, Exception)
+    ]
+
+
+def test_every_exception_of_httpx_has_a_kind():
+    """A release of httpx with a new exception fails this test."""
+    assert {exc.__name__ for exc in exported_exceptions()} == set(HTTPX_KINDS)
+
+
+@pytest.mark.parametrize("exc", exported_exceptions(), ids=lambda exc: exc.__name__)
+def test_every_exception_of_httpx_becomes_an_error(exc):
+    """None leaks, and each gives a message."""
+    made = exc.__new__(exc)
+    Exception.__init__(made, "it broke")
+    error = classify_exception(sent(), made)
+
+    assert HTTPX_KINDS[exc.__name__] == error.kind
+    assert error.message
+
+
+def test_what_is_not_httpx_s_is_unexpected():
+    """Any other exception is `unexpected`, with its name, and without the key."""
+    error = classify_exception(sent(), RuntimeError(f"what about {KEY}"))
+
+    assert error.kind == "unexpected"
+    assert error.message == "RuntimeError: what about [key]"

@@ -1,0 +1,659 @@
+"""Test what becomes of an attempt when the wire misbehaves, byte by byte, for each vendor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import time
+
+import pytest
+from wire_support import (
+    CHUNKED_END,
+    KEY,
+    KEY_ENVS,
+    STREAM_HEAD,
+    answers,
+    ask,
+    attempt,
+    backend,
+    call,
+    chunk,
+    closes,
+    document,
+    ends,
+    event,
+    opens,
+    raw_server,
+    response,
+    says,
+    stream,
+)
+
+from tieredllm.providers.http import HttpClients
+
+VENDORS = ["openai", "anthropic", "gemini"]
+BLOCK = call(stream=False)
+
+every_vendor = pytest.mark.parametrize("vendor", VENDORS)
+
+
+def plays(*steps):
+    """Make a script that sends bytes and, told so, resets the connection."""
+
+    async def play(connection):
+        for step in steps:
+            if step == "reset":
+                await connection.reset()
+            else:
+                await connection.send(step)
+
+    return play
+
+
+@every_vendor
+@pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "bad_request"),
+        (401, "authentication"),
+        (402, "quota_exhausted"),
+        (403, "permission"),
+        (404, "not_found"),
+        (408, "service_unavailable"),
+        (409, "service_unavailable"),
+        (422, "bad_request"),
+        (425, "service_unavailable"),
+        (429, "rate_limit"),
+        (500, "service_unavailable"),
+        (503, "service_unavailable"),
+        (529, "service_unavailable"),
+    ],
+)
+def test_each_status_is_its_kind(vendor, asked, status, kind):
+    """The status of the response is classified, one request is made, and no text comes."""
+    outcome, server = ask(
+        vendor, response(status, {"error": {"message": "no"}}, {"Retry-After": "1.5"}), asked
+    )
+
+    assert (kind, status) == (outcome.kind, outcome.error.status)
+    assert not outcome.texts
+    assert len(server.requests) == 1
+    if kind in ("rate_limit", "service_unavailable"):
+        assert outcome.error.retry_after_s == 1.5
+
+
+@every_vendor
+def test_a_rejected_key_is_named_and_never_shown(vendor):
+    """The error names the vendor's variable; the key that the server repeats is masked."""
+    outcome, _ = ask(vendor, response(401, {"error": {"message": f"bad key {KEY}"}}))
+
+    assert outcome.error.message.startswith(f"the key in {KEY_ENVS[vendor]} was rejected: ")
+    assert KEY not in str(outcome.error)
+
+
+@every_vendor
+def test_an_enormous_error_body_is_read_up_to_its_bound(vendor):
+    """A body that never ends costs 64 KiB and no time."""
+    sizes = []
+
+    async def play(connection):
+        await connection.send(
+            b"HTTP/1.1 500 X\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        with contextlib.suppress(ConnectionError):
+            for _ in range(10_000):
+                await connection.send(chunk(b"all is lost " * 1000))
+                sizes.append(12_000)
+
+    start = time.perf_counter()
+    outcome, _ = ask(vendor, play)
+
+    assert outcome.kind == "service_unavailable"
+    assert len(outcome.error.message) == 300
+    assert sum(sizes) < 20_000_000
+    assert time.perf_counter() - start < 5
+
+
+def test_an_error_body_that_stalls_is_classified_by_its_status(monkeypatch):
+    """An error whose body never comes is still told, and soon."""
+    monkeypatch.setattr("tieredllm.providers.http.ERROR_BODY_S", 0.2)
+
+    async def play(connection):
+        await connection.send(b"HTTP/1.1 503 X\r\nContent-Length: 1000\r\n\r\nbus")
+        await connection.gone()
+
+    outcome, _ = ask("openai", play)
+
+    assert (outcome.kind, outcome.error.message) == ("service_unavailable", "bus")
+
+
+@every_vendor
+def test_a_redirect_to_another_host_is_not_followed(vendor):
+    """The error names the other host; the key never goes there."""
+
+    async def run():
+        http = HttpClients()
+        async with raw_server(response(200, {})) as other:
+            location = {"Location": f"{other.url}/v1/steal?x=secret"}
+            async with raw_server(response(307, b"", location)) as server:
+                outcome = await attempt(backend(vendor, server.url, http))
+                await http.aclose()
+                return outcome, other
+
+    outcome, other = asyncio.run(run())
+
+    assert (outcome.kind, outcome.error.status) == ("bad_request", 307)
+    assert f"redirects to {other.url.removeprefix('http://')};" in outcome.error.message
+    assert not other.requests
+
+
+@every_vendor
+def test_nothing_listening_is_a_connection_that_is_not_tried_again(vendor):
+    """A refused connection is told with `again=False`."""
+
+    async def run():
+        http = HttpClients()
+        async with raw_server(b"") as server:
+            url = server.url
+        try:
+            return await attempt(backend(vendor, url, http))
+        finally:
+            await http.aclose()
+
+    outcome = asyncio.run(run())
+
+    assert (outcome.kind, outcome.error.again) == ("connection", False)
+    assert "nothing listens at 127.0.0.1:" in outcome.error.message
+
+
+def test_an_unknown_name_is_a_connection_that_is_not_tried_again():
+    """A host that does not resolve is told with `again=False`."""
+
+    async def run():
+        http = HttpClients()
+        try:
+            return await attempt(backend("openai", "http://no-such-host.invalid", http))
+        finally:
+            await http.aclose()
+
+    outcome = asyncio.run(run())
+
+    assert (outcome.kind, outcome.error.again) == ("connection", False)
+
+
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://x.example", "http://", "http://h:port"])
+def test_an_address_that_is_none_is_a_bad_request(url):
+    """A base URL that cannot be used says so."""
+
+    async def run():
+        http = HttpClients()
+        try:
+            return await attempt(backend("openai", url, http))
+        finally:
+            await http.aclose()
+
+    outcome = asyncio.run(run())
+
+    assert outcome.kind == "bad_request"
+    assert "base_url" in outcome.error.message
+
+
+@every_vendor
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["reset"],
+        [],
+        [b"HTTP/1.1 200 OK\r\nContent-Ty"],
+        [STREAM_HEAD, "reset"],
+        [STREAM_HEAD],
+    ],
+    ids=["reset", "closed", "half a head", "reset after the head", "closed after the head"],
+)
+def test_a_connection_that_ends_before_the_first_byte_is_tried_again(vendor, steps):
+    """Reset or closed before any of the body came: `connection`, with `again=True`."""
+    outcome, _ = ask(vendor, plays(*steps))
+
+    assert (outcome.kind, outcome.error.again) == ("connection", True)
+
+
+@every_vendor
+def test_bytes_that_are_no_http_are_a_malformed_response(vendor):
+    """A server of another protocol is told as such."""
+    outcome, _ = ask(vendor, plays(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"))
+
+    assert outcome.kind == "malformed_response"
+
+
+@every_vendor
+@pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "", "text/event-stream"])
+def test_a_web_page_in_a_200_is_a_malformed_response(vendor, asked, kind):
+    """A captive portal's page is told by its title, whatever type it claims."""
+    page = b"<!doctype html><html><title>Hotel Wi-Fi</title></html>"
+    outcome, _ = ask(vendor, response(200, page, {"Content-Type": kind}), asked)
+
+    assert outcome.kind == "malformed_response"
+    assert "Hotel Wi-Fi" in outcome.error.message
+
+
+@every_vendor
+@pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"", "empty_response"),
+        (b'{"choices": [{"mess', "malformed_response"),
+        (b"[" * 100_000, "malformed_response"),
+        (b"null", "malformed_response"),
+        (b"[]", "malformed_response"),
+        (b"{}", "malformed_response"),
+        (b'{"choices": [], "content": 5, "candidates": []}', "malformed_response"),
+        (b'{"error": {"message": "overloaded"}}', "service_unavailable"),
+        (b'{"error": {"code": 429, "message": "slow"}}', "rate_limit"),
+        (b'{"type":"error","error":{"type":"billing_error"}}', "quota_exhausted"),
+    ],
+)
+def test_a_document_that_is_no_answer(vendor, asked, body, kind):
+    """Empty, half, deep or odd JSON and an error in a 200, also where a stream was asked for."""
+    outcome, _ = ask(vendor, response(200, body, {"Content-Type": "application/json"}), asked)
+
+    assert (kind, 200) == (outcome.kind, outcome.error.status)
+    assert not outcome.texts
+
+
+@every_vendor
+@pytest.mark.parametrize("text", [None, "", " \n\t "])
+@pytest.mark.parametrize("reason", ["stop", "length", None])
+def test_null_and_blank_content_is_an_empty_response(vendor, text, reason):
+    """An answer of nothing is none; one that was cut before it began says what to change."""
+    outcome, _ = ask(vendor, response(200, document(vendor, text, reason)), BLOCK)
+
+    assert outcome.kind == "empty_response"
+    assert (reason == "length") == ("max_tokens" in outcome.error.message)
+
+
+@every_vendor
+def test_a_document_with_a_length_it_does_not_have_is_malformed(vendor):
+    """A body that ends before its Content-Length is half an answer."""
+    body = response(200, document(vendor, "Hello"))
+    outcome, _ = ask(vendor, plays(body[:-20]), BLOCK)
+
+    assert outcome.kind == "malformed_response"
+    assert not outcome.texts
+
+
+@every_vendor
+def test_a_document_that_is_reset_halfway_is_malformed(vendor):
+    """A reset in the middle of a document is half an answer too."""
+    body = response(200, document(vendor, "Hello"))
+    outcome, _ = ask(vendor, plays(body[:-20], "reset"), BLOCK)
+
+    assert outcome.kind == "malformed_response"
+
+
+@every_vendor
+def test_a_body_that_is_not_compressed_as_it_says_is_malformed(vendor):
+    """Wrong gzip is told before output began."""
+    head = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    outcome, _ = ask(vendor, response(200, b"{not gzip}", head), BLOCK)
+
+    assert outcome.kind == "malformed_response"
+
+
+@every_vendor
+def test_a_compressed_document_is_read(vendor):
+    """Right gzip is."""
+    import msgspec
+
+    body = gzip.compress(msgspec.json.encode(document(vendor, "Hello")))
+    head = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    outcome, server = ask(vendor, response(200, body, head), BLOCK)
+
+    assert outcome.text == "Hello"
+    assert server.requests[0].headers["accept-encoding"] == "gzip, deflate"
+
+
+@every_vendor
+def test_compression_that_breaks_after_output_began_interrupts_the_stream(vendor):
+    """Wrong gzip halfway is a stream that broke."""
+    good = gzip.compress(b"".join([*opens(vendor), says(vendor, "Hello")]))[:-8]
+    head = STREAM_HEAD[:-2] + b"Content-Encoding: gzip\r\n\r\n"
+    outcome, _ = ask(vendor, plays(head, chunk(good), chunk(b"\xff" * 600), CHUNKED_END))
+
+    assert (outcome.kind, outcome.texts) == ("stream_interrupted", ["Hello"])
+
+
+@every_vendor
+@pytest.mark.parametrize(
+    "last",
+    [
+        [],
+        ["reset"],
+        [CHUNKED_END],
+        [chunk("data: {"), CHUNKED_END],
+        [b"5\r\nab"],
+        [b"zz\r\n"],
+        [chunk(event({"error": {"message": "overloaded"}}))],
+        [chunk(event({"type": "error", "error": {"type": "overloaded_error"}}, "error"))],
+        [chunk(event("it broke", "error"))],
+        [chunk(b"data: " + b"x" * 1_100_000)],
+    ],
+    ids=[
+        "closed",
+        "reset",
+        "ended",
+        "cut in an event",
+        "cut in a chunk",
+        "bad chunk",
+        "error in data",
+        "error event",
+        "error in words",
+        "endless event",
+    ],
+)
+def test_a_stream_that_dies_after_output_began_is_interrupted(vendor, last):
+    """Whatever ends it before a finish reason: `stream_interrupted`, after the text that came."""
+    outcome, _ = ask(
+        vendor, plays(STREAM_HEAD, *map(chunk, opens(vendor)), chunk(says(vendor, "Hel")), *last)
+    )
+
+    assert (outcome.kind, outcome.texts) == ("stream_interrupted", ["Hel"])
+
+
+@every_vendor
+@pytest.mark.parametrize(
+    ("last", "kind"),
+    [
+        ([CHUNKED_END], "empty_response"),
+        (["reset"], "connection"),
+        ([], "connection"),
+        ([chunk(": keep-alive\n\n"), CHUNKED_END], "empty_response"),
+        ([chunk("data: half {\n\n"), CHUNKED_END], "malformed_response"),
+        ([chunk(event({"error": {"message": "overloaded"}}))], "service_unavailable"),
+        ([chunk(event({"error": {"code": 429}}))], "rate_limit"),
+        ([chunk(event({"error": {"code": "context_length_exceeded"}}))], "context_length"),
+        ([chunk(event({"type": "overloaded_error"}, "error"))], "service_unavailable"),
+        ([chunk(b"data: " + b"x" * 1_100_000)], "malformed_response"),
+    ],
+)
+def test_a_stream_that_dies_before_output_is_told_by_its_cause(vendor, last, kind):
+    """No content is an empty response, an error event speaks for itself, a reset is a reset."""
+    outcome, _ = ask(vendor, plays(STREAM_HEAD, *map(chunk, opens(vendor)), *last))
+
+    assert kind == outcome.kind
+    assert not outcome.texts
+
+
+@every_vendor
+@pytest.mark.parametrize("blank", ["", " ", "\n\n\t"])
+def test_a_stream_of_blanks_is_an_empty_response(vendor, blank):
+    """Blanks are not passed on before something else follows, and are no answer alone."""
+    outcome, _ = ask(vendor, answers(vendor, blank, blank))
+
+    assert outcome.kind == "empty_response"
+    assert not outcome.texts
+
+
+@every_vendor
+def test_blanks_before_the_text_belong_to_it(vendor):
+    """What was held back comes with the first text."""
+    outcome, _ = ask(vendor, answers(vendor, "\n", "  ", "Hi", " ", "you"))
+
+    assert outcome.texts == ["\n  Hi", " ", "you"]
+
+
+@every_vendor
+def test_a_stream_cut_by_max_tokens_before_any_text_says_so(vendor):
+    """Thoughts that used up the cap leave an empty response that names `max_tokens`."""
+    outcome, _ = ask(vendor, answers(vendor, reason="length"))
+
+    assert outcome.kind == "empty_response"
+    assert "max_tokens" in outcome.error.message
+
+
+@every_vendor
+@pytest.mark.parametrize(
+    "last",
+    [
+        closes,
+        lambda vendor: [],
+        lambda vendor: [event({"error": {"message": "too late"}}), *closes(vendor)],
+        lambda vendor: [event("not json"), *closes(vendor)],
+    ],
+    ids=["proper", "no end marker", "error afterwards", "garbage afterwards"],
+)
+@pytest.mark.parametrize("end", [CHUNKED_END, b"", b"zz\r\n"], ids=["ended", "cut", "bad chunk"])
+def test_a_finish_reason_makes_the_answer_complete(vendor, last, end):
+    """What is missing or wrong after the finish reason takes nothing from the answer."""
+    outcome, _ = ask(
+        vendor,
+        plays(stream(*opens(vendor), says(vendor, "Hi"), *ends(vendor), *last(vendor), end=end)),
+    )
+
+    assert (outcome.text, outcome.finish.reason) == ("Hi", "stop")
+    assert (outcome.finish.usage.prompt_tokens, outcome.finish.usage.completion_tokens) == (12, 3)
+    assert outcome.finish.model == "m-1"
+
+
+@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+@pytest.mark.parametrize("marker", [True, False])
+def test_a_server_that_stays_silent_after_the_finish_reason_is_not_waited_for(vendor, marker):
+    """A complete answer ends within a second though the connection stays open."""
+
+    async def play(connection):
+        last = closes(vendor) if marker else []
+        await connection.send(
+            stream(*opens(vendor), says(vendor, "Hi"), *ends(vendor), *last, end=b"")
+        )
+        await connection.gone()
+
+    start = time.perf_counter()
+    outcome, _ = ask(vendor, play)
+
+    assert outcome.finish.reason == "stop"
+    assert time.perf_counter() - start < 1.5
+
+
+@every_vendor
+def test_an_undecodable_line_is_skipped_when_the_stream_ends_properly(vendor):
+    """Garbage between good events loses only itself."""
+    outcome, _ = ask(
+        vendor,
+        stream(
+            *opens(vendor),
+            says(vendor, "Hel"),
+            event('{"choices": [{"delta"'),
+            event("[1, 2"),
+            event('"\\ud800"'),
+            event("5"),
+            says(vendor, "lo"),
+            *ends(vendor),
+            *closes(vendor),
+        ),
+    )
+
+    assert outcome.texts == ["Hel", "lo"]
+    assert outcome.finish.reason == "stop"
+
+
+@every_vendor
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
+def test_any_split_of_the_wire_gives_the_same_answer(vendor, size, ending):
+    """UTF-8, line ends and JSON may be cut anywhere, with any of the three line ends."""
+    events = b"".join(
+        [*opens(vendor), says(vendor, "Grüße, 世界 😀"), *ends(vendor), *closes(vendor)]
+    ).replace(b"\n", ending)
+    pieces = [events[place : place + size] for place in range(0, len(events), size)]
+    outcome, _ = ask(vendor, plays(STREAM_HEAD, b"".join(map(chunk, pieces)) + CHUNKED_END))
+
+    assert outcome.texts == ["Grüße, 世界 😀"]
+
+
+@every_vendor
+def test_a_character_split_between_packets_arrives_whole(vendor):
+    """Two packets, cut inside a character, with time between them."""
+    data = chunk(says(vendor, "世界"))
+    cut = data.index("世".encode()) + 1
+
+    async def play(connection):
+        await connection.send(STREAM_HEAD + b"".join(map(chunk, opens(vendor))) + data[:cut])
+        await asyncio.sleep(0.05)
+        await connection.send(data[cut:])
+        await connection.send(b"".join(map(chunk, [*ends(vendor), *closes(vendor)])) + CHUNKED_END)
+
+    outcome, _ = ask(vendor, play)
+
+    assert outcome.texts == ["世界"]
+
+
+@every_vendor
+@pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
+def test_a_stream_and_a_document_are_told_apart_by_their_bytes(vendor, asked):
+    """A server may stream unasked, or answer whole, or leave the content type out."""
+    streamed = answers(vendor, "Hi").replace(b"Content-Type: text/event-stream\r\n", b"")
+    for body in (streamed, response(200, document(vendor, "Hi"))):
+        outcome, _ = ask(vendor, body, asked)
+
+        assert (outcome.text, outcome.finish.reason) == ("Hi", "stop")
+
+
+@every_vendor
+@pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
+@pytest.mark.parametrize(
+    ("reason", "kind"), [("filter", "content_filter"), ("tool", "malformed_response")]
+)
+def test_a_refusal_and_a_tool_call_are_no_answers(vendor, asked, reason, kind):
+    """The vendor's own filter is `content_filter`; a tool call is unexpected."""
+    body = (
+        answers(vendor, "I", reason=reason)
+        if asked.stream
+        else response(200, document(vendor, "I", reason))
+    )
+    outcome, _ = ask(vendor, body, asked)
+
+    assert kind == outcome.kind
+    assert bool(outcome.texts) == asked.stream
+
+
+@every_vendor
+def test_an_unknown_finish_reason_is_not_taken_for_a_complete_answer(vendor):
+    """What nobody knows to be complete is not passed off as an answer."""
+    outcome, _ = ask(vendor, answers(vendor, "Hi", reason="shrugged"))
+    assert outcome.kind == "stream_interrupted"
+
+    outcome, _ = ask(vendor, response(200, document(vendor, "Hi", "shrugged")), BLOCK)
+    assert (outcome.kind, outcome.texts) == ("malformed_response", [])
+
+
+@every_vendor
+def test_closing_the_answer_closes_the_connection_at_once(vendor):
+    """A slow drip is left within a moment, and the server sees it."""
+
+    async def run():
+        http = HttpClients()
+
+        async def play(connection):
+            await connection.send(STREAM_HEAD)
+            for data in opens(vendor):
+                await connection.send(chunk(data))
+            while True:
+                await connection.send(chunk(says(vendor, "drip ")))
+                await asyncio.sleep(0.01)
+
+        async with raw_server(play) as server:
+            parts = backend(vendor, server.url, http).answer(call())
+            for _ in range(3):
+                await anext(parts)
+            start = time.perf_counter()
+            await parts.aclose()
+            took = time.perf_counter() - start
+            async with asyncio.timeout(5):
+                await server.closed_by_client.wait()
+            await http.aclose()
+            return took
+
+    assert asyncio.run(run()) < 0.5
+
+
+@every_vendor
+@pytest.mark.parametrize("sent_before", [b"", STREAM_HEAD, STREAM_HEAD + chunk(": hi\n\n")])
+def test_cancelling_the_wait_closes_the_connection(vendor, sent_before):
+    """A silent server is left when the engine's timer strikes, whatever phase it is in."""
+
+    async def run():
+        http = HttpClients()
+
+        async def play(connection):
+            if sent_before:
+                await connection.send(sent_before)
+            await connection.gone()
+
+        async with raw_server(play) as server:
+            parts = backend(vendor, server.url, http).answer(call())
+            start = time.perf_counter()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.15):
+                    await anext(parts)
+            await parts.aclose()
+            took = time.perf_counter() - start
+            await http.aclose()
+            return took
+
+    assert asyncio.run(run()) < 1
+
+
+@every_vendor
+def test_keep_alives_and_role_only_chunks_yield_nothing(vendor):
+    """Only text is a token: comments, pings, roles, usage and thoughts are not."""
+    noise = {
+        "openai": [
+            event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
+            event({"choices": [{"index": 0, "delta": {"content": None, "reasoning": "hm"}}]}),
+            event({"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}}]}),
+            event({"choices": [], "prompt_filter_results": [{}]}),
+            event({"choices": [{"index": 0, "delta": {"content": [{"type": "thinking"}]}}]}),
+        ],
+        "anthropic": [
+            event({"type": "ping"}, "ping"),
+            event(
+                {
+                    "type": "content_block_start",
+                    "index": 0,
+                    "content_block": {"type": "thinking", "thinking": "hm"},
+                }
+            ),
+            event(
+                {
+                    "type": "content_block_delta",
+                    "delta": {"type": "thinking_delta", "thinking": "hm", "text": "hm"},
+                }
+            ),
+            event({"type": "content_block_delta", "delta": {"type": "signature_delta"}}),
+            event({"type": "something_new", "delta": {"text": "hm"}}),
+        ],
+        "gemini": [
+            event({"candidates": [{"content": {"parts": [{"text": "hm", "thought": True}]}}]}),
+            event({"candidates": [{"content": {"parts": [{"thoughtSignature": "abc"}]}}]}),
+            event({"usageMetadata": {"promptTokenCount": 12, "thoughtsTokenCount": 40}}),
+        ],
+    }
+    outcome, _ = ask(
+        vendor,
+        stream(
+            b": keep-alive\n\n",
+            b"\n\n",
+            *opens(vendor),
+            *noise[vendor],
+            says(vendor, "Hi"),
+            *noise[vendor],
+            *ends(vendor),
+            *closes(vendor),
+        ),
+    )
+
+    assert outcome.texts == ["Hi"]
+    assert outcome.finish.reason == "stop"

@@ -1,0 +1,336 @@
+"""Test the shared connections."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+import sys
+
+import httpx
+import pytest
+from wire_support import (
+    Connection,
+    answers,
+    attempt,
+    backend,
+    call,
+    document,
+    raw_server,
+    response,
+    tcp_server,
+)
+
+from tieredllm.providers.http import HttpClients
+
+TEXT = response(200, document("openai", "Hi"))
+
+
+def test_a_connection_is_used_again_after_a_stream_was_read_to_its_end():
+    """Three turns, streamed and not, take one connection."""
+
+    async def run():
+        http = HttpClients()
+
+        async def play(connection):
+            for _ in range(3):
+                await connection.send(answers("openai", "Hi"))
+                await connection.request()
+
+        async with raw_server(play) as server:
+            model = backend("openai", server.url, http)
+            outcomes = [await attempt(model) for _ in range(3)]
+            await http.aclose()
+            return outcomes, server.connections
+
+    outcomes, connections = asyncio.run(run())
+
+    assert [outcome.text for outcome in outcomes] == ["Hi"] * 3
+    assert connections == 1
+
+
+def test_a_connection_the_server_closed_meanwhile_costs_nothing():
+    """An idle connection that was closed is not mistaken for a failing server."""
+
+    async def run():
+        http = HttpClients()
+        async with raw_server(TEXT.replace(b"\r\nContent-Length", b"\r\ncontent-length")) as server:
+            model = backend("openai", server.url, http)
+            first = await attempt(model, call(stream=False))
+            await asyncio.sleep(0.1)
+            second = await attempt(model, call(stream=False))
+            await http.aclose()
+            return first, second, server.connections
+
+    first, second, connections = asyncio.run(run())
+
+    assert (first.text, second.text, connections) == ("Hi", "Hi", 2)
+
+
+def test_one_manager_serves_one_event_loop_after_another():
+    """Clients of a loop that is gone are not used in the next one, closed or not."""
+    http = HttpClients()
+
+    async def once(*, close):
+        async with raw_server(TEXT) as server:
+            outcome = await attempt(backend("openai", server.url, http), call(stream=False))
+            if close:
+                await http.aclose()
+            return outcome.text
+
+    assert asyncio.run(once(close=True)) == "Hi"
+    assert asyncio.run(once(close=True)) == "Hi"
+
+
+def test_closing_before_anything_was_sent_is_fine():
+    """A manager that never asked a cloud model has nothing to close."""
+    asyncio.run(HttpClients().aclose())
+
+
+def test_http_urls_build_no_certificate_store(monkeypatch):
+    """Loading the certificates is spared until an https:// URL is asked."""
+    built = []
+    real = httpx.create_ssl_context
+    monkeypatch.setattr(httpx, "create_ssl_context", lambda: built.append(1) or real())
+
+    async def run():
+        http = HttpClients()
+        async with raw_server(TEXT) as server:
+            plain = await attempt(backend("openai", server.url, http), call(stream=False))
+            before = len(built)
+            secure = await attempt(backend("openai", "https://127.0.0.1:1", http))
+            await http.aclose()
+            return plain, before, secure
+
+    plain, before, secure = asyncio.run(run())
+
+    assert (plain.text, before, secure.kind, len(built)) == ("Hi", 0, "connection", 1)
+
+
+def test_neither_httpx_nor_its_command_line_is_loaded_early():
+    """Importing an adapter loads no httpx; the first request loads it without rich."""
+    script = """
+import asyncio, sys
+from tieredllm.providers.openai import OpenAIBackend
+from tieredllm.providers.http import HttpClients
+assert "httpx" not in sys.modules and "ssl" not in sys.modules or "httpx" not in sys.modules
+async def main():
+    clients = HttpClients()
+    clients._client("http://127.0.0.1")
+    await clients.aclose()
+asyncio.run(main())
+assert "httpx" in sys.modules
+assert not {"rich", "pygments", "httpx._main"} & set(sys.modules), "the command line was loaded"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+async def over_tls(serve, asked=None):
+    http = HttpClients()
+    async with tcp_server(serve) as port:
+        outcome = await attempt(backend("openai", f"https://127.0.0.1:{port}", http), asked)
+        await http.aclose()
+    return outcome
+
+
+def test_plain_http_behind_an_https_url_is_a_tls_error():
+    """A server that does not speak TLS is told as `tls`, and is not asked again."""
+
+    async def run():
+        async def serve(reader, writer):
+            await reader.read(10)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+        return await over_tls(serve)
+
+    assert asyncio.run(run()).kind == "tls"
+
+
+@pytest.mark.parametrize(("reset", "kind"), [(True, "connection"), (False, "connection")])
+def test_a_connection_that_ends_during_the_handshake_is_tried_again(reset, kind):
+    """Reset or closed before anything was said is no verdict on certificates."""
+
+    async def run():
+        async def serve(reader, writer):
+            await reader.read(10)
+            connection = Connection(reader, writer)
+            await (connection.reset() if reset else connection.send(b""))
+            writer.close()
+
+        return await over_tls(serve)
+
+    outcome = asyncio.run(run())
+
+    assert (kind, True) == (outcome.kind, outcome.error.again)
+
+
+def test_a_handshake_that_never_ends_is_a_timeout():
+    """A server that accepts and says nothing is a silent route."""
+
+    async def run():
+        async def serve(reader, writer):
+            await reader.read()
+            writer.close()
+
+        return await over_tls(serve, call(connect_timeout_s=0.2))
+
+    assert asyncio.run(run()).kind == "timeout"
+
+
+@pytest.fixture(scope="session")
+def self_signed(tmp_path_factory):
+    """Give a certificate nobody vouches for, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command += ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed: no certificate can be made")
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def ask_over_tls(certificate, key):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(TEXT)
+        await writer.drain()
+        writer.close()
+
+    http = HttpClients()
+    async with tcp_server(serve, context) as port:
+        outcome = await attempt(
+            backend("openai", f"https://127.0.0.1:{port}", http), call(stream=False)
+        )
+        await http.aclose()
+    return outcome
+
+
+def test_a_certificate_nobody_vouches_for_is_a_tls_error(self_signed):
+    """Certificates are verified, and the message says that one could not be."""
+    outcome = asyncio.run(ask_over_tls(*self_signed))
+
+    assert outcome.kind == "tls"
+    assert "certificate that cannot be verified: self-signed" in outcome.error.message
+
+
+def test_a_certificate_of_one_s_own_authority_is_trusted(self_signed, monkeypatch):
+    """`SSL_CERT_FILE` names the authorities, as everywhere."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(self_signed[0]))
+
+    assert asyncio.run(ask_over_tls(*self_signed)).text == "Hi"
+
+
+def test_a_certificate_file_that_is_not_there_is_a_tls_error(monkeypatch, tmp_path):
+    """A broken `SSL_CERT_FILE` is told as what it is."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+
+    async def run():
+        http = HttpClients()
+        try:
+            return await attempt(backend("openai", "https://127.0.0.1:1", http))
+        finally:
+            await http.aclose()
+
+    assert asyncio.run(run()).kind == "tls"
+
+
+def test_proxies_of_the_environment_are_used(monkeypatch):
+    """`HTTP_PROXY` sends requests through it, but not those to hosts of `NO_PROXY`."""
+
+    async def run():
+        http = HttpClients()
+        async with raw_server(TEXT) as proxy, raw_server(TEXT) as server:
+            monkeypatch.setenv("HTTP_PROXY", proxy.url)
+            monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+            far = await attempt(backend("openai", "http://far.example", http), call(stream=False))
+            near = await attempt(backend("openai", server.url, http), call(stream=False))
+            await http.aclose()
+            return far, near, proxy, server
+
+    far, near, proxy, server = asyncio.run(run())
+
+    assert (far.text, near.text) == ("Hi", "Hi")
+    assert [received.path for received in proxy.requests] == [
+        "http://far.example/v1/chat/completions"
+    ]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("proxy", "kind"),
+    [("socks5://127.0.0.1:1", "connection"), ("gopher://127.0.0.1:1", "unexpected")],
+)
+def test_a_proxy_that_cannot_be_used_is_told(monkeypatch, proxy, kind):
+    """A SOCKS proxy names what to install; an unknown one is no traceback."""
+    if proxy.startswith("socks"):
+        monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+
+    async def run():
+        http = HttpClients()
+        try:
+            return await attempt(backend("openai", "http://far.example", http))
+        finally:
+            await http.aclose()
+
+    outcome = asyncio.run(run())
+
+    assert kind == outcome.kind
+    assert "proxy" in outcome.error.message.lower()
+
+
+def test_connecting_ends_at_its_timeout():
+    """An address that swallows packets is a silent route: `timeout`."""
+
+    async def run():
+        http = HttpClients()
+        # A listener whose backlog is full accepts no more connections and refuses none.
+        import socket
+
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            address = listener.getsockname()
+            fillers = []
+            for _ in range(4):
+                filler = socket.socket()
+                filler.setblocking(False)
+                filler.connect_ex(address)
+                fillers.append(filler)
+            outcome = await attempt(
+                backend("openai", f"http://127.0.0.1:{address[1]}", http),
+                call(connect_timeout_s=0.3),
+            )
+            for filler in fillers:
+                filler.close()
+        await http.aclose()
+        return outcome
+
+    assert asyncio.run(run()).kind == "timeout"
+
+
+def test_an_answer_over_the_bound_is_refused(monkeypatch):
+    """A document that never ends costs bounded memory."""
+    monkeypatch.setattr("tieredllm.providers.http.MAX_BODY_BYTES", 100_000)
+
+    async def run():
+        http = HttpClients()
+        body = response(
+            200, b'{"choices": "' + b"x" * 300_000, {"Content-Type": "application/json"}
+        )
+        async with raw_server(body) as server:
+            outcome = await attempt(backend("openai", server.url, http), call(stream=False))
+            await http.aclose()
+            return outcome
+
+    outcome = asyncio.run(run())
+
+    assert outcome.kind == "malformed_response"
+    assert "longer than" in outcome.error.message

@@ -1,0 +1,237 @@
+"""`tieredllm rules`: show and try the rules of the last tier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from tieredllm.cli.context import Session, current
+from tieredllm.cli.exits import ExitCode
+from tieredllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from tieredllm.rules.answering import RuleAnswer
+    from tieredllm.rules.finding import Candidate
+    from tieredllm.rules.model import Rules
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="rules",
+    help="Show and try the rules of the last tier.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+NO_REQUEST = "0" * 32
+"""The request id of an answer that no request asked for: its reference code is REF-00000000."""
+
+SHOWN_CHARACTERS = 200
+
+
+@app.command("list")
+def list_rules(*, as_json: Json = False) -> None:
+    """List the intents of the rules in use, in the order in which they are tried."""
+    from tieredllm.rules.loading import load_rules
+
+    session = current()
+    source, variables = _in_use(session)
+    rules = load_rules(source)
+    rows = _rows(rules)
+    wanted = {name: bool(variables.get(name, "").strip()) for name in _variables(rules)}
+    if as_json:
+        _print_json({"rules": rules.origin, "intents": rows, "variables": wanted}, session)
+        return
+    cells = [["INTENT", "PRIORITY", "PATTERNS", "RESPONSES", "LANGUAGE", "FROM"]]
+    cells += [
+        [
+            row["name"] + (" (default)" if row["default"] else ""),
+            str(row["priority"]),
+            str(row["patterns"]),
+            str(row["responses"]),
+            row["lang"],
+            row["origin"],
+        ]
+        for row in rows
+    ]
+    _print_table(cells, session)
+    unset = [name for name, is_set in wanted.items() if not is_set]
+    if unset:
+        session.say(
+            f"not set under `vars` of the rules tier, so sentences with it are left out: "
+            f"{', '.join(unset)}"
+        )
+
+
+@app.command("test")
+def try_query(
+    query: Annotated[list[str], typer.Argument(help="What a user might ask.", metavar="QUERY...")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show which intent a query has, by which pattern, what is answered, and why.
+
+    The answer's reference code is REF-00000000, since there is no request.
+    """
+    from tieredllm.rules.answering import answer
+    from tieredllm.rules.loading import load_rules
+    from tieredllm.rules.matching import Matcher
+
+    session = current()
+    text = " ".join(query)
+    if not text.strip():
+        raise UsageError("the query is empty: give some words")
+    source, variables = _in_use(session)
+    matcher = Matcher(load_rules(source))
+    given = answer(
+        matcher,
+        text,
+        variables=variables,
+        request_id=NO_REQUEST,
+        finding=matcher.explain(text),
+    )
+    if as_json:
+        _print_json(_explained(given), session)
+    else:
+        _print_explained(given, several=len(matcher.rules.languages) > 1, session=session)
+
+
+@app.command()
+def check(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A rule file, or `builtin`.", show_default=False)
+    ],
+) -> None:
+    """Check a rule file, and run the tests it brings along.
+
+    Exit code 2: it has mistakes, each named with its line and column; 1: a test of its own fails;
+    0: neither.
+    """
+    from tieredllm.rules.loading import BUILTIN, load_rules
+    from tieredllm.rules.matching import Matcher
+    from tieredllm.rules.testing import failed_tests
+
+    session = current()
+    source = file if file == BUILTIN else str(Path(file).expanduser())
+    matcher = Matcher(load_rules(source))
+    failed = failed_tests(matcher)
+    for mistake in failed:
+        print(mistake, file=session.stdout)
+    rows = _rows(matcher.rules)
+    tests = len(matcher.rules.tests)
+    print(
+        f"{source}: {_count(len(rows), 'intent')}, "
+        f"{_count(sum(row['patterns'] for row in rows), 'pattern')}, "
+        f"{_count(tests, 'test')}" + (f", {len(failed)} failed" if failed else ", ok"),
+        file=session.stdout,
+    )
+    if failed:
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+def _in_use(session: Session) -> tuple[str, dict[str, str]]:
+    """Give the rules and variables of the profile's rules tier."""
+    from tieredllm.profile.resolve import load_profile
+    from tieredllm.rules.loading import BUILTIN
+
+    profile = load_profile(session.profile_name, session.places)
+    tier = next((tier for tier in profile.tiers if tier.provider == "rules"), None)
+    if tier is None:
+        session.say(f"profile {profile.name} has no rules tier: these are the built-in rules")
+        return BUILTIN, {}
+    return tier.rules, tier.vars
+
+
+def _rows(rules: Rules) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": intent.name,
+            "priority": intent.priority,
+            "patterns": len(intent.rules),
+            "responses": len(intent.responses) + len(intent.otherwise),
+            "lang": language.lang,
+            "default": intent.name == language.default,
+            "origin": intent.origin,
+        }
+        for language in rules.languages
+        for intent in sorted(language.intents, key=lambda intent: -intent.priority)
+    ]
+
+
+def _variables(rules: Rules) -> list[str]:
+    """Name the variables that the responses want from the profile."""
+    from tieredllm.rules.templates import OWN_VARIABLES, names
+
+    wanted = {
+        name
+        for language in rules.languages
+        for intent in language.intents
+        for response in (*intent.responses, *intent.otherwise)
+        for name in names(response)
+    }
+    return sorted(name for name in wanted - OWN_VARIABLES if "." not in name)
+
+
+def _explained(given: RuleAnswer) -> dict[str, Any]:
+    finding: dict[str, Any] = msgspec.to_builtins(given.finding)
+    winner = finding.pop("winner")
+    return {
+        "intent": given.intent,
+        "pattern": winner["pattern"] if winner else None,
+        "answer": given.text,
+        **finding,
+    }
+
+
+def _print_explained(given: RuleAnswer, *, several: bool, session: Session) -> None:
+    finding = given.finding
+    out = session.stdout
+    print(f"intent: {given.intent}", file=out)
+    if several:
+        print(f"language: {given.lang}", file=out)
+    if finding.winner is not None:
+        print(f"pattern: {finding.winner.pattern}", file=out)
+    print(f"why: {finding.why}", file=out)
+    if finding.candidates:
+        print("candidates:", file=out)
+    for candidate in finding.candidates:
+        print(f"  {_candidate(candidate, several=several)}", file=out)
+    print(f"tried: {finding.tried} of {_count(finding.patterns, 'pattern')}", file=out)
+    print(f"\n{given.text}", file=out)
+
+
+def _candidate(candidate: Candidate, *, several: bool) -> str:
+    from tieredllm.rules.text import clean
+
+    lang = f" ({candidate.lang})" if several else ""
+    return (
+        f"{candidate.intent}{lang}, priority {candidate.priority}, "
+        f"characters {candidate.start} to {candidate.end}: "
+        f"`{clean(candidate.text, SHOWN_CHARACTERS)}`, by {candidate.pattern}"
+    )
+
+
+def _print_table(cells: list[list[str]], session: Session) -> None:
+    """Print rows: lined up on a terminal, else with tabs between the cells."""
+    if not session.stdout.isatty():
+        for row in cells:
+            print("\t".join(row), file=session.stdout)
+        return
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(padded).rstrip(), file=session.stdout)
+
+
+def _print_json(value: dict[str, Any], session: Session) -> None:
+    print(json.dumps(value, indent=2), file=session.stdout)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,191 @@
+"""Put an answer together from its parts, and judge how it ended. Pure: no I/O, no clock.
+
+The rules are those of the contract (section 5): only an answer with content and a finish reason is
+complete; whatever goes wrong after output began makes a stream interrupted; what comes after the
+finish reason cannot spoil the answer any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.providers.base import Finish
+from tieredllm.types import Usage
+
+__all__ = ["Assembly", "Ending", "Part"]
+
+Ending = Literal["stop", "length", "content_filter", "tool"]
+"""What a vendor's finish reason means here; one that is not listed means a broken answer."""
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold what one event of a stream, or a whole body, says."""
+
+    text: str = ""
+    """Answer text; reasoning is none."""
+    reason: str | None = None
+    """The vendor's finish reason."""
+    refusal: str = ""
+    """The model's or the vendor's words, where it declines to answer."""
+    blocked: bool = False
+    """Whether the vendor refused, with or without words."""
+    error: Any = None
+    """A decoded error body."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    model: str | None = None
+    done: bool = False
+    """Whether the vendor's own end marker came."""
+    candidates: bool = True
+    """Whether there was any answer in it, be it an empty one."""
+
+
+class Assembly:
+    """Assemble one answer.
+
+    Args:
+        endings: what each of the vendor's finish reasons means.
+        classify: decides what an error inside the answer is.
+        presentable: makes text from outside fit to show.
+        status: the HTTP status it all came with.
+        whole: whether the answer came as one document and not as a stream.
+    """
+
+    def __init__(
+        self,
+        *,
+        endings: Mapping[str, Ending],
+        classify: Callable[[Any], FallbackTriggerError],
+        presentable: Callable[[str], str],
+        status: int = 200,
+        whole: bool = False,
+    ) -> None:
+        self._endings = endings
+        self._classify = classify
+        self._presentable = presentable
+        self._status = status
+        self._whole = whole
+        self._blanks = ""
+        self._refusal = ""
+        self._blocked = False
+        self._reason: str | None = None
+        self._skipped = 0
+        self._candidates = False
+        self._prompt_tokens: int | None = None
+        self._completion_tokens: int | None = None
+        self._model: str | None = None
+        self.began = False
+        """Whether text has been given out."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether a finish reason has come; only usage and an end marker can follow it."""
+        return self._reason is not None
+
+    def skip(self) -> None:
+        """Take note of an event that could not be decoded."""
+        self._skipped += 1
+
+    def take(self, part: Part) -> str:
+        """Take a part and give the text that can be passed on.
+
+        Blanks at the start are held back until something else follows: an answer of nothing but
+        blanks is an empty one.
+
+        Raises:
+            FallbackTriggerError: the part carries an error, before any finish reason.
+        """
+        if part.error is not None and not self.complete:
+            raise self.broken(self._classify(part.error))
+        self._note(part)
+        if not part.text:
+            return ""
+        if self.began:
+            return part.text
+        self._blanks += part.text
+        if not self._blanks.strip():
+            return ""
+        text, self._blanks = self._blanks, ""
+        self.began = True
+        return text
+
+    def broken(self, error: FallbackTriggerError) -> FallbackTriggerError:
+        """Give the error that a failure in the middle of the answer amounts to."""
+        if self.began and not self._whole and error.kind is not ErrorKind.CONTENT_FILTER:
+            return FallbackTriggerError(
+                ErrorKind.STREAM_INTERRUPTED,
+                self._presentable(f"the answer broke off: {error.message}"),
+                status=error.status,
+                retry_after_s=error.retry_after_s,
+            )
+        return error
+
+    def finish(self) -> Finish:
+        """Give the end of the answer, once nothing more comes.
+
+        Raises:
+            FallbackTriggerError: the answer is not complete, is empty, or was refused.
+        """
+        ending = self._ending()
+        if self._refusal or self._blocked or ending == "content_filter":
+            words = self._refusal or f"the vendor's filter stopped the answer ({self._reason})"
+            raise self._error(ErrorKind.CONTENT_FILTER, words)
+        if ending is None:
+            raise self._incomplete()
+        if ending == "tool":
+            raise self._error(
+                ErrorKind.MALFORMED_RESPONSE, "the model called a tool that it was not given"
+            )
+        if not self.began:
+            raise self._empty(ending)
+        return Finish(
+            reason=ending,
+            usage=Usage(
+                prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens
+            ),
+            model=self._model,
+        )
+
+    def _note(self, part: Part) -> None:
+        self._refusal += part.refusal
+        self._blocked = self._blocked or part.blocked
+        self._reason = part.reason or self._reason
+        self._model = part.model or self._model
+        self._candidates = self._candidates or part.candidates
+        # Counts are totals, sent once or again and again, and now and then as 0 at first.
+        if part.prompt_tokens is not None:
+            self._prompt_tokens = max(self._prompt_tokens or 0, part.prompt_tokens)
+        if part.completion_tokens is not None:
+            self._completion_tokens = max(self._completion_tokens or 0, part.completion_tokens)
+
+    def _ending(self) -> Ending | None:
+        if self._reason is not None:
+            return self._endings.get(self._reason.lower())
+        # A document that is complete as JSON is complete; some servers give it no finish reason.
+        return "stop" if self._whole and self._candidates else None
+
+    def _incomplete(self) -> FallbackTriggerError:
+        if self._reason is not None:
+            message = f"the answer ended for an unknown reason ({self._reason})"
+        elif self._whole:
+            message = "there is no answer in the response"
+        else:
+            message = "the stream ended without a finish reason"
+        if self.began and not self._whole:
+            return self._error(ErrorKind.STREAM_INTERRUPTED, message)
+        if self._whole or self._reason is not None or self._skipped:
+            return self._error(ErrorKind.MALFORMED_RESPONSE, message)
+        return self._error(ErrorKind.EMPTY_RESPONSE, "the stream ended without any content")
+
+    def _empty(self, ending: Ending) -> FallbackTriggerError:
+        message = "the answer is empty"
+        if ending == "length":
+            message += ": max_tokens was used up before it began; allow more of them"
+        return self._error(ErrorKind.EMPTY_RESPONSE, message)
+
+    def _error(self, kind: ErrorKind, message: str) -> FallbackTriggerError:
+        return FallbackTriggerError(kind, self._presentable(message), status=self._status)

@@ -1,0 +1,332 @@
+"""Be a backend behind HTTP: everything that the vendors' backends have in common.
+
+A vendor's own module says how a request looks (`_ask`), what an answer says (`_read`), what its
+finish reasons mean (`endings`) and how its model list looks (`_names`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, ClassVar, Literal, Protocol
+
+import msgspec
+
+from tieredllm.clock import Clock
+from tieredllm.errors import ErrorInfo, ErrorKind, FallbackTriggerError
+from tieredllm.profile.schema import BASE_URLS, Params
+from tieredllm.prompts.tokens import estimate_tokens
+from tieredllm.providers.assembly import Assembly, Ending, Part
+from tieredllm.providers.base import Call, Chunk, Delta, Missing, ProbeResult, TokenCounter
+from tieredllm.providers.http import HttpClients, Reply, Request
+from tieredllm.providers.sent import Sent
+from tieredllm.providers.shape import NotJsonError, decode
+from tieredllm.providers.streaming import stream_texts
+from tieredllm.types import Message, Prompt
+
+__all__ = ["PROBE_S", "SMALL_CAP_TOKENS", "Ask", "CloudBackend", "KeyRing", "Vendor"]
+
+Vendor = Literal["openai", "anthropic", "gemini"]
+
+PROBE_S = 5.0
+"""The longest a probe may take (contract, section 6)."""
+
+SMALL_CAP_TOKENS = 4096
+"""Below this `max_tokens`, a model that thinks is asked to think little.
+
+Thoughts count against the cap at every vendor, and a model left to itself spends it all on them
+and answers nothing.
+"""
+
+
+class KeyRing(Protocol):
+    """Look keys up by the name of their variable."""
+
+    def get(self, name: str, /) -> str | None:
+        """Give the key; None when it isn't set."""
+        ...
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold a request in a vendor's own form."""
+
+    path: str
+    """Below the base URL."""
+    body: Mapping[str, Any]
+    parameters: Mapping[str, str] = {}
+    """What could be left out: words a server may use for a parameter, and its wire name."""
+    stream: bool
+
+
+class CloudBackend(ABC):
+    """Be one model at one URL.
+
+    Args:
+        model: the model's name, as the vendor has it.
+        base_url: where the server is; None for the vendor's own.
+        api_key_env: the variable that holds the key; None when the server needs none.
+        keys: where the key is looked up, each time anew.
+        http: the shared connections.
+        clock: the time.
+    """
+
+    provider: ClassVar[Vendor]
+    endings: ClassVar[Mapping[str, Ending]]
+    """What the finish reasons mean, in lower case."""
+    own_host: ClassVar[str]
+    """The vendor's own server; what is known of its models by name holds there."""
+    models_path: ClassVar[str]
+    """Below the base URL; what a probe asks for."""
+    tail_s: ClassVar[float | None] = 0.5
+    """How long usage and the end marker are waited for after the finish reason.
+
+    A server that keeps the connection open must not turn a complete answer into a silent one.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        base_url: str | None,
+        api_key_env: str | None,
+        keys: KeyRing,
+        http: HttpClients,
+        clock: Clock,
+    ) -> None:
+        self.model = model
+        self._base_url = (base_url or BASE_URLS[self.provider]).strip().rstrip("/")
+        self._key_env = api_key_env
+        self._keys = keys
+        self._http = http
+        self._clock = clock
+
+    @property
+    def is_language_model(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def identity(self) -> str:
+        """Tell provider, URL, model and key apart, without giving the key away."""
+        key = hashlib.sha256((self._key() or "").encode()).hexdigest()[:16]
+        whole = "|".join((self.provider, self._base_url, self.model, key))
+        return f"{self.provider}:{self.model}:{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+
+    def missing(self) -> Missing | None:
+        """Say that the key is not set, when it is not."""
+        if self._key_env is None or self._key():
+            return None
+        return Missing(
+            what=f"{self._key_env} is not set",
+            fix=f"export {self._key_env}=… or `tieredllm keys set {self._key_env}`",
+        )
+
+    async def token_counter(self) -> TokenCounter:
+        """Give the estimate: the vendors' tokenizers are not at hand."""
+        return estimate_tokens
+
+    def warm_up(self) -> None:  # noqa: B027 - doing nothing is what every cloud backend does
+        """Do nothing: a connection is made in no time."""
+
+    async def aclose(self) -> None:  # noqa: B027 - as above
+        """Do nothing: the connections belong to the manager."""
+
+    async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        """Make one attempt: yield deltas, then one finish.
+
+        Raises:
+            FallbackTriggerError: for every failure.
+        """
+        ask = self._ask(call)
+        sent = self._sent(ask.path, ask.parameters)
+        request = Request(
+            method="POST",
+            url=sent.url,
+            headers={"Content-Type": "application/json", **self._headers(sent)},
+            body=msgspec.json.encode(ask.body),
+            connect_timeout_s=call.connect_timeout_s,
+            stream=ask.stream,
+        )
+        text = ""
+        async with self._http.send(request, sent) as reply:
+            whole = await reply.form() == "body"
+            assembly = self._assembly(reply, sent, whole=whole)
+            if whole:
+                for part in self._parts(await reply.body(), sent, reply):
+                    text += assembly.take(part)
+            else:
+                pieces = stream_texts(reply.events(), assembly, self._read, tail_s=self.tail_s)
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        yield Delta(piece)
+        # Nothing of a document is passed on before it is known to be complete and not refused.
+        finish = assembly.finish()
+        if whole:
+            yield Delta(text)
+        yield finish
+
+    async def probe(self, *, deep: bool = False) -> ProbeResult:
+        """List the vendor's models, which is free; or, when `deep`, ask for one real token."""
+        import asyncio
+
+        start = self._clock.monotonic()
+        error: str | None = None
+        try:
+            async with asyncio.timeout(PROBE_S):
+                error = await (self._first_token() if deep else self._look_up())
+        except TimeoutError:
+            error = _told(ErrorKind.TIMEOUT, f"no answer within {PROBE_S:g} s")
+        except FallbackTriggerError as exc:
+            error = str(exc.info)
+        return ProbeResult(
+            ok=error is None,
+            latency_ms=(self._clock.monotonic() - start) * 1000,
+            error=error,
+        )
+
+    @abstractmethod
+    def _ask(self, call: Call) -> Ask:
+        """Put a call into the vendor's form."""
+
+    @abstractmethod
+    def _headers(self, sent: Sent) -> dict[str, str]:
+        """Give the vendor's own headers, with the key in `sent`."""
+
+    @abstractmethod
+    def _read(self, value: dict[str, Any]) -> Part:
+        """Read one event of a stream, or a whole answer; never fails, whatever its shape."""
+
+    @abstractmethod
+    def _names(self, value: Any) -> list[str] | None:
+        """Read a list of models; None when it is not complete, or none."""
+
+    @property
+    def _at_home(self) -> bool:
+        """Whether the server is the vendor's own."""
+        host = (self._base_url.partition("://")[2].partition("/")[0]).lower()
+        return host == self.own_host or host.endswith("." + self.own_host)
+
+    def _thinks_little(self, params: Params) -> bool:
+        return self._at_home and params.max_tokens < SMALL_CAP_TOKENS
+
+    def _key(self) -> str | None:
+        key = self._keys.get(self._key_env) if self._key_env is not None else None
+        # A key read from a file often ends with a newline, which no header can carry.
+        return (key or "").strip() or None
+
+    def _sent(self, path: str, parameters: Mapping[str, str]) -> Sent:
+        key = self._key()
+        if self._key_env is not None and key is None:
+            raise FallbackTriggerError(ErrorKind.AUTHENTICATION, f"{self._key_env} is not set")
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise FallbackTriggerError(
+                ErrorKind.AUTHENTICATION,
+                f"the key in {self._key_env} has characters that no key has",
+            )
+        return Sent(
+            url=_join(self._base_url, path),
+            model=self.model,
+            key=key,
+            key_env=self._key_env,
+            parameters=parameters,
+        )
+
+    def _assembly(self, reply: Reply, sent: Sent, *, whole: bool) -> Assembly:
+        def classify(value: Any) -> FallbackTriggerError:
+            from tieredllm.providers.classify import classify_inside_200
+
+            return classify_inside_200(
+                sent,
+                value,
+                status=reply.status,
+                headers=reply.headers,
+                now=self._clock.wall(),
+            )
+
+        return Assembly(
+            endings=self.endings,
+            classify=classify,
+            presentable=sent.presentable,
+            status=reply.status,
+            whole=whole,
+        )
+
+    def _parts(self, body: bytes, sent: Sent, reply: Reply) -> list[Part]:
+        try:
+            value = decode(body)
+        except NotJsonError as exc:
+            raise FallbackTriggerError(
+                ErrorKind.MALFORMED_RESPONSE,
+                f"{sent.host} sent an answer that is no JSON",
+                status=reply.status,
+            ) from exc
+        # Google's endpoints send errors, and streams that are not asked for as events, as lists.
+        values = value if isinstance(value, list) else [value]
+        return [self._read(item) for item in values if isinstance(item, dict)]
+
+    async def _look_up(self) -> str | None:
+        sent = self._sent(self.models_path, {})
+        request = Request(
+            method="GET", url=sent.url, headers=self._headers(sent), connect_timeout_s=PROBE_S
+        )
+        async with self._http.send(request, sent) as reply:
+            await reply.form()
+            body = await reply.body()
+        try:
+            names = self._names(decode(body))
+        except NotJsonError:
+            return _told(
+                ErrorKind.MALFORMED_RESPONSE, f"{sent.host} sent a list of models that is no JSON"
+            )
+        # Aliases are listed by their dated names; other servers' lists are no promise.
+        stem = self.model.removeprefix("models/").removesuffix("-latest")
+        known = not self._at_home or not names or any(name.startswith(stem) for name in names)
+        if known:
+            return None
+        return _told(ErrorKind.NOT_FOUND, f"{sent.host} does not list {self.model}")
+
+    async def _first_token(self) -> str | None:
+        """Ask for a word and leave at its first token."""
+        question = "Reply with the word OK."
+        omit: frozenset[str] = frozenset()
+        while True:
+            call = Call(
+                prompt=Prompt(question=question),
+                messages=(Message("user", question),),
+                params=Params(temperature=None, top_p=None, max_tokens=16),
+                connect_timeout_s=PROBE_S,
+                omit=omit,
+                request_id="probe",
+            )
+            try:
+                async with aclosing(self.answer(call)) as chunks:
+                    await anext(chunks)
+            except FallbackTriggerError as exc:
+                if exc.parameter is not None and exc.parameter not in omit:
+                    omit |= {exc.parameter}
+                    continue
+                if not _spent(exc):
+                    raise
+            return None
+
+
+def _spent(error: FallbackTriggerError) -> bool:
+    """Tell whether all tokens went to thinking: what thought so much is up."""
+    if error.kind is ErrorKind.EMPTY_RESPONSE:
+        return "max_tokens" in error.message
+    # OpenAI's words for it, in a 400 without a code.
+    return "model output limit was reached" in error.message
+
+
+def _told(kind: ErrorKind, message: str) -> str:
+    return str(ErrorInfo(kind=kind, message=message))
+
+
+def _join(base_url: str, path: str) -> str:
+    """Put a path below a base URL; either may have a query."""
+    base, _, base_query = base_url.partition("?")
+    path, _, query = path.partition("?")
+    queries = "&".join(part for part in (base_query, query) if part)
+    return base.rstrip("/") + path + (f"?{queries}" if queries else "")

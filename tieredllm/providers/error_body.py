@@ -1,0 +1,180 @@
+"""Read what a server says went wrong, in any of the shapes servers say it.
+
+The shapes, as their references and live answers show them:
+
+- OpenAI, Groq, vLLM, llama.cpp, Ollama: `{"error": {"message", "type", "param", "code"}}`
+- Anthropic: `{"type": "error", "error": {"type", "message", "details": {"error_code"}}}`
+- Google: `{"error": {"code", "message", "status", "details": [...]}}`, also as a list of one
+- Azure: `error.innererror.code`
+- OpenRouter: `error.metadata.raw` holds the provider's own error, as text
+- Mistral, old vLLM: `{"object": "error", "message", "type", "code"}`, where the message may be an
+  object of validation errors, or that object as text
+- FastAPI: `{"detail": "..."}` or `{"detail": [{"type", "loc", "msg"}]}`
+- xAI, Ollama's own API: `{"code", "error": "..."}`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tieredllm.providers.retry_after import duration_s
+from tieredllm.providers.shape import NotJsonError, decode, dig, text_at
+
+__all__ = ["ErrorBody", "read_error", "read_error_text"]
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold what an error body says."""
+
+    message: str = ""
+    """The server's words, as they came."""
+    codes: tuple[str, ...] = ()
+    """Codes, types and reasons, the most exact first, in lower case with `_` for `-` and blanks."""
+    number: int | None = None
+    """The HTTP status the body names, where it names one."""
+    param: str | None = None
+    """The request parameter the error is about."""
+    forbidden: tuple[str, ...] = ()
+    """Top-level parameters that a validator calls unknown."""
+    quotas: tuple[str, ...] = ()
+    """Google's ids of the quotas that were exceeded, in lower case and without `_`."""
+    retry_after_s: float | None = None
+    """Google's `RetryInfo.retryDelay`."""
+    flagged: bool = False
+    """Whether OpenRouter names the input its moderation flagged."""
+
+
+def read_error_text(body: bytes) -> ErrorBody:
+    """Read an error body: JSON in a known shape, or else all of it as the message."""
+    try:
+        return read_error(decode(body))
+    except NotJsonError:
+        return ErrorBody(message=body.decode("utf-8", "replace"))
+
+
+def read_error(value: Any) -> ErrorBody:
+    """Read a decoded error body; what is not understood is left out."""
+    if isinstance(value, list):
+        value = next((item for item in value if isinstance(item, dict)), None)
+    if isinstance(value, str):
+        return ErrorBody(message=value)
+    if not isinstance(value, dict):
+        return ErrorBody()
+    inner = value.get("error") or dig(value, "errors", 0)
+    error: dict[str, Any] = inner if isinstance(inner, dict) else value
+    problems = list(_problems(value, error))
+    message = inner if isinstance(inner, str) else _message(error, problems)
+    upstream = _upstream(error)
+    return ErrorBody(
+        message=": ".join(part for part in (message, upstream.message) if part),
+        codes=(*upstream.codes, *_codes(error)),
+        number=_status_number(error),
+        param=upstream.param or text_at(error, "param"),
+        forbidden=upstream.forbidden + tuple(_forbidden(problems)),
+        quotas=tuple(
+            quota.lower().replace("_", "")
+            for detail in _details(error)
+            for quota in _quota_ids(detail)
+        ),
+        retry_after_s=next(
+            (
+                delay
+                for detail in _details(error)
+                if (delay := duration_s(dig(detail, "retryDelay"))) is not None
+            ),
+            None,
+        ),
+        flagged=dig(error, "metadata", "flagged_input") is not None,
+    )
+
+
+def _message(error: dict[str, Any], problems: list[Any]) -> str:
+    for key in ("message", "msg", "detail", "error_description", "title"):
+        found = text_at(error, key)
+        if found and not (problems and found.lstrip().startswith("{")):
+            return found
+    words = [
+        f"{'.'.join(str(step) for step in loc)}: {text_at(problem, 'msg') or ''}"
+        for problem in problems[:3]
+        if isinstance(loc := dig(problem, "loc"), list)
+    ]
+    return "; ".join(words)
+
+
+def _codes(error: dict[str, Any]) -> Iterator[str]:
+    """Give the codes, the most exact first."""
+    found = [
+        dig(error, "innererror", "code"),
+        dig(error, "details", "error_code"),
+        *(dig(detail, "reason") for detail in _details(error)),
+        error.get("code"),
+        error.get("type"),
+        error.get("status"),
+    ]
+    for code in found:
+        if isinstance(code, str) and code and not code.isdecimal():
+            yield code.lower().replace("-", "_").replace(" ", "_")
+
+
+def _status_number(error: dict[str, Any]) -> int | None:
+    for key in ("code", "status", "status_code", "raw_status_code"):
+        code = error.get(key)
+        if isinstance(code, str) and code.isdecimal() and len(code) == 3:
+            code = int(code)
+        if isinstance(code, int) and 400 <= code <= 599:
+            return code
+    return None
+
+
+def _details(error: dict[str, Any]) -> list[Any]:
+    details = error.get("details")
+    return details if isinstance(details, list) else []
+
+
+def _quota_ids(detail: Any) -> Iterator[str]:
+    """Give the quota ids of a `google.rpc.QuotaFailure`."""
+    violations = dig(detail, "violations")
+    for violation in violations if isinstance(violations, list) else [detail]:
+        found = text_at(violation, "quotaId") or text_at(violation, "quotaMetric")
+        if found:
+            yield found
+
+
+def _problems(value: dict[str, Any], error: dict[str, Any]) -> Iterator[Any]:
+    """Give the validation errors of FastAPI and Mistral (pydantic's list of them)."""
+    for holder in (error, value):
+        message = holder.get("message")
+        if isinstance(message, str) and message.lstrip().startswith("{"):
+            try:
+                message = decode(message)
+            except NotJsonError:
+                message = None
+        for found in (dig(message, "detail"), message, holder.get("detail")):
+            if isinstance(found, list):
+                yield from found
+                return
+
+
+def _forbidden(problems: list[Any]) -> Iterator[str]:
+    for problem in problems:
+        loc = dig(problem, "loc")
+        if dig(problem, "type") == "extra_forbidden" and isinstance(loc, list):
+            steps = [step for step in loc if step != "body"]
+            if len(steps) == 1 and isinstance(steps[0], str):
+                yield steps[0]
+
+
+def _upstream(error: dict[str, Any]) -> ErrorBody:
+    """Read the provider's own error that OpenRouter passes on, one level deep."""
+    raw = dig(error, "metadata", "raw")
+    if isinstance(raw, str):
+        try:
+            raw = decode(raw)
+        except NotJsonError:
+            return ErrorBody(message=raw)
+    if not isinstance(raw, dict) or dig(raw, "error", "metadata") or dig(raw, "metadata"):
+        return ErrorBody()
+    return read_error(raw)

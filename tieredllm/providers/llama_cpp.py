@@ -1,0 +1,248 @@
+"""Ask a GGUF model on this machine, with llama.cpp in this process.
+
+The model is loaded when it is first wanted, on a thread of its own (`tieredllm.local.llama`).
+Nothing here needs a key or a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tieredllm.errors import ErrorKind, FallbackTriggerError, ModelFileError
+from tieredllm.local import catalog
+from tieredllm.local.verdicts import FileState, Verdicts, state_of
+from tieredllm.paths import Places
+from tieredllm.profile.schema import Params
+from tieredllm.providers.base import (
+    Call,
+    Chunk,
+    Delta,
+    Finish,
+    Missing,
+    ProbeResult,
+    TokenCounter,
+)
+from tieredllm.types import Message, Usage
+
+if TYPE_CHECKING:
+    from tieredllm.local.llama import LlamaRunner
+    from tieredllm.local.pool import RunnerPool
+
+__all__ = ["LlamaCppBackend"]
+
+Key = tuple[Path, FileState, int]
+
+
+class LlamaCppBackend:
+    """Be a model file of this machine.
+
+    Args:
+        model: a name of the model catalog, or the path of a .gguf file.
+        context_tokens: the context to load it with; at most what it was trained for is used.
+        places: where pulled models, the user's catalog and the cache of verdicts are.
+        verbose: whether llama.cpp's log goes to stderr.
+        pool: where loaded models are shared; the process's own by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        context_tokens: int,
+        places: Places,
+        verbose: bool = False,
+        pool: RunnerPool | None = None,
+    ) -> None:
+        self._model = model
+        self._context_tokens = context_tokens
+        self._places = places
+        self._verbose = verbose
+        self._pool = pool
+        self._verdicts = Verdicts(places.cache)
+        self._path: Path | None = None
+        self._taken: tuple[Key, LlamaRunner] | None = None
+        self._retired: list[LlamaRunner] = []
+
+    @property
+    def provider(self) -> str:
+        """Give `llama_cpp`."""
+        return "llama_cpp"
+
+    @property
+    def model(self) -> str:
+        """The model's name or path, as the profile has it."""
+        return self._model
+
+    @property
+    def identity(self) -> str:
+        """Tell the file by path, size and time: another file of that name starts afresh."""
+        try:
+            path, state = self._file()
+        except FallbackTriggerError:
+            return f"llama_cpp:{self._model}:absent"
+        return f"llama_cpp:{path}:{state.size_bytes}:{state.mtime_ns}"
+
+    @property
+    def is_language_model(self) -> bool:
+        """Say yes."""
+        return True
+
+    def missing(self) -> Missing | None:
+        """Give None: nothing has to be configured; an absent file is a failed attempt."""
+        return None
+
+    async def token_counter(self) -> TokenCounter:
+        """Load the model and give its own tokeniser; text over 256 KiB is estimated.
+
+        Raises:
+            FallbackTriggerError: the model cannot be loaded.
+        """
+        loaded = await self._runner().ready()
+        return loaded.vocabulary.count
+
+    async def answer(self, call: Call) -> AsyncIterator[Chunk]:
+        """Answer the call's messages.
+
+        Raises:
+            FallbackTriggerError: the model cannot be loaded or fails, the prompt does not fit, or
+                the answer is blank.
+        """
+        blank = True
+        async with contextlib.aclosing(
+            self._runner().generate(call.messages, call.params)
+        ) as items:
+            async for item in items:
+                if isinstance(item, str):
+                    blank = blank and not item.strip()
+                    yield Delta(item)
+                    continue
+                if blank:
+                    raise FallbackTriggerError(
+                        ErrorKind.EMPTY_RESPONSE, f"{self._model} gave a blank answer"
+                    )
+                usage = Usage(
+                    prompt_tokens=item.prompt_tokens, completion_tokens=item.completion_tokens
+                )
+                yield Finish(reason=item.reason, usage=usage)
+
+    def warm_up(self) -> None:
+        """Start checking and loading the file in the background."""
+        with contextlib.suppress(FallbackTriggerError):  # the attempt will say it
+            self._runner().warm_up()
+
+    async def probe(self, *, deep: bool = False) -> ProbeResult:
+        """Check that the file is there and sound, and that there is memory for it.
+
+        Args:
+            deep: load it and decode one token, too.
+        """
+        started = time.perf_counter()
+        error: str | None = None
+        try:
+            if deep:
+                await self._one_token()
+            else:
+                from tieredllm.local.check import glance
+
+                path, _ = self._file()
+                glance(path, n_ctx=self._context_tokens, verdicts=self._verdicts)
+        except FallbackTriggerError as exc:
+            error = exc.message
+        latency_ms = (time.perf_counter() - started) * 1000
+        return ProbeResult(ok=error is None, latency_ms=latency_ms, error=error)
+
+    async def _one_token(self) -> None:
+        params = Params(temperature=0.0, max_tokens=1)
+        async with contextlib.aclosing(
+            self._runner().generate((Message("user", "Hello"),), params)
+        ) as items:
+            async for _ in items:
+                pass
+
+    async def aclose(self) -> None:
+        """Stop using the model, and free it when nobody else uses it."""
+        if self._taken is not None:
+            self._give_back()
+        retired, self._retired = self._retired, []
+        for runner in retired:
+            await runner.aclose()
+
+    def _file(self) -> tuple[Path, FileState]:
+        """Find the file.
+
+        Raises:
+            FallbackTriggerError: it is not there, or the name is unknown.
+        """
+        if self._path is None:
+            try:
+                self._path = catalog.resolve(
+                    self._model, self._places.models, self._places.config / "models.yaml"
+                )
+            except ModelFileError as exc:
+                raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, str(exc)) from exc
+        try:
+            return self._path, state_of(self._path)
+        except OSError as exc:
+            if not isinstance(exc, FileNotFoundError):
+                message = f"{self._path} cannot be read: {exc.strerror or exc}"
+            elif catalog.is_path(self._model):
+                message = f"{self._path} does not exist"
+            else:
+                pull = f"run `tieredllm models pull {self._model}`"
+                message = f"{self._model} is not on this machine: {pull}"
+            raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
+
+    def _runner(self) -> LlamaRunner:
+        """Give the runner of the file as it is now.
+
+        Raises:
+            FallbackTriggerError: there is no file.
+        """
+        path, state = self._file()
+        key = (path, state, self._context_tokens)
+        if self._taken is not None and self._taken[0] != key:
+            self._give_back()
+        if self._taken is None:
+            from tieredllm.local.llama import LlamaRunner
+            from tieredllm.local.pool import SHARED
+
+            self._pool = self._pool or SHARED
+            runner = self._pool.take(
+                key,
+                lambda: LlamaRunner(path, prepare=self._preparation(path), verbose=self._verbose),
+            )
+            self._taken = (key, runner)
+        return self._taken[1]
+
+    def _give_back(self) -> None:
+        if self._taken is None or self._pool is None:
+            return
+        runner = self._pool.give_back(self._taken[0])
+        self._taken = None
+        if runner is not None:
+            runner.close()
+            self._retired.append(runner)
+
+    def _preparation(self, path: Path) -> Callable[[Callable[[], bool]], int]:
+        """Give what the runner does before it loads the file; it blocks, on the runner's thread."""
+        model, n_ctx, verdicts = self._model, self._context_tokens, self._verdicts
+        user_catalog = self._places.config / "models.yaml"
+
+        def prepare(go_on: Callable[[], bool]) -> int:
+            from tieredllm.local.check import context_for, examine
+
+            entry = None if catalog.is_path(model) else catalog.find(model, user_catalog)
+            header = examine(
+                path,
+                n_ctx=n_ctx,
+                verdicts=verdicts,
+                sha256=catalog.known_sha256(path, entry),
+                go_on=go_on,
+            )
+            return context_for(header, n_ctx)
+
+        return prepare

@@ -1,0 +1,194 @@
+"""Decide what an exception of the HTTP client is.
+
+Before a response has begun there is nothing but the exception; what it means once output has begun
+is for `assembly` to say.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.providers.sent import Sent
+
+__all__ = ["HTTPX_KINDS", "classify_exception"]
+
+HTTPX_KINDS: dict[str, ErrorKind] = {
+    # The network gave way: see `_connection` for whether it is worth another try.
+    "NetworkError": ErrorKind.CONNECTION,
+    "ConnectError": ErrorKind.CONNECTION,
+    "ReadError": ErrorKind.CONNECTION,
+    "WriteError": ErrorKind.CONNECTION,
+    "CloseError": ErrorKind.CONNECTION,
+    "ProxyError": ErrorKind.CONNECTION,
+    # A route that swallows what is sent is a silent one.
+    "TimeoutException": ErrorKind.TIMEOUT,
+    "ConnectTimeout": ErrorKind.TIMEOUT,
+    "ReadTimeout": ErrorKind.TIMEOUT,
+    "WriteTimeout": ErrorKind.TIMEOUT,
+    "PoolTimeout": ErrorKind.TIMEOUT,
+    # Closed without an answer, or no HTTP at all: see `_protocol`.
+    "ProtocolError": ErrorKind.CONNECTION,
+    "RemoteProtocolError": ErrorKind.CONNECTION,
+    # The body is not what its Content-Encoding says.
+    "DecodingError": ErrorKind.MALFORMED_RESPONSE,
+    # The profile's mistake: no retry mends it.
+    "InvalidURL": ErrorKind.BAD_REQUEST,
+    "UnsupportedProtocol": ErrorKind.BAD_REQUEST,
+    # None of these is ever raised by what is asked of httpx here.
+    "LocalProtocolError": ErrorKind.UNEXPECTED,
+    "HTTPError": ErrorKind.UNEXPECTED,
+    "RequestError": ErrorKind.UNEXPECTED,
+    "TransportError": ErrorKind.UNEXPECTED,
+    "HTTPStatusError": ErrorKind.UNEXPECTED,
+    "TooManyRedirects": ErrorKind.UNEXPECTED,
+    "CookieConflict": ErrorKind.UNEXPECTED,
+    "StreamError": ErrorKind.UNEXPECTED,
+    "StreamConsumed": ErrorKind.UNEXPECTED,
+    "StreamClosed": ErrorKind.UNEXPECTED,
+    "ResponseNotRead": ErrorKind.UNEXPECTED,
+    "RequestNotRead": ErrorKind.UNEXPECTED,
+}
+"""Every exception that httpx exports; a test fails when it exports another."""
+
+# Nothing is there to be reached, now or in a moment.
+_HOPELESS = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.EADDRNOTAVAIL,
+        errno.ENETDOWN,
+        errno.EACCES,
+        errno.EPERM,
+    }
+)
+
+
+def classify_exception(sent: Sent, exc: BaseException) -> FallbackTriggerError:
+    """Decide what went wrong when no response, or no more of it, came.
+
+    Args:
+        sent: the request.
+        exc: what the HTTP client, or making one, raised.
+    """
+    if isinstance(exc, FallbackTriggerError):
+        return exc
+    import ssl
+
+    causes = list(_causes(exc))
+    # These end no handshake by themselves: they come with every wait, and with a closed connection.
+    passing = (
+        ssl.SSLWantReadError,
+        ssl.SSLWantWriteError,
+        ssl.SSLEOFError,
+        ssl.SSLZeroReturnError,
+        ssl.SSLSyscallError,
+    )
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, passing):
+            return _tls(sent, cause)
+    if not type(exc).__module__.startswith("httpx"):
+        return _foreign(sent, exc)
+    name = type(exc).__name__
+    if name in ("ProtocolError", "RemoteProtocolError"):
+        return _protocol(sent, causes)
+    kind = next(
+        (HTTPX_KINDS[base.__name__] for base in type(exc).__mro__ if base.__name__ in HTTPX_KINDS),
+        ErrorKind.UNEXPECTED,
+    )
+    if kind is ErrorKind.CONNECTION:
+        return _connection(sent, name, exc, causes)
+    message = {
+        ErrorKind.TIMEOUT: f"{sent.host} could not be reached in time",
+        ErrorKind.BAD_REQUEST: f"base_url is not a usable http:// or https:// address: {exc}",
+        ErrorKind.MALFORMED_RESPONSE: f"{sent.host} sent a body that is not encoded as it says",
+    }.get(kind, f"{name}: {exc}")
+    return FallbackTriggerError(kind, sent.presentable(message))
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """Walk an exception, what caused it, and the members of groups; each once."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [exc]
+    while waiting:
+        found = waiting.pop(0)
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        waiting += [found.__cause__, found.__context__]
+        if isinstance(found, BaseExceptionGroup):
+            waiting += found.exceptions
+
+
+def _tls(sent: Sent, cause: BaseException) -> FallbackTriggerError:
+    import ssl
+
+    reason = str(getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or cause)
+    what = (
+        "has a certificate that cannot be verified"
+        if isinstance(cause, ssl.SSLCertVerificationError)
+        else "and TLS do not get along"
+    )
+    return FallbackTriggerError(
+        ErrorKind.TLS, sent.presentable(f"{sent.host} {what}: {reason.lower().replace('_', ' ')}")
+    )
+
+
+def _connection(
+    sent: Sent, name: str, exc: BaseException, causes: list[BaseException]
+) -> FallbackTriggerError:
+    if name == "ProxyError":
+        return FallbackTriggerError(
+            ErrorKind.CONNECTION,
+            sent.presentable(f"the proxy for {sent.host} refused: {exc}"),
+            again=False,
+        )
+    # An attempt on several addresses ends with one error for each; one that might pass is enough.
+    system = [cause for cause in causes if isinstance(cause, OSError) and cause.errno is not None]
+    if any(isinstance(cause, socket.gaierror) for cause in system):
+        message, again = f"{sent.host} is not a known name, or there is no network", False
+    elif system and all(cause.errno in _HOPELESS for cause in system):
+        refused = any(cause.errno == errno.ECONNREFUSED for cause in system)
+        again = False
+        message = (
+            f"nothing listens at {sent.host}" if refused else f"there is no way to {sent.host}"
+        )
+    else:
+        message, again = f"{sent.host} broke the connection off", True
+    return FallbackTriggerError(ErrorKind.CONNECTION, sent.presentable(message), again=again)
+
+
+def _protocol(sent: Sent, causes: list[BaseException]) -> FallbackTriggerError:
+    # httpcore raises its own error when a connection ends before a response; what h11 objected to
+    # came in bytes that are no HTTP, or broke off within the body.
+    objected = [cause for cause in causes if type(cause).__module__.startswith("h11")]
+    if objected and "closed" not in str(objected[0]):
+        return FallbackTriggerError(
+            ErrorKind.MALFORMED_RESPONSE, f"what {sent.host} sends is no valid HTTP"
+        )
+    return FallbackTriggerError(
+        ErrorKind.CONNECTION, f"{sent.host} closed the connection without an answer", again=True
+    )
+
+
+def _foreign(sent: Sent, exc: BaseException) -> FallbackTriggerError:
+    """Judge what is not httpx's own: mostly what making a client raises."""
+    if isinstance(exc, ImportError):
+        return FallbackTriggerError(
+            ErrorKind.CONNECTION,
+            "the proxy in the environment is a SOCKS proxy: pip install 'httpx[socks]'",
+            again=False,
+        )
+    if isinstance(exc, OSError):
+        # The one file that is read on the way is that of the certificates.
+        return FallbackTriggerError(
+            ErrorKind.TLS,
+            sent.presentable(f"the certificates (SSL_CERT_FILE?) cannot be read: {exc.strerror}"),
+        )
+    return FallbackTriggerError(
+        ErrorKind.UNEXPECTED, sent.presentable(f"{type(exc).__name__}: {exc}")
+    )

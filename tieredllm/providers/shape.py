@@ -1,0 +1,80 @@
+"""Read JSON of which nothing is known for sure, without ever failing on its shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = ["NotJsonError", "count_at", "decode", "dig", "error_in", "text_at", "text_of"]
+
+
+class NotJsonError(ValueError):
+    """Report text that is no JSON."""
+
+
+def decode(text: bytes | str) -> Any:
+    """Decode a JSON document.
+
+    Raises:
+        NotJsonError: it is not JSON, or nested too deeply to read.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+        raise NotJsonError(str(exc)) from exc
+
+
+def dig(value: Any, *path: str | int) -> Any:
+    """Follow a path of keys and indices; None as soon as it leads nowhere."""
+    for step in path:
+        if isinstance(step, str):
+            value = value.get(step) if isinstance(value, dict) else None
+        else:
+            value = value[step] if isinstance(value, list) and len(value) > step else None
+    return value
+
+
+def text_at(value: Any, *path: str | int) -> str | None:
+    """Give the text at a path; None when there is none, or an empty one."""
+    found = dig(value, *path)
+    return found if isinstance(found, str) and found else None
+
+
+def count_at(value: Any, *path: str | int) -> int | None:
+    """Give the number at a path, when it could be a count."""
+    found = dig(value, *path)
+    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 2**53:
+        return found
+    return None
+
+
+def text_of(content: Any) -> str:
+    """Give the text of a message's content: a string, or the text parts of a list.
+
+    Parts of other types (thinking, images, tool calls) are no answer text. A list of parts is what
+    OpenAI's and Anthropic's references define for content, and what Mistral's server answers with.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    return "".join(
+        part if isinstance(part, str) else (text_at(part, "text") or "")
+        for part in content
+        if isinstance(part, str) or dig(part, "type") in ("text", "output_text", None)
+    )
+
+
+def error_in(value: Any) -> Any:
+    """Give the error that an answer's JSON carries; None when it carries none.
+
+    Any truthy top-level `error` counts, as in OpenAI's own client; so does OpenRouter's error of a
+    single choice.
+    """
+    for found in (dig(value, "error"), dig(value, "choices", 0, "error")):
+        if found:
+            return value if found is dig(value, "error") else {"error": found}
+    if dig(value, "type") == "error" or dig(value, "object") in ("error", "Error"):
+        return value
+    return None

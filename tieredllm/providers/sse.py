@@ -1,0 +1,119 @@
+"""Turn bytes into server-sent events, piece by piece.
+
+The format is that of the WHATWG HTML standard, section 9.2.6 "Interpreting an event stream": lines
+end with LF, CR or CRLF, a byte order mark may come first, a line that starts with a colon is a
+comment, `data` lines add up, a blank line ends an event, and what no blank line ended is dropped.
+`id` and `retry` mean nothing here: a stream that breaks is never resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+__all__ = ["MAX_EVENT_BYTES", "Decoder", "Event", "EventTooLongError"]
+
+MAX_EVENT_BYTES = 1024 * 1024
+"""The longest line, and the most data in one event: a token's chunk has a few hundred bytes."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+CR, LF = 0x0D, 0x0A
+
+
+class EventTooLongError(ValueError):
+    """Report a line or an event that passes the limit, so memory stays bounded."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Hold one event."""
+
+    data: str
+    """The `data` lines, joined with LF; bytes that are not UTF-8 became U+FFFD."""
+    name: str = "message"
+    """The `event` field."""
+
+
+class Decoder:
+    """Decode one stream; the events are the same however its bytes are split.
+
+    Every byte is looked at once: only the unfinished last line is kept.
+    """
+
+    def __init__(self, *, limit: int = MAX_EVENT_BYTES) -> None:
+        self._limit = limit
+        self._line = bytearray()
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._name = b""
+        self._after_cr = False
+        self._at_start = True
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Take the next bytes and yield the events they complete.
+
+        Args:
+            chunk: any number of bytes, from any place in the stream.
+
+        Raises:
+            EventTooLongError: a line or an event has more than `limit` bytes; the events before
+                it have been yielded.
+        """
+        if self._after_cr and chunk:
+            # The LF of a CRLF that was split; its CR has ended the line already.
+            self._after_cr = False
+            if chunk[0] == LF:
+                chunk = chunk[1:]
+        # `bytes.splitlines` knows CR, LF and CRLF and nothing else, as the standard wants.
+        for piece in chunk.splitlines(keepends=True):
+            last = piece[-1]
+            if last not in (CR, LF):
+                self._line += piece
+                self._check(len(self._line))
+                return
+            self._after_cr = last == CR
+            line = piece.rstrip(b"\r\n")
+            if self._line:
+                self._line += line
+                line = bytes(self._line)
+                self._line.clear()
+            self._check(len(line))
+            event = self._take(line)
+            if event is not None:
+                yield event
+        # A CR inside the chunk is followed by bytes that are not LF; only one at its end is open.
+        self._after_cr = self._after_cr and chunk.endswith(b"\r")
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise EventTooLongError(f"an event of the stream is longer than {self._limit} bytes")
+
+    def _take(self, line: bytes) -> Event | None:
+        if self._at_start:
+            self._at_start = False
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data_bytes += len(value) + 1
+            self._check(self._data_bytes - 1)
+            self._data.append(value)
+        elif field == b"event":
+            self._name = value
+        return None
+
+    def _dispatch(self) -> Event | None:
+        event = None
+        if self._data:
+            # Neither LF nor CR nor the colon is ever part of a longer UTF-8 sequence, so decoding
+            # field by field gives what decoding the whole stream would.
+            event = Event(
+                b"\n".join(self._data).decode("utf-8", "replace"),
+                self._name.decode("utf-8", "replace") or "message",
+            )
+            self._data.clear()
+            self._data_bytes = 0
+        self._name = b""
+        return event
