@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +104,7 @@ class LlamaCppBackend:
         loaded = await self._runner().ready()
         return loaded.vocabulary.count
 
-    async def answer(self, call: Call) -> AsyncIterator[Chunk]:
+    async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Answer the call's messages.
 
         Raises:

@@ -1,0 +1,149 @@
+"""What the tests of the local tier share: a real model, tiny made-up ones, and ways to ask them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tieredllm.errors import ModelFileError
+from tieredllm.local.catalog import find
+from tieredllm.local.pull import pull
+from tieredllm.paths import Places
+from tieredllm.profile.schema import Params
+from tieredllm.providers.base import Call, Delta, Finish
+from tieredllm.providers.llama_cpp import LlamaCppBackend
+from tieredllm.types import Message, Prompt
+
+CACHE = Path("~/.cache/tieredllm-tests").expanduser()
+GEMMA_TEMPLATE = (  # google/gemma-2-2b-it, tokenizer_config.json
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+    "{% endif %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}"
+    "{% else %}{% set role = message['role'] %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+)
+SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+
+
+def smollm2() -> Path:
+    """Give the real small model, pulled with the tool's own code the first time."""
+    model = find("smollm2-135m")
+    path = CACHE / model.file
+    if not path.exists():
+        try:
+            pull(model, CACHE)
+        except ModelFileError as exc:
+            pytest.skip(f"the real model is not here and cannot be pulled: {exc}")
+    return path
+
+
+def places(root: Path) -> Places:
+    """Give the four directories below a root."""
+    return Places(
+        config=root / "config", data=root / "data", state=root / "state", cache=root / "cache"
+    )
+
+
+def backend(model: Path | str, root: Path, *, context_tokens: int = 2048) -> LlamaCppBackend:
+    """Make a backend with places of its own."""
+    return LlamaCppBackend(model=str(model), context_tokens=context_tokens, places=places(root))
+
+
+def call(*messages: Message, max_tokens: int = 8, **params: Any) -> Call:
+    """Make a call that always has the same answer."""
+    return Call(
+        prompt=Prompt(question=messages[-1].content),
+        messages=messages,
+        params=Params(temperature=0.0, max_tokens=max_tokens, **params),
+        connect_timeout_s=3.0,
+        request_id="test",
+    )
+
+
+def user(text: str) -> Message:
+    """Make a user's turn."""
+    return Message("user", text)
+
+
+async def answer(backend: LlamaCppBackend, made: Call) -> tuple[str, Finish]:
+    """Collect an answer."""
+    text = ""
+    async for chunk in backend.answer(made):
+        if isinstance(chunk, Delta):
+            text += chunk.text
+        else:
+            return text, chunk
+    raise AssertionError("the answer had no end")
+
+
+def write_gemma(path: Path, *, architecture: str = "gemma2", template: str | None = GEMMA_TEMPLATE):
+    """Write a tiny model of Gemma's architecture with random weights and a byte vocabulary."""
+    import gguf
+    import numpy as np
+
+    width, layers, heads, kv_heads, head, hidden = 64, 2, 2, 1, 32, 128
+    letters = [f"▁{c}" for c in "abcdefghijklmnopqrstuvwxyz"]
+    tokens = [*SPECIALS, *(f"<0x{n:02X}>" for n in range(256)), *letters]
+    kinds = [3, 3, 3, 2, 3, 3, *[6] * 256, *[1] * len(letters)]
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name("Tiny Gemma")
+    writer.add_context_length(1024)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(hidden)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_sliding_window(512)
+    if architecture == "gemma2":
+        writer.add_attn_logit_softcapping(50.0)
+        writer.add_final_logit_softcapping(30.0)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(3)
+    writer.add_pad_token_id(0)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+    if template is not None:
+        writer.add_chat_template(template)
+    rng = np.random.default_rng(7)
+
+    def tensor(name: str, *shape: int) -> None:
+        values = rng.normal(0.0, 0.3, shape) if len(shape) > 1 else np.ones(shape)
+        if name == "token_embd":
+            values[: len(tokens) - len(letters)] *= 0.01  # so that it answers in letters
+        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
+
+    tensor("token_embd", len(tokens), width)
+    tensor("output_norm", width)
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        tensor(f"{block}.attn_q", heads * head, width)
+        tensor(f"{block}.attn_k", kv_heads * head, width)
+        tensor(f"{block}.attn_v", kv_heads * head, width)
+        tensor(f"{block}.attn_output", width, heads * head)
+        tensor(f"{block}.ffn_gate", hidden, width)
+        tensor(f"{block}.ffn_up", hidden, width)
+        tensor(f"{block}.ffn_down", width, hidden)
+        for norm in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
+            tensor(f"{block}.{norm}", width)
+        if architecture == "gemma3":
+            tensor(f"{block}.attn_q_norm", head)
+            tensor(f"{block}.attn_k_norm", head)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -1,0 +1,245 @@
+"""`tieredllm models`: list, pull, verify, remove and find local model files."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tieredllm.cli.context import current
+from tieredllm.cli.table import print_table
+from tieredllm.errors import ModelFileError, UsageError
+
+if TYPE_CHECKING:
+    from tieredllm.cli.context import Session
+    from tieredllm.local.progress import Progress
+    from tieredllm.local.pull import Installed
+
+__all__ = ["app"]
+
+app = typer.Typer(help="List, pull, verify and remove local model files.", no_args_is_help=True)
+
+MB, GB = 1_000_000, 1_000_000_000
+PLAIN_EVERY_S = 5.0
+"""How often progress is told where there is no terminal."""
+STEPS = {"download": "downloading", "unpack": "unpacking", "verify": "verifying"}
+
+Name = Annotated[str, typer.Argument(help="A name of the catalog; see `tieredllm models list`.")]
+MaybeName = Annotated[
+    str | None, typer.Argument(help="A name of the catalog; without one, all that are installed.")
+]
+
+
+def _user_catalog(session: Session) -> Path:
+    return session.places.config / "models.yaml"
+
+
+@app.command("list")
+def list_models() -> None:
+    """List the models of the catalog, and which of them are installed."""
+    from tieredllm.local.pull import installed
+
+    session = current()
+    rows = [_row(one) for one in installed(session.places.models, _user_catalog(session))]
+    if session.stdout.isatty():
+        rows.insert(0, ("NAME", "INSTALLED", "SIZE", "LICENCE", "CONTEXT", "WHERE"))
+    print_table(rows, session)
+
+
+def _row(one: Installed) -> tuple[str, ...]:
+    model = one.model
+    return (
+        model.name,
+        "no" if one.size_bytes is None else "yes",
+        _size(model.size_bytes if one.size_bytes is None else one.size_bytes),
+        model.licence,
+        str(model.context_tokens),
+        _origin(one) if one.size_bytes is None else str(one.path),
+    )
+
+
+def _origin(one: Installed) -> str:
+    source = one.model.sources[0]
+    return f"wheel {source.wheel}" if source.wheel else f"hub {source.hub}"
+
+
+def _size(count: float) -> str:
+    return f"{count / GB:.2f} GB" if count >= GB else f"{count / MB:.0f} MB"
+
+
+@app.command("pull")
+def pull_model(name: Name) -> None:
+    """Download a model, verify it, and try whether it loads.
+
+    An interrupted download from the Hugging Face hub goes on where it stopped. A token for gated
+    models is taken from HF_TOKEN, another hub from HF_ENDPOINT.
+    """
+    from tieredllm.local import catalog
+    from tieredllm.local.pull import first_use, pull
+
+    session = current()
+    model = catalog.find(name, _user_catalog(session))
+    with _progress(session, name) as progress:
+        pulled = pull(
+            model,
+            session.places.models,
+            env=session.env,
+            progress=progress,
+            notice=session.say,
+        )
+    if pulled.already:
+        checked = " and verified" if pulled.sha256 else ""
+        session.say(f"{name} is already installed{checked}: {pulled.path}")
+    else:
+        session.say(f"{name} is installed and verified: {pulled.path}")
+        session.say(f"licence: {model.licence}")
+    problem = first_use(pulled, session.places.cache)
+    if problem is not None:
+        session.warn(f"it cannot be used as things are: {problem}")
+
+
+@contextlib.contextmanager
+def _progress(session: Session, name: str) -> Iterator[Callable[[Progress], None]]:
+    """Show a bar with rate and time left on a terminal, else a line now and then."""
+    if session.quiet:
+        yield lambda _: None
+    elif session.stderr.isatty():
+        with _bar(session, name) as report:
+            yield report
+    else:
+        yield _lines(session, name)
+
+
+@contextlib.contextmanager
+def _bar(session: Session, name: str) -> Iterator[Callable[[Progress], None]]:
+    from rich import progress as bars
+
+    with bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+        console=session.console(stderr=True),
+        transient=True,
+    ) as display:
+        tasks: dict[str, bars.TaskID] = {}
+
+        def report(progress: Progress) -> None:
+            if progress.step not in tasks:
+                for task in tasks.values():
+                    display.update(task, visible=False)
+                # What is there already is not this run's doing; the rate leaves it out.
+                tasks[progress.step] = display.add_task(
+                    f"{STEPS[progress.step]} {name}",
+                    total=progress.total_bytes,
+                    completed=progress.done_bytes,
+                )
+            display.update(
+                tasks[progress.step],
+                completed=progress.done_bytes,
+                total=progress.total_bytes,
+                visible=True,
+            )
+
+        yield report
+
+
+def _lines(session: Session, name: str) -> Callable[[Progress], None]:
+    step, started, first, told = "", 0.0, 0, 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal step, started, first, told
+        now = time.monotonic()
+        if progress.step != step:
+            step, started, first, told = progress.step, now, progress.done_bytes, now
+            session.say(f"{STEPS[step]} {name}")
+        elif now - told >= PLAIN_EVERY_S:
+            told = now
+            session.say(_line(progress, (progress.done_bytes - first) / (now - started)))
+
+    return report
+
+
+def _line(progress: Progress, rate: float) -> str:
+    """Tell how far it is, how fast, and how long it will take."""
+    done, total = progress.done_bytes, progress.total_bytes
+    text = _size(done) if total is None else f"{_size(done)} of {_size(total)}"
+    if rate > 0:
+        text += f", {rate / MB:.1f} MB/s"
+        if total is not None:
+            text += f", {max(0, total - done) / rate:.0f} s left"
+    return text
+
+
+@app.command("verify")
+def verify_models(name: MaybeName = None) -> None:
+    """Check the SHA-256 of a model's file, or of all that are installed."""
+    from tieredllm.local import catalog
+    from tieredllm.local.pull import installed, verify
+
+    session = current()
+    user_catalog = _user_catalog(session)
+    if name is not None:
+        model = catalog.find(name, user_catalog)
+        chosen = [(model, session.places.models / model.file)]
+    else:
+        everything = installed(session.places.models, user_catalog)
+        chosen = [(one.model, one.path) for one in everything if one.size_bytes is not None]
+        if not chosen:
+            session.say("no model is installed: `tieredllm models pull NAME` gets one")
+    failures: list[str] = []
+    for model, path in chosen:
+        try:
+            sha256 = verify(path, model)
+        except ModelFileError as exc:
+            failures.append(str(exc))
+        else:
+            found = f"SHA-256 {sha256}" if sha256 else "sound; its SHA-256 is not known"
+            print(f"{model.name}: {found}", file=session.stdout)
+    if failures:
+        raise ModelFileError("\n".join(failures))
+
+
+@app.command("rm")
+def remove_model(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a model's file."""
+    from tieredllm.local import catalog
+    from tieredllm.local.pull import remove
+
+    session = current()
+    model = catalog.find(name, _user_catalog(session))
+    path = session.places.models / model.file
+    if not yes and path.exists():
+        if session.stdin is None or not session.stdin.isatty():
+            raise UsageError(f"add --yes to remove {path} without being asked")
+        if not typer.confirm(f"Remove {path}?", err=True):
+            raise typer.Exit(1)
+    freed = remove(model, session.places.models)
+    session.say(f"{name} is removed; {_size(freed)} are free again")
+
+
+@app.command("path")
+def show_path(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A name of the catalog; without one, where model files are kept."),
+    ] = None,
+) -> None:
+    """Print where a model's file is, or where model files are kept."""
+    from tieredllm.local import catalog
+
+    session = current()
+    path = session.places.models
+    if name is not None:
+        path /= catalog.find(name, _user_catalog(session)).file
+        if not path.exists():
+            raise ModelFileError(f"{name} is not installed: run `tieredllm models pull {name}`")
+    print(path, file=session.stdout)

@@ -1,0 +1,308 @@
+"""Read the header of a GGUF file without trusting it.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3. Every length is
+checked against the file's size before it is used, so a cut, corrupt or hostile file gives a
+`ModelFileError`, not a crash or a huge allocation. Token arrays are stepped over, not kept.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tieredllm.errors import ModelFileError
+
+__all__ = ["Header", "read_header"]
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+FIRST_READ_BYTES = 4 * 1024 * 1024
+"""Room for the header of most models: the token list of 49,152 words takes 1.7 MB."""
+MAX_HEADER_BYTES = 64 * 1024 * 1024
+MAX_KEYS = 65_536
+MAX_TENSORS = 65_536
+MAX_STRINGS = 2_000_000
+"""In all arrays together; the largest vocabularies and merge lists have half a million each."""
+MAX_KEPT_STRING = 1024 * 1024
+MAX_DIMENSIONS = 4
+"""`GGML_MAX_DIMS`."""
+MAX_ELEMENTS = 2**63
+DEFAULT_ALIGNMENT = 32
+
+SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+"""`gguf_metadata_value_type` → struct format; 8 is a string, 9 an array."""
+STRING, ARRAY = 8, 9
+
+BLOCKS = {
+    0: (1, 4),  # F32
+    1: (1, 2),  # F16
+    2: (32, 18),  # Q4_0
+    3: (32, 20),  # Q4_1
+    6: (32, 22),  # Q5_0
+    7: (32, 24),  # Q5_1
+    8: (32, 34),  # Q8_0
+    9: (32, 40),  # Q8_1
+    10: (256, 84),  # Q2_K
+    11: (256, 110),  # Q3_K
+    12: (256, 144),  # Q4_K
+    13: (256, 176),  # Q5_K
+    14: (256, 210),  # Q6_K
+    15: (256, 292),  # Q8_K
+    16: (256, 66),  # IQ2_XXS
+    17: (256, 74),  # IQ2_XS
+    18: (256, 98),  # IQ3_XXS
+    19: (256, 50),  # IQ1_S
+    20: (32, 18),  # IQ4_NL
+    21: (256, 110),  # IQ3_S
+    22: (256, 82),  # IQ2_S
+    23: (256, 136),  # IQ4_XS
+    24: (1, 1),  # I8
+    25: (1, 2),  # I16
+    26: (1, 4),  # I32
+    27: (1, 8),  # I64
+    28: (1, 8),  # F64
+    29: (256, 56),  # IQ1_M
+    30: (1, 2),  # BF16
+    34: (256, 54),  # TQ1_0
+    35: (256, 66),  # TQ2_0
+    39: (32, 17),  # MXFP4
+    40: (64, 36),  # NVFP4
+    41: (128, 18),  # Q1_0
+}
+"""`ggml_type` → elements and bytes of one block (`type_traits` in ggml.c). Of a type that is not
+here only the start of the tensor is checked."""
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold what the header tells about a model."""
+
+    version: int
+    architecture: str
+    name: str | None
+    context_tokens: int
+    """The window the model was trained for; 0 when the file does not say."""
+    layers: int
+    embedding: int
+    """The width of the model: elements of one token's vector."""
+    vocabulary: int
+    """How many tokens there are; 0 when the file does not say."""
+    kv_bytes_per_token: int
+    """What one token of context takes in a 16-bit key and value cache, over all layers."""
+    has_chat_template: bool
+    tensors: int
+    size_bytes: int
+
+
+class _NeedMoreError(Exception):
+    """Say that the header goes on beyond what was read."""
+
+
+def read_header(path: Path) -> Header:
+    """Read and check a file's header.
+
+    Raises:
+        ModelFileError: the file cannot be read, is no GGUF file, or is cut or corrupt.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            room = FIRST_READ_BYTES
+            while True:
+                file.seek(0)
+                data = file.read(min(room, size))
+                try:
+                    return _parse(data, size)
+                except _NeedMoreError:
+                    if len(data) >= size:
+                        raise _wrong("it is cut short: the header goes beyond its end") from None
+                    if room >= MAX_HEADER_BYTES:
+                        raise _wrong("its header is implausibly large") from None
+                    room *= 4
+    except OSError as exc:
+        raise ModelFileError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    except ModelFileError as exc:
+        raise ModelFileError(f"{path}: {exc}") from None
+
+
+def _wrong(what: str) -> ModelFileError:
+    return ModelFileError(f"not a usable GGUF file: {what}")
+
+
+class _Reader:
+    """Step through the header's bytes."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self.data = data
+        self.size = size
+        self.at = 0
+        self.strings = 0
+
+    def skip(self, count: int) -> int:
+        """Step over `count` bytes; give where they start."""
+        start = self.at
+        end = start + count
+        if end > len(self.data):
+            if end > self.size:
+                raise _wrong("it is cut short or corrupt: a length points beyond its end")
+            raise _NeedMoreError
+        self.at = end
+        return start
+
+    def number(self, form: str) -> Any:
+        """Read one scalar."""
+        return struct.unpack_from(form, self.data, self.skip(struct.calcsize(form)))[0]
+
+    def string(self, limit: int) -> str:
+        """Read a string, which has its 64-bit length before it."""
+        length: int = self.number("<Q")
+        start = self.skip(length)
+        return self.data[start : start + min(length, limit)].decode("utf-8", "replace")
+
+    def skip_strings(self, count: int) -> None:
+        """Step over an array of strings."""
+        self.strings += count
+        if self.strings > MAX_STRINGS:
+            raise _wrong(f"it has arrays of {self.strings} strings")
+        data, at, end = self.data, self.at, len(self.data) - 8
+        unpack = struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            if at > end:
+                break
+            at += 8 + unpack(data, at)[0]
+        else:
+            self.at = at
+            self.skip(0)
+            return
+        self.at = at
+        self.skip(8)  # complains in the right way
+
+    def value(self, kind: int, depth: int = 0) -> Any:
+        """Read a value; short arrays of numbers are kept, others give their length."""
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind == STRING:
+            return self.string(MAX_KEPT_STRING)
+        if kind != ARRAY:
+            raise _wrong(f"it has a value of the unknown type {kind}")
+        item: int = self.number("<I")
+        count: int = self.number("<Q")
+        if item in SCALARS:
+            width = struct.calcsize(SCALARS[item])
+            start = self.skip(count * width)
+            if count <= 4096:
+                return list(struct.unpack_from(f"<{count}{SCALARS[item][1]}", self.data, start))
+        elif item == STRING:
+            self.skip_strings(count)
+        elif item == ARRAY and depth < 2 and count <= MAX_KEYS:
+            for _ in range(count):
+                self.value(ARRAY, depth + 1)
+        else:
+            raise _wrong(f"it has an array of the unknown type {item}")
+        return _Length(count)
+
+
+class _Length(int):
+    """Stand for an array that was stepped over."""
+
+
+def _parse(data: bytes, size: int) -> Header:
+    """Parse the first bytes of a file of `size` bytes."""
+    if size < 24:
+        raise _wrong("it is too short" if size else "it is empty")
+    if data[:4] != MAGIC:
+        raise _wrong(f"it starts with {data[:4]!r} instead of {MAGIC!r}")
+    reader = _Reader(data, size)
+    reader.skip(4)
+    version: int = reader.number("<I")
+    if version not in VERSIONS:
+        big_endian = version & 0xFFFF == 0
+        raise _wrong("it is big-endian" if big_endian else f"version {version} is not known")
+    tensors: int = reader.number("<Q")
+    keys: int = reader.number("<Q")
+    if tensors > MAX_TENSORS or keys > MAX_KEYS:
+        raise _wrong(f"it claims {tensors} tensors and {keys} keys")
+    values: dict[str, Any] = {}
+    for _ in range(keys):
+        key = reader.string(65_536)
+        values[key] = reader.value(reader.number("<I"))
+    _check_tensors(reader, tensors, values)
+    return _summarise(version, tensors, values, size)
+
+
+def _check_tensors(reader: _Reader, count: int, values: dict[str, Any]) -> None:
+    """Check that every tensor lies within the file."""
+    alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise _wrong(f"its alignment is {alignment!r}")
+    last = 0
+    for _ in range(count):
+        name = reader.string(1024)
+        dimensions: int = reader.number("<I")
+        if dimensions > MAX_DIMENSIONS:
+            raise _wrong(f"tensor {name[:64]!r} has {dimensions} dimensions")
+        elements = 1
+        for _ in range(dimensions):
+            elements *= reader.number("<Q")
+        kind: int = reader.number("<I")
+        offset: int = reader.number("<Q")
+        if elements >= MAX_ELEMENTS:
+            raise _wrong(f"tensor {name[:64]!r} has {elements} elements")
+        per_block, block_bytes = BLOCKS.get(kind, (1, 0))
+        last = max(last, offset + -(-elements // per_block) * block_bytes)
+    start = -(-reader.at // alignment) * alignment
+    if count and start + last > reader.size:
+        raise _wrong(f"it is cut short: {reader.size} bytes of at least {start + last}")
+
+
+def _summarise(version: int, tensors: int, values: dict[str, Any], size: int) -> Header:
+    """Pick what is used later out of the header's values."""
+    architecture = values.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        raise _wrong("it names no architecture")
+
+    def number(key: str, default: int = 0) -> int:
+        value = values.get(f"{architecture}.{key}", default)
+        if isinstance(value, list):  # one number per layer
+            value = max((n for n in value if isinstance(n, int)), default=default)
+        return value if isinstance(value, int) and 0 <= value < 2**40 else default
+
+    layers = number("block_count")
+    embedding = number("embedding_length")
+    heads = number("attention.head_count") or 1
+    width = embedding // heads
+    kv_width = number("attention.key_length", width) + number("attention.value_length", width)
+    per_layer = values.get(f"{architecture}.attention.head_count_kv")
+    if isinstance(per_layer, list):
+        kv_heads = sum(n for n in per_layer if isinstance(n, int) and n > 0)
+    else:
+        kv_heads = layers * number("attention.head_count_kv", heads)
+    name = values.get("general.name")
+    tokens = values.get("tokenizer.ggml.tokens")
+    return Header(
+        version=version,
+        architecture=architecture[:64],
+        name=name if isinstance(name, str) else None,
+        context_tokens=number("context_length"),
+        layers=layers,
+        embedding=embedding,
+        vocabulary=int(tokens) if isinstance(tokens, _Length) else number("vocab_size"),
+        kv_bytes_per_token=kv_heads * kv_width * 2,
+        has_chat_template=isinstance(values.get("tokenizer.chat_template"), str),
+        tensors=tensors,
+        size_bytes=size,
+    )

@@ -1,0 +1,204 @@
+"""Download a file from the Hugging Face hub, going on where an earlier download stopped.
+
+`huggingface_hub` knows the hub: where it is (`HF_ENDPOINT`), who asks (`HF_TOKEN`, or a login), and
+how it tells a file's size and SHA-256 (the ETag of a file in LFS; see
+https://huggingface.co/docs/huggingface_hub/package_reference/file_download). The bytes are written
+here, so that they are where they can be gone on from, and their rate can be told.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tieredllm.errors import ModelFileError
+from tieredllm.local.progress import Progress, ProgressCallback
+from tieredllm.version import __version__
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["HubFile", "NotThereError", "describe", "fetch_hub"]
+
+CONNECT_S, SILENCE_S, METADATA_S = 10.0, 30.0, 15.0
+TRIES = 4
+"""Tries in a row that may bring nothing; one that brought something starts the count again."""
+WAITS_S = (1.0, 2.0, 4.0)
+RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class NotThereError(ModelFileError):
+    """Report that a repository cannot be read or has no such file: another source may do."""
+
+
+class HubFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold what the hub says about a file."""
+
+    repository: str
+    file: str
+    url: str
+    headers: dict[str, str]
+    """Who asks; may hold a token."""
+    size_bytes: int
+    sha256: str
+
+
+def describe(
+    repository: str, file: str, *, revision: str = "main", env: Mapping[str, str]
+) -> HubFile:
+    """Ask the hub for a file's size and SHA-256.
+
+    Raises:
+        NotThereError: the repository is gated, private or gone, or has no such file.
+        ModelFileError: the hub cannot be reached or answers nonsense.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.utils import build_hf_headers
+
+    endpoint = (env.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    asker: dict[str, Any] = {
+        "token": env.get("HF_TOKEN") or None,
+        "library_name": "tieredllm",
+        "library_version": __version__,
+    }
+    url = hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
+    try:
+        found = get_hf_file_metadata(url, timeout=METADATA_S, endpoint=endpoint, **asker)
+    except HfHubHTTPError as exc:
+        status = getattr(getattr(exc, "response", None), "status_code", None)
+        raise _refused(status, repository, file, endpoint, env) from exc
+    except (HTTPError, OSError, ValueError) as exc:
+        raise _unreachable(endpoint, exc) from exc
+    sha256 = (found.etag or "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", sha256) or not found.size:
+        raise ModelFileError(
+            f"{endpoint} does not tell the size and SHA-256 of {repository}/{file}"
+        )
+    headers: dict[str, str] = build_hf_headers(**asker)
+    return HubFile(
+        repository=repository,
+        file=file,
+        url=url,
+        headers={**headers, "Accept-Encoding": "identity"},
+        size_bytes=found.size,
+        sha256=sha256,
+    )
+
+
+def _refused(
+    status: int | None, repository: str, file: str, endpoint: str, env: Mapping[str, str]
+) -> ModelFileError:
+    if status in (401, 403):
+        has_token = "another token in" if env.get("HF_TOKEN") else "a token in"
+        return NotThereError(
+            f"the hub does not give out {repository} ({status}): accept its licence at "
+            f"{endpoint}/{repository}, put {has_token} HF_TOKEN, then pull again"
+        )
+    if status == 404:
+        return NotThereError(f"{endpoint}/{repository} has no file {file} (404)")
+    return ModelFileError(f"{endpoint} answered {status} for {repository}: pull again later")
+
+
+def _unreachable(endpoint: str, exc: Exception) -> ModelFileError:
+    why = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+    return ModelFileError(
+        f"{endpoint} cannot be reached ({why[:200]}): check the network or HF_ENDPOINT, "
+        "then pull again; it goes on where it stopped"
+    )
+
+
+def fetch_hub(
+    found: HubFile,
+    part: Path,
+    *,
+    progress: ProgressCallback,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Download a file to `part`, after what is there already.
+
+    On failure `part` stays, to be gone on from.
+
+    Raises:
+        ModelFileError: the hub cannot be reached or fails, again and again.
+    """
+    import httpx
+
+    timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
+    failures = 0
+    # A redirect to another host does not get the token: httpx drops `Authorization` there.
+    with httpx.Client(timeout=timeout, follow_redirects=True) as client:
+        while True:
+            before = _size(part)
+            try:
+                _continue(client, found, part, progress)
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
+                if _size(part) > before:
+                    failures = 0
+                failures += 1
+                if failures >= TRIES:
+                    raise _unreachable(found.url, exc) from exc
+                sleep(WAITS_S[min(failures, len(WAITS_S)) - 1])
+            else:
+                return
+
+
+def _size(part: Path) -> int:
+    try:
+        return part.stat().st_size
+    except OSError:
+        return 0
+
+
+def _continue(client: httpx.Client, found: HubFile, part: Path, progress: ProgressCallback) -> None:
+    """Ask for what is missing, and append it."""
+    import httpx
+
+    have = _size(part)
+    if have > found.size_bytes:
+        part.unlink()
+        have = 0
+    if have == found.size_bytes:
+        return
+    headers = dict(found.headers)
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with client.stream("GET", found.url, headers=headers) as response:
+        if response.status_code in RETRIED_STATUS:
+            raise httpx.HTTPError(f"the hub answered {response.status_code}")
+        if response.status_code == 416:  # what is there is no beginning of that file
+            part.unlink()
+            raise httpx.HTTPError("the hub has no such range of the file")
+        if response.status_code not in (200, 206):
+            raise ModelFileError(
+                f"the hub answered {response.status_code} for {found.repository}/{found.file}: "
+                "pull again later"
+            )
+        start = _start(response) if response.status_code == 206 else 0
+        if start > have:
+            raise httpx.HTTPError("the hub sent another range than was asked for")
+        with part.open("r+b" if have else "wb") as target:
+            target.truncate(start)
+            target.seek(start)
+            done = start
+            for chunk in response.iter_raw():  # as it comes: a chunk size would hold some back
+                done += len(chunk)
+                if done > found.size_bytes:
+                    raise ModelFileError(
+                        f"the hub sent more than the {found.size_bytes} bytes it named"
+                    )
+                target.write(chunk)
+                progress(Progress(step="download", done_bytes=done, total_bytes=found.size_bytes))
+    if done < found.size_bytes:
+        raise httpx.HTTPError(f"the connection ended after {done} of {found.size_bytes} bytes")
+
+
+def _start(response: Any) -> int:
+    """Give where a partial answer starts (RFC 9110, section 14.4)."""
+    found = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+    return int(found.group(1)) if found else 2**63

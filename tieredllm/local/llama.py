@@ -1,0 +1,300 @@
+"""Run one model on a thread of its own, for callers on an event loop.
+
+llama.cpp computes for milliseconds to seconds at a time, so it never does on the event loop; and
+not in asyncio's default executor either, which a process waits for when it ends. The thread is a
+daemon. What it does is stopped within a node of the graph by a flag that llama.cpp watches, within
+a tensor while a file is loaded, and within 50 ms while a file is tried in a child process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.local.answering import End, Item, Job, answer
+from tieredllm.local.binding import Flag, set_verbose
+from tieredllm.local.bridge import outcome
+from tieredllm.local.ending import no_stop_at_exit, stop_at_exit
+from tieredllm.local.stopped import StoppedError
+from tieredllm.profile.schema import Params
+from tieredllm.types import Message
+
+if TYPE_CHECKING:
+    from tieredllm.local.model import LoadedModel
+    from tieredllm.local.template import ChatFormat
+
+__all__ = ["End", "LlamaRunner", "Prepare"]
+
+Prepare = Callable[[Callable[[], bool]], int]
+"""Check the file and give the context to load it with; is told whether to go on."""
+
+STACK_BYTES = 16 * 1024 * 1024
+"""What llama.cpp computes in; a thread has half a megabyte on macOS unless it asks for more."""
+CLOSED = "the model has been closed"
+
+
+class LlamaRunner:
+    """Be one model file, loaded when it is first wanted.
+
+    Args:
+        path: the GGUF file.
+        prepare: checks the file before it is loaded, on the runner's thread; may block.
+        threads: threads to compute with; by default as many as physical cores.
+        verbose: whether llama.cpp's log goes to stderr.
+    """
+
+    def __init__(
+        self, path: Path, *, prepare: Prepare, threads: int | None = None, verbose: bool = False
+    ) -> None:
+        self._path = path
+        self._prepare = prepare
+        self._threads = threads
+        self._verbose = verbose
+        self._lock = threading.Lock()
+        self._work: queue.SimpleQueue[Job | Future[LoadedModel] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._process = os.getpid()
+        self._loading: Future[LoadedModel] | None = None
+        self._waiters = 0
+        self._wanted = False
+        self._closed = False
+        self._stop_loading = threading.Event()
+        self._stop = Flag()
+        self._current: Job | None = None
+        self._ended: Future[None] = Future()
+
+    # For callers, on any thread or loop.
+
+    def warm_up(self) -> None:
+        """Start loading in the background, and go on even when nobody waits for it any more."""
+        self._wanted = True
+        with contextlib.suppress(FallbackTriggerError):  # whoever asks for an answer is told
+            self._load()
+
+    async def ready(self) -> LoadedModel:
+        """Wait until the model is loaded; loading stops when the last who waits gives up.
+
+        Raises:
+            FallbackTriggerError: it cannot be loaded (`model_unavailable`).
+        """
+        while True:
+            loading = self._load()
+            with self._lock:
+                self._waiters += 1
+            try:
+                return await outcome(loading)
+            except StoppedError:
+                if self._closed:
+                    raise self._unavailable(CLOSED) from None
+            finally:
+                with self._lock:
+                    self._waiters -= 1
+                    if not self._waiters and not self._wanted and not loading.done():
+                        self._stop_loading.set()
+
+    async def count(self, text: str) -> int:
+        """Count a text's tokens, once the model is loaded."""
+        return (await self.ready()).vocabulary.count(text)
+
+    async def generate(
+        self, messages: Sequence[Message], params: Params
+    ) -> AsyncGenerator[str | End, None]:
+        """Answer a conversation: text as it comes, never empty, then one `End`.
+
+        Closing the iterator stops the computation within one node of the graph.
+
+        Raises:
+            FallbackTriggerError: the model cannot be loaded or fails (`model_unavailable`), or the
+                conversation does not fit (`context_length`).
+        """
+        await self.ready()
+        loop = asyncio.get_running_loop()
+        items: asyncio.Queue[Item] = asyncio.Queue()
+
+        def post(item: Item) -> None:
+            try:
+                loop.call_soon_threadsafe(items.put_nowait, item)
+            except RuntimeError:  # the loop is closed: nobody listens
+                job.cancelled = True
+
+        job = Job(messages, params, post)
+        self._forbid_fork()
+        with self._lock:
+            self._put(job)
+        try:
+            while True:
+                item = await items.get()
+                if isinstance(item, StoppedError):
+                    raise self._unavailable(CLOSED)
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                if isinstance(item, End):
+                    return
+        finally:
+            self._cancel(job)
+
+    def close(self) -> None:
+        """Stop whatever is going on and free the model, without waiting for it."""
+        if os.getpid() != self._process:  # forked: the thread is not here, the lock may be held
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._stop_loading.set()
+            self._stop.set()
+            self._work.put(None)
+            if self._thread is None:
+                self._ended.set_result(None)
+
+    async def aclose(self) -> None:
+        """Stop whatever is going on, free the model and wait for that."""
+        self.close()
+        await outcome(self._ended)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end after `close`; False when it has not."""
+        if self._thread is None or os.getpid() != self._process:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # Between callers and the thread.
+
+    def _unavailable(self, message: str) -> FallbackTriggerError:
+        return FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message)
+
+    def _load(self) -> Future[LoadedModel]:
+        """Give the loading under way or done; start it when there is none, or the last failed."""
+        self._forbid_fork()
+        with self._lock:
+            loading = self._loading
+            if loading is not None and (not loading.done() or loading.exception() is None):
+                return loading
+            loading = Future()
+            self._put(loading)
+            self._stop_loading.clear()
+            self._loading = loading
+            return loading
+
+    def _forbid_fork(self) -> None:
+        if os.getpid() != self._process:
+            raise self._unavailable(
+                "this process was forked from one that uses the model: "
+                "start processes with `spawn` instead"
+            )
+
+    def _put(self, item: Job | Future[LoadedModel]) -> None:
+        """Hand something to the thread, and start it if need be; the lock is held."""
+        if self._closed:
+            raise self._unavailable(CLOSED)
+        if self._thread is None:
+            name = f"llama.cpp {self._path.name}"
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            stop_at_exit(self)
+            before = threading.stack_size(STACK_BYTES)
+            try:
+                self._thread.start()
+            finally:
+                threading.stack_size(before)
+        self._work.put(item)
+
+    def _cancel(self, job: Job) -> None:
+        with self._lock:
+            job.cancelled = True
+            if self._current is job:
+                self._stop.set()
+
+    # On the thread.
+
+    def _run(self) -> None:
+        model: LoadedModel | None = None
+        chat: ChatFormat | None = None
+        try:
+            while (item := self._work.get()) is not None:
+                if isinstance(item, Future):
+                    try:
+                        model, chat = self._load_model()
+                    except BaseException as exc:  # noqa: BLE001 - it goes to whoever waits
+                        item.set_exception(_translated(exc))
+                    else:
+                        item.set_result(model)
+                elif model is None or chat is None:
+                    item.post(self._unavailable("the model is not loaded"))
+                else:
+                    self._serve(item, model, chat)
+        finally:
+            if model is not None:
+                model.close()
+            self._fail_rest()
+            no_stop_at_exit(self)
+            self._ended.set_result(None)
+
+    def _fail_rest(self) -> None:
+        """Tell those who still wait that there will be nothing."""
+        while not self._work.empty():
+            item = self._work.get()
+            if isinstance(item, Future):
+                item.set_exception(StoppedError())
+            elif item is not None:
+                item.post(self._unavailable(CLOSED))
+
+    def _go_on_loading(self) -> bool:
+        return not self._stop_loading.is_set()
+
+    def _load_model(self) -> tuple[LoadedModel, ChatFormat]:
+        n_ctx = self._prepare(self._go_on_loading)
+        # What the chat template needs is imported while llama.cpp reads the file.
+        threading.Thread(target=_import_jinja, daemon=True).start()
+        from tieredllm.local.cores import physical_cores
+        from tieredllm.local.model import LoadedModel
+        from tieredllm.local.template import ChatFormat
+
+        set_verbose(self._verbose)
+        model = LoadedModel(
+            self._path,
+            n_ctx=n_ctx,
+            threads=self._threads or physical_cores(),
+            stop=self._stop,
+            go_on=self._go_on_loading,
+        )
+        return model, ChatFormat(model.vocabulary)
+
+    def _serve(self, job: Job, model: LoadedModel, chat: ChatFormat) -> None:
+        with self._lock:
+            if job.cancelled or self._closed:
+                job.post(self._unavailable(CLOSED))
+                return
+            self._current = job
+            self._stop.clear()
+        try:
+            job.post(answer(model, chat, job))
+        except BaseException as exc:  # noqa: BLE001 - it goes to whoever waits
+            job.post(_translated(exc))
+        finally:
+            with self._lock:
+                self._current = None
+
+
+def _translated(exc: BaseException) -> BaseException:
+    """Give an error that an attempt may end with."""
+    if isinstance(exc, FallbackTriggerError | StoppedError):
+        return exc
+    if isinstance(exc, MemoryError):
+        return FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, "out of memory")
+    return FallbackTriggerError(ErrorKind.UNEXPECTED, f"{type(exc).__name__}: {exc}")
+
+
+def _import_jinja() -> None:
+    with contextlib.suppress(ImportError):  # told by whoever needs it
+        importlib.import_module("jinja2.sandbox")

@@ -1,0 +1,123 @@
+"""Find out how much memory this process may still use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+__all__ = ["available_bytes"]
+
+PROC = Path("/proc")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes(*, proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
+    """Give the bytes that can be allocated without swapping; None when that is not known.
+
+    The least of what the machine has (`MemAvailable`, which counts cached files as free), what the
+    cgroup leaves, and what the address-space limit of the process leaves.
+    """
+    limits = [
+        _machine(proc),
+        *_cgroup_v2(proc, cgroup),
+        _cgroup_v1(proc, cgroup),
+        _address_space(proc),
+    ]
+    known = [limit for limit in limits if limit is not None]
+    return max(0, min(known)) if known else None
+
+
+def _machine(proc: Path) -> int | None:
+    """Read `MemAvailable` (proc_meminfo(5)); elsewhere, take half of the installed memory."""
+    try:
+        for line in (proc / "meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    if sys.platform == "win32":
+        return None
+    try:
+        # What is in use is not told here; half is what a desktop commonly leaves.
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (OSError, ValueError):
+        return None
+
+
+def _own_cgroup(proc: Path, controller: str) -> str | None:
+    """Give the path of this process's cgroup; an empty controller means version 2."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controller in controllers.split(","):
+            return path.lstrip("/")
+    return None
+
+
+def _cgroup_v2(proc: Path, cgroup: Path) -> list[int]:
+    """Give what each level of the cgroup tree leaves (`memory.max`, `memory.current`)."""
+    own = _own_cgroup(proc, "")
+    if own is None:
+        return []
+    here = cgroup / own
+    levels = [here, *(parent for parent in here.parents if parent.is_relative_to(cgroup))]
+    left: list[int] = []
+    for level in levels:
+        room = _left(level / "memory.max", level / "memory.current", level, "inactive_file")
+        if room is not None:
+            left.append(room)
+    return left
+
+
+def _cgroup_v1(proc: Path, cgroup: Path) -> int | None:
+    """Give what the version 1 memory controller leaves."""
+    own = _own_cgroup(proc, "memory")
+    if own is None:
+        return None
+    root = cgroup / "memory"
+    # Inside a container the path names a place on the host; then the mount itself is ours.
+    level = root / own if (root / own / "memory.limit_in_bytes").exists() else root
+    return _left(
+        level / "memory.limit_in_bytes",
+        level / "memory.usage_in_bytes",
+        level,
+        "total_inactive_file",
+    )
+
+
+def _left(limit_file: Path, usage_file: Path, level: Path, cache_key: str) -> int | None:
+    """Subtract the usage from the limit; file pages that can be dropped count as free."""
+    try:
+        limit = int(limit_file.read_text("ascii"))  # "max" is a ValueError: no limit
+        usage = int(usage_file.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+    droppable = 0
+    try:
+        for line in (level / "memory.stat").read_text("ascii").splitlines():
+            if line.startswith(f"{cache_key} "):
+                droppable = int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return limit - usage + droppable
+
+
+def _address_space(proc: Path) -> int | None:
+    """Give what `ulimit -v` leaves; a mapped model file counts against it."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        pages = int((proc / "self" / "statm").read_text("ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return limit
+    return limit - pages * resource.getpagesize()

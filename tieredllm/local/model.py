@@ -1,0 +1,213 @@
+"""Hold one loaded model and its context: evaluate a prompt, sample an answer. Synchronous.
+
+Everything here runs on one thread (see `llama.py`). The calls are those of llama.h:
+https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.local.binding import Flag, bindings, last_complaint
+from tieredllm.local.sampling import make_sampler
+from tieredllm.local.stopped import StoppedError
+from tieredllm.local.vocabulary import NativeVocabulary
+from tieredllm.profile.schema import Params
+
+__all__ = ["BadFileError", "LoadedModel"]
+
+BATCH_TOKENS = 512
+"""Prompt tokens in one call; llama.cpp's own default for a physical batch."""
+ABORTED = 2
+"""What `llama_decode` returns when the abort callback said stop."""
+FLASH_ATTENTION_ON, FLASH_ATTENTION_AUTO = 1, -1
+
+
+class BadFileError(FallbackTriggerError):
+    """Report that llama.cpp rejects a file for what is in it."""
+
+
+class LoadedModel:
+    """Be a model in memory, with one context.
+
+    Args:
+        path: a GGUF file that has been checked.
+        n_ctx: the size of the context, in tokens.
+        threads: how many threads compute.
+        stop: watched while computing; when it is set, `StoppedError` comes out.
+        go_on: asked while the file is read; False stops it.
+
+    Attributes:
+        vocabulary: to tokenise with.
+        evaluated_tokens: prompt tokens evaluated so far, without those found in the cache.
+
+    Raises:
+        StoppedError: `go_on` said so.
+        BadFileError: llama.cpp rejects the file.
+        FallbackTriggerError: llama.cpp is not there, or has no memory for the model.
+    """
+
+    def __init__(
+        self, path: Path, *, n_ctx: int, threads: int, stop: Flag, go_on: Callable[[], bool]
+    ) -> None:
+        self._llama: ModuleType = bindings()
+        self._context: Any = None
+        self._cached: list[int] = []
+        self._name = path.name
+        self._stop = stop
+        self.n_ctx = n_ctx
+        self.evaluated_tokens = 0
+        self._model: Any = self._load(path, go_on)
+        self.vocabulary = NativeVocabulary(self._llama, self._model)
+        try:
+            if self._llama.llama_model_has_encoder(self._model):
+                failed = self._failed("is an encoder model, which does not answer questions")
+                raise BadFileError(failed.kind, failed.message)
+            self._context = self._make_context(threads)
+            self._kept = stop.watch(self._llama, self._context)
+            self._memory = self._llama.llama_get_memory(self._context)
+            self._one = (self._llama.llama_token * 1)()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, path: Path, go_on: Callable[[], bool]) -> Any:
+        llama = self._llama
+        params = llama.llama_model_default_params()
+        stopped = False
+
+        def progress(_share: float, _data: Any) -> bool:
+            nonlocal stopped
+            stopped = stopped or not go_on()
+            return not stopped
+
+        params.progress_callback = llama.llama_progress_callback(progress)
+        last_complaint()
+        model = llama.llama_model_load_from_file(str(path).encode(), params)
+        if stopped:
+            if model:
+                llama.llama_model_free(model)
+            raise StoppedError
+        if not model:
+            why = last_complaint() or "no reason given"
+            failed = self._failed(f"cannot be loaded by llama.cpp: {why}")
+            if any(word in why for word in ("alloc", "memory", "mmap")):
+                raise failed
+            raise BadFileError(failed.kind, failed.message)
+        return model
+
+    def _make_context(self, threads: int) -> Any:
+        llama = self._llama
+        params = llama.llama_context_default_params()
+        fields = {name for name, *_ in params._fields_}
+        params.n_ctx = self.n_ctx
+        params.n_batch = params.n_ubatch = min(BATCH_TOKENS, self.n_ctx)
+        params.n_threads = params.n_threads_batch = threads
+        params.no_perf = True
+        if "n_outputs_max" in fields:
+            # Only the last token's logits are read; room for 512 rows of them is half a gigabyte
+            # with Gemma's vocabulary.
+            params.n_outputs_max = 1
+        if "flash_attn_type" not in fields:  # before llama.cpp of August 2025
+            params.flash_attn = True
+            context = llama.llama_init_from_model(self._model, params)
+        else:
+            params.flash_attn_type = FLASH_ATTENTION_ON
+            context = llama.llama_init_from_model(self._model, params)
+            if not context:  # some architectures cannot
+                params.flash_attn_type = FLASH_ATTENTION_AUTO
+                context = llama.llama_init_from_model(self._model, params)
+        if not context:
+            why = last_complaint() or "probably not enough memory"
+            raise self._failed(f"has no room for a context of {self.n_ctx} tokens: {why}")
+        return context
+
+    def _failed(self, what: str) -> FallbackTriggerError:
+        return FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, f"{self._name} {what}")
+
+    def evaluate(self, prompt: list[int]) -> None:
+        """Bring the cache to hold exactly the prompt, so that `sample` can go on from it.
+
+        The part the prompt has in common with what the cache holds is not evaluated again.
+
+        Raises:
+            StoppedError: the stop flag was set.
+            FallbackTriggerError: the prompt does not fit (`context_length`), or llama.cpp failed.
+        """
+        if len(prompt) >= self.n_ctx:
+            raise FallbackTriggerError(
+                ErrorKind.CONTEXT_LENGTH,
+                f"the prompt has {len(prompt)} tokens; the context has room for {self.n_ctx}",
+            )
+        keep = 0
+        # The last token is always evaluated: its logits are what the answer starts from.
+        for ours, theirs in zip(self._cached, prompt[:-1], strict=False):
+            if ours != theirs:
+                break
+            keep += 1
+        self._cut_cache(keep)
+        for start in range(len(self._cached), len(prompt), BATCH_TOKENS):
+            piece = prompt[start : start + BATCH_TOKENS]
+            self._decode(piece)
+            self.evaluated_tokens += len(piece)
+
+    def sample(self, limit: int, params: Params) -> Iterator[bytes]:
+        """Give the bytes of one token after the other, at most `limit`; fewer when the model ends.
+
+        Raises:
+            StoppedError: the stop flag was set.
+            FallbackTriggerError: llama.cpp failed.
+        """
+        llama, context, vocabulary = self._llama, self._context, self.vocabulary
+        sampler = make_sampler(llama, vocabulary.native, params)
+        try:
+            for number in range(1, limit + 1):
+                token = llama.llama_sampler_sample(sampler, context, -1)
+                if vocabulary.ends_answer(token):
+                    return
+                yield vocabulary.bytes_of(token)
+                if number < limit:
+                    self._decode([token])
+        finally:
+            llama.llama_sampler_free(sampler)
+
+    def _cut_cache(self, keep: int) -> None:
+        """Forget all but the first `keep` tokens; or all, with models that cannot do that."""
+        llama = self._llama
+        if keep and llama.llama_memory_seq_rm(self._memory, 0, keep, -1):
+            del self._cached[keep:]
+        else:
+            llama.llama_memory_clear(self._memory, True)
+            self._cached.clear()
+
+    def _decode(self, tokens: list[int]) -> None:
+        """Evaluate tokens after those in the cache."""
+        if self._stop.is_set():
+            raise StoppedError
+        llama = self._llama
+        count = len(tokens)
+        array = self._one if count == 1 else (llama.llama_token * count)()
+        array[:] = tokens
+        result = llama.llama_decode(self._context, llama.llama_batch_get_one(array, count))
+        if result == 0:
+            self._cached += tokens
+            return
+        self._cut_cache(len(self._cached))  # part of the batch may be in the native cache
+        if result == ABORTED or self._stop.is_set():
+            raise StoppedError
+        why = last_complaint() or f"llama_decode gave {result}"
+        raise self._failed(f"could not be evaluated: {why}")
+
+    def close(self) -> None:
+        """Free the model; harmless when done twice."""
+        self.vocabulary.close()
+        if self._context is not None:
+            self._llama.llama_free(self._context)
+            self._context = None
+        if self._model is not None:
+            self._llama.llama_model_free(self._model)
+            self._model = None

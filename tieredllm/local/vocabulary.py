@@ -1,0 +1,141 @@
+"""Read a loaded model's vocabulary: tokenise, count, and tell control tokens from text."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import threading
+from types import ModuleType
+from typing import Any
+
+from tieredllm.errors import ErrorKind, FallbackTriggerError
+
+__all__ = ["NativeVocabulary"]
+
+CONTROL = 1 << 3
+"""`LLAMA_TOKEN_ATTR_CONTROL`."""
+EXACT_COUNT_BYTES = 256 * 1024
+"""Longer text is estimated: tokenising a megabyte takes up to a second."""
+SLICE_LENGTH = 4096
+LONG_RUN = re.compile(rf"\S{{{SLICE_LENGTH}}}|\s{{{SLICE_LENGTH}}}")
+"""Text that is tokenised in slices. Many of llama.cpp's pre-tokenisers use `std::regex`, which goes
+one call deeper for each character of a word and so overflows the stack on, say, base64."""
+SAMPLES, SAMPLE_LENGTH = 16, 16 * 1024
+
+
+class NativeVocabulary:
+    """Be the vocabulary of a model in memory.
+
+    `count` may be called from any thread, the rest on the model's own.
+    """
+
+    def __init__(self, llama: ModuleType, model: Any) -> None:
+        self._llama = llama
+        self._model = model
+        self._vocab: Any = llama.llama_model_get_vocab(model)
+        self._lock = threading.Lock()
+        self._piece = ctypes.create_string_buffer(256)
+
+    @property
+    def native(self) -> Any:
+        """The pointer llama.cpp's functions want."""
+        return self._vocab
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template (Jinja) the file brings, if it does."""
+        text = self._llama.llama_model_chat_template(self._model, None)
+        return text.decode("utf-8", "replace") if text else None
+
+    @property
+    def bos(self) -> int | None:
+        """The token a text begins with, if there is one."""
+        token = int(self._llama.llama_vocab_bos(self._vocab))
+        return token if token >= 0 else None
+
+    @property
+    def eos(self) -> int | None:
+        """The token a text ends with, if there is one."""
+        token = int(self._llama.llama_vocab_eos(self._vocab))
+        return token if token >= 0 else None
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the model wants `bos` before every prompt."""
+        return bool(self._llama.llama_vocab_get_add_bos(self._vocab))
+
+    def is_control(self, token: int) -> bool:
+        """Whether a token is a control token, such as the end of a turn."""
+        return bool(self._llama.llama_vocab_get_attr(self._vocab, token) & CONTROL)
+
+    def ends_answer(self, token: int) -> bool:
+        """Whether a token ends a turn or a text."""
+        return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
+
+    def token_text(self, token: int) -> str:
+        """Give a token as it is written in the vocabulary."""
+        text: bytes = self._llama.llama_vocab_get_text(self._vocab, token) or b""
+        return text.decode("utf-8", "replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        """Give the bytes a token stands for: possibly part of a character, possibly none."""
+        to_piece = self._llama.llama_token_to_piece
+        length = to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
+        if length < 0:
+            self._piece = ctypes.create_string_buffer(-length)
+            length = to_piece(self._vocab, token, self._piece, -length, 0, False)
+        return self._piece.raw[:length]
+
+    def tokenize(self, text: str, *, control: bool = False) -> list[int]:
+        """Turn text into tokens.
+
+        Args:
+            text: any text; surrogates become question marks.
+            control: whether text that looks like a control token becomes one. Never for text that
+                comes from outside.
+        """
+        if len(text) > SLICE_LENGTH and LONG_RUN.search(text):
+            slices = (text[at : at + SLICE_LENGTH] for at in range(0, len(text), SLICE_LENGTH))
+            return [token for part in slices for token in self._tokenize(part, control)]
+        return self._tokenize(text, control)
+
+    def _tokenize(self, text: str, control: bool) -> list[int]:
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 16  # no token is shorter than a byte; some models put a space before
+        tokens = (self._llama.llama_token * room)()
+        count: int = self._llama.llama_tokenize(
+            self._vocab, data, len(data), tokens, room, False, control
+        )
+        if count < 0:
+            raise FallbackTriggerError(
+                ErrorKind.MODEL_UNAVAILABLE, f"llama.cpp cannot tokenise {len(data)} bytes of text"
+            )
+        return list(tokens[:count])
+
+    def count(self, text: str) -> int:
+        """Count the tokens of a text; beyond 256 KiB, estimate from its densest sample.
+
+        Raises:
+            FallbackTriggerError: the model has been closed.
+        """
+        with self._lock:
+            if self._vocab is None:
+                raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, "the model has been closed")
+            if is_long(text):
+                step = len(text) // SAMPLES
+                samples = (text[at : at + SAMPLE_LENGTH] for at in range(0, step * SAMPLES, step))
+                densest = max(len(self.tokenize(sample)) / len(sample) for sample in samples)
+                return int(densest * len(text)) + 1
+            return len(self.tokenize(text))
+
+    def close(self) -> None:
+        """Let go of the model, once nobody counts."""
+        with self._lock:
+            self._vocab = None
+
+
+def is_long(text: str) -> bool:
+    """Whether a text is too long to be tokenised in passing."""
+    if len(text) <= EXACT_COUNT_BYTES // 4:  # a character has four bytes at most
+        return False
+    return len(text) > EXACT_COUNT_BYTES or len(text.encode("utf-8", "replace")) > EXACT_COUNT_BYTES

