@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 Q ?= Why do services need a fallback?
 
 .DEFAULT_GOAL := help
-.PHONY: help ask test bench clean
+.PHONY: help ask test bench picture clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,6 +20,9 @@ test: $(VENV)/.installed-dev ## install what the tests need, and run every check
 
 bench: $(VENV)/.installed-dev ## measure it beside the least that could do the same
 	@$(BIN)/python -m benchmarks $(ROWS)
+
+picture: $(VENV)/.installed-dev ## draw the README's picture anew
+	@$(BIN)/python scripts/picture.py
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,9 @@ from tieredllm.store.parameters import SqliteParameters
 from tieredllm.types import Answer, Answered, Event, Prompt
 
 if TYPE_CHECKING:
+    from tieredllm.notify.notifier import Notifier
     from tieredllm.probing import HealthReport
+    from tieredllm.store.history import CachedAnswer
 
 __all__ = ["FallbackManager"]
 
@@ -74,15 +78,17 @@ class FallbackManager:
             profile = load_profile(str(profile) if profile is not None else None, self.places)
         self.profile = profile
         _check_rules(profile)
-        self._check_tiers(simulate or {})
+        self.check_tiers(simulate or {})
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._http = HttpClients(self._clock)
+        self.database = Database(self.places.state_db if persist else None)
         self._around = Surroundings(
             places=self.places,
             keys=Keys(self._env, self.places.keys_file),
             http=self._http,
             clock=self._clock,
+            look_up=self._look_up,
             simulate=simulate or {},
             verbose=verbose,
         )
@@ -90,9 +96,10 @@ class FallbackManager:
             TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))
             for level, tier in enumerate(profile.tiers)
         )
-        self.database = Database(self.places.state_db if persist else None)
         self._health = SqliteHealth(self.database, profile.health, self._clock)
         self._parameters = SqliteParameters(self.database, self._clock)
+        self._notifier = self._make_notifier() if persist else None
+        self._deliveries: set[asyncio.Task[None]] = set()
 
     async def stream(
         self, prompt: PromptLike, context: Mapping[str, Any] | None = None, **options: Any
@@ -114,7 +121,7 @@ class FallbackManager:
         context = context or {}
         chosen = Options(**options)
         if chosen.start is not None:
-            self._check_tiers([chosen.start])
+            self.check_tiers([chosen.start])
         run = Run(
             plans=self.plans,
             profile=self.profile,
@@ -130,6 +137,8 @@ class FallbackManager:
         try:
             async for event in events:
                 yield event
+                if isinstance(event, Answered):
+                    self._notify(event.answer)
         finally:
             await events.aclose()
 
@@ -170,6 +179,7 @@ class FallbackManager:
             try:
                 return await self.process_with_fallbacks(prompt, context, **options)
             finally:
+                self._deliver_later()
                 await self._http.aclose()
 
         return run(once())
@@ -203,7 +213,7 @@ class FallbackManager:
 
         from tieredllm.providers.factory import make_backends
 
-        self._check_tiers([tier])
+        self.check_tiers([tier])
         plan = next(plan for plan in self.plans if plan.tier.name == tier)
         if plan.tier.model is None:
             reason = f"tier {tier} has no model to choose"
@@ -223,7 +233,9 @@ class FallbackManager:
         self._parameters.reset()
 
     async def aclose(self) -> None:
-        """Close connections, unload models and close the database."""
+        """Let notifications out, close connections, unload models and close the database."""
+        if self._deliveries:
+            await asyncio.wait(self._deliveries)
         for plan in self.plans:
             for backend in plan.backends:
                 await backend.aclose()
@@ -238,7 +250,49 @@ class FallbackManager:
         """Close."""
         await self.aclose()
 
-    def _check_tiers(self, names: Mapping[str, object] | Sequence[str]) -> None:
+    def _look_up(self, prompt: Prompt, *, newer_than: float) -> CachedAnswer | None:
+        """Find the last complete answer to the same request, for the cache tier."""
+        from tieredllm.store.history import History
+
+        history = History(self.database, self._clock)
+        return history.cached_answer(self.profile.name, prompt, newer_than=newer_than)
+
+    def _make_notifier(self) -> Notifier | None:
+        """Make what tells people of fallbacks, when the profile names a channel."""
+        channels = self.profile.notifications
+        if not (channels.slack or channels.email or channels.webhook):
+            return None
+        from tieredllm.notify.notifier import Notifier
+        from tieredllm.store.outbox import Outbox
+
+        outbox = Outbox(self.database, self._clock)
+        return Notifier(channels, self._around.keys, outbox, self._clock, self.profile.name)
+
+    def _notify(self, answer: Answer) -> None:
+        """Tell who is to be told of an answer, beside whatever comes next."""
+        if self._notifier is None:
+            return
+        self._notifier.note(answer)
+        delivery = asyncio.get_running_loop().create_task(self._notifier.deliver())
+        self._deliveries.add(delivery)
+        delivery.add_done_callback(self._deliveries.discard)
+
+    def _deliver_later(self) -> None:
+        """Let a thread deliver what this loop, about to end, will not."""
+        if self._notifier is None:
+            return
+        for delivery in self._deliveries:
+            delivery.cancel()
+        self._notifier.save()
+        notifier = self._notifier
+        threading.Thread(target=lambda: run(notifier.deliver()), daemon=True).start()
+
+    def check_tiers(self, names: Mapping[str, object] | Sequence[str]) -> None:
+        """Make sure that the profile has these tiers.
+
+        Raises:
+            UsageError: it lacks one; the message lists those there are.
+        """
         known = [tier.name for tier in self.profile.tiers]
         for name in names:
             if name not in known:

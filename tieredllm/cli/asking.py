@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import TextIO
 
 import msgspec
@@ -13,9 +14,9 @@ from tieredllm.cli.views import make_view
 from tieredllm.client import FallbackManager
 from tieredllm.loop import run
 from tieredllm.profile.resolve import load_profile
-from tieredllm.render.showing import View, show
+from tieredllm.render.showing import show
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
-from tieredllm.types import Answer, Attachment, Prompt
+from tieredllm.types import Answer, Attachment, Event, Prompt
 
 __all__ = ["AskJob", "perform"]
 
@@ -78,27 +79,34 @@ def perform(session: Session, job: AskJob) -> int:
         no_stream=job.no_stream,
         printed_later=job.as_json or job.extract,
     )
+
+    def keep(answer: Answer) -> None:
+        if history is not None and job.log:
+            history.save(
+                prompt,
+                answer,
+                profile=profile.name,
+                conversation_id=earlier.cid if earlier else None,
+                secrets=manager.secrets(),
+            )
+
+    async def answered() -> int:
+        try:
+            answer = await show(_events(manager, prompt, job), view, animated=animated)
+            code = _finish(session, job, answer)
+            keep(answer)
+            return code
+        finally:
+            await manager.aclose()
+
     try:
-        answer = run(_run(manager, prompt, job, view, animated=animated))
+        return run(answered())
     finally:
         view.close()
-    code = _finish(session, job, answer)
-    if history is not None and job.log:
-        history.save(
-            prompt,
-            answer,
-            profile=profile.name,
-            conversation_id=earlier.cid if earlier else None,
-            secrets=manager.secrets(),
-        )
-    manager.database.close()
-    return code
 
 
-async def _run(
-    manager: FallbackManager, prompt: Prompt, job: AskJob, view: View, *, animated: bool
-) -> Answer:
-    events = manager.stream(
+def _events(manager: FallbackManager, prompt: Prompt, job: AskJob) -> AsyncGenerator[Event, None]:
+    return manager.stream(
         prompt,
         start=job.tier,
         fallback=job.fallback,
@@ -106,10 +114,6 @@ async def _run(
         deadline_s=job.deadline_s,
         stream=False if job.no_stream else None,
     )
-    try:
-        return await show(events, view, animated=animated)
-    finally:
-        await manager.aclose()
 
 
 def _finish(session: Session, job: AskJob, answer: Answer) -> int:

@@ -13,10 +13,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from tieredllm.paths import Places
-
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from tieredllm.paths import Places
 
 __all__ = ["Session", "current", "use"]
 
@@ -59,6 +59,8 @@ class Session:
     @property
     def places(self) -> Places:
         """The user's directories."""
+        from tieredllm.paths import Places
+
         return Places.from_environment(self.env)
 
     def may_color(self, stream: TextIO) -> bool:

@@ -10,6 +10,7 @@ import typer
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
+from tieredllm.loop import run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,9 +85,9 @@ def health(
     if reset:
         manager.forget()
     if watch:
-        asyncio.run(_watched(manager, session, seconds, deep=deep, as_json=as_json))
+        run(_watched(manager, session, seconds, deep=deep, as_json=as_json))
         return
-    report = asyncio.run(_once(manager, deep=deep))
+    report = run(_once(manager, deep=deep))
     print_report(report, session, as_json=as_json)
     if manager.database.trouble:
         session.say(f"tieredllm: health is not remembered: {manager.database.trouble}")

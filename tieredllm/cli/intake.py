@@ -9,7 +9,7 @@ from tieredllm.cli.context import Session
 from tieredllm.errors import UsageError
 from tieredllm.types import Attachment
 
-__all__ = ["question_and_attachments"]
+__all__ = ["question_and_attachments", "read_files"]
 
 QUIET_STDIN_S = 2.0
 """After this many seconds without a byte from stdin, the user is told what is being waited for."""
@@ -27,10 +27,10 @@ def question_and_attachments(
         UsageError: a file cannot be read.
     """
     if words == ["-"]:
-        return _read_stdin(session), _read_files(session, files)
+        return _read_stdin(session), read_files(session, files)
     piped = "" if _is_terminal(session) else _read_stdin(session)
     attachments = (Attachment(text=piped),) if piped.strip() else ()
-    return " ".join(words), attachments + _read_files(session, files)
+    return " ".join(words), attachments + read_files(session, files)
 
 
 def _is_terminal(session: Session) -> bool:
@@ -66,7 +66,12 @@ def _tell_if_silent(session: Session) -> None:
         session.say("tieredllm: waiting for text on stdin (`< /dev/null` does without)")
 
 
-def _read_files(session: Session, files: list[Path]) -> tuple[Attachment, ...]:
+def read_files(session: Session, files: list[Path]) -> tuple[Attachment, ...]:
+    """Read the files a question is about.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
     attachments = []
     for path in files:
         try:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from tieredllm.errors import UsageError
-
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
     from typer._click.formatting import HelpFormatter
@@ -18,6 +16,7 @@ __all__ = ["COMMANDS", "LazyGroup"]
 
 COMMANDS = {
     "ask": "Ask one question and print one answer.",
+    "chat": "Talk with the tiers, turn by turn.",
     "health": "Probe and show every tier.",
     "models": "Pull, check and remove local models.",
     "profile": "Show, check and edit tier profiles.",
@@ -25,6 +24,7 @@ COMMANDS = {
     "rules": "Show and try the rules of the last tier.",
     "log": "Show recent requests, and how each went.",
     "stats": "Show how each tier did.",
+    "notify": "Try the notification channels, and show what waits.",
     "drill": "Rehearse every fault on every tier, without a network.",
 }
 """The commands, in the order of `--help`. Each lives in `tieredllm.cli.<name>` as `app`; the help
@@ -51,6 +51,8 @@ class LazyGroup(TyperGroup):
         """Find the command, and name the nearest ones when there is none."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from difflib import get_close_matches
+
+            from tieredllm.errors import UsageError
 
             near = get_close_matches(args[0], COMMANDS)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"

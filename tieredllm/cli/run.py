@@ -12,7 +12,6 @@ import typer
 from tieredllm.cli.app import app
 from tieredllm.cli.context import Session, use
 from tieredllm.cli.exits import ExitCode
-from tieredllm.errors import ProfileError, TieredLLMError, UsageError
 
 __all__ = ["run"]
 
@@ -61,6 +60,8 @@ def _explained(exc: Exception) -> tuple[str, int]:
         if message.startswith("Usage: "):
             return message, exc.exit_code  # a group without a command: its help
         return f"tieredllm: {message} (see `{command} --help`)", exc.exit_code
+    from tieredllm.errors import ProfileError, TieredLLMError, UsageError
+
     if isinstance(exc, ProfileError):
         return "\n".join(str(mistake) for mistake in exc.mistakes), ExitCode.USAGE
     if isinstance(exc, TieredLLMError):

@@ -15,6 +15,7 @@ from tieredllm.providers.base import Backend
 
 if TYPE_CHECKING:
     from tieredllm.keys import Keys
+    from tieredllm.providers.cache import LookUp
     from tieredllm.providers.cloud import CloudBackend
     from tieredllm.providers.http import HttpClients
 
@@ -29,6 +30,7 @@ class Surroundings:
         keys: where API keys are looked up by name.
         http: the shared HTTP connections.
         clock: the time.
+        look_up: finds the last complete answer to a request, for the cache tier.
         simulate: faults that replace a tier's network or native call, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
     """
@@ -40,6 +42,7 @@ class Surroundings:
         keys: Keys,
         http: HttpClients,
         clock: Clock,
+        look_up: LookUp,
         simulate: Mapping[str, ErrorKind],
         verbose: bool,
     ) -> None:
@@ -47,6 +50,7 @@ class Surroundings:
         self.keys = keys
         self.http = http
         self.clock = clock
+        self.look_up = look_up
         self.simulate = simulate
         self.verbose = verbose
 
@@ -78,6 +82,10 @@ def _make(tier: Tier, source: Tier | Alternate, around: Surroundings) -> Backend
             places=around.places,
             verbose=around.verbose,
         )
+    if source.provider == "cache":
+        from tieredllm.providers.cache import CacheBackend
+
+        return CacheBackend(max_age_h=tier.max_age_h, look_up=around.look_up, clock=around.clock)
     return _cloud(source.provider)(
         model=model,
         base_url=source.base_url,

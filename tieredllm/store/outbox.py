@@ -3,6 +3,9 @@
 What becomes of an entry is decided in `outbox_entry`; here it is read and written, each time in one
 transaction. A sender claims what is due with a lease, so that of many processes one sends it, and
 after a kill another does. Nothing here raises for what is wrong with the file: see `Database`.
+
+The time is read inside each transaction: before it, one might wait for the lock, and then hold
+against an older time what another process has just written.
 """
 
 from __future__ import annotations
@@ -110,9 +113,9 @@ class Outbox:
         Returns:
             Whether it was done; False while another process keeps the file locked.
         """
-        now = self._clock.wall()
 
         def add(connection: Connection) -> bool:
+            now = self._clock.wall()
             rows.clear(connection, now)
             _add(connection, profile, notes, now)
             return True
@@ -130,10 +133,10 @@ class Outbox:
         Returns:
             Whether it was done; False while another process keeps the file locked.
         """
-        now = self._clock.wall()
         wanted = set(channels)
 
         def add(connection: Connection) -> bool:
+            now = self._clock.wall()
             rows.clear(connection, now)
             ranks: dict[str, int] = {}
             for entry in rows.load(connection, profile):
@@ -178,10 +181,10 @@ class Outbox:
         Returns:
             Each with what it says; None when it couldn't be done now.
         """
-        now = self._clock.wall()
         owner = _new_id()
 
         def take(connection: Connection) -> list[Claimed]:
+            now = self._clock.wall()
             rows.clear(connection, now)
             _add(connection, profile, notes, now)
             entries = {
@@ -207,16 +210,20 @@ class Outbox:
 
         return self._database.write(take, None, creates=bool(notes))
 
-    def settle(self, results: Sequence[Sent], *, min_interval_s: float) -> None:
-        """Note what came of what was claimed; made good later when the file is locked now.
+    def settle(self, results: Sequence[Sent], *, min_interval_s: float, keep: bool = True) -> bool:
+        """Note what came of what was claimed.
 
         Args:
             results: one for each message that was claimed.
             min_interval_s: how long the next message of the same cause is held back.
-        """
-        now = self._clock.wall()
+            keep: whether to make it good later in this process when the file is locked now.
 
-        def note(connection: Connection) -> None:
+        Returns:
+            Whether it was done; False while another process keeps the file locked.
+        """
+
+        def note(connection: Connection) -> bool:
+            now = self._clock.wall()
             for result in results:
                 sent = result.claimed.entry
                 entry = rows.one(connection, sent.profile, sent.channel, sent.cause)
@@ -233,8 +240,9 @@ class Outbox:
                     if sent.cause == RECOVERED:
                         rows.end_alerts(connection, sent)
                 rows.save(connection, moved)
+            return True
 
-        self._database.write(note, None, creates=False, keep=True)
+        return self._database.write(note, default=False, creates=False, keep=keep)
 
 
 def _add(connection: Connection, profile: str, notes: Iterable[Note], now: float) -> None:

@@ -1,0 +1,191 @@
+"""Try the notification channels and look into the outbox: the command `notify`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tieredllm.cli.context import Session, current
+from tieredllm.cli.exits import ExitCode
+from tieredllm.cli.table import print_json, print_table
+from tieredllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tieredllm.notify.dispatch import Delivery
+    from tieredllm.notify.notifier import Notifier
+    from tieredllm.store.database import Database
+    from tieredllm.store.outbox_entry import Entry
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="notify",
+    help="Try the notification channels, and show what waits.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+HEADINGS = (
+    "channel", "severity", "cause", "profile", "requests", "tries", "next try", "last error",
+)  # fmt: skip
+
+
+@app.command("test")
+def send_test(
+    channel: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CHANNEL]",
+            help="slack, email or webhook; every one the profile has when not given.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Send a real test message to each channel of the profile, or to one.
+
+    A line per channel says what happened. Exit code 1: one of them failed; 2: there is none, or
+    none of that name.
+    """
+    session = current()
+    notifier, database = _notifier(session)
+    wanted = _wanted(notifier, channel)
+    try:
+        deliveries = asyncio.run(notifier.send_test(wanted))
+    finally:
+        database.close()
+    _print(deliveries, session)
+    if any(delivery.error is not None for delivery in deliveries):
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+@app.command()
+def outbox(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+) -> None:
+    """List the messages that wait, of every profile.
+
+    Either sending failed and is tried again, or a message of the same cause was sent less than the
+    profile's `min_interval_s` ago. A message that has waited for 24 hours is given up.
+    """
+    from tieredllm.store.database import Database
+    from tieredllm.store.outbox import Outbox
+
+    session = current()
+    with Database(session.places.state_db) as database:
+        waiting = [entry for entry in Outbox(database).entries() if entry.waiting]
+        trouble = database.trouble
+    if trouble:
+        session.warn(f"tieredllm: {trouble}")
+    if as_json:
+        print_json([_row(entry) for entry in waiting], session)
+        return
+    if not waiting:
+        session.say("nothing waits")
+        return
+    print_table([HEADINGS, *(_cells(entry) for entry in waiting)], session)
+
+
+@app.command()
+def flush() -> None:
+    """Send what waits for another try now, on the profile's channels.
+
+    What is held back because a message of the same cause was sent less than `min_interval_s` ago
+    stays. A line per message says what happened. Exit code 1: one of them failed.
+    """
+    session = current()
+    notifier, database = _notifier(session)
+    _wanted(notifier, None)
+    try:
+        deliveries = asyncio.run(notifier.flush())
+    finally:
+        database.close()
+    if not deliveries:
+        session.say("nothing is to be sent")
+    _print(deliveries, session)
+    if any(delivery.error is not None for delivery in deliveries):
+        raise typer.Exit(ExitCode.FAILURE)
+
+
+def _notifier(session: Session) -> tuple[Notifier, Database]:
+    """Make the profile's notifier, and the database it uses."""
+    from tieredllm.clock import SystemClock
+    from tieredllm.keys import Keys
+    from tieredllm.notify.notifier import Notifier
+    from tieredllm.profile.resolve import load_profile
+    from tieredllm.store.database import Database
+    from tieredllm.store.outbox import Outbox
+
+    profile = load_profile(session.profile_name, session.places)
+    database = Database(session.places.state_db)
+    clock = SystemClock()
+    keys = Keys(session.env, session.places.keys_file)
+    outbox = Outbox(database, clock)
+    return Notifier(profile.notifications, keys, outbox, clock, profile.name), database
+
+
+def _wanted(notifier: Notifier, channel: str | None) -> Sequence[str]:
+    """Give the channels to use.
+
+    Raises:
+        UsageError: there is none, or none of that name.
+    """
+    channels = notifier.channels
+    if not channels:
+        reason = (
+            "the profile has no notification channel: add slack, email or webhook under "
+            "`notifications`"
+        )
+        raise UsageError(reason)
+    if channel is not None and channel not in channels:
+        raise UsageError(f"the profile has no channel {channel!r}: it has {', '.join(channels)}")
+    return channels if channel is None else [channel]
+
+
+def _print(deliveries: Sequence[Delivery], session: Session) -> None:
+    """Print a line for each message."""
+    rows = []
+    for delivery in deliveries:
+        remark = f" ({delivery.remark})" if delivery.remark else ""
+        result = f"sent{remark}" if delivery.error is None else f"failed: {delivery.error}"
+        cells = (delivery.channel, result)
+        rows.append(cells if delivery.cause == "test" else (*cells, delivery.cause))
+    if rows:
+        print_table(rows, session)
+
+
+def _row(entry: Entry) -> dict[str, str | int | None]:
+    """Give what is told of one message that waits."""
+    from tieredllm.notify.severity import severity_of
+    from tieredllm.notify.wording import iso
+
+    return {
+        "id": entry.id,
+        "channel": entry.channel,
+        "severity": severity_of(entry.severity),
+        "cause": entry.cause,
+        "profile": entry.profile,
+        "count": entry.waiting,
+        "first_at": iso(entry.first_at),
+        "last_at": iso(entry.last_at),
+        "tries": entry.tries,
+        "next_try_at": iso(entry.held_from + entry.held_s) if entry.held_s else None,
+        "last_error": entry.last_error,
+    }
+
+
+def _cells(entry: Entry) -> tuple[str, ...]:
+    """Give the same for people, under `HEADINGS`."""
+    row = _row(entry)
+    names = ("channel", "severity", "cause", "profile", "count", "tries")
+    return (
+        *(str(row[name]) for name in names),
+        str(row["next_try_at"] or "now"),
+        str(row["last_error"] or ""),
+    )

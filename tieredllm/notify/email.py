@@ -1,0 +1,191 @@
+"""Send messages as e-mail over SMTP, as plain text and as HTML.
+
+Submission is RFC 6409 with STARTTLS (RFC 3207) on port 587, or TLS from the start on 465 (RFC
+8314); logging in is RFC 4954. `Auto-Submitted` (RFC 3834) keeps vacation notices away, and a
+`Message-ID` that stays the same on every try lets mail systems drop a second copy.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+from tieredllm.clock import Clock
+from tieredllm.keys import Keys
+from tieredllm.notify.http_post import network_error, trusting
+from tieredllm.notify.line import Line, SendError
+from tieredllm.notify.message import Message
+from tieredllm.notify.wording import error_of, facts, headline
+from tieredllm.profile.schema import Email
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
+    from smtplib import SMTP
+
+__all__ = ["EmailSink", "email_of"]
+
+GOODBYE_S = 0.2
+"""How long the answer to QUIT is waited for: the message has been accepted by then."""
+
+
+class EmailSink:
+    """Be the people who get e-mail.
+
+    Args:
+        settings: how it is sent, and to whom.
+        keys: where the password is looked up.
+        clock: the time for the `Date` header.
+    """
+
+    def __init__(self, settings: Email, keys: Keys, clock: Clock) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._clock = clock
+
+    def send(self, message: Message, line: Line) -> str | None:
+        """Send one message; see `sinks.Sink`. Says who was refused when others were not."""
+        import smtplib
+
+        settings = self._settings
+        password = self._password()
+        mail = email_of(message, settings, at=self._clock.wall())
+        smtp: SMTP | None = None
+        try:
+            smtp = self._connected(line)
+            if settings.security == "starttls":
+                smtp.starttls(context=trusting())
+            if settings.username is not None and password is not None:
+                smtp.login(settings.username, password)
+            refused = smtp.send_message(mail, to_addrs=list(settings.recipients))
+            _say_goodbye(smtp)
+        except (smtplib.SMTPException, OSError, ValueError) as exc:
+            raise _failure(exc, line, password) from None
+        finally:
+            if smtp is not None:
+                smtp.close()
+        return f"refused for {', '.join(sorted(refused))}" if refused else None
+
+    def _password(self) -> str | None:
+        settings = self._settings
+        if settings.username is None:
+            return None
+        if settings.password_env is None:
+            raise SendError("the profile's `username` needs a `password_env`")
+        password = self._keys.get(settings.password_env)
+        if password is None:
+            raise SendError(f"{settings.password_env} is not set")
+        if not (settings.username + password).isascii():
+            # RFC 4954 leaves the encoding to the mechanism, and smtplib knows ASCII only.
+            raise SendError("a user name or password that is not ASCII cannot be sent")
+        return password
+
+    def _connected(self, line: Line) -> SMTP:
+        """Connect, encrypted at once if the profile says so."""
+        import smtplib
+
+        host, port = self._settings.host, self._settings.port
+        # Without a name of our own, smtplib looks one up, which may take longer than all the rest.
+        name, timeout_s = "localhost", line.left_s()
+        if self._settings.security == "tls":
+            context = trusting()
+            smtp: SMTP = smtplib.SMTP_SSL(
+                host, port, local_hostname=name, timeout=timeout_s, context=context
+            )
+        else:
+            smtp = smtplib.SMTP(host, port, local_hostname=name, timeout=timeout_s)
+        line.holds(lambda: smtp.sock)
+        smtp.local_hostname = _own_name(smtp)
+        return smtp
+
+
+def email_of(message: Message, settings: Email, *, at: float) -> EmailMessage:
+    """Make the e-mail of one message.
+
+    Args:
+        message: what to say.
+        settings: from whom and to whom.
+        at: the time, seconds since the epoch.
+    """
+    from email.message import EmailMessage
+    from email.utils import formatdate, parseaddr
+
+    title = headline(message)
+    mail = EmailMessage()
+    mail["Subject"] = f"[{message.severity.upper()}] tieredllm: {title}"
+    mail["From"] = settings.from_
+    mail["To"] = ", ".join(settings.recipients)
+    mail["Date"] = formatdate(at)
+    domain = parseaddr(settings.from_)[1].rpartition("@")[2] or "localhost"
+    mail["Message-ID"] = f"<{message.id}@{domain}>"
+    mail["Auto-Submitted"] = "auto-generated"
+    mail["X-Tieredllm-Id"] = message.id
+    rows = facts(message)
+    error = error_of(message)
+    width = max(len(label) for label, _ in rows) + 2
+    lines = [title, "", *(f"{label + ':':<{width}}{value}" for label, value in rows)]
+    if error:
+        lines += ["", "What each tier said:", error]
+    # Not every server takes 8-bit text.
+    mail.set_content("\n".join(lines) + "\n", cte="quoted-printable")
+    mail.add_alternative(_page(title, rows, error), subtype="html", cte="quoted-printable")
+    return mail
+
+
+def _page(title: str, rows: list[tuple[str, str]], error: str | None) -> str:
+    cells = "\n".join(
+        f'<tr><th align="left">{html.escape(label)}</th><td>{html.escape(value)}</td></tr>'
+        for label, value in rows
+    )
+    said = f"<p>What each tier said:</p>\n<pre>{html.escape(error)}</pre>\n" if error else ""
+    return (
+        "<!DOCTYPE html>\n<html><body>\n"
+        f"<h2>{html.escape(title)}</h2>\n<table cellpadding='4'>\n{cells}\n</table>\n{said}"
+        "</body></html>\n"
+    )
+
+
+def _own_name(smtp: SMTP) -> str:
+    """Give the name to greet with: an address literal (RFC 5321, section 4.1.3)."""
+    if smtp.sock is None:
+        return "localhost"
+    address = str(smtp.sock.getsockname()[0])
+    return f"[IPv6:{address.partition('%')[0]}]" if ":" in address else f"[{address}]"
+
+
+def _say_goodbye(smtp: SMTP) -> None:
+    """Quit; what was accepted stays accepted, however that goes."""
+    import contextlib
+    import smtplib
+
+    with contextlib.suppress(smtplib.SMTPException, OSError):
+        if smtp.sock is not None:
+            smtp.sock.settimeout(GOODBYE_S)
+        smtp.quit()
+
+
+def _failure(exc: Exception, line: Line, password: str | None) -> SendError:
+    """Translate an error of the SMTP client."""
+    import smtplib
+
+    from tieredllm.providers.redact import presentable
+
+    def said(code: int, text: bytes | str) -> str:
+        words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        return presentable(f"{code} {words}", (password,))[:150]
+
+    if isinstance(exc, smtplib.SMTPServerDisconnected):
+        if isinstance(exc.__context__, TimeoutError):
+            return line.too_late()
+        words = "the server closed the connection"
+    elif isinstance(exc, smtplib.SMTPRecipientsRefused):
+        code, text = next(iter(exc.recipients.values()))
+        words = f"every recipient was refused: {said(code, text)}"
+    elif isinstance(exc, smtplib.SMTPResponseException):
+        login = isinstance(exc, smtplib.SMTPAuthenticationError)
+        refused = "the login was rejected" if login else "the server refused"
+        words = f"{refused}: {said(exc.smtp_code, exc.smtp_error)}"
+    elif isinstance(exc, smtplib.SMTPException):
+        words = presentable(f"the server cannot do it: {exc}", (password,))
+    else:
+        return network_error(exc, line)
+    return SendError(words)

@@ -1,0 +1,103 @@
+"""Judge how grave an answer is, and what caused it: pure.
+
+How the contract's four levels map onto profiles of any shape:
+
+- high: the rules or the cache answered, or nothing did, whatever their level: no model could.
+- medium: a local model answered, or any other below level 1.
+- low: level 1 answered.
+- Always high: a quota or a rejected key in any tier, for neither passes by itself. A tier that is
+  set aside because of one counts like one that has just met it.
+- Nothing: the first tier answered, or the one the request was told to start at.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from tieredllm.errors import ErrorKind
+from tieredllm.types import Answer, Attempt
+
+__all__ = ["RANKS", "Finding", "Severity", "finding", "is_first_tier", "severity_of"]
+
+Severity = Literal["low", "medium", "high"]
+
+RANKS: dict[Severity, int] = {"low": 1, "medium": 2, "high": 3}
+"""Severities as numbers that can be compared and stored."""
+
+_GRAVE = frozenset({ErrorKind.QUOTA_EXHAUSTED, ErrorKind.AUTHENTICATION})
+_NO_MODEL = frozenset({"rules", "cache"})
+_SET_ASIDE = re.compile(rf"^(?:circuit|degraded)\b.*\b({'|'.join(sorted(_GRAVE))})\b", re.DOTALL)
+"""How the engine words that a backend is passed over because of an earlier failure."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Hold what there is to tell about one answer."""
+
+    severity: Severity
+    cause: str
+    """What kind of incident this is. Requests that fail alike have the same, also when the first
+    ones met the failure and the later ones a circuit that it had opened."""
+
+
+def finding(answer: Answer) -> Finding | None:
+    """Judge one answer; None when there is nothing to tell.
+
+    Args:
+        answer: what came of a request, complete or failed.
+    """
+    grave = _grave_failures(answer)
+    outcome = _outcome(answer)
+    if grave:
+        return Finding("high", f"{', '.join(grave)}; {outcome}")
+    severity = _by_level(answer)
+    return None if severity is None else Finding(severity, outcome)
+
+
+def is_first_tier(answer: Answer) -> bool:
+    """Whether the first tier gave a complete answer."""
+    return answer.error is None and answer.fallback_level == 0
+
+
+def severity_of(rank: int) -> Severity:
+    """Give the severity of a rank; the nearest one when the rank is none."""
+    severities: tuple[Severity, ...] = ("low", "medium", "high")
+    return severities[min(max(rank, 1), 3) - 1]
+
+
+def _by_level(answer: Answer) -> Severity | None:
+    level = answer.fallback_level
+    if answer.error is not None or level is None:
+        return "high"
+    # A request may be told at which tier to start: then nothing has given way to that one.
+    if level == 0 or not any(attempt.level < level for attempt in answer.attempts):
+        return None
+    if answer.provider in _NO_MODEL:
+        return "high"
+    return "medium" if answer.provider == "llama_cpp" or level > 1 else "low"
+
+
+def _outcome(answer: Answer) -> str:
+    if answer.error is not None or answer.tier is None:
+        refused = answer.error is not None and answer.error.kind is ErrorKind.CONTENT_FILTER
+        return "refused" if refused else "nothing answered"
+    return f"{answer.tier} answered"
+
+
+def _grave_failures(answer: Answer) -> list[str]:
+    """Give `tier: kind` for each tier with a failure that doesn't pass, the first tier first."""
+    found = {
+        (attempt.level, attempt.tier, kind)
+        for attempt in answer.attempts
+        if (kind := _grave_kind(attempt)) is not None
+    }
+    return [f"{tier}: {kind}" for _, tier, kind in sorted(found)]
+
+
+def _grave_kind(attempt: Attempt) -> str | None:
+    if attempt.error is not None:
+        return str(attempt.error.kind) if attempt.error.kind in _GRAVE else None
+    aside = _SET_ASIDE.match(attempt.reason or "") if attempt.outcome == "skipped" else None
+    return aside[1] if aside else None
