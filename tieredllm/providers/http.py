@@ -36,6 +36,9 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 ERROR_BODY_S = 2.0
 """How long an error body may take; what has come by then is enough to classify it."""
 
+MAX_IDLE = 20
+"""Idle connections that are kept, httpx's own default; its pool looks at each for each request."""
+
 KEEP_ALIVE_S = 30.0
 """How long an idle connection is kept for the next turn of a chat."""
 
@@ -158,7 +161,9 @@ class HttpClients:
                     else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 ),
                 follow_redirects=False,
-                limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_S),
+                limits=httpx.Limits(
+                    max_keepalive_connections=MAX_IDLE, keepalive_expiry=KEEP_ALIVE_S
+                ),
                 http2=False,
             )
         return client
