@@ -24,6 +24,7 @@ COMMANDS = {
     "rules": "Show and try the rules of the last tier.",
     "log": "Show recent requests, and how each went.",
     "stats": "Show how each tier did.",
+    "tools": "Show and call the tools that models may use.",
     "notify": "Try the notification channels, and show what waits.",
     "drill": "Rehearse every fault on every tier, without a network.",
 }

@@ -1,0 +1,43 @@
+"""Ask the person at the terminal whether a tool may run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tieredllm.cli.context import Session
+
+if TYPE_CHECKING:
+    from tieredllm.tools.approval import Approver
+    from tieredllm.tools.base import Tool
+
+__all__ = ["terminal_approver"]
+
+SHOWN_CHARACTERS = 2000
+"""How much of a call's arguments is shown; nobody reads more before they answer."""
+
+
+def terminal_approver(session: Session) -> Approver | None:
+    """Make the function that asks; None where nobody could answer, or see the question.
+
+    The question is on stderr, the answer comes from stdin, and both have to be a terminal: what is
+    piped in is never an answer. Anything but `y` or `yes` means no.
+    """
+    stdin, stderr = session.stdin, session.stderr
+    if stdin is None or not stdin.isatty() or not stderr.isatty():
+        return None
+
+    async def ask(tool: Tool, arguments: str) -> bool:
+        from tieredllm.tools.text import one_line
+        from tieredllm.tools.threads import in_thread
+
+        shown = one_line(arguments, SHOWN_CHARACTERS)
+        if len(arguments) > SHOWN_CHARACTERS:
+            shown += f" ({len(arguments)} characters in all)"
+        print(f"{tool.name} {shown}", file=stderr)
+        print("This may change something. Run it? [y/N] ", end="", file=stderr, flush=True)
+        answer = await in_thread(stdin.readline)
+        if not answer.endswith("\n"):
+            print(file=stderr)  # Ctrl-D leaves the cursor behind the question
+        return answer.strip().lower() in {"y", "yes"}
+
+    return ask

@@ -1,0 +1,244 @@
+"""Make the tools that a profile declares, when they are first asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tieredllm.clock import Clock, SystemClock
+from tieredllm.errors import UsageError
+from tieredllm.profile.schema import Tools
+from tieredllm.profile.tree import Mapping as TreeMapping
+from tieredllm.profile.tree import Node
+from tieredllm.tools.base import Grant, Tool
+
+if TYPE_CHECKING:
+    from tieredllm.tools.builtin.reach import Reach
+    from tieredllm.tools.mcp.server import McpServer
+
+__all__ = ["START_S", "Toolbox", "folders_of"]
+
+START_S = 30.0
+"""How long servers may take to start when there is no deadline."""
+
+
+def folders_of(tree: Node) -> tuple[Path, ...]:
+    """Give the folders of the profiles that name Python functions, in the order of the functions.
+
+    Args:
+        tree: a profile's, with what it inherits (`profile.resolve.Loaded.tree`).
+    """
+    tools = tree.get("tools") if isinstance(tree, TreeMapping) else None
+    entries = tools.items("python") if isinstance(tools, TreeMapping) else ()
+    return tuple(dict.fromkeys(Path(entry.place.file).resolve().parent for entry in entries))
+
+
+class Toolbox:
+    """Hold the tools of a profile. Nothing is imported, started or opened before it is needed.
+
+    A toolbox serves any number of requests; it is closed with the program, in the event loop that
+    used it last.
+
+    Args:
+        declared: the profile's `tools`.
+        cwd: the working directory: what files are read below.
+        env: the environment; servers get only what the profile passes on.
+        lookup: finds keys by name; in the environment alone when None.
+        folders: where the modules of Python functions are looked for besides Python's own places:
+            the folders of the profiles that name them.
+        private: files that no tool may read wherever they lie, such as the one with the keys.
+        clock: the time.
+        reach: what `fetch_url` may connect to; for tests.
+    """
+
+    def __init__(
+        self,
+        declared: Tools,
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        lookup: Callable[[str], str | None] | None = None,
+        folders: Sequence[Path] = (),
+        private: Sequence[Path] = (),
+        clock: Clock | None = None,
+        reach: Reach | None = None,
+    ) -> None:
+        self._declared = declared
+        self._cwd = cwd
+        self._env = env
+        self._lookup = lookup or env.get
+        self._folders = tuple(folders)
+        self._private = tuple(private)
+        self._clock = clock or SystemClock()
+        self._reach = reach
+        self._made: dict[str, Tool] = {}
+        self._servers: dict[str, McpServer] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._troubles: dict[str, str] = {}
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why some tools are missing, a line for each server that is not available."""
+        return tuple(self._troubles.values())
+
+    def may_offer(self, grant: Grant) -> bool:
+        """Whether a tier with this grant has any tool, as far as can be told without looking."""
+        declared = self._declared
+        if grant == "all":
+            return bool(declared.builtin or declared.python or declared.mcp)
+        return grant != "none" and bool(grant)
+
+    async def granted(self, grant: Grant, *, deadline: float | None = None) -> tuple[Tool, ...]:
+        """Give the tools of a grant, in the order of the profile.
+
+        Servers that are needed and do not run are started, all at the same time. One that cannot
+        be used is among `troubles`, and its tools are missing.
+
+        Args:
+            grant: a tier's `tools`.
+            deadline: when to go on without servers that are not ready, on the event loop's clock.
+
+        Raises:
+            UsageError: a name is granted that is not declared, a Python function cannot be made a
+                tool, two tools have the same name, or a server is declared wrongly.
+        """
+        if not self.may_offer(grant):
+            return ()
+        names = None if grant == "all" else frozenset(grant)
+        tools = {tool.name: tool for tool in self._local(names)}
+        for tool in await self._remote(names, deadline):
+            tools.setdefault(tool.name, tool)
+        if names is not None:
+            self._check_missing(names - tools.keys())
+        return tuple(tools.values())
+
+    async def find(self, name: str, *, deadline: float | None = None) -> Tool | None:
+        """Give one tool, whoever may use it; None when there is none of that name.
+
+        Raises:
+            UsageError: see `granted`.
+        """
+        if not self._knows(name):
+            return None
+        found = await self.granted((name,), deadline=deadline)
+        return found[0] if found else None
+
+    async def aclose(self) -> None:
+        """End what was started, within a second."""
+        servers, self._servers = self._servers, {}
+        if servers:
+            await asyncio.gather(*(server.aclose() for server in servers.values()))
+
+    def _knows(self, name: str) -> bool:
+        from tieredllm.tools.functions import name_of
+
+        local = [*self._declared.builtin, *map(name_of, self._declared.python)]
+        return name in local or self._server_of(name) is not None
+
+    def _server_of(self, tool: str) -> str | None:
+        """Give the server a tool's name points to: of those that fit, the longest."""
+        if not self._declared.mcp:
+            return None
+        from tieredllm.tools.mcp.results import prefix
+
+        fitting = [name for name in self._declared.mcp if tool.startswith(prefix(name))]
+        return max(fitting, key=len, default=None)
+
+    def _local(self, names: frozenset[str] | None) -> list[Tool]:
+        tools = [
+            self._made.get(name) or self._make_builtin(name)
+            for name in self._declared.builtin
+            if names is None or name in names
+        ]
+        if self._declared.python:
+            tools += self._functions(names)
+        for tool in tools:
+            self._made[tool.name] = tool
+        return tools
+
+    def _functions(self, names: frozenset[str] | None) -> list[Tool]:
+        from tieredllm.tools.functions import load_function, name_of
+
+        taken: dict[str, str] = dict.fromkeys(self._declared.builtin, "a built-in tool")
+        tools = []
+        for entry in dict.fromkeys(self._declared.python):
+            name = name_of(entry)
+            if name in taken:
+                raise UsageError(
+                    f"tools.python: {entry}: {taken[name]} is called {name}, too: rename one"
+                )
+            taken[name] = entry
+            if names is None or name in names:
+                tools.append(self._made.get(name) or load_function(entry, self._folders))
+        return tools
+
+    def _make_builtin(self, name: str) -> Tool:
+        if name == "now":
+            from tieredllm.tools.builtin.now import make_now
+
+            return make_now(self._clock)
+        if name == "calculate":
+            from tieredllm.tools.builtin.calculate import make_calculate
+
+            return make_calculate()
+        if name == "fetch_url":
+            from tieredllm.tools.builtin.fetch_url import make_fetch_url
+
+            return make_fetch_url(self._reach) if self._reach else make_fetch_url()
+        from tieredllm.tools.builtin.files import make_list_files, make_read_file
+
+        if name == "read_file":
+            return make_read_file(self._cwd, private=self._private)
+        return make_list_files(self._cwd)
+
+    async def _remote(self, names: frozenset[str] | None, deadline: float | None) -> list[Tool]:
+        wanted = set(self._declared.mcp)
+        if names is not None:
+            wanted = {server for name in names if (server := self._server_of(name)) is not None}
+        if not wanted:
+            return []
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + START_S
+        servers = [self._server(name) for name in self._declared.mcp if name in wanted]
+        lists = await asyncio.gather(*(self._tools_of(server, deadline) for server in servers))
+        return [tool for tools in lists for tool in tools if names is None or tool.name in names]
+
+    def _server(self, name: str) -> McpServer:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            # What ran in another event loop has ended with it.
+            self._servers, self._loop = {}, loop
+        if name not in self._servers:
+            from tieredllm.tools.mcp.server import McpServer
+            from tieredllm.tools.mcp.settings import read_settings
+
+            self._servers[name] = McpServer(
+                name,
+                read_settings(name, self._declared.mcp[name]),
+                env=self._env,
+                lookup=self._lookup,
+                cwd=self._cwd,
+            )
+        return self._servers[name]
+
+    async def _tools_of(self, server: McpServer, deadline: float) -> tuple[Tool, ...]:
+        from tieredllm.tools.mcp.connection import UnavailableError
+
+        try:
+            tools = await server.tools(deadline=deadline)
+        except UnavailableError as exc:
+            self._troubles[server.name] = f"MCP server {server.name}: {exc}"
+            return ()
+        self._troubles.pop(server.name, None)
+        return tools
+
+    def _check_missing(self, names: frozenset[str]) -> None:
+        """Report names that mean nothing; what a server lacks is its trouble, and no mistake."""
+        for name in sorted(names):
+            server = self._server_of(name)
+            if server is None:
+                raise UsageError(f"no tool `{name}` is declared: add it under `tools`")
+            if server not in self._troubles:
+                self._troubles[name] = f"MCP server {server} has no tool that is called {name}"

@@ -1,0 +1,115 @@
+"""Describe arguments as a JSON Schema, and check arguments against it.
+
+Arguments of the built-in tools and of Python functions are msgspec structs; what they describe, and
+nothing else, is what they take.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tieredllm.tools.base import ArgumentsError, Check
+
+__all__ = ["UnsuitableTypeError", "checker", "schema_of", "worded"]
+
+_REFERENCE = "#/$defs/"
+_PLACE = re.compile(r"^(.*) - at `(?:key in )?\$\.?([^`]*)`$", re.DOTALL)
+
+
+class UnsuitableTypeError(Exception):
+    """Report a type that no JSON Schema describes."""
+
+
+def schema_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Give the JSON Schema of a struct, without references: not every vendor follows them.
+
+    An argument that may be left out has no `null` among its types: leaving it out says the same.
+
+    Raises:
+        UnsuitableTypeError: a type in it has no schema, or contains itself.
+    """
+    try:
+        (schema,), named = msgspec.json.schema_components(
+            (struct,), ref_template=_REFERENCE + "{name}"
+        )
+    except TypeError as exc:
+        raise UnsuitableTypeError(str(exc).strip().splitlines()[-1]) from exc
+    result: dict[str, Any] = _inlined(schema, named, ())
+    required = set(result.get("required", ()))
+    properties = result.get("properties", {})
+    for name, described in properties.items():
+        if name not in required:
+            properties[name] = _without_null(described)
+    # Empty lists are legal, but some servers reject them.
+    return {key: value for key, value in result.items() if key != "required" or value}
+
+
+def checker(struct: type[msgspec.Struct]) -> Check:
+    """Make the function that checks arguments for a struct.
+
+    It gives them back with defaults filled in and types made plain, so that equal calls are equal.
+    """
+
+    def check(arguments: dict[str, Any]) -> dict[str, Any]:
+        try:
+            value = msgspec.convert(arguments, struct)
+        except msgspec.ValidationError as exc:
+            message = worded(str(exc))
+            if "unknown field" in message:
+                message += f"; there are: {', '.join(struct.__struct_encode_fields__) or 'none'}"
+            raise ArgumentsError(message) from exc
+        plain: dict[str, Any] = msgspec.to_builtins(value)
+        return plain
+
+    return check
+
+
+def worded(message: str) -> str:
+    """Put the name of the value before what msgspec says is wrong with it."""
+    found = _PLACE.match(message)
+    if not found or not found[2]:
+        return message
+    return f"`{found[2]}`: {found[1][:1].lower()}{found[1][1:]}"
+
+
+def _inlined(node: Any, named: Mapping[str, Any], within: tuple[str, ...]) -> Any:
+    if isinstance(node, list):
+        return [_inlined(item, named, within) for item in node]
+    if not isinstance(node, dict):
+        return node
+    reference = node.get("$ref")
+    if isinstance(reference, str):
+        name = reference.removeprefix(_REFERENCE)
+        if name in within:
+            raise UnsuitableTypeError(f"the type {name} contains itself")
+        target = _inlined(named[name], named, (*within, name))
+        rest = {key: value for key, value in node.items() if key != "$ref"}
+        return {**target, **_inlined(rest, named, within)}
+    result = {
+        key: _inlined(value, named, within)
+        for key, value in node.items()
+        if key != "title" or not isinstance(value, str)
+    }
+    choices = result.get("enum")
+    if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
+        result.setdefault("type", "string")  # Gemini takes no enum without one
+    return result
+
+
+def _without_null(described: dict[str, Any]) -> dict[str, Any]:
+    choices = described.get("anyOf")
+    if not isinstance(choices, list) or {"type": "null"} not in choices:
+        return described
+    left = [choice for choice in choices if choice != {"type": "null"}]
+    rest = {
+        key: value
+        for key, value in described.items()
+        if key != "anyOf" and not (key == "default" and value is None)
+    }
+    if len(left) == 1:
+        return {**left[0], **rest}
+    return {"anyOf": left, **rest}
