@@ -21,14 +21,15 @@ test: $(VENV)/.installed-dev ## install what the tests need, and run every check
 bench: $(VENV)/.installed-dev ## measure it beside the least that could do the same
 	@$(BIN)/python -m benchmarks $(ROWS)
 
-picture: $(VENV)/.installed-dev ## draw the README's picture anew
+picture: $(VENV)/.installed-dev ## draw the README's pictures anew
 	@$(BIN)/python scripts/picture.py
+	@$(BIN)/python scripts/startup.py
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
 # llama-cpp-python compiles llama.cpp here: some minutes the first time, then pip has it cached.

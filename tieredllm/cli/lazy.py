@@ -18,7 +18,7 @@ COMMANDS = {
     "ask": "Ask one question and print one answer.",
     "chat": "Talk with the tiers, turn by turn.",
     "health": "Probe and show every tier.",
-    "models": "Pull, check and remove local models.",
+    "models": "List, pull, verify and remove local model files.",
     "profile": "Show, check and edit tier profiles.",
     "keys": "Keep API keys in a file that only you can read.",
     "rules": "Show and try the rules of the last tier.",

@@ -1,0 +1,66 @@
+"""Every command and option explains itself, and the README knows every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from tieredllm.cli.app import app
+from tieredllm.cli.exits import ExitCode
+from tieredllm.cli.lazy import COMMANDS
+from tieredllm.cli.run import run
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def leaves(command, path=()):
+    """Give every command with its path."""
+    context = command.context_class(command, info_name=path[-1] if path else "tieredllm")
+    names = command.list_commands(context) if hasattr(command, "list_commands") else []
+    yield path, command
+    for name in names:
+        yield from leaves(command.get_command(context, name), (*path, name))
+
+
+ALL = list(leaves(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(p) or "root" for p, _ in ALL])
+def test_every_command_and_option_has_help(path, command):
+    """A command has a sentence of help, and so has each of its options and arguments."""
+    assert command.help
+    for parameter in command.params:
+        assert parameter.help, f"{' '.join(path)} {parameter.name}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_commands_tells_the_truth(name):
+    """The help line in the table is the first line of the command's own help."""
+    command = next(command for path, command in ALL if path == (name,))
+
+    assert command.help.strip().splitlines()[0] == COMMANDS[name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_readme_knows_every_command(name):
+    """The README's table of commands lists each."""
+    assert f"| `{name}` |" in README.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("args", [[name, "--help"] for name in COMMANDS])
+def test_help_is_exit_0(args, capsys):
+    """`--help` of each command prints its usage and ends with 0."""
+    assert run(args) == 0
+    assert f"Usage: tieredllm {args[0]}" in capsys.readouterr().out
+
+
+def test_exit_codes():
+    """The exit codes are those of the contract."""
+    assert {code.name: int(code) for code in ExitCode} == {
+        "OK": 0,
+        "FAILURE": 1,
+        "USAGE": 2,
+        "INTERRUPTED": 130,
+    }
