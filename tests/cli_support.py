@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect
@@ -107,6 +108,27 @@ class Terminal:
             self._stream.feed(data)
         self.child.close()
         return self.child.exitstatus if self.child.exitstatus is not None else -1
+
+    def type(self, text: str) -> None:
+        """Press keys: CR is Enter, ETX Ctrl-C, EOT Ctrl-D, ESC CR Alt-Enter."""
+        self.child.send(text)
+
+    def paste(self, text: str) -> None:
+        """Paste as a terminal does that marks what is pasted (bracketed paste)."""
+        self.child.send(f"\x1b[200~{text}\x1b[201~".replace("\n", "\r"))
+
+    def until(self, wanted: str | Callable[[], bool], timeout: float = 15) -> None:
+        """Read until the screen shows a text, or something else holds."""
+        holds = wanted if callable(wanted) else lambda: wanted in "\n".join(self.lines)
+        give_up = time.monotonic() + timeout
+        while not holds():
+            if time.monotonic() > give_up:
+                shown = "\n".join(self.lines)
+                raise AssertionError(f"{wanted!r} was not shown within {timeout} s:\n{shown}")
+            with contextlib.suppress(pexpect.TIMEOUT):
+                data = self.child.read_nonblocking(65536, 0.05)
+                self.raw += data
+                self._stream.feed(data)
 
     @property
     def lines(self) -> list[str]:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
-from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
+from tieredllm.cli.options import (
+    Cid,
+    ContinueLast,
+    Deadline,
+    Files,
+    Models,
+    NoColor,
+    NoFallback,
+    NoLog,
+    Profile,
+    Quiet,
+    Raw,
+    RequireLlm,
+    Simulate,
+    StartTier,
+    System,
+    Usage,
+    Verbose,
+    apply,
+)
 
 __all__ = ["app"]
 
@@ -38,30 +56,12 @@ def ask(
         ),
     ] = None,
     *,
-    system: Annotated[
-        str | None, typer.Option("--system", "-s", help="A system prompt.", metavar="TEXT")
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", "-m", metavar="TIER=MODEL", help="Another model for a tier (repeatable)."
-        ),
-    ] = None,
-    tier: Annotated[
-        str | None, typer.Option("--tier", "-t", metavar="NAME", help="Start at this tier.")
-    ] = None,
-    no_fallback: Annotated[
-        bool, typer.Option("--no-fallback", help="Ask only the first tier.")
-    ] = False,
-    require_llm: Annotated[
-        bool, typer.Option("--require-llm", help="Take a rule answer for a failure.")
-    ] = False,
-    deadline: Annotated[
-        float | None,
-        typer.Option(
-            "--deadline", metavar="SECONDS", help="The whole request, all tiers together."
-        ),
-    ] = None,
+    system: System = None,
+    model: Models = None,
+    tier: StartTier = None,
+    no_fallback: NoFallback = False,
+    require_llm: RequireLlm = False,
+    deadline: Deadline = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, also on failure.")
     ] = False,
@@ -71,35 +71,16 @@ def ask(
     stream: Annotated[
         bool, typer.Option("--stream", help="Print it as it comes, even into a pipe.")
     ] = False,
-    raw: Annotated[bool, typer.Option("--raw", "-r", help="Do not render Markdown.")] = False,
+    raw: Raw = False,
     extract: Annotated[
         bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
     ] = False,
-    file: Annotated[
-        list[Path] | None,
-        typer.Option("--file", "-f", metavar="PATH", help="A text file to ask about (repeatable)."),
-    ] = None,
-    continue_last: Annotated[
-        bool, typer.Option("--continue", "-c", help="Continue the latest conversation.")
-    ] = False,
-    cid: Annotated[
-        str | None, typer.Option("--cid", metavar="ID", help="Continue this conversation.")
-    ] = None,
-    usage: Annotated[
-        bool, typer.Option("--usage", "-u", help="Print tokens and time on stderr.")
-    ] = False,
-    no_log: Annotated[
-        bool, typer.Option("--no-log", "-n", help="Keep no record of this request.")
-    ] = False,
-    simulate: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--simulate",
-            metavar="TIER=FAULT",
-            help="Play a fault instead of calling a tier, such as primary=rate_limit (repeatable); "
-            "health learns from it as from a real one.",
-        ),
-    ] = None,
+    file: Files = None,
+    continue_last: ContinueLast = False,
+    cid: Cid = None,
+    usage: Usage = False,
+    no_log: NoLog = False,
+    simulate: Simulate = None,
     profile: Profile = None,
     no_color: NoColor = False,
     verbose: Verbose = False,

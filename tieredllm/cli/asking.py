@@ -9,11 +9,10 @@ import msgspec
 
 from tieredllm.cli.context import Session
 from tieredllm.cli.exits import ExitCode
-from tieredllm.cli.request_options import earlier_turns, faults_by_tier, with_models
+from tieredllm.cli.request_options import earlier_turns, manager_for
 from tieredllm.cli.views import make_view
 from tieredllm.client import FallbackManager
 from tieredllm.loop import run
-from tieredllm.profile.resolve import load_profile
 from tieredllm.render.showing import show
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
 from tieredllm.types import Answer, Attachment, Event, Prompt
@@ -52,14 +51,7 @@ def perform(session: Session, job: AskJob) -> int:
     Raises:
         UsageError: the profile, a tier's name, a fault's name or a conversation is wrong.
     """
-    profile = with_models(load_profile(session.profile_name, session.places), job.models)
-    manager = FallbackManager(
-        profile,
-        env=session.env,
-        places=session.places,
-        simulate=faults_by_tier(job.faults),
-        verbose=session.verbose,
-    )
+    manager = manager_for(session, models=job.models, faults=job.faults)
     history = None
     if job.log or job.conversation is not None:
         from tieredllm.store.history import History
@@ -85,7 +77,7 @@ def perform(session: Session, job: AskJob) -> int:
             history.save(
                 prompt,
                 answer,
-                profile=profile.name,
+                profile=manager.profile.name,
                 conversation_id=earlier.cid if earlier else None,
                 secrets=manager.secrets(),
             )

@@ -121,6 +121,7 @@ def edit(name: Name = None) -> None:
     The editor is $VISUAL, else $EDITOR. A built-in profile is first copied into your configuration
     directory, where it takes the place of the built-in one.
     """
+    from tieredllm.cli.editor import run_editor
     from tieredllm.profile.resolve import find_profile
 
     session = current()
@@ -132,9 +133,64 @@ def edit(name: Name = None) -> None:
         file.write_text(found.path.read_text(encoding="utf-8"), encoding="utf-8")
         session.say(f"made {file}, a copy of the built-in profile")
     session.stdout.flush()
-    _run_editor(str(file), session)
+    run_editor(str(file), session.env)
     if not _checked(str(file), session):
         raise typer.Exit(ExitCode.USAGE)
+
+
+@app.command()
+def init(
+    *,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="What the profile is called; `default` is used when you name none.",
+            show_default=False,
+        ),
+    ] = None,
+    vendor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vendor",
+            metavar="NAME",
+            help="openai, anthropic or gemini, the best first (repeatable); asked when not given.",
+        ),
+    ] = None,
+    local: Annotated[
+        str | None,
+        typer.Option(
+            "--local",
+            metavar="MODEL",
+            help="A local model of `tieredllm models list`, or `none`; asked when not given.",
+            show_default=False,
+        ),
+    ] = None,
+    pull: Annotated[bool, typer.Option("--pull", help="Download the local model.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask nothing; nothing is downloaded then.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a profile of that name that is there.")
+    ] = False,
+) -> None:
+    """Make a profile of your own by answering a few questions.
+
+    It looks for keys in the environment and the keys file, offers a local model, writes a file with
+    comments into your configuration directory, and ends by running `health`.
+    """
+    from tieredllm.cli.profile_init import Wishes, make_profile
+
+    wishes = Wishes(
+        name=name,
+        vendors=tuple(vendor) if vendor else None,
+        local=local,
+        pull=pull,
+        asks=not yes,
+        force=force,
+    )
+    make_profile(current(), wishes)
 
 
 @app.command()
@@ -182,33 +238,6 @@ def _rule_mistakes(profile: Profile) -> list[Mistake]:
     from tieredllm.rules.loading import check_rules_file
 
     return [mistake for file in sorted(files) for mistake in check_rules_file(file)]
-
-
-def _run_editor(file: str, session: Session) -> None:
-    """Run the user's editor on a file and wait for it.
-
-    Raises:
-        UsageError: there is none, it does not start, or it fails.
-    """
-    import shlex
-    import subprocess
-
-    command = session.env.get("VISUAL") or session.env.get("EDITOR") or _editor()
-    if command is None:
-        raise UsageError(f"no editor was found: set EDITOR, or edit {file} yourself")
-    try:
-        done = subprocess.run([*shlex.split(command), file], check=False)  # noqa: S603 - the user's
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"the editor `{command}` does not start: {exc}") from exc
-    if done.returncode:
-        raise UsageError(f"the editor `{command}` ended with code {done.returncode}")
-
-
-def _editor() -> str | None:
-    """Find an editor for whoever has named none."""
-    import shutil
-
-    return next((name for name in ("nano", "vi", "notepad") if shutil.which(name)), None)
 
 
 def _about(found: Found) -> str | None:

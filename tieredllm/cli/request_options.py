@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING
 from tieredllm.errors import ErrorKind, UsageError
 
 if TYPE_CHECKING:
+    from tieredllm.cli.context import Session
+    from tieredllm.client import FallbackManager
     from tieredllm.profile.schema import Profile
     from tieredllm.store.history import Conversation, History
 
-__all__ = ["check_common", "earlier_turns", "faults_by_tier", "pairs", "with_models"]
+__all__ = [
+    "check_common",
+    "earlier_turns",
+    "faults_by_tier",
+    "manager_for",
+    "pairs",
+    "with_models",
+]
 
 MAX_DEADLINE_S = 86_400
 """The longest deadline that can be asked for: a day, as in a profile."""
@@ -51,6 +60,31 @@ def pairs(given: list[str], option: str, shape: str) -> dict[str, str]:
             raise UsageError(reason)
         found[name] = value
     return found
+
+
+def manager_for(
+    session: Session, *, models: dict[str, str], faults: dict[str, str]
+) -> FallbackManager:
+    """Make the manager for the profile in use.
+
+    Args:
+        session: the surroundings.
+        models: another model for a tier, by tier name.
+        faults: the faults to play, by tier name.
+
+    Raises:
+        UsageError: the profile, a tier's name or a fault's name is wrong.
+    """
+    from tieredllm.client import FallbackManager
+    from tieredllm.profile.resolve import load_profile
+
+    return FallbackManager(
+        with_models(load_profile(session.profile_name, session.places), models),
+        env=session.env,
+        places=session.places,
+        simulate=faults_by_tier(faults),
+        verbose=session.verbose,
+    )
 
 
 def with_models(profile: Profile, models: dict[str, str]) -> Profile:

@@ -1,0 +1,131 @@
+"""What a chat says of the tier that answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tieredllm.chat.tier_watch import WORDS, TierWatch, in_words
+from tieredllm.errors import ErrorInfo, ErrorKind
+from tieredllm.types import Attempt, AttemptFailed, AttemptStarted, TierSkipped
+
+
+def attempt(tier, kind=None, *, reason=None, outcome="failed", level=0) -> Attempt:
+    return Attempt(
+        tier=tier,
+        level=level,
+        provider="openai",
+        model="m",
+        outcome=outcome,
+        error=ErrorInfo(kind=kind, message="x") if kind else None,
+        reason=reason,
+        started_ms=0,
+        duration_ms=1,
+    )
+
+
+def started(tier, provider="openai", model="big") -> AttemptStarted:
+    return AttemptStarted(tier=tier, level=0, provider=provider, model=model, number=1)
+
+
+TIERS = ["primary", "secondary", "minimal", "rules"]
+
+
+def heading(watch, tier, *events, provider="openai"):
+    watch.begin()
+    for event in [*events, started(tier, provider)]:
+        watch.take(event)
+    return watch.heading(tier)
+
+
+def failed(tier, kind, *, streamed=False):
+    return AttemptFailed(attempt=attempt(tier, kind), streamed=streamed)
+
+
+def skipped(tier, reason):
+    return TierSkipped(attempt=attempt(tier, reason=reason, outcome="skipped"))
+
+
+def test_a_change_of_tier_and_its_return_in_words():
+    """The change, its staying so, a further one and the return are each said once."""
+    watch = TierWatch(TIERS, "primary")
+    limited = failed("primary", ErrorKind.RATE_LIMIT)
+    shut = skipped("primary", "circuit open, next probe in 5 s: its last failed with rate_limit")
+    said = [
+        heading(watch, "primary"),
+        heading(watch, "secondary", limited),
+        heading(watch, "secondary", shut),
+        heading(watch, "minimal", shut, failed("secondary", ErrorKind.TIMEOUT)),
+        heading(watch, "rules", limited, provider="rules"),
+        heading(watch, "primary"),
+        heading(watch, "primary"),
+    ]
+
+    assert said == [
+        "primary · big",
+        "primary is rate limited, secondary is answering",
+        "secondary · big",
+        "secondary does not respond, minimal is answering",
+        "minimal is slow, the rules are answering",
+        "primary is answering again",
+        "primary · big",
+    ]
+
+
+def test_several_tiers_down_at_once():
+    """Tiers with the same trouble share a verb; one that is not configured is no news."""
+    watch = TierWatch(TIERS, "primary")
+    down = [failed(tier, ErrorKind.CONNECTION) for tier in ("primary", "secondary")]
+
+    assert (
+        heading(watch, "minimal", *down)
+        == "primary and secondary cannot be reached, minimal is answering"
+    )
+    watch.expect("primary")
+    no_key = skipped("secondary", "not configured: KEY is not set")
+    limited = failed("primary", ErrorKind.QUOTA_EXHAUSTED)
+    assert (
+        heading(watch, "minimal", limited, no_key)
+        == "primary has no quota left, minimal is answering"
+    )
+
+
+def test_a_broken_answer_has_been_told_already():
+    """After a line about an answer that broke off, nothing more is said of the change."""
+    watch = TierWatch(TIERS, "primary")
+    broke = failed("primary", ErrorKind.STREAM_INTERRUPTED, streamed=True)
+
+    assert heading(watch, "secondary", broke) is None
+    assert heading(watch, "secondary", broke.__class__(attempt=broke.attempt, streamed=False)) == (
+        "secondary · big"
+    )
+
+
+def test_a_tier_that_was_chosen_is_no_change():
+    """Who starts at a tier expects it."""
+    watch = TierWatch(TIERS, "primary")
+    watch.expect("secondary")
+
+    assert heading(watch, "secondary") == "secondary · big"
+
+
+def test_a_hedged_tier_is_slow():
+    """A tier that lost a race, without an error, is said to be slow."""
+    watch = TierWatch(TIERS, "primary")
+
+    assert heading(watch, "secondary") == "primary is slow, secondary is answering"
+
+
+@pytest.mark.parametrize("kind", ErrorKind)
+def test_every_error_has_words(kind):
+    """Each kind of error is worded, also as the cause of an open circuit."""
+    assert in_words(attempt("a", kind)) == WORDS[kind]
+    assert in_words(attempt("a", reason=f"circuit open: the last with {kind}")) == WORDS[kind]
+    assert "_" not in WORDS[kind]
+
+
+def test_names_cannot_carry_escape_sequences():
+    """A model's name comes from a file; it is cleaned."""
+    watch = TierWatch(TIERS, "primary")
+    watch.take(started("primary", model="big\x1b]0;title\x07\nname"))
+
+    assert watch.heading("primary") == "primary · big name"

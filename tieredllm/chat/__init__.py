@@ -1,0 +1,1 @@
+"""Talk with the tiers over many turns: what `tieredllm chat` does."""

@@ -1,0 +1,42 @@
+"""Keep what is typed while an answer is coming off the screen, for the next prompt."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TextIO
+
+__all__ = ["quiet_keys"]
+
+
+@contextlib.contextmanager
+def quiet_keys(stdin: TextIO | None) -> Iterator[None]:
+    """Turn a terminal's echo off, but leave Ctrl-C and Ctrl-Z working.
+
+    Keys typed meanwhile wait in the terminal's input, one by one (not line by line), as the next
+    prompt wants them. Does nothing where there is no terminal, or no POSIX one.
+
+    Args:
+        stdin: the terminal.
+    """
+    try:
+        import termios
+
+        if stdin is None or not stdin.isatty():
+            yield
+            return
+        descriptor = stdin.fileno()
+        former = termios.tcgetattr(descriptor)
+    except (ImportError, OSError, ValueError):
+        yield
+        return
+    quiet = termios.tcgetattr(descriptor)
+    quiet[0] &= ~termios.ICRNL  # Enter stays Enter: line feed is another key
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    with contextlib.suppress(termios.error):
+        termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSANOW, former)

@@ -1,0 +1,57 @@
+"""Open the user's own editor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tieredllm.errors import UsageError
+
+__all__ = ["edited", "run_editor"]
+
+
+def run_editor(file: str, env: Mapping[str, str]) -> None:
+    """Run the user's editor on a file and wait for it.
+
+    It is $VISUAL, else $EDITOR, else one that is usually there.
+
+    Raises:
+        UsageError: there is none, it does not start, or it fails.
+    """
+    import shlex
+    import subprocess
+
+    command = env.get("VISUAL") or env.get("EDITOR") or _editor()
+    if command is None:
+        raise UsageError(f"no editor was found: set EDITOR, or edit {file} yourself")
+    try:
+        done = subprocess.run([*shlex.split(command), file], check=False)  # noqa: S603 - the user's
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"the editor `{command}` does not start: {exc}") from exc
+    if done.returncode:
+        raise UsageError(f"the editor `{command}` ended with code {done.returncode}")
+
+
+def edited(text: str, env: Mapping[str, str]) -> str:
+    """Let the user edit a text; give it without the line ends at its end.
+
+    Raises:
+        UsageError: the editor does not start or fails; the text is then as it was.
+    """
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="tieredllm-") as folder:  # readable by its owner only
+        file = Path(folder) / "message.md"
+        file.write_text(text, encoding="utf-8")
+        run_editor(str(file), env)
+        try:
+            return file.read_text(encoding="utf-8", errors="replace").rstrip("\r\n")
+        except OSError as exc:
+            raise UsageError(f"the edited text cannot be read: {exc.strerror or exc}") from exc
+
+
+def _editor() -> str | None:
+    """Find an editor for whoever has named none."""
+    import shutil
+
+    return next((name for name in ("nano", "vi", "notepad") if shutil.which(name)), None)
