@@ -123,9 +123,7 @@ def test_a_stream_without_an_end_is_interrupted():
 @pytest.mark.parametrize("steps", [[END], [" \n", "\t", END], []])
 def test_blank_answers_are_empty(steps):
     """Nothing, or nothing but blanks, is no answer, and none of it is shown."""
-    answer, events = run_engine(
-        Scripted(steps), Scripted(["text", END]), tiers={0: {"retries": 0}}
-    )
+    answer, events = run_engine(Scripted(steps), Scripted(["text", END]), tiers={0: {"retries": 0}})
 
     assert answer.text == "text"
     assert answer.attempts[0].error.kind == "empty_response"
@@ -543,9 +541,7 @@ def test_hedge_never_races_with_rules():
 
 def test_history_follows_the_policy():
     """The simplified policy sends the system prompt and the last four messages."""
-    history = tuple(
-        Message("user" if i % 2 == 0 else "assistant", f"turn {i}") for i in range(6)
-    )
+    history = tuple(Message("user" if i % 2 == 0 else "assistant", f"turn {i}") for i in range(6))
     primary = Scripted(["x", END])
     run_engine(
         primary,
