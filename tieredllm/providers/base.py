@@ -1,9 +1,9 @@
 """Define what the engine asks of a backend, and what a backend answers.
 
-A backend is one provider, model and URL. It makes one attempt per `answer()` call: it never retries,
-never waits between tries and never swallows a failure. Everything that can go wrong leaves it as a
-`FallbackTriggerError`. The engine owns the timers: silence, keep-alives and role-only chunks yield
-nothing here, so waiting for the next `Delta` is waiting for a token.
+A backend is one provider, model and URL. It makes one attempt per `answer()` call: it never
+retries, never waits between tries and never swallows a failure. Everything that can go wrong leaves
+it as a `FallbackTriggerError`. The engine owns the timers: silence, keep-alives and role-only chunks
+yield nothing here, so waiting for the next `Delta` is waiting for a token.
 """
 
 from __future__ import annotations
