@@ -2,8 +2,8 @@
 
 A backend is one provider, model and URL. It makes one attempt per `answer()` call: it never
 retries, never waits between tries and never swallows a failure. Everything that can go wrong leaves
-it as a `FallbackTriggerError`. The engine owns the timers: silence, keep-alives and role-only chunks
-yield nothing here, so waiting for the next `Delta` is waiting for a token.
+it as a `FallbackTriggerError`. The engine owns the timers: silence, keep-alives and role-only
+chunks yield nothing here, so waiting for the next `Delta` is waiting for a token.
 """
 
 from __future__ import annotations
