@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 
 import pytest
+from wire_support import smollm2_path
+
+
+def pytest_sessionstart(session):
+    """Fetch the small real model before any test's time runs; tests that need it may fail."""
+    if not session.config.option.collectonly:
+        with contextlib.suppress(subprocess.SubprocessError, OSError):
+            smollm2_path()
 
 
 @pytest.fixture(autouse=True)
