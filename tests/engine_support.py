@@ -33,6 +33,7 @@ class Scripted:
         self.seen: list[Call] = []
         self.open_calls = 0
         self.warmed = 0
+        self.needs_warmth = False
         self.provider = "openai" if is_language_model else "rules"
         self.model = name
         self.identity = name
@@ -62,8 +63,9 @@ class Scripted:
         finally:
             self.open_calls -= 1
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> bool:
         self.warmed += 1
+        return self.needs_warmth
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:
         return ProbeResult(ok=True, latency_ms=0.0)

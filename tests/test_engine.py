@@ -456,6 +456,37 @@ def test_warm_up_starts_with_the_first_failure():
     assert local.warmed == 0
 
 
+def test_warm_up_stops_at_the_first_that_needs_it():
+    """Only the first backend that has something to get ready is warmed up."""
+    cloud, local, other = (Scripted(["z", END], name=name) for name in ("cloud", "local", "other"))
+    local.needs_warmth = other.needs_warmth = True
+    run_engine(Scripted([fault("timeout")]), cloud, (local, other))
+
+    assert (cloud.warmed, local.warmed, other.warmed) == (1, 1, 0)
+
+
+def test_those_set_aside_are_asked_before_the_rules():
+    """When every model that was asked has failed, the open ones are asked before the rules are."""
+    memory = Memory({"a": Standing(state="open")})
+    primary = Scripted(["back again", END], name="a")
+    failing = Scripted([fault("model_unavailable")], name="b")
+    answer, _ = run_engine(primary, failing, rules(), health=memory)
+
+    assert answer.text == "back again"
+    assert [a.outcome for a in answer.attempts] == ["skipped", "failed", "ok"]
+
+
+def test_only_those_set_aside_are_asked_again():
+    """An alternate that has failed is not asked again with the backend that was set aside."""
+    memory = Memory({"a": Standing(state="open")})
+    own = Scripted([fault("timeout")], name="a")
+    alternate = Scripted([fault("timeout")], name="b")
+    answer, _ = run_engine((own, alternate), rules(), health=memory)
+
+    assert answer.text == RULES_TEXT
+    assert (len(own.seen), len(alternate.seen)) == (1, 1)
+
+
 def test_falling_back_is_said():
     """Each step down is an event with its reason."""
     _, events = run_engine(Scripted([fault("timeout")]), rules())

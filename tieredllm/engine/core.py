@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 
+import msgspec
+
 from tieredllm.clock import Clock
 from tieredllm.engine.attempt import ContextSkipError, Job, chunks
 from tieredllm.engine.ledger import Ledger, Won
@@ -82,8 +84,8 @@ class Run:
         self._ledger = Ledger(request_id=request_id, clock=clock)
         self._deadline = float("inf")
         self._standings: dict[str, Standing] = {}
-        self._asked_a_model = False
         self._set_aside: list[TierPlan] = []
+        """Backends passed over for their health, each as a tier of its own."""
         self._warmed = False
         self._refused = False
         self._won: Won | None = None
@@ -111,11 +113,19 @@ class Run:
             for result in self._results:
                 self._health.record(result)
 
-    async def _descend(self, plans: list[TierPlan]) -> AsyncGenerator[Event, None]:
-        """Go down the tiers until one has answered or none is left."""
+    async def _descend(
+        self, plans: list[TierPlan], *, beside: bool = False
+    ) -> AsyncGenerator[Event, None]:
+        """Go down the tiers until one has answered or none is left.
+
+        Models that were set aside as unhealthy are asked all the same before the rules are.
+
+        Args:
+            plans: the tiers, in order.
+            beside: whether this is a race's other side, which leaves those set aside alone.
+        """
         while plans:
             if not plans[0].is_language_model:
-                # Every model was set aside as unhealthy: ask them rather than give them up.
                 async for event in self._ask_those_set_aside():
                     yield event
                 if self._is_over():
@@ -137,8 +147,9 @@ class Run:
             plans = [later for later in plans if not self._ledger.gave_way(later)]
             if self._is_over():
                 return
-        async for event in self._ask_those_set_aside():
-            yield event
+        if not beside:
+            async for event in self._ask_those_set_aside():
+                yield event
 
     async def _beside(
         self, slow: TierPlan, partners: list[TierPlan]
@@ -148,13 +159,11 @@ class Run:
             tier=slow.tier.name,
             message=f"no token after {slow.tier.hedge_after_s:g} s, so the next tier is asked too",
         )
-        async with aclosing(self._descend(partners)) as events:
+        async with aclosing(self._descend(partners, beside=True)) as events:
             async for event in events:
                 yield event
 
     async def _ask_those_set_aside(self) -> AsyncGenerator[Event, None]:
-        if self._asked_a_model:
-            return
         plans, self._set_aside = self._set_aside, []
         for plan in plans:
             async for event in self._tier(plan, whatever_health=True):
@@ -197,8 +206,8 @@ class Run:
         if whatever_health or probe:
             return None, probe
         reason = self._unhealthy(standing)
-        if reason is not None and plan not in self._set_aside:
-            self._set_aside.append(plan)
+        if reason is not None:
+            self._set_aside.append(msgspec.structs.replace(plan, backends=(backend,)))
         return reason, False
 
     def _unhealthy(self, standing: Standing) -> str | None:
@@ -225,7 +234,6 @@ class Run:
         error: FallbackTriggerError | None = None
         finished = False
         number = repairs = 0
-        self._asked_a_model = self._asked_a_model or plan.is_language_model
         try:
             while True:
                 number += 1
@@ -364,14 +372,12 @@ class Run:
         return any(other.missing() is None for other in rest)
 
     def _warm_up(self, level: int) -> None:
-        """Let the tiers below get ready, once, because one above looks bad."""
+        """Let the next backend that needs it get ready, once, because one above looks bad."""
         if self._warmed:
             return
         self._warmed = True
-        for plan in self._plans:
-            if plan.level > level:
-                for backend in plan.backends:
-                    backend.warm_up()
+        below = (plan.backends for plan in self._plans if plan.level > level)
+        any(backend.warm_up() for backends in below for backend in backends)
 
     def _left_s(self) -> float:
         return self._deadline - asyncio.get_running_loop().time()

@@ -121,8 +121,8 @@ class Backend(Protocol):
         """
         ...
 
-    def warm_up(self) -> None:
-        """Start getting ready in the background; does nothing where there is nothing to do."""
+    def warm_up(self) -> bool:
+        """Start getting ready in the background; False where there is nothing to do."""
         ...
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:

@@ -107,8 +107,9 @@ class CacheBackend:
         yield Delta(earlier.text)
         yield Finish(reason="stop", cached_at=_iso(earlier.answered_at))
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> bool:
         """Do nothing: a look-up takes a millisecond."""
+        return False
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
         """Say that it can be asked; whether it knows an answer depends on the question."""

@@ -127,8 +127,9 @@ class CloudBackend(ABC):
         """Give the estimate: the vendors' tokenizers are not at hand."""
         return estimate_tokens
 
-    def warm_up(self) -> None:  # noqa: B027 - doing nothing is what every cloud backend does
+    def warm_up(self) -> bool:
         """Do nothing: a connection is made in no time."""
+        return False
 
     async def aclose(self) -> None:  # noqa: B027 - as above
         """Do nothing: the connections belong to the manager."""

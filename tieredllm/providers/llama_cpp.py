@@ -129,10 +129,13 @@ class LlamaCppBackend:
                 )
                 yield Finish(reason=item.reason, usage=usage)
 
-    def warm_up(self) -> None:
-        """Start checking and loading the file in the background."""
-        with contextlib.suppress(FallbackTriggerError):  # the attempt will say it
+    def warm_up(self) -> bool:
+        """Start checking and loading the file in the background; False when it is not there."""
+        try:
             self._runner().warm_up()
+        except FallbackTriggerError:  # the attempt will say it
+            return False
+        return True
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:
         """Check that the file is there and sound, and that there is memory for it.

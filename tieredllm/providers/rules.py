@@ -96,8 +96,9 @@ class RulesBackend:
             self._matchers[source] = Matcher(load_rules(source, check_patterns=False))
         return self._matchers[source]
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> bool:
         """Do nothing: there is nothing to do that takes long."""
+        return False
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
         """Say whether the rule file can be used; the tier answers in any case."""

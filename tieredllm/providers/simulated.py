@@ -83,8 +83,9 @@ class SimulatedBackend:
             yield Delta("This answer will break off in the mid")
         raise FallbackTriggerError(self._kind, "simulated", status=STATUSES.get(self._kind))
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> bool:
         """Do nothing."""
+        return False
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
         """Fail."""

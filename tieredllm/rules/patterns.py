@@ -1,6 +1,6 @@
 """Turn a rule's pattern into a regular expression that matches whole words.
 
-Patterns are regular expressions of the `regex` package (https://pypi.org/project/regex/), which can
+Patterns are regular expressions of the `regex` package, which can
 be stopped: the standard library's `re` has no time limit, and one careless pattern would hang the
 last tier.
 """
