@@ -20,10 +20,10 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "docs" / "terminal.svg"
-COLUMNS, ROWS = 96, 100
+COLUMNS, ROWS = 100, 100
 COMMANDS = (
-    'tieredllm ask "Why do services need a fallback?" --simulate primary=rate_limit',
-    "git log -3 --format=%s | tieredllm ask -t minimal 'which of these is about Markdown?'",
+    'tieredllm ask "Why do services need a fallback?" --simulate primary=quota_exhausted',
+    "tieredllm log show $(tieredllm log list --json -n 1 | grep -o '[0-9a-f]\\{32\\}' | head -1)",
     "tieredllm health",
 )
 NAMED = {"brown": "yellow", "brightbrown": "bright_yellow"}
