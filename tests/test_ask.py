@@ -157,6 +157,28 @@ def test_json(home):
     assert ok_attempt["outcome"] == "ok"
 
 
+def test_json_and_the_line_on_stderr(home):
+    """With `--json` too a line on stderr names the answering tier and why; `-q` hides it."""
+    with served(answering("x")) as ok:
+        path = two_clouds(home, REFUSED, ok.url + "/v1")
+        told = cli(home, "-p", path, "ask", "--json", "why?")
+        quiet = cli(home, "-q", "-p", path, "ask", "--json", "why?")
+
+    assert told.stderr.startswith(b"tieredllm: answered by secondary (m-1) after primary: connect")
+    assert told.stderr.count(b"\n") == 1
+    assert quiet.stderr == b""
+
+
+def test_json_loses_nothing_in_a_poor_encoding(home):
+    """Characters that stdout's encoding lacks are escaped in JSON, not replaced."""
+    with served(answering("Grüße €")) as ok:
+        path = two_clouds(home, ok.url + "/v1")
+        done = cli(home, "-p", path, "ask", "--json", "why?", PYTHONIOENCODING="ascii")
+
+    assert done.stdout.isascii()
+    assert json.loads(done.stdout)["text"] == "Grüße €"
+
+
 def test_json_on_failure(home):
     """On failure the object has a null text and the error, and the exit code is 1."""
     path = two_clouds(home, REFUSED)
@@ -402,6 +424,16 @@ def test_no_key_leaves_the_process(home):
             assert KEY.encode() not in file.read_bytes()
 
 
+def test_a_broken_file_of_keys_is_named(home):
+    """When a tier gave way, what is wrong with the file of keys is told."""
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "keys.yaml").write_text("OPENAI_API_KEY: [")
+    done = cli(home, "ask", "hello")
+
+    assert done.returncode == 0
+    assert b"keys.yaml:2:1: a value is missing" in done.stderr
+
+
 @pytest.mark.parametrize("where", ["connect", "stream"])
 def test_ctrl_c(home, where):
     """Ctrl-C ends with 130 within a second, whatever is going on."""
@@ -516,6 +548,29 @@ def test_offline_then_without_a_model(home):
     assert rules.returncode == 0
     assert answer["tier"] == "rules"
     assert answer["attempts"][2]["error"]["kind"] == "model_unavailable"
+
+
+@pytest.mark.parametrize("command", ["models", "profile", "keys", "rules", "log", "notify"])
+def test_help_of_a_group_is_plain(home, command):
+    """A group's help has no boxes and no options of the whole program, also on a terminal."""
+    terminal = Terminal(home, command, "--help", rows=60)
+
+    assert terminal.run() == 0
+    assert terminal.raw.isascii()
+    assert b"\x1b" not in terminal.raw
+    assert b"--install-completion" not in terminal.raw
+
+
+@pytest.mark.parametrize("extra", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("command", ["health", "drill"])
+def test_tables_without_colour_are_plain(home, command, extra):
+    """Without colours a table on a terminal has no bold and no dim text either."""
+    path = two_clouds(home, REFUSED)
+    terminal = Terminal(home, "-p", path, command, **extra)
+    terminal.run()
+
+    assert b"rules" in terminal.raw
+    assert b"\x1b[" not in terminal.raw
 
 
 def test_nothing_is_written_by_help_and_version(home):

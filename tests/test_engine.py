@@ -175,7 +175,20 @@ def test_deadline_with_every_tier_silent():
     assert took < 0.8 + 0.3
     assert answer.text == RULES_TEXT
     kinds = [a.error.kind for a in answer.attempts if a.error]
-    assert kinds == ["timeout", "timeout", "deadline"]
+    assert kinds == ["deadline"] * 3
+
+
+def test_a_short_deadline_says_nothing_about_a_backend():
+    """A wait that the request's own time cut short does not count against the backend's health."""
+    memory = Memory()
+    run_engine(
+        Scripted([5.0], name="a"),
+        Scripted(["y", END], name="b"),
+        health=memory,
+        options=Options(deadline_s=0.4),
+    )
+
+    assert [(r.kind, r.counts) for r in memory.results if not r.ok] == [("deadline", False)]
 
 
 def test_a_slow_stream_ends_at_the_deadline():

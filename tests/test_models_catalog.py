@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from local_support import smollm2
 
-from tieredllm.errors import ModelFileError
+from tieredllm.errors import ModelFileError, UnknownModelError, UsageError
 from tieredllm.local.catalog import Source, find, known_sha256, load_catalog, resolve
 from tieredllm.local.check import hash_file
 from tieredllm.local.gguf import read_header
@@ -48,9 +48,12 @@ def test_gemma_comes_from_the_hub():
 def test_an_unknown_name_lists_the_known_ones():
     """A name that is not in the catalog is answered with those that are."""
     with pytest.raises(
-        ModelFileError, match="'gpt' is not in the catalog; it has smollm2-135m, gemma"
-    ):
+        UnknownModelError, match="'gpt' is not in the catalog; it has smollm2-135m, gemma"
+    ) as raised:
         find("gpt")
+
+    assert isinstance(raised.value, ModelFileError)
+    assert isinstance(raised.value, UsageError)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,15 @@ def test_minimal_reduces_a_long_question_to_its_first_paragraph():
     assert content.startswith("Question: First one.\n\nGive")
 
 
+@pytest.mark.parametrize("gap", ["\r\n\r\n", "\n \t\n"])
+def test_minimal_knows_every_blank_line(gap):
+    """A paragraph ends at a blank line however it was written."""
+    prompt = Prompt(question=f"First one.{gap}" + "word " * 300)
+
+    content = composed(prompt, "minimal").messages[0].content
+    assert content.startswith("Question: First one.\n\nGive")
+
+
 @pytest.mark.parametrize("policy", ["full", "simplified", "minimal"])
 def test_long_text_is_cut_and_the_cut_is_named(policy):
     """Head and tail of a long text stay, what is left out is said, the question stays whole."""

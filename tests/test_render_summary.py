@@ -55,6 +55,19 @@ def test_first_tier_needs_no_words():
     assert summary_line(answer(tier="primary", level=0)) is None
 
 
+def test_summary_says_who_was_overtaken():
+    """A tier that lost a race is a reason too, unless its own failure says more."""
+    overtaken = attempt("primary", 0, reason="stopped before its end", outcome="cancelled")
+    won = attempt("secondary", 1, outcome="ok")
+
+    assert summary_line(answer(attempts=[overtaken, won])) == (
+        "tieredllm: answered by secondary (claude) after primary: no token in 0.1 s"
+    )
+    assert summary_line(answer(attempts=[attempt("primary", 0, SILENT), overtaken, won])) == (
+        "tieredllm: answered by secondary (claude) after primary: timeout: no token within 10 s"
+    )
+
+
 def test_summary_names_the_tier_and_why():
     """The line says who answered and why the tiers before did not, the first one first."""
     attempts = [

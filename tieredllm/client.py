@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
-from tieredllm.errors import ErrorKind, NoAnswerError, ProfileError, UsageError
+from tieredllm.errors import ErrorKind, Mistake, NoAnswerError, ProfileError, UsageError
 from tieredllm.loop import run
 from tieredllm.paths import Places
 from tieredllm.profile.schema import Profile, variables_of
@@ -172,8 +172,11 @@ class FallbackManager:
 
         Raises:
             NoAnswerError: no tier answered; its `answer` holds every attempt.
-            UsageError: see `stream`.
+            UsageError: see `stream`; or an event loop runs in this thread.
         """
+        if _in_a_loop():
+            reason = "ask() is for synchronous code: `await manager.process_with_fallbacks(...)`"
+            raise UsageError(reason)
 
         async def once() -> Answer:
             try:
@@ -188,6 +191,10 @@ class FallbackManager:
         """Give the secrets in use, so that whoever keeps a text can strike them out."""
         values = (self._around.keys.get(name) for name in variables_of(self.profile))
         return [value for value in values if value]
+
+    def key_mistakes(self) -> tuple[Mistake, ...]:
+        """Give what is wrong with the file of keys; its other keys are used all the same."""
+        return self._around.keys.mistakes
 
     async def check(self, *, deep: bool = False) -> HealthReport:
         """Probe every tier at the same time and tell how each is.
@@ -320,13 +327,21 @@ def _check_rules(profile: Profile) -> None:
         raise ProfileError(mistakes)
 
 
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _as_prompt(prompt: PromptLike, system: str | None) -> Prompt:
     if isinstance(prompt, str):
         prompt = Prompt(question=prompt)
     elif not isinstance(prompt, Prompt):
         try:
             prompt = prompt_from_messages(prompt)
-        except (ValueError, AttributeError) as exc:
+        except (ValueError, AttributeError, TypeError) as exc:
             reason = f"the prompt is neither a string nor a list of chat messages: {exc}"
             raise UsageError(reason) from exc
     if system is not None:

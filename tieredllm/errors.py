@@ -6,6 +6,7 @@ The tree::
     ├── UsageError              a command line or call that cannot be carried out (exit 2)
     │   └── ProfileError        a profile, rule file or catalog with mistakes, each with its place
     ├── ModelFileError          a local model that cannot be pulled, verified or removed
+    │   └── UnknownModelError   a name that the catalog lacks; a UsageError too (exit 2)
     ├── FallbackTriggerError    one attempt failed: makes its tier give way to the next
     └── NoAnswerError           every tier gave way; carries the failed `Answer`
 
@@ -33,6 +34,7 @@ __all__ = [
     "NoAnswerError",
     "ProfileError",
     "TieredLLMError",
+    "UnknownModelError",
     "UsageError",
 ]
 
@@ -148,6 +150,10 @@ class ProfileError(UsageError):
 
 class ModelFileError(TieredLLMError):
     """Report a local model file that cannot be pulled, verified or removed, and what to do."""
+
+
+class UnknownModelError(ModelFileError, UsageError):
+    """Report a name that is not in the catalog of local models; the message lists those there."""
 
 
 class FallbackTriggerError(TieredLLMError):

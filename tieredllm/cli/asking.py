@@ -86,6 +86,9 @@ def perform(session: Session, job: AskJob) -> int:
         try:
             answer = await show(_events(manager, prompt, job), view, animated=animated)
             code = _finish(session, job, answer)
+            if answer.fallback_used or answer.error is not None:
+                for mistake in manager.key_mistakes():
+                    session.say(str(mistake))
             keep(answer)
             return code
         finally:
@@ -112,7 +115,8 @@ def _finish(session: Session, job: AskJob, answer: Answer) -> int:
     """Print what comes after the answer, and judge it."""
     code = ExitCode.OK if answer.error is None else ExitCode.FAILURE
     if job.as_json:
-        print(msgspec.json.encode(answer).decode(), file=session.stdout, flush=True)
+        print(_as_json(answer, session.stdout), file=session.stdout, flush=True)
+        _say_summary(session, answer)
         return code
     if answer.error is not None:
         for line in failure_lines(answer):
@@ -120,12 +124,28 @@ def _finish(session: Session, job: AskJob, answer: Answer) -> int:
         return code
     if job.extract:
         code = _extract(session, answer.text or "")
-    summary = summary_line(answer)
-    if summary is not None:
-        session.say(summary)
+    _say_summary(session, answer)
     if job.usage:
         session.warn(usage_line(answer))
     return code
+
+
+def _say_summary(session: Session, answer: Answer) -> None:
+    summary = summary_line(answer)
+    if summary is not None:
+        session.say(summary)
+
+
+def _as_json(answer: Answer, stream: TextIO) -> str:
+    """Encode an answer; what the stream's encoding lacks is escaped, so that nothing is lost."""
+    text = msgspec.json.encode(answer).decode()
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        import json
+
+        text = json.dumps(json.loads(text))
+    return text
 
 
 def _extract(session: Session, text: str) -> ExitCode:

@@ -85,9 +85,11 @@ class Session:
         from rich.console import Console
 
         stream = self.stderr if stderr else self.stdout
+        plain = not self.may_color(stream)
         return Console(
             file=stream,
-            no_color=not self.may_color(stream),
+            color_system=None if plain else "auto",  # None: no bold and no dim either
+            no_color=plain,
             highlight=False,
             soft_wrap=not stream.isatty(),
         )

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, pull, verify and remove local model files.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, pull, verify and remove local model files.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 MB, GB = 1_000_000, 1_000_000_000
 PLAIN_EVERY_S = 5.0

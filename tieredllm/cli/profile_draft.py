@@ -258,7 +258,7 @@ def _local(model: str, *, alone: bool) -> Iterator[str]:
         yield _with("    prompt: simplified", "the last four messages, so a chat has a memory")
     else:
         yield _with("    prompt: minimal", "the question alone, a brief answer")
-    yield _with("    context_tokens: 4096", "more of it takes more memory")
+    yield _with("    context_tokens: 2048", "more of it takes more memory")
     wait_s = 60 if alone else 30
     yield _with(f"    first_token_timeout_s: {wait_s}", "loading the model from disk included")
     yield f"    timeout_s: {120 if alone else 10}"

@@ -24,6 +24,7 @@ app = typer.Typer(
     name="rules",
     help="Show and try the rules of the last tier.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

@@ -60,6 +60,7 @@ async def chunks(job: Job) -> AsyncGenerator[Chunk, None]:
         others_follow=job.others_follow,
     )
     blanks = ""
+    is_shortened = limit < now + first_limit_s
     began = False
     try:
         async with asyncio.timeout_at(limit):
@@ -85,7 +86,10 @@ async def chunks(job: Job) -> AsyncGenerator[Chunk, None]:
                     limit = min(loop.time() + tier.idle_timeout_s, job.deadline)
                 yield chunk
     except TimeoutError:
-        raise _timeout(job, began=began, waited_s=loop.time() - now, now=loop.time()) from None
+        out_of_time = loop.time() >= job.deadline - 0.001 or (is_shortened and not began)
+        raise _timeout(
+            job, began=began, out_of_time=out_of_time, after_s=loop.time() - now
+        ) from None
     if began:
         raise FallbackTriggerError(ErrorKind.STREAM_INTERRUPTED, "the answer ended without an end")
     raise FallbackTriggerError(ErrorKind.EMPTY_RESPONSE, "the answer has no content")
@@ -118,14 +122,18 @@ async def _call(job: Job) -> Call:
     )
 
 
-def _timeout(job: Job, *, began: bool, waited_s: float, now: float) -> FallbackTriggerError:
-    if now >= job.deadline - 0.001:
+def _timeout(job: Job, *, began: bool, out_of_time: bool, after_s: float) -> FallbackTriggerError:
+    """Judge a wait that was cut off.
+
+    One that the request's own time cut short says nothing about the backend: it is a `deadline`.
+    """
+    if out_of_time:
         return FallbackTriggerError(
-            ErrorKind.DEADLINE, f"the request's time was up after {waited_s:.1f} s here"
+            ErrorKind.DEADLINE, f"its share of the request's time was up after {after_s:.1f} s"
         )
     if began:
         return FallbackTriggerError(
             ErrorKind.STREAM_INTERRUPTED, f"no token for {job.tier.idle_timeout_s:g} s"
         )
     what = "no token" if job.stream else "no answer"
-    return FallbackTriggerError(ErrorKind.TIMEOUT, f"{what} within {waited_s:.1f} s")
+    return FallbackTriggerError(ErrorKind.TIMEOUT, f"{what} within {after_s:.1f} s")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["SHARE_OF_REST", "silence_limit_s"]
+__all__ = ["SHARE_OF_REST", "models_deadline_s", "silence_limit_s"]
+
+RESERVE_S = 0.2
+"""What is kept of the deadline for the tier that cannot fail, and for ending, in seconds."""
+
+RESERVED_SHARE = 0.05
+"""The most that is kept of a short deadline."""
 
 SHARE_OF_REST = 0.5
 """While other models could still be asked, a silent one may use up to this share of what is left.
@@ -25,3 +31,11 @@ def silence_limit_s(*, timeout_s: float, left_s: float, others_follow: bool) -> 
     """
     share = left_s * SHARE_OF_REST if others_follow else left_s
     return max(0.0, min(timeout_s, share))
+
+
+def models_deadline_s(deadline_s: float) -> float:
+    """Say how much of a request's time its models have together, in seconds.
+
+    The rest lets the last tier answer, and the process end, before the deadline is over.
+    """
+    return deadline_s - min(RESERVE_S, deadline_s * RESERVED_SHARE)

@@ -17,6 +17,7 @@ import msgspec
 
 from tieredllm.clock import Clock
 from tieredllm.engine.attempt import ContextSkipError, Job, chunks
+from tieredllm.engine.budget import models_deadline_s
 from tieredllm.engine.ledger import Ledger, Won
 from tieredllm.engine.plan import Options, TierPlan, leading_models, selected
 from tieredllm.engine.ports import HealthMemory, ParameterMemory, Standing, TurnResult
@@ -94,7 +95,7 @@ class Run:
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield what happens; the last event is `Answered`."""
         deadline_s = self._options.deadline_s or self._profile.deadline_s
-        self._deadline = asyncio.get_running_loop().time() + deadline_s
+        self._deadline = asyncio.get_running_loop().time() + models_deadline_s(deadline_s)
         self._standings = self._health.standings(
             [backend.identity for plan in self._plans for backend in plan.backends]
         )

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tieredllm.errors import ModelFileError
+from tieredllm.errors import ModelFileError, UnknownModelError
 from tieredllm.paths import shipped
 
 __all__ = ["CatalogModel", "Source", "find", "known_sha256", "load_catalog", "resolve", "sidecar"]
@@ -90,14 +90,14 @@ def find(name: str, user_file: Path | None = None) -> CatalogModel:
     """Give a model of the catalog.
 
     Raises:
-        ModelFileError: there is no such model; the message lists those there are.
+        UnknownModelError: there is no such model; the message lists those there are.
     """
     catalog = load_catalog(user_file)
     try:
         return catalog[name]
     except KeyError:
         names = ", ".join(catalog)
-        raise ModelFileError(f"{name!r} is not in the catalog; it has {names}") from None
+        raise UnknownModelError(f"{name!r} is not in the catalog; it has {names}") from None
 
 
 def is_path(model: str) -> bool:

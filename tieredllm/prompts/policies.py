@@ -15,6 +15,7 @@ The policies follow "Tiered Fallback Mechanisms for LLM Applications" (prompt si
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -32,6 +33,9 @@ SIMPLIFIED_MESSAGES = 4
 
 LONG_QUESTION_TOKENS = 200
 """A question above this is reduced to its first paragraph by the minimal policy."""
+
+PARAGRAPH_END = re.compile(r"\n[ \t\r]*\n")
+"""A blank line; text from Windows and lines of blanks have them too."""
 
 ATTACHED_SHARE = 4
 """Attached text is worth more than old turns up to one part in so many of the context."""
@@ -149,7 +153,7 @@ def _question(question: str, policy: str, count: Callable[[str], int]) -> str:
         return question
     if _bounded_count(question, LONG_QUESTION_TOKENS, count) <= LONG_QUESTION_TOKENS:
         return question
-    paragraphs = (paragraph.strip() for paragraph in question.split("\n\n"))
+    paragraphs = (paragraph.strip() for paragraph in PARAGRAPH_END.split(question))
     return next((paragraph for paragraph in paragraphs if paragraph), question)
 
 

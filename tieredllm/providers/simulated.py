@@ -39,8 +39,8 @@ class SimulatedBackend:
     Args:
         backend: whose place it takes. Its identity is kept, so that health learns from the fault
             as from a real one, and other commands see it (`health --reset` forgets).
-        kind: how every call fails. `timeout` and `deadline` stay silent until the engine's own
-            timer ends the wait; `stream_interrupted` breaks off after its first words.
+        kind: how every call fails. `timeout` stays silent until the engine's own timer ends
+            the wait; `stream_interrupted` breaks off after its first words.
     """
 
     def __init__(self, backend: Backend, kind: ErrorKind) -> None:
@@ -77,7 +77,7 @@ class SimulatedBackend:
 
     async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:  # noqa: ARG002
         """Fail."""
-        if self._kind in {ErrorKind.TIMEOUT, ErrorKind.DEADLINE}:
+        if self._kind is ErrorKind.TIMEOUT:
             await asyncio.sleep(SILENT_S)
         if self._kind is ErrorKind.STREAM_INTERRUPTED:
             yield Delta("This answer will break off in the mid")

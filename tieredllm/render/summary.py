@@ -118,12 +118,28 @@ def fix_for(attempt: Attempt) -> str | None:
 
 def _answered_by(answer: Answer, tier: str) -> str:
     reasons = [
-        f"{one_line(attempt.tier)}: {describe_failure(attempt, _REASON_LIMIT)}"
-        for attempt in _failures(answer)
+        f"{one_line(attempt.tier)}: {_why(attempt)}"
+        for attempt in sorted([*_failures(answer), *_overtaken(answer)], key=lambda one: one.level)
         if attempt.level < (answer.fallback_level or 0)
     ]
     who = _who(answer, tier)
     return f"answered by {who}" + (f" after {'; '.join(reasons)}" if reasons else "")
+
+
+def _why(attempt: Attempt) -> str:
+    if attempt.outcome == "cancelled" and attempt.first_token_ms is None:
+        return f"no token in {attempt.duration_ms / 1000:.1f} s"
+    return describe_failure(attempt, _REASON_LIMIT)
+
+
+def _overtaken(answer: Answer) -> list[Attempt]:
+    """Give the attempts that lost a race, of tiers that nothing else is told of."""
+    told = {attempt.tier for attempt in _failures(answer)}
+    return [
+        attempt
+        for attempt in answer.attempts
+        if attempt.outcome == "cancelled" and attempt.tier not in told
+    ]
 
 
 def _who(answer: Answer, tier: str) -> str:

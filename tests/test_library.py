@@ -1,0 +1,40 @@
+"""What other programs import: misuse is answered with our own errors, in words."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tieredllm import FallbackManager, UsageError
+
+
+@pytest.fixture
+def manager(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text("tiers:\n  - {name: rules, provider: rules}\n", encoding="utf-8")
+    return FallbackManager(str(path))
+
+
+def test_ask_answers_synchronous_code(manager):
+    """`ask` needs no event loop, and may be used again."""
+    texts = [manager.ask("hello").text for _ in range(2)]
+
+    assert all("REF-" in text for text in texts)
+
+
+def test_ask_inside_a_loop_says_what_to_do(manager):
+    """Where a loop runs, `ask` names the method for it, and leaves nothing behind unawaited."""
+
+    async def inside():
+        manager.ask("hello")
+
+    with pytest.raises(UsageError, match=r"await manager\.process_with_fallbacks"):
+        asyncio.run(inside())
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", [], 3, [3], [{"role": "user"}], [{"content": "x"}]])
+def test_a_prompt_of_another_shape_is_a_usage_error(manager, prompt):
+    """What is neither a question nor chat messages is refused by our own error."""
+    with pytest.raises(UsageError, match="prompt"):
+        manager.ask(prompt)
