@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from tieredllm.version import __version__
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import ErrorKind, FallbackTriggerError
 from tieredllm.providers.sent import Sent
 from tieredllm.providers.sse import Decoder, Event, EventTooLongError
+from tieredllm.version import __version__
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

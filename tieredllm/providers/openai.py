@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 
 from tieredllm.providers.assembly import Ending, Part
 from tieredllm.providers.base import Call
+from tieredllm.providers.calls import Calls
 from tieredllm.providers.cloud import Ask, CloudBackend, Vendor
+from tieredllm.providers.openai_tools import OpenAICalls, declared, messages_of
 from tieredllm.providers.sent import Sent
 from tieredllm.providers.shape import count_at, dig, error_in, text_at, text_of
 from tieredllm.providers.turns import split_system
@@ -55,6 +57,8 @@ class OpenAIBackend(CloudBackend):
             "presence_penalty": params.presence_penalty or None,
             self._cap(call): params.max_tokens,
             "stream_options": {"include_usage": True} if stream else None,
+            "tools": declared(call.tools) or None,
+            "tool_choice": "none" if call.tools and not call.may_call else None,
         }
         if self._at_home and _THINKING.match(self.model):
             options |= dict.fromkeys(_SAMPLING)
@@ -64,8 +68,14 @@ class OpenAIBackend(CloudBackend):
             for name, value in options.items()
             if value is not None and name not in call.omit
         }
-        messages = [{"role": "system", "content": system}] if system else []
+        messages: list[dict[str, Any]] = []
+        if system:
+            messages.append({"role": "system", "content": system})
         messages += [{"role": turn.role, "content": turn.content} for turn in turns]
+        if call.turns:
+            messages += messages_of(
+                call, identity=self.identity, wants_reasoning="deepseek.com" in self._base_url
+            )
         body = {"model": self.model, "messages": messages, "stream": stream, **options}
         return Ask(
             path="/chat/completions",
@@ -88,6 +98,9 @@ class OpenAIBackend(CloudBackend):
     def _headers(self, sent: Sent) -> dict[str, str]:
         return {"Authorization": f"Bearer {sent.key}"} if sent.key else {}
 
+    def _calls(self) -> Calls:
+        return OpenAICalls()
+
     def _read(self, value: dict[str, Any]) -> Part:
         choice = dig(value, "choices", 0)
         said = dig(choice, "delta") or dig(choice, "message")
@@ -96,6 +109,7 @@ class OpenAIBackend(CloudBackend):
             text=text_of(dig(said, "content")),
             refusal=text_at(said, "refusal") or "",
             reason=text_at(choice, "finish_reason"),
+            calls=bool(dig(said, "tool_calls")),
             error=error_in(value),
             prompt_tokens=count_at(usage, "prompt_tokens"),
             completion_tokens=count_at(usage, "completion_tokens"),
