@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from tieredllm.cli.context import Session
 
 if TYPE_CHECKING:
+    from tieredllm.render.showing import View
     from tieredllm.tools.approval import Approver
     from tieredllm.tools.base import Tool
 
-__all__ = ["terminal_approver"]
+__all__ = ["beside", "terminal_approver"]
 
 SHOWN_CHARACTERS = 2000
 """How much of a call's arguments is shown; nobody reads more before they answer."""
@@ -39,5 +40,25 @@ def terminal_approver(session: Session) -> Approver | None:
         if not answer.endswith("\n"):
             print(file=stderr)  # Ctrl-D leaves the cursor behind the question
         return answer.strip().lower() in {"y", "yes"}
+
+    return ask
+
+
+def beside(view: View, approver: Approver | None) -> Approver | None:
+    """Make what asks keep the view still for as long as the question stands.
+
+    Args:
+        view: what shows the request.
+        approver: asks; None where nobody could answer.
+    """
+    if approver is None:
+        return None
+
+    async def ask(tool: Tool, arguments: str) -> bool:
+        view.pause()
+        try:
+            return await approver(tool, arguments)
+        finally:
+            view.resume()
 
     return ask

@@ -91,6 +91,12 @@ def ask(
     no_log: Annotated[
         bool, typer.Option("--no-log", "-n", help="Keep no record of this request.")
     ] = False,
+    approve_tools: Annotated[
+        bool,
+        typer.Option(
+            "--approve-tools", help="Let models call tools that may change something, unasked."
+        ),
+    ] = False,
     simulate: Annotated[
         list[str] | None,
         typer.Option(
@@ -145,6 +151,7 @@ def ask(
             conversation=cid if cid is not None else ("" if continue_last else None),
             usage=usage,
             log=not no_log,
+            approve_tools=approve_tools,
             faults=pairs(simulate or [], "--simulate", "TIER=FAULT"),
         ),
     )

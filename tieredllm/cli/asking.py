@@ -7,13 +7,19 @@ from typing import TextIO
 
 import msgspec
 
+from tieredllm.cli.approval import beside, terminal_approver
 from tieredllm.cli.context import Session
 from tieredllm.cli.exits import ExitCode
-from tieredllm.cli.request_options import earlier_turns, faults_by_tier, with_models
+from tieredllm.cli.request_options import (
+    earlier_turns,
+    faults_by_tier,
+    tool_folders,
+    with_models,
+)
 from tieredllm.cli.views import make_view
 from tieredllm.client import FallbackManager
 from tieredllm.loop import run
-from tieredllm.profile.resolve import load_profile
+from tieredllm.profile.resolve import find_profile, load
 from tieredllm.render.showing import show
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
 from tieredllm.types import Answer, Attachment, Event, Prompt
@@ -42,6 +48,8 @@ class AskJob(msgspec.Struct, frozen=True, kw_only=True):
     """The conversation to continue: its id, `""` for the latest, None for a new one."""
     usage: bool
     log: bool
+    approve_tools: bool
+    """Whether tools that may change something run without a question."""
     faults: dict[str, str]
     """The faults to play, by tier name."""
 
@@ -52,13 +60,24 @@ def perform(session: Session, job: AskJob) -> int:
     Raises:
         UsageError: the profile, a tier's name, a fault's name or a conversation is wrong.
     """
-    profile = with_models(load_profile(session.profile_name, session.places), job.models)
+    loaded = load(find_profile(session.profile_name, session.places), session.places)
+    profile = with_models(loaded.profile, job.models)
+    view, animated = make_view(
+        session,
+        raw=job.raw,
+        stream=job.stream,
+        no_stream=job.no_stream,
+        printed_later=job.as_json or job.extract,
+    )
     manager = FallbackManager(
         profile,
         env=session.env,
         places=session.places,
         simulate=faults_by_tier(job.faults),
         verbose=session.verbose,
+        approve_tools=job.approve_tools,
+        approver=beside(view, terminal_approver(session)),
+        tool_folders=tool_folders(loaded),
     )
     history = None
     if job.log or job.conversation is not None:
@@ -71,13 +90,6 @@ def perform(session: Session, job: AskJob) -> int:
         system=job.system if job.system is not None else earlier and earlier.system,
         history=earlier.messages if earlier else (),
         attachments=job.attachments,
-    )
-    view, animated = make_view(
-        session,
-        raw=job.raw,
-        stream=job.stream,
-        no_stream=job.no_stream,
-        printed_later=job.as_json or job.extract,
     )
 
     def keep(answer: Answer) -> None:

@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING
 from tieredllm.errors import ErrorKind, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tieredllm.profile.resolve import Loaded
     from tieredllm.profile.schema import Profile
     from tieredllm.store.history import Conversation, History
 
-__all__ = ["check_common", "earlier_turns", "faults_by_tier", "pairs", "with_models"]
+__all__ = [
+    "check_common",
+    "earlier_turns",
+    "faults_by_tier",
+    "pairs",
+    "tool_folders",
+    "with_models",
+]
 
 MAX_DEADLINE_S = 86_400
 """The longest deadline that can be asked for: a day, as in a profile."""
@@ -73,6 +83,15 @@ def with_models(profile: Profile, models: dict[str, str]) -> Profile:
         for tier in profile.tiers
     )
     return msgspec.structs.replace(profile, tiers=tiers)
+
+
+def tool_folders(loaded: Loaded) -> tuple[Path, ...]:
+    """Give where the modules of a profile's Python tools are looked for."""
+    if not loaded.profile.tools.python:
+        return ()
+    from tieredllm.tools.registry import folders_of
+
+    return folders_of(loaded.tree)
 
 
 def faults_by_tier(given: dict[str, str]) -> dict[str, ErrorKind]:

@@ -24,6 +24,7 @@ __all__ = ["OpenAIBackend"]
 # gpt-5.1 to 5.5 whose default is not to think, gpt-5.6 and gpt-6 (reference of `reasoning_effort`;
 # answers of the API to gpt-5.6 and gpt-6.2 in 2026). The chat variants do neither.
 _THINKING = re.compile(r"(?:o[0-9]|gpt-5(?!\.[1-5](?![0-9]))|gpt-[6-9]|gpt-[1-9][0-9])(?!.*chat)")
+_TOOL_WORDS = ("tool calling", "tool use", "function calling")
 _SAMPLING = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
 
 
@@ -80,7 +81,12 @@ class OpenAIBackend(CloudBackend):
         return Ask(
             path="/chat/completions",
             body=body,
-            parameters={name: name for name in (*options, *(["stream"] if stream else []))},
+            parameters={
+                **{name: name for name in options},
+                **({"stream": "stream"} if stream else {}),
+                # "`tool calling` is not supported with this model" (Groq)
+                **(dict.fromkeys(_TOOL_WORDS, "tools") if "tools" in options else {}),
+            },
             stream=stream,
         )
 
