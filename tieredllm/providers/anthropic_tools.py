@@ -31,6 +31,7 @@ class AnthropicCalls:
     def __init__(self) -> None:
         self._blocks: dict[int, dict[str, Any]] = {}
         self._inputs: dict[int, str] = {}
+        self._complete: tuple[ToolCall, ...] | None = None
 
     def take(self, value: dict[str, Any]) -> None:
         """Take an event, or a whole message."""
@@ -48,16 +49,18 @@ class AnthropicCalls:
 
     def complete(self) -> tuple[ToolCall, ...]:
         """Give the `tool_use` blocks as calls."""
-        return unique(
-            [
+        if self._complete is None:
+            calls = [
                 ToolCall(
                     id=text_at(block, "id") or "",
                     name=text_at(block, "name") or "",
                     arguments=self._arguments(index),
                 )
-                for index, block in self._uses()
+                for index, block in sorted(self._blocks.items())
+                if block.get("type") == "tool_use"
             ]
-        )
+            self._complete = unique(calls)
+        return self._complete
 
     def raw(self) -> Any:
         """Give the blocks as they came: thoughts carry signatures that hold for them as they are.
@@ -73,10 +76,6 @@ class AnthropicCalls:
             if block.get("type") != "text" or str(self._blocks[index].get("text") or "").strip():
                 blocks.append(block)
         return blocks
-
-    def _uses(self) -> list[tuple[int, dict[str, Any]]]:
-        blocks = sorted(self._blocks.items())
-        return [(index, block) for index, block in blocks if block.get("type") == "tool_use"]
 
     def _grow(self, index: int, delta: Any) -> None:
         kind = text_at(delta, "type")
