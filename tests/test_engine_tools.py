@@ -24,6 +24,7 @@ from tieredllm.types import (
     ToolEnded,
     ToolStarted,
     ToolsWanted,
+    Usage,
 )
 
 ALL = {"tools": "all"}
@@ -32,6 +33,7 @@ FAULTS = [kind for kind in ErrorKind if kind not in {"content_filter", "deadline
 
 def wants(*names: str, arguments: str = '{"by": 1}', raw=None) -> ToolRequest:
     return ToolRequest(
+        usage=Usage(prompt_tokens=10, completion_tokens=5),
         calls=tuple(
             ToolCall(id=f"id{number}", name=name, arguments=arguments)
             for number, name in enumerate(names)
@@ -74,6 +76,7 @@ def test_a_round_of_calls_ends_in_an_answer():
     assert (use.outcome, use.result) == ("ok", "counted to 1")
     assert [attempt.outcome for attempt in answer.attempts] == ["ok", "ok"]
     assert answer.attempts[0].reason == "called count"
+    assert answer.usage == Usage(prompt_tokens=13, completion_tokens=7)
     assert answer.original_error is None
     kinds = [type(event) for event in events if "Tool" in type(event).__name__]
     assert kinds == [ToolsWanted, ToolStarted, ToolEnded]

@@ -191,7 +191,7 @@ def model(provider, more):
         ),
         (
             "tiers:\n  - {name: l, provider: llama_cpp, model: m, tools: all}" + LAST,
-            "2:48: a llama_cpp tier calls no tools: it gets what others found out as text",
+            "2:46: a llama_cpp tier calls no tools: it gets what others found out as text",
         ),
         (
             "tiers:\n  - {name: r, provider: rules}\nhealth: {cooldown_s: 60}",

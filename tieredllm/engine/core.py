@@ -371,7 +371,7 @@ class Run:
             self._won = Won(
                 plan=plan,
                 backend=backend,
-                finish=heard.finish,
+                finish=kit.total(heard.finish),
                 text="".join(heard.pieces),
                 first_token_at=heard.first,
             )

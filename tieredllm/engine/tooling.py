@@ -19,6 +19,7 @@ from tieredllm.prompts.policies import MESSAGE_TOKENS, Composed, ContextTooSmall
 from tieredllm.providers.base import (
     WITH_TOOLS,
     Backend,
+    Finish,
     ToolDeclaration,
     ToolRequest,
     ToolTurn,
@@ -33,6 +34,7 @@ from tieredllm.types import (
     ToolResult,
     ToolStarted,
     ToolUse,
+    Usage,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +64,12 @@ class Kit(msgspec.Struct, kw_only=True):
     """What the attempt ended with, when it was calls; nothing of it has run."""
     said: str = ""
     """What the model said before its calls."""
+    spent: Usage = Usage()
+    """The tokens of the backend's earlier rounds."""
+
+    def total(self, finish: Finish) -> Finish:
+        """Give an answer's end with the tokens of all its rounds."""
+        return msgspec.structs.replace(finish, usage=_sum(self.spent, finish.usage))
 
     def take(self, request: ToolRequest, *, said: str) -> None:
         """Take note of the calls that the attempt ended with."""
@@ -88,6 +96,7 @@ class Tooling:
         self._turns: list[ToolTurn] = []
         self._uses: list[ToolUse] = []
         self._declared: dict[str, tuple[ToolDeclaration, ...]] = {}
+        self._spent: dict[str, Usage] = {}
         self._problems: list[str] = []
         self._told: set[str] = set()
 
@@ -149,6 +158,7 @@ class Tooling:
             turns=tuple(self._turns) if declared else (),
             may_call=self._session.rounds_left > 0,
             results=self._quoted(),
+            spent=self._spent.get(backend.identity, Usage()),
         )
 
     def _troubles(self, tier: str) -> list[Notice]:
@@ -175,6 +185,8 @@ class Tooling:
             yield ToolStarted(
                 tier=tier.name, call_id=call.id, name=call.name, arguments=call.arguments
             )
+        spent = self._spent.get(backend.identity, Usage())
+        self._spent[backend.identity] = _sum(spent, request.usage)
         results = await self._results(calls, tier, deadline)
         self._turns.append(
             ToolTurn(
@@ -289,6 +301,16 @@ def _use(tier: str, call: ToolCall, result: ToolResult) -> ToolUse:
         result=result.text,
         repeated=result.repeated,
         duration_ms=round(result.duration_ms, 1),
+    )
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    def both(a: int | None, b: int | None) -> int | None:
+        return None if a is None and b is None else (a or 0) + (b or 0)
+
+    return Usage(
+        prompt_tokens=both(one.prompt_tokens, other.prompt_tokens),
+        completion_tokens=both(one.completion_tokens, other.completion_tokens),
     )
 
 
