@@ -9,7 +9,7 @@ from contextlib import aclosing
 import msgspec
 
 from tieredllm.engine.budget import silence_limit_s
-from tieredllm.engine.tooling import Fitted, Kit, fitted
+from tieredllm.engine.kit import Fitted, Kit, fitted
 from tieredllm.errors import ErrorKind, FallbackTriggerError
 from tieredllm.profile.schema import Tier
 from tieredllm.prompts.policies import Composed, ContextTooSmallError

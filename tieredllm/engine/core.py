@@ -15,12 +15,13 @@ from functools import partial
 
 from tieredllm.clock import Clock
 from tieredllm.engine.attempt import ContextSkipError, Heard, Job, chunks
+from tieredllm.engine.kit import Kit
 from tieredllm.engine.ledger import Ledger, Won
 from tieredllm.engine.plan import Options, TierPlan, leading_models, selected
 from tieredllm.engine.ports import HealthMemory, ParameterMemory, Standing, TurnResult
 from tieredllm.engine.race import race
 from tieredllm.engine.retry import bench_s, retry_wait_s
-from tieredllm.engine.tooling import Kit, Tooling
+from tieredllm.engine.tooling import Tooling
 from tieredllm.errors import POLICIES, ErrorKind, FallbackTriggerError
 from tieredllm.profile.schema import Profile
 from tieredllm.providers.base import Backend, Delta
