@@ -10,6 +10,7 @@ import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, run_engine
 from tools_support import MCP_SERVER, session, stub
 
+from tieredllm.engine.plan import Options
 from tieredllm.engine.tooling import Tooling
 from tieredllm.errors import ErrorKind
 from tieredllm.profile.schema import Tools
@@ -120,6 +121,34 @@ def test_nothing_runs_twice_under_any_fault_between_call_and_answer(kind, text):
     assert second.seen[1].turns[1].results[0].repeated
     assert [use.repeated for use in answer.tool_calls] == [False, True]
     assert all(len(call.turns) == 1 for call in first.seen[1:])
+
+
+def test_a_refusal_after_a_call_goes_the_profiles_way():
+    """A refused answer ends the request, or the next tier gets the result; nothing runs twice."""
+    for policy, text in (("stop", None), ("fallback", "It is 1.")):
+        counter = Counter()
+        first = Scripted([wants("count")], [fault("content_filter")], name="one")
+        second = Scripted([wants("count")], ["It is 1.", END], name="two")
+        answer, _ = run_engine(
+            first, second, tier=ALL, on_content_filter=policy, tools=counter.tooling()
+        )
+
+        assert answer.text == text
+        assert counter.runs == 1
+        assert answer.tool_calls[0].outcome == "ok"
+
+
+def test_the_deadline_between_call_and_answer_leaves_the_result():
+    """When time is up after a call, the rules answer, and the call is still told."""
+    counter = Counter()
+    model = Scripted([wants("count")], [5.0], name="one")
+    answer, _ = run_engine(
+        model, rules(), tier=ALL, options=Options(deadline_s=0.3), tools=counter.tooling()
+    )
+
+    assert answer.text == RULES_TEXT
+    assert answer.attempts[1].error.kind in {"deadline", "timeout"}
+    assert (counter.runs, len(answer.tool_calls)) == (1, 1)
 
 
 def test_nothing_runs_twice_with_a_real_server_that_counts(tmp_path):
@@ -353,6 +382,36 @@ def test_hedging_with_calls_at_the_same_moment(delay_s):
 
     assert counter.runs == 1
     assert {"primary": "one", "secondary": "two"}[answer.tool_calls[0].tier] == answer.text
+
+
+class Meeting(Scripted):
+    """A backend whose first call begins at the same moment as that of others."""
+
+    def __init__(self, barrier, *calls, name):
+        super().__init__(*calls, name=name)
+        self._barrier = barrier
+
+    async def answer(self, call):
+        if not self.seen:
+            await self._barrier.wait()
+        async for chunk in super().answer(call):
+            yield chunk
+
+
+def test_hedging_with_calls_in_the_same_turn_of_the_loop():
+    """Both models want tools before anybody could say who has won: still one tool runs."""
+    counter = Counter(takes_s=0.02)
+    barrier = asyncio.Barrier(2)
+    backends = [
+        Meeting(barrier, [wants("count", arguments=f'{{"by": {by}}}')], [name, END], name=name)
+        for by, name in enumerate(("primary", "secondary"), start=1)
+    ]
+    answer, _ = run_engine(
+        *backends, rules(), tier=ALL, tiers={0: {"hedge_after_s": 0.02}}, tools=counter.tooling()
+    )
+
+    assert counter.runs == 1
+    assert answer.text == answer.tier == answer.tool_calls[0].tier
 
 
 def test_a_hedge_winner_that_dies_after_its_call_leaves_its_result():

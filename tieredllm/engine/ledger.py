@@ -83,7 +83,7 @@ class Ledger:
         ended = [
             attempt
             for attempt in self.attempts
-            if attempt.tier == plan.tier.name and attempt.outcome in {"failed", "skipped"}
+            if attempt.tier == plan.tier.name and attempt.outcome != "cancelled"
         ]
         return len({(a.provider, a.model) for a in ended}) >= len(
             {(b.provider, b.model) for b in plan.backends}
