@@ -387,13 +387,14 @@ def test_hedging_with_calls_at_the_same_moment(delay_s):
 class Meeting(Scripted):
     """A backend whose first call begins at the same moment as that of others."""
 
-    def __init__(self, barrier, *calls, name):
+    def __init__(self, moment, *calls, name):
         super().__init__(*calls, name=name)
-        self._barrier = barrier
+        self._moment = moment
 
     async def answer(self, call):
         if not self.seen:
-            await self._barrier.wait()
+            asyncio.get_running_loop().call_later(0.06, self._moment.set)
+            await self._moment.wait()
         async for chunk in super().answer(call):
             yield chunk
 
@@ -401,9 +402,9 @@ class Meeting(Scripted):
 def test_hedging_with_calls_in_the_same_turn_of_the_loop():
     """Both models want tools before anybody could say who has won: still one tool runs."""
     counter = Counter(takes_s=0.02)
-    barrier = asyncio.Barrier(2)
+    moment = asyncio.Event()
     backends = [
-        Meeting(barrier, [wants("count", arguments=f'{{"by": {by}}}')], [name, END], name=name)
+        Meeting(moment, [wants("count", arguments=f'{{"by": {by}}}')], [name, END], name=name)
         for by, name in enumerate(("primary", "secondary"), start=1)
     ]
     answer, _ = run_engine(
