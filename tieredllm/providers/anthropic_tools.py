@@ -70,6 +70,8 @@ class AnthropicCalls:
         ids = iter(self.complete())
         blocks = []
         for index, block in sorted(self._blocks.items()):
+            if text_at(block, "type") is None:
+                continue
             if block.get("type") == "tool_use":
                 call = next(ids)
                 block = block | {"id": call.id, "input": arguments_of(call)}  # noqa: PLW2901
