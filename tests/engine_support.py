@@ -10,13 +10,23 @@ from tieredllm.clock import SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.engine.ports import NoMemory
+from tieredllm.engine.tooling import Tooling
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.profile.schema import HealthSettings, Profile, Tier
 from tieredllm.prompts.tokens import estimate_tokens
-from tieredllm.providers.base import Call, Chunk, Delta, Finish, Missing, ProbeResult
+from tieredllm.providers.base import (
+    Call,
+    CallPiece,
+    Chunk,
+    Delta,
+    Finish,
+    Missing,
+    ProbeResult,
+    ToolRequest,
+)
 from tieredllm.types import Answer, Answered, Event, Prompt, Usage
 
-Step = str | float | Exception | Finish
+Step = str | float | Exception | Finish | CallPiece | ToolRequest
 
 
 class Scripted:
@@ -28,13 +38,14 @@ class Scripted:
         name: str = "model",
         missing: str | None = None,
         is_language_model: bool = True,
+        provider: str = "openai",
     ) -> None:
         self.calls = list(calls)
         self.seen: list[Call] = []
         self.open_calls = 0
         self.warmed = 0
         self.needs_warmth = False
-        self.provider = "openai" if is_language_model else "rules"
+        self.provider = provider if is_language_model else "rules"
         self.model = name
         self.identity = name
         self.is_language_model = is_language_model
@@ -54,7 +65,7 @@ class Scripted:
             for step in steps:
                 if isinstance(step, Exception):
                     raise step
-                if isinstance(step, Finish):
+                if isinstance(step, Finish | CallPiece | ToolRequest):
                     yield step
                 elif isinstance(step, str):
                     yield Delta(step)
@@ -99,8 +110,48 @@ def run_engine(
     on_content_filter: str = "stop",
     prompt: Prompt | None = None,
     options: Options | None = None,
+    tools: Tooling | None = None,
 ) -> tuple[Answer, list[Event]]:
     """Run one request over scripted tiers; give its answer and its events."""
+    run = make_run(
+        *backends,
+        tier=tier,
+        tiers=tiers,
+        health=health,
+        health_settings=health_settings,
+        on_content_filter=on_content_filter,
+        prompt=prompt,
+        options=options,
+        tools=tools,
+    )
+
+    async def collect() -> list[Event]:
+        events = [event async for event in run.events()]
+        await asyncio.sleep(0)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert left == set()
+        return events
+
+    events = asyncio.run(collect())
+    assert isinstance(events[-1], Answered)
+    for entry in backends:
+        for backend in entry if isinstance(entry, tuple) else (entry,):
+            assert backend.open_calls == 0
+    return events[-1].answer, events
+
+
+def make_run(
+    *backends: Scripted | tuple[Scripted, ...],
+    tier: dict | None = None,
+    tiers: dict[int, dict] | None = None,
+    health=None,
+    health_settings: HealthSettings | None = None,
+    on_content_filter: str = "stop",
+    prompt: Prompt | None = None,
+    options: Options | None = None,
+    tools: Tooling | None = None,
+) -> Run:
+    """Lay out one request over scripted tiers."""
     names = ["primary", "secondary", "minimal", "fourth", "fifth"]
     plans = []
     for level, entry in enumerate(backends):
@@ -126,7 +177,7 @@ def run_engine(
         on_content_filter=on_content_filter,
     )
     memory = health or NoMemory()
-    run = Run(
+    return Run(
         plans=plans,
         profile=profile,
         prompt=prompt or Prompt(question="Why?"),
@@ -136,18 +187,5 @@ def run_engine(
         parameters=memory if hasattr(memory, "rejected") else NoMemory(),
         clock=SystemClock(),
         rng=random.Random(7),
+        tools=tools,
     )
-
-    async def collect() -> list[Event]:
-        events = [event async for event in run.events()]
-        await asyncio.sleep(0)
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        assert left == set()
-        return events
-
-    events = asyncio.run(collect())
-    assert isinstance(events[-1], Answered)
-    for entry in backends:
-        for backend in entry if isinstance(entry, tuple) else (entry,):
-            assert backend.open_calls == 0
-    return events[-1].answer, events

@@ -190,6 +190,10 @@ def model(provider, more):
             "2:56: openai `m` is in this tier twice",
         ),
         (
+            "tiers:\n  - {name: l, provider: llama_cpp, model: m, tools: all}" + LAST,
+            "2:46: a llama_cpp tier calls no tools: it gets what others found out as text",
+        ),
+        (
             "tiers:\n  - {name: r, provider: rules}\nhealth: {cooldown_s: 60}",
             "3:9: `cooldown_s` is above `max_cooldown_s`: the smaller one counts",
         ),

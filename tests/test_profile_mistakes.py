@@ -155,6 +155,10 @@ def tier(lines: str) -> str:
             "4:27: `url` must start with https:// or http://, not `docs`",
         ),
         (
+            tier("provider: rules") + "tools: {builtin: [now], python: [a:f, 'b:f', a:f]}",
+            "4:39: a:f is called `f`, too: rename one",
+        ),
+        (
             tier("provider: rules") + "extends: [default]",
             "4:10: `extends` must be text, or null, not a list",
         ),

@@ -21,7 +21,15 @@ from tieredllm.clock import SystemClock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.profile.schema import Params
 from tieredllm.providers.anthropic import AnthropicBackend
-from tieredllm.providers.base import Call, Delta, Finish
+from tieredllm.providers.base import (
+    Call,
+    CallPiece,
+    Delta,
+    Finish,
+    ToolDeclaration,
+    ToolRequest,
+    ToolTurn,
+)
 from tieredllm.providers.cloud import CloudBackend
 from tieredllm.providers.gemini import GeminiBackend
 from tieredllm.providers.http import HttpClients
@@ -366,20 +374,26 @@ def call(
     params: Params | None = None,
     omit: frozenset[str] = frozenset(),
     connect_timeout_s: float = 3.0,
+    tools: tuple[ToolDeclaration, ...] = (),
+    turns: tuple[ToolTurn, ...] = (),
+    may_call: bool = True,
 ) -> Call:
     """Make a call; plain strings are the user's turns."""
-    turns = tuple(
+    said = tuple(
         message if isinstance(message, Message) else Message("user", message)
         for message in messages or ("Hello?",)
     )
     return Call(
-        prompt=Prompt(question=turns[-1].content),
-        messages=turns,
+        prompt=Prompt(question=said[-1].content),
+        messages=said,
         params=params or Params(),
         stream=stream,
         connect_timeout_s=connect_timeout_s,
         omit=omit,
         request_id="0" * 32,
+        tools=tools,
+        turns=turns,
+        may_call=may_call,
     )
 
 
@@ -419,6 +433,8 @@ class Outcome(msgspec.Struct):
 
     texts: list[str]
     finish: Finish | None = None
+    request: ToolRequest | None = None
+    pieces: int = 0
     error: FallbackTriggerError | None = None
 
     @property
@@ -439,14 +455,20 @@ async def attempt(model: CloudBackend, asked: Call | None = None) -> Outcome:
         async with asyncio.timeout(60), contextlib.aclosing(model.answer(asked or call())) as parts:
             async for part in parts:
                 assert outcome.finish is None, "something came after the finish"
+                assert outcome.request is None, "something came after the calls"
                 if isinstance(part, Delta):
                     assert part.text, "an empty delta"
                     outcome.texts.append(part.text)
+                elif isinstance(part, CallPiece):
+                    outcome.pieces += 1
+                elif isinstance(part, ToolRequest):
+                    outcome.request = part
                 else:
                     outcome.finish = part
     except FallbackTriggerError as exc:
         outcome.error = exc
-    assert (outcome.finish is None) != (outcome.error is None)
+    ends = (outcome.finish, outcome.request, outcome.error)
+    assert sum(end is not None for end in ends) == 1
     return outcome
 
 

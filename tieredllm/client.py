@@ -16,17 +16,21 @@ from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.errors import ErrorKind, Mistake, NoAnswerError, ProfileError, UsageError
 from tieredllm.loop import run
 from tieredllm.paths import Places
-from tieredllm.profile.schema import Profile, variables_of
+from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
+from tieredllm.providers.base import WITH_TOOLS
 from tieredllm.store.database import Database
 from tieredllm.store.health import SqliteHealth
 from tieredllm.store.parameters import SqliteParameters
 from tieredllm.types import Answer, Answered, Event, Prompt
 
 if TYPE_CHECKING:
+    from tieredllm.engine.tooling import Tooling
     from tieredllm.notify.notifier import Notifier
     from tieredllm.probing import HealthReport
     from tieredllm.store.history import CachedAnswer
+    from tieredllm.tools.approval import Approver
+    from tieredllm.tools.registry import Toolbox
 
 __all__ = ["FallbackManager"]
 
@@ -46,6 +50,11 @@ class FallbackManager:
         persist: whether health is kept in, and shared through, the state database.
         simulate: faults to play instead of calling a tier, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
+        approve_tools: whether tools that may change something run without anybody being asked,
+            where the profile says `approve: ask`.
+        approver: asks a person about one call; without it, `approve: ask` means no.
+        tool_folders: where the modules of Python tools are looked for besides Python's own places;
+            those of the profile's files when it is given by name or path.
         clock: the time, for tests.
         rng: where jitter comes from, for tests.
 
@@ -63,6 +72,9 @@ class FallbackManager:
         persist: bool = True,
         simulate: Mapping[str, ErrorKind] | None = None,
         verbose: bool = False,
+        approve_tools: bool = False,
+        approver: Approver | None = None,
+        tool_folders: Sequence[Path] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -73,9 +85,15 @@ class FallbackManager:
         self._env = os.environ if env is None else env
         self.places = places or Places.from_environment(self._env)
         if not isinstance(profile, Profile):
-            from tieredllm.profile.resolve import load_profile
+            from tieredllm.profile.resolve import find_profile, load
 
-            profile = load_profile(str(profile) if profile is not None else None, self.places)
+            named = str(profile) if profile is not None else None
+            loaded = load(find_profile(named, self.places), self.places)
+            profile = loaded.profile
+            if profile.tools.python:
+                from tieredllm.tools.registry import folders_of
+
+                tool_folders = folders_of(loaded.tree)
         self.profile = profile
         _check_rules(profile)
         self.check_tiers(simulate or {})
@@ -100,6 +118,10 @@ class FallbackManager:
         self._parameters = SqliteParameters(self.database, self._clock)
         self._notifier = self._make_notifier() if persist else None
         self._deliveries: set[asyncio.Task[None]] = set()
+        self._approve_tools = approve_tools
+        self._approver = approver
+        self._tool_folders = tuple(tool_folders)
+        self._toolbox: Toolbox | None = None
 
     async def stream(
         self, prompt: PromptLike, context: Mapping[str, Any] | None = None, **options: Any
@@ -132,6 +154,7 @@ class FallbackManager:
             parameters=self._parameters,
             clock=self._clock,
             rng=self._rng,
+            tools=self._tooling(),
         )
         events = run.events()
         try:
@@ -183,6 +206,7 @@ class FallbackManager:
                 return await self.process_with_fallbacks(prompt, context, **options)
             finally:
                 self._deliver_later()
+                await self._close_tools()
                 await self._http.aclose()
 
         return run(once())
@@ -243,6 +267,7 @@ class FallbackManager:
         """Let notifications out, close connections, unload models and close the database."""
         if self._deliveries:
             await asyncio.wait(self._deliveries)
+        await self._close_tools()
         for plan in self.plans:
             for backend in plan.backends:
                 await backend.aclose()
@@ -256,6 +281,37 @@ class FallbackManager:
     async def __aexit__(self, *_: object) -> None:
         """Close."""
         await self.aclose()
+
+    def _tooling(self) -> Tooling | None:
+        """Make one request's tools; None, and nothing is imported, when no tier has any."""
+        if not any(_has_tools(tier, self.profile.tools) for tier in self.profile.tiers):
+            return None
+        from tieredllm.engine.tooling import Tooling
+        from tieredllm.tools.approval import Approval
+        from tieredllm.tools.registry import Toolbox
+        from tieredllm.tools.session import ToolSession
+
+        declared = self.profile.tools
+        if self._toolbox is None:
+            self._toolbox = Toolbox(
+                declared,
+                cwd=Path.cwd(),
+                env=self._env,
+                lookup=self._around.keys.get,
+                folders=self._tool_folders,
+                private=(self.places.keys_file,),
+                clock=self._clock,
+            )
+        approval = Approval(declared.approve, ask=self._approver, approved=self._approve_tools)
+        session = ToolSession(
+            self._toolbox, approval=approval, max_rounds=declared.max_rounds, clock=self._clock
+        )
+        return Tooling(session)
+
+    async def _close_tools(self) -> None:
+        toolbox, self._toolbox = self._toolbox, None
+        if toolbox is not None:
+            await toolbox.aclose()
 
     def _look_up(self, prompt: Prompt, *, newer_than: float) -> CachedAnswer | None:
         """Find the last complete answer to the same request, for the cache tier."""
@@ -333,6 +389,14 @@ def _in_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _has_tools(tier: Tier, declared: Tools) -> bool:
+    """Tell whether a tier's models may call anything, as far as the profile says."""
+    any_declared = bool(declared.builtin or declared.python or declared.mcp)
+    providers = {tier.provider, *(alternate.provider for alternate in tier.alternates)}
+    able = not providers.isdisjoint(WITH_TOOLS)
+    return any_declared and able and tier.tools != "none" and bool(tier.tools)
 
 
 def _as_prompt(prompt: PromptLike, system: str | None) -> Prompt:

@@ -25,11 +25,20 @@ __all__ = [
     "Role",
     "TierSkipped",
     "Token",
+    "ToolCall",
+    "ToolEnded",
+    "ToolOutcome",
+    "ToolResult",
+    "ToolStarted",
+    "ToolUse",
+    "ToolsWanted",
     "Usage",
 ]
 
 Role = Literal["system", "user", "assistant"]
 Outcome = Literal["ok", "failed", "skipped", "cancelled"]
+ToolOutcome = Literal["ok", "failed", "timeout", "cancelled", "invalid", "unknown", "denied"]
+"""How a tool call ended. After the last three nothing ran."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -79,7 +88,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     error: ErrorInfo | None = None
     reason: str | None = None
-    """Why it was skipped or cancelled, for people."""
+    """Why it was skipped or cancelled, or which tools it called, for people."""
     started_ms: float
     """Milliseconds from the request's start."""
     duration_ms: float
@@ -90,6 +99,58 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     def why(self) -> str:
         """Say in one line why this attempt gave no answer."""
         return str(self.error) if self.error is not None else self.reason or self.outcome
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold a call of a tool as a model made it."""
+
+    id: str
+    """The vendor's, or one made up where a vendor gives none."""
+    name: str
+    arguments: str = ""
+    """JSON text, as it came; empty for none."""
+
+
+class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold what came of a call: data from outside, cleaned and limited, never instructions."""
+
+    call_id: str
+    name: str
+    text: str
+    """What the tool gave, or what went wrong."""
+    outcome: ToolOutcome
+    repeated: bool = False
+    """Whether it is remembered from the same call earlier in the request; nothing ran again."""
+    duration_ms: float = 0.0
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the text says what went wrong."""
+        return self.outcome != "ok"
+
+    @property
+    def for_model(self) -> str:
+        """Give the text a model gets, where a vendor's wire has no flag for errors."""
+        text = f"Error: {self.text}" if self.is_error else self.text
+        if not self.repeated:
+            return text
+        return f"(The same call as before in this request; it was not run again.)\n{text}"
+
+
+class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold one tool call of a request: an entry of `tool_calls` in `ask --json`."""
+
+    tier: str
+    """The tier whose model made it."""
+    name: str
+    arguments: Any
+    """The decoded arguments; the text as it came when it is no JSON."""
+    outcome: ToolOutcome
+    result: str
+    """What the model was given, or what went wrong."""
+    repeated: bool = False
+    """Whether the result is that of an earlier call, and nothing ran."""
+    duration_ms: float = 0.0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +181,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """When a cached answer was first given (ISO 8601), for the cache tier."""
     error: ErrorInfo | None = None
     attempts: tuple[Attempt, ...] = ()
+    tool_calls: tuple[ToolUse, ...] = ()
+    """What models called, all tiers together; also when the request failed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Give the answer as plain values, in the order of the fields."""
@@ -143,6 +206,32 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
     tier: str
     text: str
+
+
+class ToolsWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Say that a model calls tools: what it said before is no part of the answer."""
+
+    tier: str
+    names: tuple[str, ...]
+    streamed: bool
+    """Whether tokens of this attempt were sent before."""
+
+
+class ToolStarted(msgspec.Struct, frozen=True, kw_only=True):
+    """Say that a tool call is being carried out."""
+
+    tier: str
+    call_id: str
+    name: str
+    arguments: str
+    """JSON text, as the model wrote it."""
+
+
+class ToolEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """Say what came of a tool call."""
+
+    tier: str
+    result: ToolResult
 
 
 class RetryScheduled(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +280,9 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 Event = (
     AttemptStarted
     | Token
+    | ToolsWanted
+    | ToolStarted
+    | ToolEnded
     | RetryScheduled
     | AttemptFailed
     | TierSkipped

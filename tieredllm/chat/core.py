@@ -261,6 +261,14 @@ class _Watched:
         """Bring up to date what is shown while waiting."""
         self._view.tick()
 
+    def pause(self) -> None:
+        """Leave the screen to a question."""
+        self._view.pause()
+
+    def resume(self) -> None:
+        """Go on after a question."""
+        self._view.resume()
+
     def close(self) -> None:
         """Leave the terminal as it should be."""
         self._view.close()

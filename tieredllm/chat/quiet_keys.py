@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TextIO
 
-__all__ = ["quiet_keys"]
+__all__ = ["line_keys", "quiet_keys"]
 
 
 @contextlib.contextmanager
@@ -19,6 +19,23 @@ def quiet_keys(stdin: TextIO | None) -> Iterator[None]:
     Args:
         stdin: the terminal.
     """
+    with _keys(stdin, quiet=True):
+        yield
+
+
+@contextlib.contextmanager
+def line_keys(stdin: TextIO | None) -> Iterator[None]:
+    """Let a terminal take a line with echo for a while, as a question within an answer needs it.
+
+    Args:
+        stdin: the terminal.
+    """
+    with _keys(stdin, quiet=False):
+        yield
+
+
+@contextlib.contextmanager
+def _keys(stdin: TextIO | None, *, quiet: bool) -> Iterator[None]:
     try:
         import termios
 
@@ -30,11 +47,15 @@ def quiet_keys(stdin: TextIO | None) -> Iterator[None]:
     except (ImportError, OSError, ValueError):
         yield
         return
-    quiet = termios.tcgetattr(descriptor)
-    quiet[0] &= ~termios.ICRNL  # Enter stays Enter: line feed is another key
-    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    wanted = termios.tcgetattr(descriptor)
+    if quiet:
+        wanted[0] &= ~termios.ICRNL  # Enter stays Enter: line feed is another key
+        wanted[3] &= ~(termios.ECHO | termios.ICANON)
+    else:
+        wanted[0] |= termios.ICRNL
+        wanted[3] |= termios.ECHO | termios.ICANON
     with contextlib.suppress(termios.error):
-        termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+        termios.tcsetattr(descriptor, termios.TCSANOW, wanted)
     try:
         yield
     finally:

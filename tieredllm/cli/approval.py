@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from tieredllm.cli.context import Session
 
 if TYPE_CHECKING:
+    from tieredllm.render.showing import View
     from tieredllm.tools.approval import Approver
     from tieredllm.tools.base import Tool
 
-__all__ = ["terminal_approver"]
+__all__ = ["ChatApprover", "beside", "terminal_approver"]
 
 SHOWN_CHARACTERS = 2000
 """How much of a call's arguments is shown; nobody reads more before they answer."""
@@ -41,3 +42,47 @@ def terminal_approver(session: Session) -> Approver | None:
         return answer.strip().lower() in {"y", "yes"}
 
     return ask
+
+
+def beside(view: View, approver: Approver | None) -> Approver | None:
+    """Make what asks keep the view still for as long as the question stands.
+
+    Args:
+        view: what shows the request.
+        approver: asks; None where nobody could answer.
+    """
+    if approver is None:
+        return None
+
+    async def ask(tool: Tool, arguments: str) -> bool:
+        view.pause()
+        try:
+            return await approver(tool, arguments)
+        finally:
+            view.resume()
+
+    return ask
+
+
+class ChatApprover:
+    """Ask within a chat, where the view changes with each answer and keys are quiet meanwhile.
+
+    Args:
+        session: the surroundings; its stdin and stderr are terminals.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.view: View | None = None
+        """What shows the answer under way."""
+        self._session = session
+
+    async def __call__(self, tool: Tool, arguments: str) -> bool:
+        """Ask; no where nobody could answer."""
+        from tieredllm.chat.quiet_keys import line_keys
+
+        approver = terminal_approver(self._session)
+        if approver is None or self.view is None:
+            return False
+        with line_keys(self._session.stdin):
+            asked = beside(self.view, approver)
+            return asked is not None and await asked(tool, arguments)

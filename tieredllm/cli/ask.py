@@ -9,6 +9,7 @@ import typer
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.options import (
+    ApproveTools,
     Cid,
     ContinueLast,
     Deadline,
@@ -80,6 +81,7 @@ def ask(
     cid: Cid = None,
     usage: Usage = False,
     no_log: NoLog = False,
+    approve_tools: ApproveTools = False,
     simulate: Simulate = None,
     profile: Profile = None,
     no_color: NoColor = False,
@@ -126,6 +128,7 @@ def ask(
             conversation=cid if cid is not None else ("" if continue_last else None),
             usage=usage,
             log=not no_log,
+            approve_tools=approve_tools,
             faults=pairs(simulate or [], "--simulate", "TIER=FAULT"),
         ),
     )

@@ -7,6 +7,7 @@ from typing import TextIO
 
 import msgspec
 
+from tieredllm.cli.approval import beside, terminal_approver
 from tieredllm.cli.context import Session
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.request_options import earlier_turns, manager_for
@@ -41,6 +42,8 @@ class AskJob(msgspec.Struct, frozen=True, kw_only=True):
     """The conversation to continue: its id, `""` for the latest, None for a new one."""
     usage: bool
     log: bool
+    approve_tools: bool
+    """Whether tools that may change something run without a question."""
     faults: dict[str, str]
     """The faults to play, by tier name."""
 
@@ -51,7 +54,20 @@ def perform(session: Session, job: AskJob) -> int:
     Raises:
         UsageError: the profile, a tier's name, a fault's name or a conversation is wrong.
     """
-    manager = manager_for(session, models=job.models, faults=job.faults)
+    view, animated = make_view(
+        session,
+        raw=job.raw,
+        stream=job.stream,
+        no_stream=job.no_stream,
+        printed_later=job.as_json or job.extract,
+    )
+    manager = manager_for(
+        session,
+        models=job.models,
+        faults=job.faults,
+        approve_tools=job.approve_tools,
+        approver=beside(view, terminal_approver(session)),
+    )
     history = None
     if job.log or job.conversation is not None:
         from tieredllm.store.history import History
@@ -63,13 +79,6 @@ def perform(session: Session, job: AskJob) -> int:
         system=job.system if job.system is not None else earlier and earlier.system,
         history=earlier.messages if earlier else (),
         attachments=job.attachments,
-    )
-    view, animated = make_view(
-        session,
-        raw=job.raw,
-        stream=job.stream,
-        no_stream=job.no_stream,
-        printed_later=job.as_json or job.extract,
     )
 
     def keep(answer: Answer) -> None:

@@ -6,6 +6,7 @@ import typer
 
 from tieredllm.cli.context import current
 from tieredllm.cli.options import (
+    ApproveTools,
     Cid,
     ContinueLast,
     Deadline,
@@ -55,6 +56,7 @@ def chat(
     cid: Cid = None,
     usage: Usage = False,
     no_log: NoLog = False,
+    approve_tools: ApproveTools = False,
     simulate: Simulate = None,
     profile: Profile = None,
     no_color: NoColor = False,
@@ -89,6 +91,7 @@ def chat(
             conversation=cid if cid is not None else ("" if continue_last else None),
             usage=usage,
             log=not no_log,
+            approve_tools=approve_tools,
             faults=pairs(simulate or [], "--simulate", "TIER=FAULT"),
         ),
     )

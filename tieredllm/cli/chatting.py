@@ -12,6 +12,7 @@ from tieredllm.chat.core import Chat, Settings
 from tieredllm.chat.dialogue import Dialogue
 from tieredllm.chat.session import Session as Loop
 from tieredllm.chat.surroundings import Reader, Services
+from tieredllm.cli.approval import ChatApprover
 from tieredllm.cli.chat_views import opening, print_dim_wrapped, print_rows
 from tieredllm.cli.context import Session
 from tieredllm.cli.exits import ExitCode
@@ -52,6 +53,8 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True):
     """The conversation to continue: its id, `""` for the latest, None for a new one."""
     usage: bool
     log: bool
+    approve_tools: bool
+    """Whether tools that may change something run without a question."""
     faults: dict[str, str]
     """The faults to play, by tier name."""
 
@@ -62,14 +65,21 @@ def perform(session: Session, job: ChatJob) -> int:
     Raises:
         UsageError: the profile, a tier's name, a fault's name or a conversation is wrong.
     """
-    manager = manager_for(session, models=job.models, faults=job.faults)
+    approver = ChatApprover(session)
+    manager = manager_for(
+        session,
+        models=job.models,
+        faults=job.faults,
+        approve_tools=job.approve_tools,
+        approver=approver,
+    )
     manager.check_tiers([job.tier] if job.tier is not None else [])
     history = History(manager.database)
     earlier = earlier_turns(history, job.conversation)
     dialogue = Dialogue.resumed(earlier, job.system) if earlier else Dialogue(job.system)
     attended = session.stdin is not None and not session.stdin.closed and session.stdin.isatty()
     aside = _aside(session, attended=attended)
-    services = _services(session, aside, raw=job.raw, attended=attended)
+    services = _services(session, aside, approver, raw=job.raw, attended=attended)
     chat = Chat(
         manager,
         dialogue,
@@ -118,11 +128,15 @@ def _aside(session: Session, *, attended: bool) -> Session:
     )
 
 
-def _services(session: Session, aside: Session, *, raw: bool, attended: bool) -> Services:
+def _services(
+    session: Session, aside: Session, approver: ChatApprover, *, raw: bool, attended: bool
+) -> Services:
     def view(heading: Callable[[str], str | None] | None) -> tuple[View, bool]:
         from tieredllm.cli.views import make_view
 
-        return make_view(session, raw=raw, heading=heading)
+        made, animated = make_view(session, raw=raw, heading=heading)
+        approver.view = made
+        return made, animated
 
     def show_health(report: HealthReport) -> None:
         from tieredllm.cli.health import print_report

@@ -10,6 +10,7 @@ import typer
 from tieredllm.cli.context import current
 
 __all__ = [
+    "ApproveTools",
     "Cid",
     "ContinueLast",
     "Deadline",
@@ -78,6 +79,12 @@ ContinueLast = Annotated[
 Cid = Annotated[str | None, typer.Option("--cid", metavar="ID", help="Continue this conversation.")]
 Usage = Annotated[bool, typer.Option("--usage", "-u", help="Print tokens and time on stderr.")]
 NoLog = Annotated[bool, typer.Option("--no-log", "-n", help="Keep no record of this.")]
+ApproveTools = Annotated[
+    bool,
+    typer.Option(
+        "--approve-tools", help="Let models call tools that may change something, unasked."
+    ),
+]
 Simulate = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 from tieredllm.errors import ErrorKind, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tieredllm.cli.context import Session
     from tieredllm.client import FallbackManager
+    from tieredllm.profile.resolve import Loaded
     from tieredllm.profile.schema import Profile
     from tieredllm.store.history import Conversation, History
+    from tieredllm.tools.approval import Approver
 
 __all__ = [
     "check_common",
@@ -63,7 +67,12 @@ def pairs(given: list[str], option: str, shape: str) -> dict[str, str]:
 
 
 def manager_for(
-    session: Session, *, models: dict[str, str], faults: dict[str, str]
+    session: Session,
+    *,
+    models: dict[str, str],
+    faults: dict[str, str],
+    approve_tools: bool,
+    approver: Approver | None,
 ) -> FallbackManager:
     """Make the manager for the profile in use.
 
@@ -71,19 +80,25 @@ def manager_for(
         session: the surroundings.
         models: another model for a tier, by tier name.
         faults: the faults to play, by tier name.
+        approve_tools: whether tools that may change something run without a question.
+        approver: asks about them; None where nobody can be asked.
 
     Raises:
         UsageError: the profile, a tier's name or a fault's name is wrong.
     """
     from tieredllm.client import FallbackManager
-    from tieredllm.profile.resolve import load_profile
+    from tieredllm.profile.resolve import find_profile, load
 
+    loaded = load(find_profile(session.profile_name, session.places), session.places)
     return FallbackManager(
-        with_models(load_profile(session.profile_name, session.places), models),
+        with_models(loaded.profile, models),
         env=session.env,
         places=session.places,
         simulate=faults_by_tier(faults),
         verbose=session.verbose,
+        approve_tools=approve_tools,
+        approver=approver,
+        tool_folders=_tool_folders(loaded),
     )
 
 
@@ -107,6 +122,15 @@ def with_models(profile: Profile, models: dict[str, str]) -> Profile:
         for tier in profile.tiers
     )
     return msgspec.structs.replace(profile, tiers=tiers)
+
+
+def _tool_folders(loaded: Loaded) -> tuple[Path, ...]:
+    """Give where the modules of a profile's Python tools are looked for."""
+    if not loaded.profile.tools.python:
+        return ()
+    from tieredllm.tools.registry import folders_of
+
+    return folders_of(loaded.tree)
 
 
 def faults_by_tier(given: dict[str, str]) -> dict[str, ErrorKind]:

@@ -35,9 +35,6 @@ EXAMPLES = """Examples:
   tieredllm tools call --approve-tools crm__close_ticket '{"id": 7}'
 """
 
-_WITH_TOOLS = frozenset({"openai", "anthropic", "gemini"})
-"""The providers whose models call tools; the others get what tools gave as text at most."""
-
 
 @app.command("list")
 def list_tools(
@@ -119,9 +116,11 @@ def _toolbox(loaded: Loaded, session: Session) -> Toolbox:
 async def _granted(
     toolbox: Toolbox, tiers: tuple[Tier, ...]
 ) -> list[tuple[Tier, tuple[Tool, ...]]]:
+    from tieredllm.providers.base import WITH_TOOLS
+
     try:
         return [
-            (tier, await toolbox.granted(tier.tools) if tier.provider in _WITH_TOOLS else ())
+            (tier, await toolbox.granted(tier.tools) if tier.provider in WITH_TOOLS else ())
             for tier in tiers
         ]
     finally:

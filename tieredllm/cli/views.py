@@ -87,6 +87,14 @@ class _Waited:
         """Move the spinner."""
         self._spinner.tick()
 
+    def pause(self) -> None:
+        """Keep the spinner away while something is asked."""
+        self._spinner.pause()
+
+    def resume(self) -> None:
+        """Let it move again."""
+        self._spinner.resume()
+
     def close(self) -> None:
         """Take the spinner away."""
         self._spinner.stop()

@@ -9,13 +9,22 @@ from contextlib import aclosing
 import msgspec
 
 from tieredllm.engine.budget import silence_limit_s
+from tieredllm.engine.kit import Fitted, Kit, fitted
 from tieredllm.errors import ErrorKind, FallbackTriggerError
 from tieredllm.profile.schema import Tier
-from tieredllm.prompts.policies import ContextTooSmallError, compose
-from tieredllm.providers.base import Backend, Call, Chunk, Delta, Finish
-from tieredllm.types import Message, Prompt
+from tieredllm.prompts.policies import Composed, ContextTooSmallError
+from tieredllm.providers.base import (
+    Backend,
+    Call,
+    CallPiece,
+    Chunk,
+    Delta,
+    Finish,
+    ToolRequest,
+)
+from tieredllm.types import Prompt
 
-__all__ = ["ContextSkipError", "Job", "chunks"]
+__all__ = ["ContextSkipError", "Heard", "Job", "chunks"]
 
 
 class ContextSkipError(FallbackTriggerError):
@@ -35,16 +44,49 @@ class Job(msgspec.Struct, kw_only=True):
     """On the event loop's clock; infinite for a tier that cannot fail."""
     others_follow: bool
     """Whether another language model could still be asked afterwards."""
+    kit: Kit
     notices: list[str] = []
+
+    def told(self) -> list[str]:
+        """Give the notices that have not been given yet."""
+        notices, self.notices = self.notices, []
+        return notices
+
+
+class Heard(msgspec.Struct, kw_only=True):
+    """Hold what an attempt has brought so far."""
+
+    pieces: list[str] = []
+    first: float | None = None
+    """When the first token came, on the clock of whoever listens."""
+    finish: Finish | None = None
+    request: ToolRequest | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tools it ended with calls of."""
+        return tuple(call.name for call in self.request.calls) if self.request else ()
+
+    def take(self, chunk: Chunk, *, at: float) -> None:
+        """Take the next chunk."""
+        if isinstance(chunk, Delta):
+            self.pieces.append(chunk.text)
+        elif isinstance(chunk, Finish):
+            self.finish = chunk
+        elif isinstance(chunk, ToolRequest):
+            self.request = chunk
+        if self.first is None and not isinstance(chunk, Finish):
+            self.first = at
 
 
 async def chunks(job: Job) -> AsyncGenerator[Chunk, None]:
-    """Yield an attempt's deltas and then its finish, each wait bounded.
+    """Yield an attempt's deltas and then its finish or its calls of tools, each wait bounded.
 
     What is waited for first (loading a local model, connecting, the first token) ends at the tier's
     first-token timeout; later waits at its idle timeout; all at the deadline. An attempt that is
     not streaming has the tier's `timeout_s` as a whole. Blanks are no token: those at the start are
-    held back until something else follows, and an answer of nothing else is an empty one.
+    held back until something else follows, and an answer of nothing else is an empty one. A piece
+    of a call is a token, too, but no text.
 
     Raises:
         FallbackTriggerError: whatever went wrong, of a kind of the closed set.
@@ -61,7 +103,7 @@ async def chunks(job: Job) -> AsyncGenerator[Chunk, None]:
     )
     blanks = ""
     is_shortened = limit < now + first_limit_s
-    began = False
+    began = spoke = False
     try:
         async with asyncio.timeout_at(limit):
             call = await _call(job)
@@ -71,20 +113,22 @@ async def chunks(job: Job) -> AsyncGenerator[Chunk, None]:
                     chunk = await anext(answer, None)
                 if chunk is None:
                     break
-                if isinstance(chunk, Finish):
-                    if not began:
+                if isinstance(chunk, Finish | ToolRequest):
+                    if isinstance(chunk, Finish) and not spoke:
                         break
                     yield chunk
                     return
-                if not began:
+                if isinstance(chunk, Delta) and not spoke:
                     blanks += chunk.text
                     if blanks.isspace():
                         continue
                     chunk = Delta(blanks)
-                    began = True
+                    spoke = True
+                began = True
                 if job.stream:
                     limit = min(loop.time() + tier.idle_timeout_s, job.deadline)
-                yield chunk
+                if not isinstance(chunk, CallPiece):
+                    yield chunk
     except TimeoutError:
         out_of_time = loop.time() >= job.deadline - 0.001 or (is_shortened and not began)
         raise _timeout(
@@ -97,28 +141,31 @@ async def chunks(job: Job) -> AsyncGenerator[Chunk, None]:
 
 async def _call(job: Job) -> Call:
     tier = job.tier
-    messages: tuple[Message, ...] = ()
+    fit = Fitted(composed=Composed(messages=()))
     if job.backend.is_language_model:
         count = await job.backend.token_counter()
         try:
-            composed = compose(
+            fit = fitted(
                 job.prompt,
+                job.kit,
                 policy=tier.prompt,
                 budget_tokens=tier.context_tokens - tier.params.max_tokens,
                 count=count,
             )
         except ContextTooSmallError as exc:
             raise ContextSkipError(ErrorKind.CONTEXT_LENGTH, str(exc)) from exc
-        messages = composed.messages
-        job.notices.extend(composed.notices)
+        job.notices.extend(fit.composed.notices)
     return Call(
         prompt=job.prompt,
-        messages=messages,
+        messages=fit.composed.messages,
         params=tier.params,
         stream=job.stream,
         connect_timeout_s=tier.connect_timeout_s,
         omit=job.omit,
         request_id=job.request_id,
+        tools=fit.declared,
+        turns=fit.turns,
+        may_call=job.kit.may_call,
     )
 
 

@@ -16,16 +16,18 @@ from functools import partial
 import msgspec
 
 from tieredllm.clock import Clock
-from tieredllm.engine.attempt import ContextSkipError, Job, chunks
+from tieredllm.engine.attempt import ContextSkipError, Heard, Job, chunks
 from tieredllm.engine.budget import models_deadline_s
+from tieredllm.engine.kit import Kit
 from tieredllm.engine.ledger import Ledger, Won
 from tieredllm.engine.plan import Options, TierPlan, leading_models, selected
 from tieredllm.engine.ports import HealthMemory, ParameterMemory, Standing, TurnResult
 from tieredllm.engine.race import race
 from tieredllm.engine.retry import bench_s, retry_wait_s
+from tieredllm.engine.tooling import Tooling
 from tieredllm.errors import POLICIES, ErrorKind, FallbackTriggerError
 from tieredllm.profile.schema import Profile
-from tieredllm.providers.base import Backend, Delta, Finish
+from tieredllm.providers.base import Backend, Delta
 from tieredllm.types import (
     Answered,
     AttemptFailed,
@@ -37,6 +39,8 @@ from tieredllm.types import (
     RetryScheduled,
     TierSkipped,
     Token,
+    ToolEnded,
+    ToolsWanted,
 )
 
 __all__ = ["Run"]
@@ -58,6 +62,7 @@ class Run:
         parameters: the memory of rejected parameters.
         clock: the time.
         rng: where jitter comes from.
+        tools: what models may call; None for nothing.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Run:
         parameters: ParameterMemory,
         clock: Clock,
         rng: random.Random,
+        tools: Tooling | None = None,
     ) -> None:
         self._plans = selected(plans, options)
         self._profile = profile
@@ -82,6 +88,7 @@ class Run:
         self._parameters = parameters
         self._clock = clock
         self._rng = rng
+        self._tools = tools
         self._ledger = Ledger(request_id=request_id, clock=clock)
         self._deadline = float("inf")
         self._standings: dict[str, Standing] = {}
@@ -109,7 +116,8 @@ class Run:
                             yield fell_back
                         asked = event.tier
                     yield event
-            yield Answered(answer=self._ledger.answer(self._won))
+            uses = self._tools.uses if self._tools is not None else ()
+            yield Answered(answer=self._ledger.answer(self._won, tool_calls=uses))
         finally:
             for result in self._results:
                 self._health.record(result)
@@ -234,17 +242,19 @@ class Run:
         started = self._ledger.now()
         error: FallbackTriggerError | None = None
         finished = False
-        number = repairs = 0
+        number, repairs = 1, 0
         try:
             while True:
-                number += 1
                 error = None
-                async with aclosing(self._attempt(plan, backend, omit, number)) as attempt:
-                    async for event in attempt:
+                async with aclosing(self._rounds(plan, backend, omit, number)) as events:
+                    async for event in events:
                         if isinstance(event, FallbackTriggerError):
                             error = event
-                        else:
-                            yield event
+                            continue
+                        if isinstance(event, ToolEnded):
+                            # The backend's latency is that of its answer alone.
+                            started = self._ledger.now()
+                        yield event
                 if error is None or isinstance(error, ContextSkipError):
                     break
                 self._warm_up(plan.level)
@@ -252,6 +262,7 @@ class Run:
                     self._parameters.reject(backend.identity, error.parameter)
                     omit |= {error.parameter}
                     repairs += 1
+                    number += 1
                     continue
                 wait_s = retry_wait_s(
                     error,
@@ -265,6 +276,7 @@ class Run:
                     break
                 yield RetryScheduled(tier=tier.name, wait_s=wait_s, error=error.info)
                 await asyncio.sleep(wait_s)
+                number += 1
             finished = True
         finally:
             self._note(
@@ -292,8 +304,19 @@ class Run:
         else:
             self._health.record(result)
 
-    async def _attempt(
+    def _rounds(
         self, plan: TierPlan, backend: Backend, omit: frozenset[str], number: int
+    ) -> AsyncGenerator[Event | FallbackTriggerError, None]:
+        """Make one attempt, and one more after each round of tools that it asks for."""
+        attempt = partial(self._attempt, plan, backend, omit, number)
+        if self._tools is None or not plan.is_language_model:
+            return attempt(Kit())
+        return self._tools.rounds(
+            attempt, tier=plan.tier, backend=backend, omit=omit, deadline=self._deadline
+        )
+
+    async def _attempt(
+        self, plan: TierPlan, backend: Backend, omit: frozenset[str], number: int, kit: Kit
     ) -> AsyncGenerator[Event | FallbackTriggerError, None]:
         """Make one attempt: yield its events, and its error last when it failed."""
         tier = plan.tier
@@ -305,9 +328,7 @@ class Run:
             number=number,
         )
         started = self._ledger.now()
-        first: float | None = None
-        pieces: list[str] = []
-        finish: Finish | None = None
+        heard = Heard()
         error: FallbackTriggerError | None = None
         ended = False
         job = Job(
@@ -319,20 +340,21 @@ class Run:
             omit=omit,
             deadline=self._deadline if plan.is_language_model else float("inf"),
             others_follow=self._models_follow(plan, backend),
+            kit=kit,
             notices=[],
         )
         try:
             async with aclosing(chunks(job)) as stream:
                 async for chunk in stream:
+                    heard.take(chunk, at=self._ledger.now())
+                    for notice in job.told():
+                        yield Notice(tier=tier.name, message=notice)
                     if isinstance(chunk, Delta):
-                        if first is None:
-                            first = self._ledger.now()
-                            for notice in job.notices:
-                                yield Notice(tier=tier.name, message=notice)
-                        pieces.append(chunk.text)
                         yield Token(tier=tier.name, text=chunk.text)
-                    else:
-                        finish = chunk
+            if heard.request is not None:
+                # In a race this waits until the other has lost; who has lost runs no tools.
+                yield ToolsWanted(tier=tier.name, names=heard.names, streamed=bool(heard.pieces))
+                kit.take(heard.request, said="".join(heard.pieces))
             ended = True
         except FallbackTriggerError as exc:
             error = exc
@@ -344,23 +366,24 @@ class Run:
                 plan,
                 backend,
                 started=started,
-                first=first,
+                first=heard.first,
                 error=error,
                 cancelled=not ended and error is None,
+                called=heard.names,
             )
         if error is not None:
             if isinstance(error, ContextSkipError):
                 yield TierSkipped(attempt=attempt)
             else:
-                yield AttemptFailed(attempt=attempt, streamed=first is not None)
+                yield AttemptFailed(attempt=attempt, streamed=bool(heard.pieces))
             yield error
-        elif finish is not None:
+        elif heard.finish is not None:
             self._won = Won(
                 plan=plan,
                 backend=backend,
-                finish=finish,
-                text="".join(pieces),
-                first_token_at=first,
+                finish=kit.total(heard.finish),
+                text="".join(heard.pieces),
+                first_token_at=heard.first,
             )
 
     def _models_follow(self, plan: TierPlan, backend: Backend) -> bool:

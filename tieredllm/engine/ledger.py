@@ -11,7 +11,7 @@ from tieredllm.engine.attempt import ContextSkipError
 from tieredllm.engine.plan import TierPlan
 from tieredllm.errors import ErrorInfo, ErrorKind, FallbackTriggerError
 from tieredllm.providers.base import Backend, Finish
-from tieredllm.types import Answer, Attempt, Outcome, Usage
+from tieredllm.types import Answer, Attempt, Outcome, ToolUse, Usage
 
 __all__ = ["Ledger", "Won"]
 
@@ -53,19 +53,21 @@ class Ledger:
         first: float | None,
         error: FallbackTriggerError | None,
         cancelled: bool,
+        called: Sequence[str] = (),
     ) -> Attempt:
-        """Record an attempt that has ended."""
+        """Record an attempt that has ended; `called` names the tools that it ended with."""
         outcome: Outcome = "ok"
         if error is not None:
             outcome = "skipped" if isinstance(error, ContextSkipError) else "failed"
         elif cancelled:
             outcome = "cancelled"
+        reason = f"called {', '.join(dict.fromkeys(called))}"[:200] if called else None
         return self._add(
             plan,
             backend,
             outcome=outcome,
             error=error.info if error else None,
-            reason="stopped before its end" if cancelled else None,
+            reason="stopped before its end" if cancelled else reason,
             started=started,
             first=first,
         )
@@ -91,7 +93,7 @@ class Ledger:
         """Give the latest attempt that was not this tier's."""
         return next((a for a in reversed(self.attempts) if a.tier != tier), None)
 
-    def answer(self, won: Won | None) -> Answer:
+    def answer(self, won: Won | None, *, tool_calls: tuple[ToolUse, ...] = ()) -> Answer:
         """Make the answer: complete if an attempt won, else failed."""
         why = " → ".join(self._last_errors()) or None
         attempts = tuple(sorted(self.attempts, key=lambda attempt: attempt.started_ms))
@@ -113,6 +115,7 @@ class Ledger:
                 original_error=why,
                 error=self._final_error(),
                 attempts=attempts,
+                tool_calls=tool_calls,
             )
         finish = won.finish
         return Answer(
@@ -133,6 +136,7 @@ class Ledger:
             intent=finish.intent,
             cached_at=finish.cached_at,
             attempts=attempts,
+            tool_calls=tool_calls,
         )
 
     def _add(

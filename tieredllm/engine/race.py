@@ -1,11 +1,15 @@
-"""Run a second stream of events beside a slow first one; the first to bring a token wins."""
+"""Run a second stream of events beside a slow first one; the first to bring a token wins.
+
+Calls of tools are a token, too, and only the winner's may run: a stream that wants tools waits
+until the other has been stopped.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from tieredllm.types import Event, Token
+from tieredllm.types import Event, Token, ToolsWanted
 
 __all__ = ["race"]
 
@@ -29,7 +33,8 @@ async def race(
         after_s: seconds without a token after which the second stream starts.
     """
     queue: asyncio.Queue[tuple[int, _Item]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_pump(0, first, queue))]
+    gates = [asyncio.Event(), asyncio.Event()]
+    tasks = [asyncio.create_task(_pump(0, first, queue, gates[0]))]
     running = {0}
     winner: int | None = None
     starts_at = asyncio.get_running_loop().time() + after_s
@@ -40,7 +45,7 @@ async def race(
                 async with asyncio.timeout_at(starts_at if waits else None):
                     source, item = await queue.get()
             except TimeoutError:
-                tasks.append(asyncio.create_task(_pump(1, make_second(), queue)))
+                tasks.append(asyncio.create_task(_pump(1, make_second(), queue, gates[1])))
                 running.add(1)
                 continue
             if isinstance(item, BaseException):
@@ -50,22 +55,30 @@ async def race(
                 if len(tasks) == 1:
                     return
                 continue
-            if winner is None and isinstance(item, Token):
+            if winner is None and isinstance(item, Token | ToolsWanted):
                 winner = source
                 await _stop([task for index, task in enumerate(tasks) if index != source])
                 running = {source} & running
             if winner is None or source == winner:
                 yield item
+                if isinstance(item, ToolsWanted):
+                    gates[source].set()
     finally:
         await _stop(tasks)
 
 
 async def _pump(
-    source: int, events: AsyncGenerator[Event, None], queue: asyncio.Queue[tuple[int, _Item]]
+    source: int,
+    events: AsyncGenerator[Event, None],
+    queue: asyncio.Queue[tuple[int, _Item]],
+    gate: asyncio.Event,
 ) -> None:
     try:
         async for event in events:
             queue.put_nowait((source, event))
+            if isinstance(event, ToolsWanted):
+                await gate.wait()
+                gate.clear()
         queue.put_nowait((source, None))
     except Exception as exc:  # noqa: BLE001 - handed to the reader, who raises it
         queue.put_nowait((source, exc))

@@ -91,11 +91,16 @@ def _sizes(profile: Profile, level: int, node: Mapping) -> list[Finding]:
 def _useless(tier: Tier, node: Mapping) -> list[Finding]:
     """Find keys that belong to another kind of tier."""
     owners = {"rules": "rules", "vars": "rules", "max_age_h": "cache"}
-    return [
+    found = [
         (node.entries[key].place, f"`{key}` means something to a {owner} tier only")
         for key, owner in owners.items()
         if key in node.entries and tier.provider != owner
     ]
+    providers = {tier.provider, *(alternate.provider for alternate in tier.alternates)}
+    if "tools" in node.entries and tier.tools != "none" and providers.isdisjoint(KEY_VARIABLES):
+        message = f"a {tier.provider} tier calls no tools: it gets what others found out as text"
+        found.append((node.entries["tools"].place, message))
+    return found
 
 
 def _backends(tier: Tier, node: Mapping) -> list[Finding]:

@@ -32,7 +32,7 @@ def senseless(root: Mapping) -> list[Mistake]:
                 mistakes += _out_of_place(alternate, _IN_PROCESS, "a model that runs in-process")
         mistakes += _rule_file(tier)
         mistakes += _granted_tools(tier, root)
-    return mistakes + _mcp_servers(root)
+    return mistakes + _functions_of_one_name(root) + _mcp_servers(root)
 
 
 def duplicate_tiers(root: Mapping) -> list[Mistake]:
@@ -151,6 +151,23 @@ def _granted_tools(tier: Mapping, root: Mapping) -> list[Mistake]:
         hint = suggestion(item.value, [*builtin, *own])
         message = f"no tool `{item.value}` is declared: {hint or 'add it under `tools`'}"
         mistakes.append(item.place.mistake(message))
+    return mistakes
+
+
+def _functions_of_one_name(root: Mapping) -> list[Mistake]:
+    """Find Python functions that models could not tell apart."""
+    tools = root.get("tools")
+    if not isinstance(tools, Mapping):
+        return []
+    taken = dict.fromkeys(_texts(tools.items("builtin")), "a built-in tool")
+    mistakes = []
+    for item in tools.items("python"):
+        if not isinstance(item, Scalar) or not isinstance(item.value, str):
+            continue
+        name = item.value.rpartition(":")[2]
+        other = taken.setdefault(name, item.value)
+        if other != item.value:
+            mistakes.append(item.place.mistake(f"{other} is called `{name}`, too: rename one"))
     return mistakes
 
 

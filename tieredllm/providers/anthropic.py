@@ -10,8 +10,10 @@ import re
 from typing import Any, ClassVar
 
 from tieredllm.clock import Clock
+from tieredllm.providers.anthropic_tools import AnthropicCalls, declared, messages_of
 from tieredllm.providers.assembly import Ending, Part
 from tieredllm.providers.base import Call
+from tieredllm.providers.calls import Calls
 from tieredllm.providers.cloud import Ask, CloudBackend, KeyRing, Vendor
 from tieredllm.providers.http import HttpClients
 from tieredllm.providers.sent import Sent
@@ -76,7 +78,8 @@ class AnthropicBackend(CloudBackend):
             "model": self.model,
             "max_tokens": call.params.max_tokens,
             "messages": [
-                {"role": turn.role, "content": turn.content} for turn in alternating(turns)
+                *({"role": turn.role, "content": turn.content} for turn in alternating(turns)),
+                *(messages_of(call, identity=self.identity) if call.turns else ()),
             ],
             "stream": stream,
             **({"system": system} if system else {}),
@@ -113,11 +116,16 @@ class AnthropicBackend(CloudBackend):
             "temperature": temperature,
             "top_p": top_p,
             "output_config": {"effort": "low"} if effort else None,
+            "tools": declared(call.tools) or None,
+            "tool_choice": {"type": "none"} if call.tools and not call.may_call else None,
         }
 
     def _headers(self, sent: Sent) -> dict[str, str]:
         headers = {"anthropic-version": API_VERSION}
         return headers | {"x-api-key": sent.key} if sent.key else headers
+
+    def _calls(self) -> Calls:
+        return AnthropicCalls()
 
     def _read(self, value: dict[str, Any]) -> Part:
         kind = text_at(value, "type")
@@ -137,6 +145,7 @@ class AnthropicBackend(CloudBackend):
             prompt_tokens=_prompt_tokens(usage),
             completion_tokens=count_at(usage, "output_tokens"),
             model=text_at(message, "model"),
+            calls=_has_call(kind, value, delta),
             done=kind == "message_stop",
             candidates=kind == "message" or isinstance(dig(value, "content"), list),
         )
@@ -154,6 +163,15 @@ def _text(kind: str | None, value: dict[str, Any], delta: Any) -> str:
     if kind == "content_block_start":
         return text_of([dig(value, "content_block")])
     return text_of(dig(value, "content")) if kind in ("message", None) else ""
+
+
+def _has_call(kind: str | None, value: dict[str, Any], delta: Any) -> bool:
+    if kind == "content_block_delta":
+        return text_at(delta, "type") == "input_json_delta"
+    if kind == "content_block_start":
+        return text_at(value, "content_block", "type") == "tool_use"
+    content = dig(value, "content")
+    return isinstance(content, list) and any(dig(it, "type") == "tool_use" for it in content)
 
 
 def _prompt_tokens(usage: Any) -> int | None:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import msgspec
 
 from tieredllm.errors import ErrorKind, FallbackTriggerError
-from tieredllm.providers.base import Finish
+from tieredllm.providers.base import Finish, ToolRequest
+from tieredllm.providers.calls import Calls
 from tieredllm.types import Usage
 
 __all__ = ["Assembly", "Ending", "Part"]
@@ -40,6 +41,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     done: bool = False
     """Whether the vendor's own end marker came."""
+    calls: bool = False
+    """Whether it carries a piece of a tool call."""
     candidates: bool = True
     """Whether there was any answer in it, be it an empty one."""
 
@@ -51,6 +54,7 @@ class Assembly:
         endings: what each of the vendor's finish reasons means.
         classify: decides what an error inside the answer is.
         presentable: makes text from outside fit to show.
+        calls: the tool calls in it; None where the model may make none.
         status: the HTTP status it all came with.
         whole: whether the answer came as one document and not as a stream.
     """
@@ -61,6 +65,7 @@ class Assembly:
         endings: Mapping[str, Ending],
         classify: Callable[[Any], FallbackTriggerError],
         presentable: Callable[[str], str],
+        calls: Calls | None = None,
         status: int = 200,
         whole: bool = False,
     ) -> None:
@@ -69,6 +74,7 @@ class Assembly:
         self._presentable = presentable
         self._status = status
         self._whole = whole
+        self._calls = calls
         self._blanks = ""
         self._refusal = ""
         self._blocked = False
@@ -79,7 +85,8 @@ class Assembly:
         self._completion_tokens: int | None = None
         self._model: str | None = None
         self.began = False
-        """Whether text has been given out."""
+        """Whether output has begun: text was given out, or a call came."""
+        self._spoke = False
 
     @property
     def complete(self) -> bool:
@@ -102,15 +109,17 @@ class Assembly:
         if part.error is not None and not self.complete:
             raise self.broken(self._classify(part.error))
         self._note(part)
+        if part.calls and self._calls is not None:
+            self.began = True
         if not part.text:
             return ""
-        if self.began:
+        if self._spoke:
             return part.text
         self._blanks += part.text
         if not self._blanks.strip():
             return ""
         text, self._blanks = self._blanks, ""
-        self.began = True
+        self.began = self._spoke = True
         return text
 
     def broken(self, error: FallbackTriggerError) -> FallbackTriggerError:
@@ -124,8 +133,8 @@ class Assembly:
             )
         return error
 
-    def finish(self) -> Finish:
-        """Give the end of the answer, once nothing more comes.
+    def finish(self) -> Finish | ToolRequest:
+        """Give the end of the answer, or the tool calls it ends with, once nothing more comes.
 
         Raises:
             FallbackTriggerError: the answer is not complete, is empty, or was refused.
@@ -136,19 +145,24 @@ class Assembly:
             raise self._error(ErrorKind.CONTENT_FILTER, words)
         if ending is None:
             raise self._incomplete()
-        if ending == "tool":
+        usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens)
+        calls = self._calls.complete() if self._calls is not None else ()
+        if calls and ending == "length":
             raise self._error(
-                ErrorKind.MALFORMED_RESPONSE, "the model called a tool that it was not given"
+                ErrorKind.MALFORMED_RESPONSE, "max_tokens was used up in the middle of a tool call"
             )
-        if not self.began:
+        if self._calls is not None and calls:
+            return ToolRequest(calls=calls, raw=self._calls.raw(), usage=usage, model=self._model)
+        if ending == "tool":
+            raise self._error(ErrorKind.MALFORMED_RESPONSE, self._no_call())
+        if not self._spoke:
             raise self._empty(ending)
-        return Finish(
-            reason=ending,
-            usage=Usage(
-                prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens
-            ),
-            model=self._model,
-        )
+        return Finish(reason=ending, usage=usage, model=self._model)
+
+    def _no_call(self) -> str:
+        if self._calls is None:
+            return "the model called a tool that it was not given"
+        return f"the model's call of a tool is broken ({self._reason})"
 
     def _note(self, part: Part) -> None:
         self._refusal += part.refusal

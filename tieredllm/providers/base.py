@@ -9,17 +9,58 @@ chunks yield nothing here, so waiting for the next `Delta` is waiting for a toke
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from tieredllm.profile.schema import Params
-from tieredllm.types import Message, Prompt, Usage
+from tieredllm.types import Message, Prompt, ToolCall, ToolResult, Usage
 
-__all__ = ["Backend", "Call", "Chunk", "Delta", "Finish", "Missing", "ProbeResult", "TokenCounter"]
+__all__ = [
+    "WITH_TOOLS",
+    "Backend",
+    "Call",
+    "CallPiece",
+    "Chunk",
+    "Delta",
+    "Finish",
+    "Missing",
+    "ProbeResult",
+    "TokenCounter",
+    "ToolDeclaration",
+    "ToolRequest",
+    "ToolTurn",
+]
+
+WITH_TOOLS = frozenset({"openai", "anthropic", "gemini"})
+"""The providers whose models can call tools; others get what tools gave as text at most."""
 
 TokenCounter = Callable[[str], int]
 """How many tokens a text has, exactly or as a safe estimate."""
+
+
+class ToolDeclaration(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell a model of a tool."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """The JSON Schema of its arguments, an object."""
+
+
+class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold one round of calls and their results, as a model is told of it afterwards."""
+
+    text: str
+    """What the model said before its calls."""
+    calls: tuple[ToolCall, ...]
+    results: tuple[ToolResult, ...]
+    """One for each call, in the calls' order."""
+    made_by: str
+    """The identity of the backend that made the calls."""
+    raw: Any = None
+    """The model's turn in its vendor's own form, for that backend alone: signatures in it hold
+    nowhere else."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +76,12 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     omit: frozenset[str] = frozenset()
     """Wire names of request parameters this model is known to reject."""
     request_id: str
+    tools: tuple[ToolDeclaration, ...] = ()
+    """What the model may call."""
+    turns: tuple[ToolTurn, ...] = ()
+    """What has been called so far; comes after the messages."""
+    may_call: bool = True
+    """Whether it may go on calling tools; when not, it must answer with what it has."""
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -56,7 +103,22 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     cached_at: str | None = None
 
 
-Chunk = Delta | Finish
+class CallPiece(msgspec.Struct, frozen=True):
+    """Say that a call of a tool is being written: a token that is no text."""
+
+
+class ToolRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """End a turn in which the model calls tools instead of answering; nothing has run yet."""
+
+    calls: tuple[ToolCall, ...]
+    """Never empty; their ids are unique among them."""
+    raw: Any = None
+    """See `ToolTurn.raw`."""
+    usage: Usage = Usage()
+    model: str | None = None
+
+
+Chunk = Delta | CallPiece | Finish | ToolRequest
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +174,7 @@ class Backend(Protocol):
         ...
 
     def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
-        """Make one attempt: yield deltas, then one finish.
+        """Make one attempt: yield deltas, then one finish, or one request for tools.
 
         Closing the generator ends the attempt and frees its connection or native call at once.
 

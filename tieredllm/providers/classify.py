@@ -34,6 +34,12 @@ _UNSUPPORTED = re.compile(
     r"|deprecated|cannot both be|extra (?:inputs|fields)"
 )
 
+# A model or a server without tools that does not call the parameter unsupported: OpenRouter (404),
+# llama.cpp's server (500), vLLM.
+_NO_TOOLS = re.compile(
+    r"(?i)no endpoints found that support tool use|requires --(?:jinja|enable-auto-tool-choice)"
+)
+
 
 def classify_response(
     sent: Sent, *, status: int, headers: Mapping[str, str], body: bytes, now: float
@@ -78,6 +84,8 @@ def _error(
 ) -> FallbackTriggerError:
     kind = _kind(error, meant, inside_200=status < 300)
     parameter = _parameter(sent, error) if kind is ErrorKind.BAD_REQUEST else None
+    if "tools" in sent.parameters.values() and _NO_TOOLS.search(error.message):
+        kind, parameter = ErrorKind.BAD_REQUEST, "tools"
     if kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE) and wait_s is None:
         wait_s = error.retry_after_s
     return FallbackTriggerError(

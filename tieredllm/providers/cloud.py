@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -19,7 +19,16 @@ from tieredllm.errors import ErrorInfo, ErrorKind, FallbackTriggerError
 from tieredllm.profile.schema import BASE_URLS, Params
 from tieredllm.prompts.tokens import estimate_tokens
 from tieredllm.providers.assembly import Assembly, Ending, Part
-from tieredllm.providers.base import Call, Chunk, Delta, Missing, ProbeResult, TokenCounter
+from tieredllm.providers.base import (
+    Call,
+    CallPiece,
+    Chunk,
+    Delta,
+    Missing,
+    ProbeResult,
+    TokenCounter,
+)
+from tieredllm.providers.calls import Calls
 from tieredllm.providers.http import HttpClients, Reply, Request
 from tieredllm.providers.sent import Sent
 from tieredllm.providers.shape import NotJsonError, decode
@@ -135,11 +144,18 @@ class CloudBackend(ABC):
         """Do nothing: the connections belong to the manager."""
 
     async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
-        """Make one attempt: yield deltas, then one finish.
+        """Make one attempt: yield deltas, then one finish, or one request for tools.
 
         Raises:
             FallbackTriggerError: for every failure.
         """
+        calls = self._calls() if call.tools and call.may_call else None
+
+        def read(value: dict[str, Any]) -> Part:
+            if calls is not None:
+                calls.take(value)
+            return self._read(value)
+
         ask = self._ask(call)
         sent = self._sent(ask.path, ask.parameters)
         request = Request(
@@ -153,18 +169,18 @@ class CloudBackend(ABC):
         text = ""
         async with self._http.send(request, sent) as reply:
             whole = await reply.form() == "body"
-            assembly = self._assembly(reply, sent, whole=whole)
+            assembly = self._assembly(reply, sent, calls, whole=whole)
             if whole:
-                for part in self._parts(await reply.body(), sent, reply):
+                for part in self._parts(await reply.body(), sent, reply, read):
                     text += assembly.take(part)
             else:
-                pieces = stream_texts(reply.events(), assembly, self._read, tail_s=self.tail_s)
+                pieces = stream_texts(reply.events(), assembly, read, tail_s=self.tail_s)
                 async with aclosing(pieces):
                     async for piece in pieces:
-                        yield Delta(piece)
+                        yield Delta(piece) if piece else CallPiece()
         # Nothing of a document is passed on before it is known to be complete and not refused.
         finish = assembly.finish()
-        if whole:
+        if whole and text:
             yield Delta(text)
         yield finish
 
@@ -198,6 +214,10 @@ class CloudBackend(ABC):
     @abstractmethod
     def _read(self, value: dict[str, Any]) -> Part:
         """Read one event of a stream, or a whole answer; never fails, whatever its shape."""
+
+    @abstractmethod
+    def _calls(self) -> Calls:
+        """Make what collects the tool calls of one answer."""
 
     @abstractmethod
     def _names(self, value: Any) -> list[str] | None:
@@ -234,7 +254,7 @@ class CloudBackend(ABC):
             parameters=parameters,
         )
 
-    def _assembly(self, reply: Reply, sent: Sent, *, whole: bool) -> Assembly:
+    def _assembly(self, reply: Reply, sent: Sent, calls: Calls | None, *, whole: bool) -> Assembly:
         def classify(value: Any) -> FallbackTriggerError:
             from tieredllm.providers.classify import classify_inside_200
 
@@ -250,11 +270,14 @@ class CloudBackend(ABC):
             endings=self.endings,
             classify=classify,
             presentable=sent.presentable,
+            calls=calls,
             status=reply.status,
             whole=whole,
         )
 
-    def _parts(self, body: bytes, sent: Sent, reply: Reply) -> list[Part]:
+    def _parts(
+        self, body: bytes, sent: Sent, reply: Reply, read: Callable[[dict[str, Any]], Part]
+    ) -> list[Part]:
         try:
             value = decode(body)
         except NotJsonError as exc:
@@ -265,7 +288,7 @@ class CloudBackend(ABC):
             ) from exc
         # Google's endpoints send errors, and streams that are not asked for as events, as lists.
         values = value if isinstance(value, list) else [value]
-        return [self._read(item) for item in values if isinstance(item, dict)]
+        return [read(item) for item in values if isinstance(item, dict)]
 
     async def _look_up(self) -> str | None:
         sent = self._sent(self.models_path, {})

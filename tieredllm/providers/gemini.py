@@ -11,7 +11,9 @@ from urllib.parse import quote
 
 from tieredllm.providers.assembly import Ending, Part
 from tieredllm.providers.base import Call
+from tieredllm.providers.calls import Calls
 from tieredllm.providers.cloud import Ask, CloudBackend, Vendor
+from tieredllm.providers.gemini_tools import GeminiCalls, contents_of, declared
 from tieredllm.providers.sent import Sent
 from tieredllm.providers.shape import count_at, dig, error_in, text_at
 from tieredllm.providers.turns import alternating, split_system
@@ -61,22 +63,29 @@ class GeminiBackend(CloudBackend):
         }
         body: dict[str, Any] = {
             "contents": [
-                {
-                    "role": "model" if turn.role == "assistant" else "user",
-                    "parts": [{"text": turn.content}],
-                }
-                for turn in alternating(turns)
+                *(
+                    {
+                        "role": "model" if turn.role == "assistant" else "user",
+                        "parts": [{"text": turn.content}],
+                    }
+                    for turn in alternating(turns)
+                ),
+                *(contents_of(call, identity=self.identity) if call.turns else ()),
             ],
             "generationConfig": options,
         }
         if system:
             body["systemInstruction"] = {"parts": [{"text": system}]}
+        if call.tools:
+            body["tools"] = declared(call.tools)
+        if call.tools and not call.may_call:
+            body["toolConfig"] = {"functionCallingConfig": {"mode": "NONE"}}
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
         name = self.model if "/" in self.model else f"models/{self.model}"
         return Ask(
             path=f"/{quote(name)}:{method}",
             body=body,
-            parameters=_parameters(options, system=bool(system)),
+            parameters=_parameters(options, system=bool(system), tools=bool(call.tools)),
             stream=stream,
         )
 
@@ -100,6 +109,9 @@ class GeminiBackend(CloudBackend):
 
     def _headers(self, sent: Sent) -> dict[str, str]:
         return {"x-goog-api-key": sent.key} if sent.key else {}
+
+    def _calls(self) -> Calls:
+        return GeminiCalls()
 
     def _read(self, value: dict[str, Any]) -> Part:
         candidate = dig(value, "candidates", 0)
@@ -128,6 +140,7 @@ class GeminiBackend(CloudBackend):
                 None if answered is None and thought is None else (answered or 0) + (thought or 0)
             ),
             model=text_at(value, "modelVersion"),
+            calls=isinstance(parts, list) and any(map(_is_call, parts)),
             candidates=isinstance(candidate, dict),
         )
 
@@ -138,13 +151,17 @@ class GeminiBackend(CloudBackend):
         return [name.removeprefix("models/") for item in listed if (name := text_at(item, "name"))]
 
 
+def _is_call(part: Any) -> bool:
+    return isinstance(dig(part, "functionCall"), dict)
+
+
 def _refusal(reason: str | None, candidate: Any) -> str:
     if reason is None or GeminiBackend.endings.get(reason.lower()) != "content_filter":
         return ""
     return text_at(candidate, "finishMessage") or ""
 
 
-def _parameters(options: dict[str, Any], *, system: bool) -> dict[str, str]:
+def _parameters(options: dict[str, Any], *, system: bool, tools: bool) -> dict[str, str]:
     """Give the words Google uses for what was sent, besides its names."""
     words = {name: name for name in options}
     if "thinkingConfig" in options:
@@ -153,6 +170,9 @@ def _parameters(options: dict[str, Any], *, system: bool) -> dict[str, str]:
         # "Developer instruction is not enabled for models/gemma-3-27b-it"
         for word in ("developer instruction", "systemInstruction"):
             words[word] = "systemInstruction"
+    if tools:
+        # "Function calling is not enabled for models/gemma-3-27b-it"
+        words |= dict.fromkeys(("function calling", "tool use", "tools"), "tools")
     return words
 
 

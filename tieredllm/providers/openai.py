@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 
 from tieredllm.providers.assembly import Ending, Part
 from tieredllm.providers.base import Call
+from tieredllm.providers.calls import Calls
 from tieredllm.providers.cloud import Ask, CloudBackend, Vendor
+from tieredllm.providers.openai_tools import OpenAICalls, declared, messages_of
 from tieredllm.providers.sent import Sent
 from tieredllm.providers.shape import count_at, dig, error_in, text_at, text_of
 from tieredllm.providers.turns import split_system
@@ -22,6 +24,7 @@ __all__ = ["OpenAIBackend"]
 # gpt-5.1 to 5.5 whose default is not to think, gpt-5.6 and gpt-6 (reference of `reasoning_effort`;
 # answers of the API to gpt-5.6 and gpt-6.2 in 2026). The chat variants do neither.
 _THINKING = re.compile(r"(?:o[0-9]|gpt-5(?!\.[1-5](?![0-9]))|gpt-[6-9]|gpt-[1-9][0-9])(?!.*chat)")
+_TOOL_WORDS = ("tool calling", "tool use", "function calling")
 _SAMPLING = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
 
 
@@ -55,6 +58,8 @@ class OpenAIBackend(CloudBackend):
             "presence_penalty": params.presence_penalty or None,
             self._cap(call): params.max_tokens,
             "stream_options": {"include_usage": True} if stream else None,
+            "tools": declared(call.tools) or None,
+            "tool_choice": "none" if call.tools and not call.may_call else None,
         }
         if self._at_home and _THINKING.match(self.model):
             options |= dict.fromkeys(_SAMPLING)
@@ -64,13 +69,24 @@ class OpenAIBackend(CloudBackend):
             for name, value in options.items()
             if value is not None and name not in call.omit
         }
-        messages = [{"role": "system", "content": system}] if system else []
+        messages: list[dict[str, Any]] = []
+        if system:
+            messages.append({"role": "system", "content": system})
         messages += [{"role": turn.role, "content": turn.content} for turn in turns]
+        if call.turns:
+            messages += messages_of(
+                call, identity=self.identity, wants_reasoning="deepseek.com" in self._base_url
+            )
         body = {"model": self.model, "messages": messages, "stream": stream, **options}
         return Ask(
             path="/chat/completions",
             body=body,
-            parameters={name: name for name in (*options, *(["stream"] if stream else []))},
+            parameters={
+                **{name: name for name in options},
+                **({"stream": "stream"} if stream else {}),
+                # "`tool calling` is not supported with this model" (Groq)
+                **(dict.fromkeys(_TOOL_WORDS, "tools") if "tools" in options else {}),
+            },
             stream=stream,
         )
 
@@ -88,6 +104,9 @@ class OpenAIBackend(CloudBackend):
     def _headers(self, sent: Sent) -> dict[str, str]:
         return {"Authorization": f"Bearer {sent.key}"} if sent.key else {}
 
+    def _calls(self) -> Calls:
+        return OpenAICalls()
+
     def _read(self, value: dict[str, Any]) -> Part:
         choice = dig(value, "choices", 0)
         said = dig(choice, "delta") or dig(choice, "message")
@@ -96,6 +115,7 @@ class OpenAIBackend(CloudBackend):
             text=text_of(dig(said, "content")),
             refusal=text_at(said, "refusal") or "",
             reason=text_at(choice, "finish_reason"),
+            calls=bool(dig(said, "tool_calls")),
             error=error_in(value),
             prompt_tokens=count_at(usage, "prompt_tokens"),
             completion_tokens=count_at(usage, "completion_tokens"),

@@ -30,6 +30,8 @@ async def stream_texts(
 ) -> AsyncGenerator[str, None]:
     """Yield the answer's text as it comes; `assembly.finish` judges it afterwards.
 
+    A piece of a tool call is yielded as an empty text.
+
     Args:
         events: the response's events; closed at the end.
         assembly: where the answer is put together.
@@ -50,7 +52,8 @@ async def stream_texts(
             if part is None:
                 assembly.skip()
                 continue
-            if text := assembly.take(part):
+            text = assembly.take(part)
+            if text or (part.calls and assembly.began):
                 yield text
             if part.done:
                 await _drain(events)

@@ -6,8 +6,8 @@ from typing import TextIO
 
 from tieredllm.render.output import write
 from tieredllm.render.plain_stream import PlainStream
-from tieredllm.render.remarks import broke_off, remark
-from tieredllm.types import Answer, Answered, AttemptFailed, Event, Notice, Token
+from tieredllm.render.remarks import broke_off, called_tools, remark
+from tieredllm.types import Answer, Answered, AttemptFailed, Event, Notice, Token, ToolsWanted
 
 __all__ = ["PlainAnswer"]
 
@@ -66,11 +66,21 @@ class PlainAnswer:
                 self._text.feed(event.text)
             case AttemptFailed() if self._text is not None and event.streamed:
                 self._break_off(event)
+            case ToolsWanted() if self._text is not None:
+                self.close()
+                line = called_tools(event.tier, event.names)
+                write(self._stderr, f"tieredllm: {line}; the answer starts anew after them\n")
             case Answered():
                 self._end(event.answer)
 
     def tick(self) -> None:
         """Do nothing: there is no spinner where there is no terminal."""
+
+    def pause(self) -> None:
+        """Do nothing: nothing moves."""
+
+    def resume(self) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """End the line of an answer that was stopped half-way."""

@@ -14,9 +14,18 @@ from tieredllm.types import (
     Notice,
     RetryScheduled,
     TierSkipped,
+    ToolEnded,
+    ToolStarted,
 )
 
-__all__ = ["broke_off", "describe_backend", "describe_error", "describe_failure", "remark"]
+__all__ = [
+    "broke_off",
+    "called_tools",
+    "describe_backend",
+    "describe_error",
+    "describe_failure",
+    "remark",
+]
 
 _LIMIT = 160
 """Characters of what a remark says of a failure: two lines of a terminal."""
@@ -75,6 +84,11 @@ def remark(event: Event) -> str | None:
             line = f"{describe_backend(attempt)} {what} after {after}"
         case TierSkipped():
             line = f"skipping {describe_backend(event.attempt)}: {describe_failure(event.attempt)}"
+        case ToolStarted():
+            called = f"{event.name} {event.arguments}".strip()
+            line = f"{one_line(event.tier)} calls {one_line(called, _LIMIT)}"
+        case ToolEnded():
+            line = f"{one_line(event.tier)}: {_result(event)}"
         case FellBack():
             line = f"falling back from {one_line(event.from_tier)} to {one_line(event.to_tier)}"
         case Notice():
@@ -83,6 +97,23 @@ def remark(event: Event) -> str | None:
             after = f"{event.answer.latency_ms / 1000:.1f} s"
             line = f"{one_line(event.answer.tier)} answered after {after}"
     return line
+
+
+def _result(event: ToolEnded) -> str:
+    result = event.result
+    name = one_line(result.name, _LIMIT)
+    if result.repeated:
+        return f"{name} has run before, and is not run again"
+    after = f"after {result.duration_ms / 1000:.1f} s"
+    if result.is_error:
+        return f"{name}: {result.outcome} {after}: {one_line(result.text, _LIMIT)}"
+    return f"{name} gave {len(result.text)} characters {after}"
+
+
+def called_tools(tier: str, names: tuple[str, ...]) -> str:
+    """Word that a model calls tools: `primary calls now and count`."""
+    told = " and ".join(dict.fromkeys(names))
+    return f"{one_line(tier)} calls {one_line(told, _LIMIT)}"
 
 
 def _try(number: int) -> str:

@@ -26,6 +26,14 @@ class View(Protocol):
         """Bring up to date what is shown while waiting; called some ten times a second."""
         ...
 
+    def pause(self) -> None:
+        """Take what moves off the screen while something else is asked there."""
+        ...
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        ...
+
     def close(self) -> None:
         """Leave the terminal as it should be; may be called again."""
         ...

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING
 
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.output import write
-from tieredllm.render.remarks import describe_error
+from tieredllm.render.remarks import called_tools, describe_error
 from tieredllm.render.sanitize import one_line
-from tieredllm.types import Answered, AttemptFailed, AttemptStarted, Event, RetryScheduled, Token
+from tieredllm.types import (
+    Answered,
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    RetryScheduled,
+    Token,
+    ToolsWanted,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +54,7 @@ class Spinner:
         self._waits: dict[str, Callable[[float], tuple[str, str]]] = {}
         self._since: float | None = None
         self._drawn_cells = 0
+        self._paused = False
         encoding = (getattr(console.file, "encoding", None) or "utf-8").lower()
         self._fancy = encoding.replace("-", "").startswith("utf")
         self._frames = itertools.cycle(_FRAMES if self._fancy else _ASCII_FRAMES)
@@ -58,6 +67,9 @@ class Spinner:
             case RetryScheduled():
                 now = self._clock.monotonic()
                 self._wait_for(event.tier, _again(event, at=now + event.wait_s))
+            case ToolsWanted():
+                line = called_tools(event.tier, event.names)
+                self._wait_for(event.tier, lambda _now: (line, ""))
             case AttemptFailed():
                 self._waits.pop(event.attempt.tier, None)
             case Token() | Answered():
@@ -65,7 +77,7 @@ class Spinner:
 
     def tick(self) -> None:
         """Draw the line anew, once there has been something to wait for long enough."""
-        if not self._enabled or not self._waits or self._since is None:
+        if not self._enabled or self._paused or not self._waits or self._since is None:
             return
         now = self._clock.monotonic()
         waited_s = now - self._since
@@ -78,6 +90,15 @@ class Spinner:
             head, detail = " and ".join(self._waits), ""
         line = self._fitted(head, detail, int(waited_s))
         self._draw(f"{next(self._frames)} {line}")
+
+    def pause(self) -> None:
+        """Take the line off the screen and draw none, until `resume`."""
+        self.clear()
+        self._paused = True
+
+    def resume(self) -> None:
+        """Draw again from the next `tick` on."""
+        self._paused = False
 
     def clear(self) -> None:
         """Take the line off the screen; the next `tick` brings it back."""

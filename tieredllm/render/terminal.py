@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Protocol
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.output import write
 from tieredllm.render.plain_stream import PlainStream
-from tieredllm.render.remarks import broke_off, remark
+from tieredllm.render.remarks import broke_off, called_tools, remark
 from tieredllm.render.spinner import Spinner
-from tieredllm.types import Answer, Answered, AttemptFailed, AttemptStarted, Event, Notice, Token
+from tieredllm.types import (
+    Answer,
+    Answered,
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    Notice,
+    Token,
+    ToolsWanted,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,6 +103,8 @@ class TerminalAnswer:
             case AttemptStarted() if self._broken is not None:
                 same = event.tier == self._broken[0]
                 self._announce(event.model if same else event.tier)
+            case ToolsWanted() if self._text is not None:
+                self._put_off(event)
             case Answered():
                 self._end(event.answer)
         if self._stream or not isinstance(event, Token):
@@ -112,6 +123,14 @@ class TerminalAnswer:
             # While the first tier thinks, load what takes a tenth of a second to load.
             self._is_warm = True
             import tieredllm.render.markdown_stream  # noqa: F401
+
+    def pause(self) -> None:
+        """Take the spinner off the screen while something else is asked there."""
+        self._spinner.pause()
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._spinner.resume()
 
     def close(self) -> None:
         """Leave the terminal as it should be, also after an interruption; may be called again."""
@@ -155,6 +174,18 @@ class TerminalAnswer:
             self._text.abandon()
             self._text = None
         self._broken = (tier, kind)
+
+    def _put_off(self, event: ToolsWanted) -> None:
+        """End text that turned out to be no answer: what follows the tools starts afresh."""
+        if self._text is not None:
+            self._text.finish()
+            self._text = None
+        line = f"— {called_tools(event.tier, event.names)} —"
+        print_dim(self._stderr, line)
+        if not self._stderr.is_terminal:
+            print_dim(self._stdout, line)
+        write(self._stdout.file, "\n")
+        self._release()
 
     def _announce(self, following: str | None) -> None:
         """Say that a tier broke off, now that it is known what follows; on the answer's screen."""

@@ -95,7 +95,7 @@ def ending(attempt: Attempt) -> str:
     """Word which backend an attempt asked and how it ended: `openai gpt: failed: timeout`."""
     backend = one_line(" ".join(dict.fromkeys((attempt.provider, attempt.model))))
     if attempt.outcome == "ok":
-        return f"{backend}: answered"
+        return f"{backend}: {one_line(attempt.reason) if attempt.reason else 'answered'}"
     return f"{backend}: {attempt.outcome}: {describe_failure(attempt, WHY_MOST)}"
 
 

@@ -1,4 +1,4 @@
-"""Define what a tool is, one call of it, and its result."""
+"""Define what a tool is; its calls and results are among the types."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
+
+from tieredllm.types import ToolCall, ToolOutcome, ToolResult
 
 __all__ = [
     "ArgumentsError",
@@ -26,8 +28,7 @@ Run = Callable[[Arguments, float], Awaitable[str]]
 """Run with checked arguments, until a deadline on the event loop's clock; give the result."""
 Grant = Literal["all", "none"] | tuple[str, ...]
 """Which tools a tier may use: its `tools` in the profile."""
-Outcome = Literal["ok", "failed", "timeout", "cancelled", "invalid", "unknown", "denied"]
-"""How a call ended. After the last three nothing ran."""
+Outcome = ToolOutcome
 
 TIMEOUT_S = 30.0
 """How long one call may take unless its tool says otherwise."""
@@ -60,39 +61,3 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """Finds mistakes in arguments."""
     run: Run
     """Does the work; raises `ToolFailureError`, and whatever else goes wrong."""
-
-
-class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold a call as a model made it."""
-
-    id: str
-    """The vendor's, or one made up where a vendor gives none; unique in the request."""
-    name: str
-    arguments: str = ""
-    """JSON text, as it came; empty for none."""
-
-
-class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what came of a call: data from outside, cleaned and limited, never instructions."""
-
-    call_id: str
-    name: str
-    text: str
-    """What the tool gave, or what went wrong."""
-    outcome: Outcome
-    repeated: bool = False
-    """Whether it is remembered from the same call earlier in the request; nothing ran again."""
-    duration_ms: float = 0.0
-
-    @property
-    def is_error(self) -> bool:
-        """Whether the text says what went wrong."""
-        return self.outcome != "ok"
-
-    @property
-    def for_model(self) -> str:
-        """Give the text a model gets, where a vendor's wire has no flag for errors."""
-        text = f"Error: {self.text}" if self.is_error else self.text
-        if not self.repeated:
-            return text
-        return f"(The same call as before in this request; it was not run again.)\n{text}"

@@ -72,6 +72,11 @@ class ToolSession:
         return tuple(self._records)
 
     @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why some tools are missing."""
+        return self._toolbox.troubles
+
+    @property
     def rounds_left(self) -> int:
         """How often models may still call tools; at 0 they must answer without."""
         return self._rounds_left

@@ -1,0 +1,209 @@
+"""`ask` with tools, as a process: JSON, pipes, approval on a terminal, and what is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_support import Terminal, answering, cli, profile, served, two_clouds
+from tool_wire_support import calling
+from tools_support import MCP_SERVER
+from wire_support import answers, response, stream
+
+from tieredllm.client import FallbackManager
+from tieredllm.paths import Places
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Give the user's directories."""
+    return tmp_path / "user"
+
+
+@pytest.fixture
+def counter(tmp_path):
+    """Give the file in which the MCP server counts."""
+    return tmp_path / "counter"
+
+
+class Model:
+    """A server whose model calls a tool, and answers or fails once it has the result."""
+
+    def __init__(self, vendor, name, arguments, then, *, text="", rounds=1):
+        self.vendor = vendor
+        self.then = then
+        self.calls = stream(*calling(vendor, ("call_1", name, arguments), text=text))
+        self.rounds = rounds
+        self.served = 0
+
+    async def __call__(self, connection):
+        self.served += 1
+        await connection.send(self.calls if self.served <= self.rounds else self.then)
+
+
+def with_tools(home, counter, *servers, approve="always", tools="all"):
+    """Write a profile of tiers that may call the MCP server's tools, then rules."""
+    tiers = "".join(
+        f"  - {{name: {name}, provider: {vendor}, model: m-1, base_url: '{url}',"
+        f" api_key_env: null, retries: 0, backoff: {{base_s: 0.01}}, tools: {tools}}}\n"
+        for name, (vendor, url) in zip(("primary", "secondary"), servers, strict=False)
+    )
+    command = json.dumps([sys.executable, str(MCP_SERVER), str(counter)])
+    return profile(
+        home,
+        f"name: test\ntiers:\n{tiers}  - {{name: rules, provider: rules}}\n"
+        f"tools:\n  builtin: [calculate]\n  approve: {approve}\n"
+        f"  mcp: {{c: {{command: {command}}}}}\n",
+    )
+
+
+def test_json_tells_the_calls_and_nothing_runs_twice(home, counter):
+    """The first tier dies after its call; the second gets the result, and the count is one."""
+    dying = Model("openai", "c__count", {"by": 1}, response(503, {"error": {"message": "down"}}))
+    again = Model("anthropic", "c__count", {"by": 1}, answers("anthropic", "It is 1."))
+    with served(dying) as first, served(again) as second:
+        path = with_tools(home, counter, ("openai", first.url + "/v1"), ("anthropic", second.url))
+        done = cli(home, "-p", path, "ask", "--json", "count, please")
+
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["text"], answer["tier"]) == (0, "It is 1.", "secondary")
+    assert counter.read_text() == "1"
+    made, repeated = answer["tool_calls"]
+    assert (
+        made.items()
+        >= {
+            "tier": "primary",
+            "name": "c__count",
+            "arguments": {"by": 1},
+            "outcome": "ok",
+            "result": "counted to 1",
+        }.items()
+    )
+    assert made["duration_ms"] > 0
+    assert (repeated["tier"], repeated["repeated"]) == ("secondary", True)
+    told = second.requests[0].json["messages"]
+    assert told[1]["content"][0]["type"] == "tool_use"
+    assert told[2]["content"][0]["content"] == "counted to 1"
+    outcomes = [(it["tier"], it["outcome"]) for it in answer["attempts"]]
+    assert outcomes == [
+        ("primary", "ok"),
+        ("primary", "failed"),
+        ("secondary", "ok"),
+        ("secondary", "ok"),
+    ]
+
+
+def test_a_pipe_never_approves(home, counter):
+    """Without a terminal `approve: ask` means no, and the model is told; the option means yes."""
+    for options, counted in (([], False), (["--approve-tools"], True)):
+        model = Model("openai", "c__count", {"by": 1}, answering("Done."))
+        with served(model) as server:
+            path = with_tools(home, counter, ("openai", server.url + "/v1"), approve="ask")
+            done = cli(home, "-p", path, "ask", "-v", *options, "count, please", stdin=b"y\ny\n")
+
+        assert done.stdout == b"Done.\n"
+        assert counter.exists() == counted
+        result = server.requests[1].json["messages"][-1]["content"]
+        assert ("nobody at a terminal" in result) != counted
+        shown = done.stderr.decode()
+        assert 'primary calls c__count {"by":1}' in shown
+        assert ("c__count gave 12 characters" if counted else "c__count: denied") in shown
+
+
+@pytest.mark.parametrize("said", ["y", "n"])
+def test_a_person_approves_on_a_terminal(home, counter, said):
+    """A tool that may change something is asked about; what the model said before is set apart."""
+    model = Model("openai", "c__count", {"by": 1}, answering("All done."), text="I will count.")
+    with served(model) as server:
+        path = with_tools(home, counter, ("openai", server.url + "/v1"), approve="ask")
+        terminal = Terminal(home, "-p", path, "ask", "count, please")
+        terminal.until("Run it? [y/N]")
+        asked = list(terminal.lines)
+        terminal.type(f"{said}\r")
+        assert terminal.run() == 0
+
+    assert any("primary calls c__count" in line for line in asked)
+    assert any('c__count {"by":1}' in line for line in asked)
+    assert counter.exists() == (said == "y")
+    assert terminal.lines[-1] == "All done."
+    assert any(line.startswith("I will count.") for line in terminal.lines)
+
+
+def test_a_broken_server_leaves_the_answer(home, counter):
+    """A tool server that does not start is a line on stderr; the model is asked without it."""
+    with served(answering("Fine.")) as server:
+        path = with_tools(home, counter, ("openai", server.url + "/v1"))
+        text = Path(path).read_text().replace(f'"{counter}"', f'"{counter}", "dead"')
+        done = cli(home, "-p", profile(home, text), "ask", "hello?")
+
+    assert (done.returncode, done.stdout) == (0, b"Fine.\n")
+    assert b"MCP server c" in done.stderr
+    tools = server.requests[0].json["tools"]
+    assert [tool["function"]["name"] for tool in tools] == ["calculate"]
+
+
+def test_a_stream_into_a_pipe_says_what_is_void(home, counter):
+    """With `--stream` the text before a call is in the pipe; a line on stderr says what follows."""
+    model = Model("openai", "calculate", {"expression": "6*7"}, answering("42."), text="Wait.")
+    with served(model) as server:
+        path = with_tools(home, counter, ("openai", server.url + "/v1"), tools="[calculate]")
+        done = cli(home, "-p", path, "ask", "--stream", "what is it?")
+
+    assert done.stdout == b"Wait.\n42.\n"
+    assert b"primary calls calculate; the answer starts anew" in done.stderr
+    assert not counter.exists()
+
+
+def test_log_show_names_the_tools(home, counter):
+    """The log says of an attempt which tools it called."""
+    model = Model("openai", "calculate", {"expression": "6*7"}, answering("42."))
+    with served(model) as server:
+        path = with_tools(home, counter, ("openai", server.url + "/v1"), tools="[calculate]")
+        done = cli(home, "-p", path, "ask", "--json", "what is it?")
+    shown = cli(home, "log", "show", json.loads(done.stdout)["request_id"])
+
+    assert b"openai m-1: called calculate" in shown.stdout
+
+
+def test_programs_get_tools_too(home, counter, monkeypatch):
+    """`FallbackManager.ask` runs tools and ends what they started."""
+    model = Model("gemini", "c__count", {"by": 2}, answers("gemini", "Two."))
+    with served(model) as server:
+        path = with_tools(home, counter, ("gemini", server.url + "/v1beta"), approve="ask")
+        places = Places.from_environment({"TIEREDLLM_HOME": str(home)})
+        manager = FallbackManager(path, env={}, places=places, approve_tools=True)
+        answer = manager.ask("count, please")
+
+    assert answer.text == "Two."
+    assert answer.tool_calls[0].result == "counted to 2"
+    sent = server.requests[1].json["contents"][-1]["parts"][0]["functionResponse"]
+    assert sent["response"] == {"result": "counted to 2"}
+
+
+def test_a_request_without_tools_loads_none_of_it(home):
+    """A cloud `ask` whose profile grants nothing imports nothing of the tools."""
+    script = """
+import sys
+from pathlib import Path
+from tieredllm.client import FallbackManager
+from tieredllm.paths import Places
+home, path = sys.argv[1:]
+manager = FallbackManager(path, env={}, places=Places.from_environment({"TIEREDLLM_HOME": home}))
+answer = manager.ask("hello?")
+assert answer.text == "Hi." and answer.tool_calls == ()
+print([name for name in sys.modules if name.startswith(("tieredllm.tools", "mcp"))])
+"""
+    with served(answering("Hi.")) as server:
+        path = two_clouds(home, server.url + "/v1")
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(home), path],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+
+    assert done.stdout.strip() == "[]"

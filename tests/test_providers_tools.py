@@ -1,0 +1,455 @@
+"""The three vendors' tool calls, at the level of bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import msgspec
+import pytest
+from tool_wire_support import (
+    COUNT,
+    NOW,
+    SIGNATURE,
+    call_document,
+    called,
+    calling,
+    openai_fragment,
+)
+from wire_support import (
+    CHUNKED_END,
+    STREAM_HEAD,
+    answers,
+    ask,
+    attempt,
+    backend,
+    call,
+    chunk,
+    ends,
+    event,
+    llama_server,
+    opens,
+    raw_server,
+    response,
+    says,
+    smollm2_path,
+    stream,
+)
+
+from tieredllm.providers.base import ToolTurn
+from tieredllm.providers.http import HttpClients
+from tieredllm.types import Message, ToolCall, ToolResult
+
+VENDORS = ["openai", "anthropic", "gemini"]
+TOOLS = (COUNT, NOW)
+CALLS = [
+    ("call_1", "count", {"by": 3, "why": 'ünï "quoted" \\ 🙂 \n'}),
+    ("call_2", "now", {}),
+]
+
+
+def decoded(calls):
+    return [(it.name, msgspec.json.decode(it.arguments or "{}")) for it in calls]
+
+
+def turn(made_by="elsewhere", raw=None, text="Let me see."):
+    return ToolTurn(
+        text=text,
+        calls=(
+            ToolCall(id="functions.count:0", name="count", arguments='{"by": 3}'),
+            ToolCall(id="functions.x:1", name="no such/tool", arguments='{"by": '),
+        ),
+        results=(
+            ToolResult(call_id="functions.count:0", name="count", text="counted", outcome="ok"),
+            ToolResult(
+                call_id="functions.x:1", name="no such/tool", text="none", outcome="unknown"
+            ),
+        ),
+        made_by=made_by,
+        raw=raw,
+    )
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("size", [1, 2, 13, 61, 100_000])
+def test_calls_come_whole_however_the_bytes_are_split(vendor, size):
+    """Two parallel calls and the text before them are the same wherever the stream is cut."""
+    payload = b"".join(calling(vendor, *CALLS, text="Let me see."))
+    pieces = [chunk(payload[at : at + size]) for at in range(0, len(payload), size)]
+    outcome, _ = ask(vendor, STREAM_HEAD + b"".join(pieces) + CHUNKED_END, call(tools=TOOLS))
+
+    assert outcome.text == "Let me see."
+    assert [it.id for it in outcome.request.calls] == ["call_1", "call_2"]
+    assert decoded(outcome.request.calls) == [("count", CALLS[0][2]), ("now", {})]
+    assert outcome.request.usage.prompt_tokens == 12
+    assert outcome.pieces >= 2
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("text", [None, "Let me see."])
+def test_calls_in_a_document(vendor, text):
+    """An answer that is not streamed may hold calls, with text or without."""
+    body = response(body=call_document(vendor, *CALLS, text=text))
+    outcome, _ = ask(vendor, body, call(tools=TOOLS, stream=False))
+
+    assert outcome.texts == ([text] if text else [])
+    assert decoded(outcome.request.calls) == [("count", CALLS[0][2]), ("now", {})]
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("text", ["", "Let me see."])
+def test_a_stream_that_is_cut_after_its_calls_asks_for_nothing(vendor, text):
+    """Calls count only when the stream has ended properly; until then it is interrupted."""
+    before = [says(vendor, text)] if text else []
+    events = [*opens(vendor), *before, *called(vendor, *CALLS)]
+    for end in (CHUNKED_END, b""):
+        outcome, _ = ask(vendor, stream(*events, end=end), call(tools=TOOLS))
+
+        assert outcome.request is None
+        assert outcome.kind == "stream_interrupted"
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_calls_that_are_cut_at_max_tokens_ask_for_nothing(vendor):
+    """Arguments that end at max_tokens may be cut, so the answer is malformed."""
+    outcome, _ = ask(vendor, stream(*calling(vendor, *CALLS, reason="length")), call(tools=TOOLS))
+
+    assert outcome.kind == "malformed_response"
+    assert "max_tokens" in outcome.error.message
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_calls_are_malformed_where_no_tool_was_given(vendor):
+    """A model that calls tools where it has none, or may call none any more, has not answered."""
+    events = stream(*calling(vendor, *CALLS))
+    for asked in (call(), call(tools=TOOLS, may_call=False)):
+        outcome, _ = ask(vendor, events, asked)
+
+        assert outcome.kind in {"malformed_response", "empty_response"}
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_refusal_beside_calls_is_a_refusal(vendor):
+    """A vendor's filter that stops an answer stops its calls, too."""
+    outcome, _ = ask(vendor, stream(*calling(vendor, *CALLS, reason="filter")), call(tools=TOOLS))
+
+    assert outcome.kind == "content_filter"
+
+
+def test_gemini_says_when_a_call_is_malformed():
+    """`MALFORMED_FUNCTION_CALL` is a broken answer, not a call that was not allowed."""
+    events = stream(*opens("gemini"), *ends("gemini", "MALFORMED_FUNCTION_CALL"))
+    outcome, _ = ask("gemini", events, call(tools=TOOLS))
+
+    assert outcome.kind == "malformed_response"
+    assert "MALFORMED_FUNCTION_CALL" in outcome.error.message
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls", "function_call"])
+def test_openai_calls_count_whatever_the_reason_says(reason):
+    """Compatible servers end a turn with calls by `stop` as well."""
+    outcome, _ = ask("openai", stream(*calling("openai", *CALLS, reason=reason)), call(tools=TOOLS))
+
+    assert len(outcome.request.calls) == 2
+
+
+ODD_FRAGMENTS = {
+    "no index, ids once": [
+        {"id": "a", "function": {"name": "count", "arguments": '{"by"'}},
+        {"function": {"arguments": ": 1}"}},
+        {"id": "b", "function": {"name": "now", "arguments": "{}"}},
+    ],
+    "no index, ids repeated": [
+        {"id": "a", "function": {"name": "count", "arguments": '{"by"'}},
+        {"id": "a", "function": {"arguments": ": 1}"}},
+        {"id": "b", "function": {"name": "now", "arguments": "{}"}},
+    ],
+    "no index, no ids": [
+        {"function": {"name": "count", "arguments": '{"by": 1}'}},
+        {"function": {"name": "now", "arguments": "{}"}},
+    ],
+    "all of index 0": [
+        {"index": 0, "id": "a", "function": {"name": "count", "arguments": '{"by": 1}'}},
+        {"index": 0, "id": "b", "function": {"name": "now", "arguments": "{}"}},
+    ],
+    "id and name repeated": [
+        {"index": 0, "id": "a", "function": {"name": "count", "arguments": '{"by"'}},
+        {"index": 0, "id": "a", "function": {"name": "count", "arguments": ": 1}"}},
+        {"index": 1, "id": "b", "function": {"name": "now", "arguments": None}},
+    ],
+    "the same id twice, arguments decoded": [
+        {"index": 0, "id": "a", "function": {"name": "count", "arguments": {"by": 1}}},
+        {"index": 1, "id": "a", "function": {"name": "now", "arguments": {}}},
+    ],
+}
+
+
+@pytest.mark.parametrize("shape", ODD_FRAGMENTS)
+def test_openai_fragments_of_other_servers(shape):
+    """Fragments without index or id, or with repeated ones, come to the same two calls."""
+    events = stream(
+        *opens("openai"),
+        *(openai_fragment(fragment) for fragment in ODD_FRAGMENTS[shape]),
+        *ends("openai", "tool_calls"),
+    )
+    outcome, _ = ask("openai", events, call(tools=TOOLS))
+
+    assert decoded(outcome.request.calls) == [("count", {"by": 1}), ("now", {})]
+    assert len({it.id for it in outcome.request.calls}) == 2
+    assert all(it.id for it in outcome.request.calls)
+
+
+def sent_with(vendor, asked):
+    """Give the body of a request."""
+    outcome, server = ask(vendor, answers(vendor, "Hi"), asked)
+    assert outcome.text == "Hi"
+    return server.requests[0].json
+
+
+def test_declarations_and_a_choice_of_none():
+    """Each vendor is told of the tools in its words, and of the end of the rounds."""
+    bodies = {vendor: sent_with(vendor, call(tools=TOOLS)) for vendor in VENDORS}
+    ended = {vendor: sent_with(vendor, call(tools=TOOLS, may_call=False)) for vendor in VENDORS}
+    bare = {vendor: sent_with(vendor, call()) for vendor in VENDORS}
+
+    assert bodies["openai"]["tools"][0] == {
+        "type": "function",
+        "function": {
+            "name": "count",
+            "description": "Count up.",
+            "parameters": COUNT.parameters,
+        },
+    }
+    assert bodies["anthropic"]["tools"][0] == {
+        "name": "count",
+        "description": "Count up.",
+        "input_schema": COUNT.parameters,
+    }
+    declared = bodies["gemini"]["tools"][0]["functionDeclarations"]
+    assert declared[0]["parametersJsonSchema"] == COUNT.parameters
+    assert [tool["name"] for tool in declared] == ["count", "now"]
+    assert ended["openai"]["tool_choice"] == "none"
+    assert ended["anthropic"]["tool_choice"] == {"type": "none"}
+    assert ended["gemini"]["toolConfig"] == {"functionCallingConfig": {"mode": "NONE"}}
+    for vendor in VENDORS:
+        assert "tool_choice" not in bodies[vendor]
+        assert "toolConfig" not in bodies[vendor]
+        assert not {"tools", "tool_choice", "toolConfig"} & bare[vendor].keys()
+
+
+def test_openai_is_told_of_rounds():
+    """Calls of another vendor go to OpenAI with ids, names and arguments that it takes."""
+    said, *results = sent_with("openai", call(tools=TOOLS, turns=(turn(), turn(text=""))))[
+        "messages"
+    ][1:4]
+
+    first, second = said["tool_calls"]
+    assert said["content"] == "Let me see."
+    assert first["function"] == {"name": "count", "arguments": '{"by":3}'}
+    assert second["function"] == {"name": "no_such_tool", "arguments": "{}"}
+    assert [it["tool_call_id"] for it in results] == [first["id"], second["id"]]
+    assert [it["content"] for it in results] == ["counted", "Error: none"]
+    assert all(re.fullmatch("[a-z0-9]{9}", it["id"]) for it in said["tool_calls"])
+
+
+def test_anthropic_is_told_of_rounds():
+    """Results go to Anthropic in one user turn; ids differ between rounds."""
+    messages = sent_with("anthropic", call(tools=TOOLS, turns=(turn(), turn(text=""))))["messages"]
+
+    assert [it["role"] for it in messages] == ["user", "assistant", "user", "assistant", "user"]
+    said, results = messages[1]["content"], messages[2]["content"]
+    assert said[0] == {"type": "text", "text": "Let me see."}
+    assert [it["input"] for it in said[1:]] == [{"by": 3}, {}]
+    assert [it["tool_use_id"] for it in results] == [it["id"] for it in said[1:]]
+    assert results[1] == {
+        "type": "tool_result",
+        "tool_use_id": said[2]["id"],
+        "content": "Error: none",
+        "is_error": True,
+    }
+    assert "is_error" not in results[0]
+    later = [it["type"] for it in messages[3]["content"]]
+    assert later == ["tool_use", "tool_use"]
+    assert len({it["id"] for it in (*said[1:], *messages[3]["content"])}) == 4
+
+
+def test_gemini_is_told_of_rounds():
+    """The first call of a turn that another model made goes to Gemini without a signature check."""
+    contents = sent_with("gemini", call(tools=TOOLS, turns=(turn(),)))["contents"]
+
+    assert [it["role"] for it in contents] == ["user", "model", "user"]
+    text, first, second = contents[1]["parts"]
+    assert text == {"text": "Let me see."}
+    assert first == {
+        "functionCall": {"name": "count", "args": {"by": 3}},
+        "thoughtSignature": "skip_thought_signature_validator",
+    }
+    assert second == {"functionCall": {"name": "no_such_tool", "args": {}}}
+    assert contents[2]["parts"] == [
+        {"functionResponse": {"name": "count", "response": {"result": "counted"}}},
+        {"functionResponse": {"name": "no_such_tool", "response": {"error": "none"}}},
+    ]
+
+
+def went_back(vendor, *events):
+    """Ask for calls, answer them, and give the second request's body and the calls."""
+
+    async def run():
+        http = HttpClients()
+        plays = [stream(*events), answers(vendor, "Done")]
+
+        async def play(connection):
+            await connection.send(plays.pop(0))
+
+        try:
+            async with raw_server(play) as server:
+                model = backend(vendor, server.url, http)
+                first = await attempt(model, call(tools=TOOLS))
+                calls = first.request.calls
+                made = ToolTurn(
+                    text=first.text,
+                    calls=calls,
+                    results=tuple(
+                        ToolResult(call_id=it.id, name=it.name, text="7", outcome="ok")
+                        for it in calls
+                    ),
+                    made_by=model.identity,
+                    raw=first.request.raw,
+                )
+                second = await attempt(model, call(tools=TOOLS, turns=(made,)))
+                assert second.text == "Done"
+                return server.requests[1].json, calls
+        finally:
+            await http.aclose()
+
+    return asyncio.run(run())
+
+
+def test_anthropic_gets_its_own_turn_back_with_thoughts_and_signature():
+    """Thinking blocks go back as they came, before the calls they led to."""
+    thinking = [
+        event(
+            {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "thinking", "thinking": "", "signature": ""},
+            },
+            "content_block_start",
+        ),
+        *(
+            event({"type": "content_block_delta", "index": 0, "delta": delta}, "x")
+            for delta in (
+                {"type": "thinking_delta", "thinking": "I should "},
+                {"type": "thinking_delta", "thinking": "count."},
+                {"type": "signature_delta", "signature": SIGNATURE},
+            )
+        ),
+    ]
+    opening = opens("anthropic")[0]
+    body, calls = went_back(
+        "anthropic",
+        opening,
+        *thinking,
+        *called("anthropic", *CALLS),
+        *ends("anthropic", "tool_use"),
+    )
+
+    assert body["messages"][1]["content"] == [
+        {"type": "thinking", "thinking": "I should count.", "signature": SIGNATURE},
+        {"type": "tool_use", "id": "call_1", "name": "count", "input": CALLS[0][2]},
+        {"type": "tool_use", "id": "call_2", "name": "now", "input": {}},
+    ]
+    assert [it["tool_use_id"] for it in body["messages"][2]["content"]] == [it.id for it in calls]
+
+
+def test_gemini_gets_its_own_parts_back():
+    """Parts go back as they came, with their signature and ids."""
+    body, _ = went_back("gemini", *calling("gemini", *CALLS, text="Let me see."))
+
+    text, first, second = body["contents"][1]["parts"]
+    assert text == {"text": "Let me see."}
+    assert first["thoughtSignature"] == SIGNATURE
+    assert first["functionCall"] == {"id": "call_1", "name": "count", "args": CALLS[0][2]}
+    assert "thoughtSignature" not in second
+    ids = [it["functionResponse"]["id"] for it in body["contents"][2]["parts"]]
+    assert ids == ["call_1", "call_2"]
+
+
+def test_openai_gets_its_own_ids_thoughts_and_extras_back():
+    """What a compatible server keeps beside its calls goes back to it alone."""
+    extra = {"google": {"thought_signature": SIGNATURE}}
+    first = {"index": 0, "id": "call_1", "function": {"name": "now", "arguments": "{}"}}
+    thought = event({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm."}}]})
+    body, _ = went_back(
+        "openai",
+        *opens("openai"),
+        thought,
+        openai_fragment(first | {"extra_content": extra}),
+        *ends("openai", "tool_calls"),
+    )
+
+    said = body["messages"][1]
+    assert said["reasoning_content"] == "Hm."
+    assert said["content"] is None
+    assert said["tool_calls"][0]["id"] == "call_1"
+    assert said["tool_calls"][0]["extra_content"] == extra
+
+
+REJECTIONS = [
+    ("openai", 400, "registry.ollama.ai/library/gemma:2b does not support tools"),
+    ("openai", 400, "`tool calling` is not supported with this model"),
+    ("openai", 404, "No endpoints found that support tool use. Try disabling now."),
+    ("openai", 500, "tools param requires --jinja flag"),
+    ("openai", 400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser'),
+    ("openai", 400, "Unsupported parameter: 'tools'"),
+    ("anthropic", 400, "tools: Extra inputs are not permitted"),
+    ("gemini", 400, "Function calling is not enabled for models/gemma-3-27b-it"),
+]
+
+
+@pytest.mark.parametrize(("vendor", "status", "message"), REJECTIONS)
+def test_a_model_without_tools_is_a_parameter_to_repair(vendor, status, message):
+    """A server that will not have tools is asked again without them: it is no outage."""
+    reply = response(status, {"error": {"message": message}})
+    outcome, _ = ask(vendor, reply, call(tools=TOOLS))
+
+    assert outcome.kind == "bad_request"
+    assert outcome.error.parameter == "tools"
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """llama.cpp's own server with a real model."""
+    with llama_server(smollm2_path()) as url:
+        yield url
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("may_call", [True, False])
+def test_llama_cpp_takes_tools_and_rounds(llama, streamed, may_call):
+    """llama.cpp's server accepts declarations and a finished round, and answers or calls."""
+
+    async def run():
+        http = HttpClients()
+        try:
+            model = backend("openai", llama, http)
+            asked = call(
+                Message("system", "Use what the tools gave."),
+                Message("user", "What is the count?"),
+                tools=TOOLS,
+                turns=(turn(),),
+                may_call=may_call,
+                stream=streamed,
+            )
+            asked = msgspec.structs.replace(
+                asked, params=msgspec.structs.replace(asked.params, max_tokens=48)
+            )
+            return await attempt(model, asked)
+        finally:
+            await http.aclose()
+
+    outcome = asyncio.run(run())
+
+    # A small model may write anything; a request it cannot read would be a bad one.
+    assert outcome.finish or outcome.request or outcome.kind == "malformed_response"
+    assert outcome.error is None or "max_tokens" in outcome.error.message
