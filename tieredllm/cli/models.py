@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tieredllm.cli.completion import catalog_models
 from tieredllm.cli.context import current
 from tieredllm.cli.table import print_table
 from tieredllm.errors import ModelFileError, UsageError
@@ -33,9 +34,18 @@ PLAIN_EVERY_S = 5.0
 """How often progress is told where there is no terminal."""
 STEPS = {"download": "downloading", "unpack": "unpacking", "verify": "verifying"}
 
-Name = Annotated[str, typer.Argument(help="A name of the catalog; see `tieredllm models list`.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="A name of the catalog; see `tieredllm models list`.", autocompletion=catalog_models
+    ),
+]
 MaybeName = Annotated[
-    str | None, typer.Argument(help="A name of the catalog; without one, all that are installed.")
+    str | None,
+    typer.Argument(
+        help="A name of the catalog; without one, all that are installed.",
+        autocompletion=catalog_models,
+    ),
 ]
 
 
@@ -235,7 +245,10 @@ def remove_model(
 def show_path(
     name: Annotated[
         str | None,
-        typer.Argument(help="A name of the catalog; without one, where model files are kept."),
+        typer.Argument(
+            help="A name of the catalog; without one, where model files are kept.",
+            autocompletion=catalog_models,
+        ),
     ] = None,
 ) -> None:
     """Print where a model's file is, or where model files are kept."""

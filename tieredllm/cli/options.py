@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tieredllm.cli import completion
 from tieredllm.cli.context import current
 
 __all__ = [
@@ -37,6 +38,7 @@ Profile = Annotated[
         "--profile",
         "-p",
         metavar="NAME|PATH",
+        autocompletion=completion.profiles,
         help="The tier profile to use (else TIEREDLLM_PROFILE, else `default`).",
     ),
 ]
@@ -54,11 +56,22 @@ System = Annotated[
 Models = Annotated[
     list[str] | None,
     typer.Option(
-        "--model", "-m", metavar="TIER=MODEL", help="Another model for a tier (repeatable)."
+        "--model",
+        "-m",
+        metavar="TIER=MODEL",
+        autocompletion=completion.models,
+        help="Another model for a tier (repeatable).",
     ),
 ]
 StartTier = Annotated[
-    str | None, typer.Option("--tier", "-t", metavar="NAME", help="Start at this tier.")
+    str | None,
+    typer.Option(
+        "--tier",
+        "-t",
+        metavar="NAME",
+        autocompletion=completion.tiers,
+        help="Start at this tier.",
+    ),
 ]
 NoFallback = Annotated[bool, typer.Option("--no-fallback", help="Ask only the first tier.")]
 RequireLlm = Annotated[
@@ -90,6 +103,7 @@ Simulate = Annotated[
     typer.Option(
         "--simulate",
         metavar="TIER=FAULT",
+        autocompletion=completion.faults,
         help="Play a fault instead of calling a tier, such as primary=rate_limit (repeatable); "
         "health learns from it as from a real one.",
     ),
