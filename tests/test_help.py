@@ -56,6 +56,12 @@ def test_help_is_exit_0(args, capsys):
     assert f"Usage: tieredllm {args[0]}" in capsys.readouterr().out
 
 
+def test_no_command_prints_the_help(capsys):
+    """Without a command the help is printed, and the exit code is 2."""
+    assert run([]) == 2
+    assert "Usage: tieredllm" in capsys.readouterr().err
+
+
 def test_exit_codes():
     """The exit codes are those of the contract."""
     assert {code.name: int(code) for code in ExitCode} == {

@@ -11,6 +11,8 @@ import time
 import pytest
 from local_support import smollm2
 
+from tieredllm.local import binding
+
 ASK = """
 import asyncio, sys
 from pathlib import Path
@@ -71,16 +73,31 @@ def test_an_answer_is_silent(start):
     assert (out, err, process.returncode) == ("length\n", "", 0)
 
 
-def test_the_log_is_on_stderr_when_asked_for(start, tried):
-    """With `verbose`, llama.cpp's log is on stderr, and stdout has none of it."""
+def test_only_warnings_are_on_stderr_when_asked_for(start, tried):
+    """With `verbose`, llama.cpp's thousands of lines about a sound file stay away all the same."""
     process = start(
         "asyncio.run(answer(made, call(user('Hi'), max_tokens=1)))", verbose=True, root=tried
     )
     out, err = process.communicate(timeout=60)
 
     assert out == ""
-    assert "llama_model_loader" in err
-    assert "n_ctx" in err
+    assert "llama_model_loader" not in err
+
+
+def test_levels_of_the_log(capsys):
+    """Warnings and errors show when asked for, with what continues them; the rest never does."""
+    log = binding._Log()
+    lines = [(1, b"debug\n"), (2, b"info\n"), (5, b"more info\n")]
+    lines += [(3, b"warn\n"), (5, b"more warn\n"), (4, b"error\n"), (2, b"info again\n")]
+    for level, line in lines:
+        log._take(level, line, None)
+    assert capsys.readouterr().err == ""
+    assert list(log.errors) == ["error"]
+
+    log.verbose = True
+    for level, line in lines:
+        log._take(level, line, None)
+    assert capsys.readouterr().err == "warn\nmore warn\nerror\n"
 
 
 @pytest.mark.parametrize("closed", [(1,), (0, 1), (1, 2)])

@@ -16,6 +16,7 @@ app = typer.Typer(
     name="tieredllm",
     cls=LazyGroup,
     rich_markup_mode=None,
+    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with `tieredllm ask 'why is the sky blue?'`. Without any key, a local model or "
     "the built-in rules answer.",

@@ -29,6 +29,7 @@ INSTALL = (
     "llama-cpp-python is not installed; with a C compiler: `pip install llama-cpp-python`, "
     f"without: `pip install llama-cpp-python --extra-index-url {PREBUILT_INDEX}`"
 )
+WARN_LEVEL = 3
 ERROR_LEVEL = 4
 """`GGML_LOG_LEVEL_ERROR` of ggml.h: none 0, debug 1, info 2, warn 3, error 4, cont 5."""
 KEPT_LINES = 20
@@ -80,7 +81,7 @@ def _c_library() -> Any:
 
 
 class _Log:
-    """Take llama.cpp's log, which is one per process: silent, or on stderr when verbose."""
+    """Take llama.cpp's log, which is one per process: silent, or its warnings on stderr."""
 
     def __init__(self) -> None:
         self.verbose = False
@@ -101,7 +102,7 @@ class _Log:
             line = text.decode("utf-8", "replace")
             if self._level == ERROR_LEVEL and line.strip():
                 self.errors.append(line.strip())
-            if self.verbose and sys.stderr is not None:
+            if self.verbose and self._level >= WARN_LEVEL and sys.stderr is not None:
                 sys.stderr.write(line)
         except Exception:  # noqa: BLE001, S110 - a log line is not worth a crash
             pass
@@ -189,7 +190,7 @@ def binding_stamp() -> str:
 
 
 def set_verbose(verbose: bool) -> None:
-    """Show llama.cpp's log on stderr, or not."""
+    """Show llama.cpp's warnings and errors on stderr, or not; the rest is thousands of lines."""
     _log.verbose = verbose
 
 
