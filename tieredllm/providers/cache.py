@@ -13,7 +13,8 @@ from typing import Protocol
 
 from tieredllm.clock import Clock
 from tieredllm.errors import ErrorKind, FallbackTriggerError
-from tieredllm.providers.base import Call, Chunk, Delta, Finish, Missing, ProbeResult, TokenCounter
+from tieredllm.providers.base import Call, Chunk, Delta, Finish, ProbeResult
+from tieredllm.providers.modelless import Modelless
 from tieredllm.types import Prompt
 
 __all__ = ["CacheBackend", "Earlier", "LookUp"]
@@ -48,7 +49,7 @@ class LookUp(Protocol):
         ...
 
 
-class CacheBackend:
+class CacheBackend(Modelless):
     """Answer with what was answered before.
 
     Args:
@@ -57,38 +58,17 @@ class CacheBackend:
         clock: the time.
     """
 
+    name = "cache"
+
     def __init__(self, *, max_age_h: float, look_up: LookUp, clock: Clock) -> None:
         self._max_age_h = max_age_h
         self._look_up = look_up
         self._clock = clock
 
     @property
-    def provider(self) -> str:
-        """`cache`."""
-        return "cache"
-
-    @property
-    def model(self) -> str:
-        """`cache`."""
-        return "cache"
-
-    @property
     def identity(self) -> str:
         """Name the cache and the age it allows."""
         return f"cache|{self._max_age_h:g}"
-
-    @property
-    def is_language_model(self) -> bool:
-        """No model writes these answers now."""
-        return False
-
-    def missing(self) -> Missing | None:
-        """Lack nothing."""
-        return None
-
-    async def token_counter(self) -> TokenCounter:
-        """Count nothing: an answer is looked up for a question of any length."""
-        return lambda _: 0
 
     async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Yield the earlier answer at once, and its end with the time it was given.
@@ -107,16 +87,9 @@ class CacheBackend:
         yield Delta(earlier.text)
         yield Finish(reason="stop", cached_at=_iso(earlier.answered_at))
 
-    def warm_up(self) -> bool:
-        """Do nothing: a look-up takes a millisecond."""
-        return False
-
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
         """Say that it can be asked; whether it knows an answer depends on the question."""
         return ProbeResult(ok=True, latency_ms=0.0)
-
-    async def aclose(self) -> None:
-        """Hold nothing."""
 
 
 def _iso(at: float) -> str:

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING
 
 from tieredllm.errors import ProfileError
-from tieredllm.providers.base import Call, Chunk, Delta, Finish, Missing, ProbeResult, TokenCounter
+from tieredllm.providers.base import Call, Chunk, Delta, Finish, ProbeResult
+from tieredllm.providers.modelless import Modelless
 from tieredllm.rules.reference import ref_code
 from tieredllm.types import Prompt
 
@@ -20,7 +21,7 @@ __all__ = ["RulesBackend"]
 BUILTIN = "builtin"
 
 
-class RulesBackend:
+class RulesBackend(Modelless):
     """Answer from rules, without a network or a model.
 
     A rule file is read when it is first needed. If it cannot be used then, the built-in rules
@@ -31,38 +32,17 @@ class RulesBackend:
         variables: what answers may name, such as `support_contact`.
     """
 
+    name = "rules"
+
     def __init__(self, *, rules: str = BUILTIN, variables: Mapping[str, str] | None = None) -> None:
         self._rules = rules
         self._variables = dict(variables or {})
         self._matchers: dict[str, Matcher] = {}
 
     @property
-    def provider(self) -> str:
-        """`rules`."""
-        return "rules"
-
-    @property
-    def model(self) -> str:
-        """`rules`."""
-        return "rules"
-
-    @property
     def identity(self) -> str:
         """Name the rule file."""
         return f"rules|{self._rules}"
-
-    @property
-    def is_language_model(self) -> bool:
-        """No model writes these answers."""
-        return False
-
-    def missing(self) -> Missing | None:
-        """Lack nothing."""
-        return None
-
-    async def token_counter(self) -> TokenCounter:
-        """Count nothing: rules read a text of any length."""
-        return lambda _: 0
 
     async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Yield the whole answer at once, and its end; never raise."""
@@ -96,10 +76,6 @@ class RulesBackend:
             self._matchers[source] = Matcher(load_rules(source, check_patterns=False))
         return self._matchers[source]
 
-    def warm_up(self) -> bool:
-        """Do nothing: there is nothing to do that takes long."""
-        return False
-
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
         """Say whether the rule file can be used; the tier answers in any case."""
         from tieredllm.rules.loading import load_rules
@@ -111,9 +87,6 @@ class RulesBackend:
         except ProfileError as exc:
             error = f"the built-in rules answer: {exc.mistakes[0]}"
         return ProbeResult(ok=True, latency_ms=(time.perf_counter() - began) * 1000, error=error)
-
-    async def aclose(self) -> None:
-        """Hold nothing."""
 
 
 def _query(prompt: Prompt) -> str:
