@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.local.binding import Flag, bindings, last_complaint
 from tieredllm.local.sampling import make_sampler
 from tieredllm.local.stopped import StoppedError
