@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.local.answering import End, Item, Job, answer
 from tieredllm.local.binding import Flag, set_verbose
 from tieredllm.local.bridge import outcome
 from tieredllm.local.ending import no_stop_at_exit, stop_at_exit
+from tieredllm.local.generate import End, Item, Job, answer
 from tieredllm.local.stopped import StoppedError
 from tieredllm.profile.schema import Params
 from tieredllm.types import Message

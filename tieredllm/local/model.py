@@ -14,9 +14,9 @@ from typing import Any
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.local.binding import Flag, bindings, last_complaint
-from tieredllm.local.sampling import make_sampler
+from tieredllm.local.sampler import make_sampler
 from tieredllm.local.stopped import StoppedError
-from tieredllm.local.vocabulary import NativeVocabulary
+from tieredllm.local.tokenizer import NativeVocabulary
 from tieredllm.profile.schema import Params
 
 __all__ = ["BadFileError", "LoadedModel"]
