@@ -84,9 +84,9 @@ def test_unicode_comes_out_whole(root):
     async def body(made):
         model = await loaded(made)
         prompt = model.vocabulary.tokenize("日本語 🎉 ", control=False)
-        from tieredllm.local.text import TextJoiner
+        from tieredllm.local.tokenizer import Detokenizer
 
-        joiner = TextJoiner()
+        joiner = Detokenizer()
         parts = [joiner.feed(model.vocabulary.bytes_of(token)) for token in prompt]
         return len(prompt), "".join(parts), parts
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tieredllm.errors import ErrorKind, FallbackTriggerError
-from tieredllm.local.answering import End, Item, Job, answer
 from tieredllm.local.binding import Flag, set_verbose
 from tieredllm.local.bridge import outcome
 from tieredllm.local.ending import no_stop_at_exit, stop_at_exit
+from tieredllm.local.generate import End, Item, Job, answer
 from tieredllm.local.ladder import LoadSettings
 from tieredllm.local.stopped import StoppedError
 from tieredllm.profile.schema import Params

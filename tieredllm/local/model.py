@@ -15,9 +15,9 @@ from tieredllm.errors import ErrorKind, FallbackTriggerError
 from tieredllm.local.binding import Flag, bindings, last_complaint
 from tieredllm.local.cores import physical_cores
 from tieredllm.local.ladder import LoadSettings
-from tieredllm.local.sampling import make_sampler
+from tieredllm.local.sampler import make_sampler
 from tieredllm.local.stopped import StoppedError
-from tieredllm.local.vocabulary import NativeVocabulary
+from tieredllm.local.tokenizer import NativeVocabulary
 from tieredllm.profile.schema import Params
 
 __all__ = ["BadFileError", "LoadedModel"]
