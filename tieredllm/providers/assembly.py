@@ -200,7 +200,11 @@ class Assembly:
         message = "the answer is empty"
         if ending == "length":
             message += ": max_tokens was used up before it began; allow more of them"
-        return self._error(ErrorKind.EMPTY_RESPONSE, message)
+        return self._error(ErrorKind.EMPTY_RESPONSE, message, truncated=ending == "length")
 
-    def _error(self, kind: ErrorKind, message: str) -> FallbackTriggerError:
-        return FallbackTriggerError(kind, self._presentable(message), status=self._status)
+    def _error(
+        self, kind: ErrorKind, message: str, *, truncated: bool = False
+    ) -> FallbackTriggerError:
+        return FallbackTriggerError(
+            kind, self._presentable(message), status=self._status, truncated=truncated
+        )

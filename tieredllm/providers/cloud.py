@@ -340,7 +340,7 @@ class CloudBackend(ABC):
 def _spent(error: FallbackTriggerError) -> bool:
     """Tell whether all tokens went to thinking: what thought so much is up."""
     if error.kind is ErrorKind.EMPTY_RESPONSE:
-        return "max_tokens" in error.message
+        return error.truncated
     # OpenAI's words for it, in a 400 without a code.
     return "model output limit was reached" in error.message
 
