@@ -10,7 +10,9 @@ import time
 import pytest
 from local_support import answer, backend, call, smollm2, user, write_gemma
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
+from tieredllm.local.ladder import LoadSettings
 from tieredllm.local.llama import LlamaRunner
 from tieredllm.local.pool import RunnerPool
 from tieredllm.providers.base import Delta, Finish
@@ -331,7 +333,7 @@ def test_reading_the_file_can_be_stopped():
         return len(asked) < 3
 
     with pytest.raises(StoppedError):
-        LoadedModel(smollm2(), n_ctx=512, threads=1, stop=Flag(), go_on=go_on)
+        LoadedModel(smollm2(), n_ctx=512, settings=LoadSettings(), stop=Flag(), go_on=go_on)
     assert len(asked) == 3
 
 

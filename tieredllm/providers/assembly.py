@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Finish, ToolRequest
 from tieredllm.providers.calls import Calls
 from tieredllm.types import Usage
