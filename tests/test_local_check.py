@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from local_support import smollm2, write_gemma
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.local import check, tryout
 from tieredllm.local.check import examine, glance, needed_bytes
 from tieredllm.local.gguf import read_header

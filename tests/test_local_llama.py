@@ -10,7 +10,8 @@ import time
 import pytest
 from local_support import answer, backend, call, smollm2, user, write_gemma
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.local.ladder import LoadSettings
 from tieredllm.local.llama import LlamaRunner
 from tieredllm.local.pool import RunnerPool

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
-from tieredllm.errors import ErrorKind, Mistake, NoAnswerError, ProfileError, UsageError
+from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
+from tieredllm.kinds import ErrorKind
 from tieredllm.loop import run
 from tieredllm.paths import Places
 from tieredllm.profile.schema import Profile, Tier, Tools, variables_of

@@ -16,7 +16,7 @@ import msgspec
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.engine.ports import NoMemory
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.loop import run
 from tieredllm.profile.schema import Profile
 from tieredllm.prompts.tokens import estimate_tokens

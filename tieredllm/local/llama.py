@@ -19,7 +19,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.local.binding import Flag, set_verbose
 from tieredllm.local.bridge import outcome
 from tieredllm.local.ending import no_stop_at_exit, stop_at_exit

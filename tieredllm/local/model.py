@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.local.binding import Flag, bindings, last_complaint
 from tieredllm.local.cores import physical_cores
 from tieredllm.local.ladder import LoadSettings

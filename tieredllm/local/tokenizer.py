@@ -9,7 +9,8 @@ import threading
 from types import ModuleType
 from typing import Any
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 
 __all__ = ["Detokenizer", "NativeVocabulary"]
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Finish, ToolRequest
 from tieredllm.providers.json_path import NotJsonError, decode
 from tieredllm.providers.sse import Event

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal, Protocol
 import msgspec
 
 from tieredllm.clock import Clock
-from tieredllm.errors import ErrorInfo, ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.profile.schema import BASE_URLS, Params
 from tieredllm.prompts.tokens import estimate_tokens
 from tieredllm.providers.accumulator import Ending, Part, ResponseAccumulator, stream_texts

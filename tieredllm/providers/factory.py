@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from tieredllm.clock import Clock
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.paths import Places
 from tieredllm.profile.schema import KEY_VARIABLES, Alternate, Tier
 from tieredllm.providers.base import Backend

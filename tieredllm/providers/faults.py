@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.prompts.tokens import estimate_tokens
 from tieredllm.providers.base import Backend, Call, Chunk, Delta, Missing, ProbeResult, TokenCounter
 

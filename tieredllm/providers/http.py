@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from tieredllm.clock import Clock, SystemClock
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.sse import Decoder, Event, EventTooLongError
 from tieredllm.version import __version__

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from tieredllm.clock import Clock
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Call, Chunk, Delta, Finish, Missing, ProbeResult, TokenCounter
 from tieredllm.types import Prompt
 

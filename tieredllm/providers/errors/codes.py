@@ -6,7 +6,7 @@ case; each is here with who says it. Prose such as "quota exceeded per minute" d
 
 from __future__ import annotations
 
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 
 __all__ = ["implied_kind", "implied_status", "sentence_kind"]
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.providers.errors.body import ErrorBody, read_error, read_error_text
 from tieredllm.providers.errors.codes import implied_kind, implied_status, sentence_kind
 from tieredllm.providers.errors.retry_after import retry_after_s

@@ -10,7 +10,8 @@ import errno
 import socket
 from collections.abc import Iterator
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.providers.request_info import RequestInfo
 
 __all__ = ["HTTPX_KINDS", "classify_exception"]
