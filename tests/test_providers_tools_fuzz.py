@@ -100,8 +100,9 @@ def test_whatever_is_called_can_be_told(vendor, data):
             made_by=made_by,
             raw=collected.raw(),
         )
-        request = model._build_request(call(turns=(turn,)))
-        body = msgspec.json.decode(msgspec.json.encode(request.body))
+        body = msgspec.json.decode(
+            msgspec.json.encode(model._build_request(call(turns=(turn,))).body)
+        )
         if vendor == "anthropic":
             said, results = (turn["content"] for turn in body["messages"][1:])
             made = [block["id"] for block in said if block["type"] == "tool_use"]

@@ -80,7 +80,6 @@ class ResponseAccumulator:
         self._status = status
         self._whole = whole
         self._calls = calls
-        self._blanks = ""
         self._refusal = ""
         self._blocked = False
         self._reason: str | None = None
@@ -103,10 +102,10 @@ class ResponseAccumulator:
         self._skipped += 1
 
     def take(self, part: Part) -> str:
-        """Take a part and give the text that can be passed on.
+        """Take a part and return the text in it.
 
-        Blanks at the start are held back until something else follows: an answer of nothing but
-        blanks is an empty one.
+        Blanks alone are no beginning: an answer of nothing else is an empty one. That they are
+        not shown before something follows is for the engine to see to, for every backend alike.
 
         Raises:
             FallbackTriggerError: the part carries an error, before any finish reason.
@@ -116,16 +115,9 @@ class ResponseAccumulator:
         self._note(part)
         if part.calls and self._calls is not None:
             self.began = True
-        if not part.text:
-            return ""
-        if self._spoke:
-            return part.text
-        self._blanks += part.text
-        if not self._blanks.strip():
-            return ""
-        text, self._blanks = self._blanks, ""
-        self.began = self._spoke = True
-        return text
+        if part.text and not part.text.isspace():
+            self.began = self._spoke = True
+        return part.text
 
     def broken(self, error: FallbackTriggerError) -> FallbackTriggerError:
         """Return the error that a failure in the middle of the answer amounts to."""
@@ -202,12 +194,17 @@ class ResponseAccumulator:
 
     def _empty(self, ending: Ending) -> FallbackTriggerError:
         message = "the answer is empty"
-        if ending == "length":
+        cut = ending == "length"
+        if cut:
             message += ": max_tokens was used up before it began; allow more of them"
-        return self._error(ErrorKind.EMPTY_RESPONSE, message)
+        return self._error(ErrorKind.EMPTY_RESPONSE, message, truncated=cut)
 
-    def _error(self, kind: ErrorKind, message: str) -> FallbackTriggerError:
-        return FallbackTriggerError(kind, self._presentable(message), status=self._status)
+    def _error(
+        self, kind: ErrorKind, message: str, *, truncated: bool = False
+    ) -> FallbackTriggerError:
+        return FallbackTriggerError(
+            kind, self._presentable(message), status=self._status, truncated=truncated
+        )
 
 
 DRAIN_S = 0.1

@@ -17,6 +17,8 @@ from tieredllm.profile.schema import Params
 from tieredllm.types import Message, Prompt, ToolCall, ToolResult, Usage
 
 __all__ = [
+    "DEEP_PROBE_S",
+    "PROBE_S",
     "WITH_TOOLS",
     "Backend",
     "Call",
@@ -34,6 +36,13 @@ __all__ = [
 
 WITH_TOOLS = frozenset({"openai", "anthropic", "gemini"})
 """The providers whose models can call tools; others get what tools gave as text at most."""
+
+PROBE_S = 5.0
+"""The longest a probe may take, all tiers being probed at the same time; in seconds (contract,
+section 6)."""
+
+DEEP_PROBE_S = 30.0
+"""The same for `--deep`, which waits for one real token of a model that may think before it."""
 
 TokenCounter = Callable[[str], int]
 """How many tokens a text has, exactly or as a safe estimate."""

@@ -22,6 +22,8 @@ from tieredllm.profile.schema import BASE_URLS, Params
 from tieredllm.prompts.tokens import estimate_tokens
 from tieredllm.providers.accumulator import Ending, Part, ResponseAccumulator, stream_texts
 from tieredllm.providers.base import (
+    DEEP_PROBE_S,
+    PROBE_S,
     Call,
     CallPiece,
     Chunk,
@@ -36,12 +38,9 @@ from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import ToolCallCollector
 from tieredllm.types import Message, Prompt
 
-__all__ = ["PROBE_S", "SMALL_CAP_TOKENS", "CloudBackend", "KeyStore", "Vendor", "WireRequest"]
+__all__ = ["SMALL_CAP_TOKENS", "CloudBackend", "KeyStore", "Vendor", "WireRequest"]
 
 Vendor = Literal["openai", "anthropic", "gemini"]
-
-PROBE_S = 5.0
-"""The longest a probe may take (contract, section 6)."""
 
 SMALL_CAP_TOKENS = 4096
 """Below this `max_tokens`, a model that thinks is asked to think little.
@@ -191,11 +190,12 @@ class CloudBackend(ABC):
 
         start = self._clock.monotonic()
         error: str | None = None
+        limit_s = DEEP_PROBE_S if deep else PROBE_S
         try:
-            async with asyncio.timeout(PROBE_S):
+            async with asyncio.timeout(limit_s):
                 error = await (self._first_token() if deep else self._look_up())
         except TimeoutError:
-            error = _told(ErrorKind.TIMEOUT, f"no answer within {PROBE_S:g} s")
+            error = _told(ErrorKind.TIMEOUT, f"no answer within {limit_s:g} s")
         except FallbackTriggerError as exc:
             error = str(exc.info)
         return ProbeResult(
@@ -345,10 +345,8 @@ class CloudBackend(ABC):
 
 def _spent(error: FallbackTriggerError) -> bool:
     """Tell whether all tokens went to thinking: what thought so much is up."""
-    if error.kind is ErrorKind.EMPTY_RESPONSE:
-        return "max_tokens" in error.message
-    # OpenAI's words for it, in a 400 without a code.
-    return "model output limit was reached" in error.message
+    # OpenAI says it in words alone, in a 400 without a code.
+    return error.truncated or "model output limit was reached" in error.message
 
 
 def _told(kind: ErrorKind, message: str) -> str:
