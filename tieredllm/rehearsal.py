@@ -16,7 +16,7 @@ import msgspec
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.engine.ports import NoMemory
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.loop import run
 from tieredllm.profile.schema import Profile
 from tieredllm.prompts.tokens import estimate_tokens
@@ -30,7 +30,7 @@ from tieredllm.providers.base import (
     ProbeResult,
     TokenCounter,
 )
-from tieredllm.providers.simulated import SimulatedBackend
+from tieredllm.providers.faults import SimulatedBackend
 from tieredllm.types import Answer, Answered, Prompt
 
 __all__ = ["Rehearsal", "rehearse"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from tieredllm.errors import ErrorInfo
+from tieredllm.kinds import ErrorInfo
 from tieredllm.types import Answer, Attachment, Attempt, Message, Prompt, Usage
 
 __all__ = [
