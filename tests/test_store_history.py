@@ -12,7 +12,7 @@ from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.store.database import Database
 from tieredllm.store.history import CachedAnswer, Conversation, History
 from tieredllm.store.logged import MAX_TEXT, Strike, fingerprint
-from tieredllm.types import Attachment, Message, Prompt, Usage
+from tieredllm.types import Attachment, Message, Prompt, Skip, Usage
 
 FAILED = ErrorInfo(kind=ErrorKind.TIMEOUT, message="no token within 10 s")
 
