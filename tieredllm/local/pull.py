@@ -99,7 +99,7 @@ def _one_at_a_time(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is ours: filelock looks again whether what a waiting process got still has a name.
+        # While it is ours: filelock looks whether what a waiting process got still has a name.
         with contextlib.suppress(OSError):  # an open file cannot be removed on Windows
             path.unlink()
         lock.release()
