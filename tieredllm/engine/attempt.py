@@ -23,19 +23,13 @@ from tieredllm.providers.base import (
     Finish,
     ToolRequest,
 )
-from tieredllm.types import Prompt, Skip
+from tieredllm.types import Prompt
 
 __all__ = ["ContextSkipError", "Heard", "Job", "chunks"]
 
 
 class ContextSkipError(FallbackTriggerError):
-    """A tier is passed over unasked: the question does not fit."""
-
-    skip = Skip(
-        why="context",
-        cause=ErrorKind.CONTEXT_LENGTH,
-        fix="shorten the question or what is piped in",
-    )
+    """Report that a tier was passed over unasked: the question does not fit."""
 
 
 class Job(msgspec.Struct, kw_only=True):
