@@ -132,8 +132,8 @@ def test_a_lost_hedge_counts_as_giving_way():
 
 def test_the_engine_words_an_open_circuit_as_expected(tmp_path):
     """What the breaker says of a bench is what the judgement reads."""
-    from tieredllm.engine import breaker
-    from tieredllm.engine.window import NOTHING
+    from tieredllm.health import breaker
+    from tieredllm.health.window import NOTHING
     from tieredllm.profile.schema import HealthSettings
 
     circuit = breaker.after_failure(
