@@ -19,7 +19,7 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Params, Profile, Tier
 from tieredllm.providers.base import Call, Delta, Finish
-from tieredllm.providers.cache import CacheBackend
+from tieredllm.providers.static import CacheBackend
 from tieredllm.store.database import Database
 from tieredllm.store.history import History
 from tieredllm.types import Answer, Answered, Attachment, Message, Prompt

@@ -80,7 +80,7 @@ class FallbackManager:
         rng: random.Random | None = None,
     ) -> None:
         from tieredllm.keys import Keys
-        from tieredllm.providers.factory import Surroundings, make_backends
+        from tieredllm.providers.factory import BackendDeps, make_backends
         from tieredllm.providers.http import HttpClients
 
         self._env = os.environ if env is None else env
@@ -102,7 +102,7 @@ class FallbackManager:
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._http = HttpClients(self._clock)
         self.database = Database(self.places.state_db if persist else None)
-        self._around = Surroundings(
+        self._around = BackendDeps(
             places=self.places,
             keys=Keys(self._env, self.places.keys_file),
             http=self._http,

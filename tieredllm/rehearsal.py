@@ -30,7 +30,7 @@ from tieredllm.providers.base import (
     ProbeResult,
     TokenCounter,
 )
-from tieredllm.providers.simulated import SimulatedBackend
+from tieredllm.providers.faults import SimulatedBackend
 from tieredllm.types import Answer, Answered, Prompt
 
 __all__ = ["Rehearsal", "rehearse"]
