@@ -23,11 +23,11 @@ MAX_ROUND_TOKENS = 256
 """The longest round of a loop that is looked for."""
 LOOP_ROUNDS = 4
 LOOP_TOKENS = 128
-"""A loop is undoubted after so many equal rounds and tokens in all; four times as many tokens where it
-is no prose: a matrix of zeros, closing tags. Small models were seen to fill 256 tokens with one
+"""A loop is undoubted after so many equal rounds and tokens in all; four times as many tokens where
+it is no prose: a matrix of zeros, closing tags. Small models were seen to fill 256 tokens with one
 sentence of 10 to 60; what people write ends sooner (`tests/test_local_loops.py`)."""
 PROSE_SHARE = 0.8
-"""The least share of letters in prose, spaces aside. English has 0.95, code and tables 0.3 to 0.7."""
+"""The least share of letters in prose, spaces aside. English has 0.95, code and tables 0.3-0.7."""
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,8 +86,10 @@ def answer(model: LoadedModel, chat: ChatFormat, job: Job) -> End:
     count = 0
     for token in model.sample(limit, job.params):
         count += 1
-        held.append(detokenizer.feed(model.vocabulary.bytes_of(token)))
-        repeated = loop.feed(token)
+        data = model.vocabulary.bytes_of(token)
+        held.append(detokenizer.feed(data))
+        # The first word of a text has no space before it, the same word later has.
+        repeated = loop.feed(data.strip(b" ") or data)
         # What repeats what was just said waits until it turns out not to be a loop.
         certain = "".join(held[: len(held) - repeated])
         del held[: len(held) - repeated]
@@ -113,23 +115,24 @@ class LoopDetector:
     """
 
     def __init__(self) -> None:
-        self._tokens: list[int] = []
-        self._places: dict[int, list[int]] = {}
+        self._count = 0
+        self._places: dict[bytes, list[int]] = {}
         self._runs: dict[int, int] = {}
-        self._round: list[int] = []
 
-    def feed(self, token: int) -> int:
-        """Take the next token.
+    def feed(self, token: bytes) -> int:
+        """Take the text of the next token.
 
         Returns:
             How many of the last tokens are the same as those one round earlier, for the round's
             length for which these are the most: 0 where nothing repeats.
         """
-        here = len(self._tokens)
+        here = self._count
+        self._count += 1
         places = self._places.setdefault(token, [])
-        lengths = (here - place for place in places if here - place <= MAX_ROUND_TOKENS)
+        while places and here - places[0] > MAX_ROUND_TOKENS:
+            places.pop(0)
+        lengths = [here - place for place in places]
         self._runs = {length: self._runs.get(length, 0) + 1 for length in lengths}
-        self._tokens.append(token)
         places.append(here)
         return max(self._runs.values(), default=0)
 

@@ -125,9 +125,9 @@ class LoadedModel:
         params.n_batch = params.n_ubatch = min(BATCH_TOKENS, self.n_ctx)
         params.n_threads = params.n_threads_batch = self._settings.threads or physical_cores()
         params.no_perf = True
-        # All of the past is kept, also where a layer looks at a window of it only. Without, llama.cpp
-        # says that the cache was cut, has lost the cells before the window all the same, and the
-        # next logits are silently off (seen with Gemma 2 and 3, gpt-oss; llama.cpp of October 2026).
+        # All of the past is kept, also where layers look at a window of it only. Without, llama.cpp
+        # says that the cache was cut though the cells before the window are gone, and the next
+        # logits are silently off (seen with Gemma 2 and 3 and gpt-oss, llama.cpp of October 2026).
         params.swa_full = True
         if "n_outputs_max" in fields:
             # Only the last token's logits are read; room for 512 rows of them is half a gigabyte
