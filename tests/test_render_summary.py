@@ -6,13 +6,13 @@ import pytest
 
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.render.summary import failure_lines, fix_for, summary_line, usage_line
-from tieredllm.types import Answer, Attempt, Usage
+from tieredllm.types import Answer, Attempt, Skip, Usage
 
 BUSY = ErrorInfo(kind=ErrorKind.RATE_LIMIT, message="Too many requests", status=429)
 SILENT = ErrorInfo(kind=ErrorKind.TIMEOUT, message="no token within 10 s")
 
 
-def attempt(tier, level, error=None, reason=None, model="gpt-5", outcome=None):
+def attempt(tier, level, error=None, reason=None, model="gpt-5", outcome=None, skip=None):
     return Attempt(
         tier=tier,
         level=level,
@@ -21,9 +21,15 @@ def attempt(tier, level, error=None, reason=None, model="gpt-5", outcome=None):
         outcome=outcome or ("failed" if error else "skipped"),
         error=error,
         reason=reason,
+        skip=skip,
         started_ms=0,
         duration_ms=100,
     )
+
+
+def lacks(tier, level, key, **fields):
+    skip = Skip(why="not_configured", fix=f"export {key}=…")
+    return attempt(tier, level, reason=f"{key} is not set", skip=skip, **fields)
 
 
 def answer(text="x", tier="secondary", level=1, attempts=(), error=None, **fields):
@@ -85,9 +91,9 @@ def test_summary_names_the_tier_and_why():
 def test_tiers_that_are_not_configured_are_named_briefly():
     """Of a tier without a key only the key is named; of one with two backends the real failure."""
     attempts = [
-        attempt("primary", 0, None, "not configured: OPENAI_API_KEY is not set"),
+        lacks("primary", 0, "OPENAI_API_KEY"),
         attempt("secondary", 1, BUSY),
-        attempt("secondary", 1, None, "not configured: X_API_KEY is not set", model="other"),
+        lacks("secondary", 1, "X_API_KEY", model="other"),
     ]
 
     assert summary_line(answer(tier="rules", level=2, model_used="rules", attempts=attempts)) == (
@@ -175,7 +181,7 @@ def test_usage_line(fields, line):
 def test_failure_lists_every_tier_and_what_to_do():
     """All tiers' errors are listed, the first tier first, each with its fix."""
     attempts = [
-        attempt("primary", 0, None, "not configured: OPENAI_API_KEY is not set"),
+        lacks("primary", 0, "OPENAI_API_KEY"),
         attempt("secondary", 1, BUSY),
         attempt(
             "minimal",
@@ -188,7 +194,7 @@ def test_failure_lists_every_tier_and_what_to_do():
     assert failure_lines(answer(None, None, None, attempts, error=BUSY)) == [
         "tieredllm: no complete answer:",
         "  primary (openai gpt-5): OPENAI_API_KEY is not set",
-        "    export OPENAI_API_KEY=… or `tieredllm keys set OPENAI_API_KEY`",
+        "    export OPENAI_API_KEY=…",
         "  secondary (openai gpt-5): rate_limit (429) Too many requests",
         "    ask again in a while",
         "  minimal (openai gemma-2-2b-it): model_unavailable: gemma-2-2b-it is not there",
