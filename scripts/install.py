@@ -1,11 +1,13 @@
 """Install what a lock file names, and tieredllm itself, into the environment this Python runs in.
 
     python scripts/install.py requirements/dev.txt
-    python scripts/install.py                       # the newest there is, with no lock: before a release
+    python scripts/install.py                       # the newest there is, without a lock
 
 Every package's hash is checked, those that only build other packages included (see
-`requirements/build.in`). llama.cpp is compiled on the way, so there is something to look at: what pip
-is doing, how far the compiler is, and for how long. All that pip says is kept beside the environment.
+`requirements/build.in`). llama.cpp is compiled on the way, so there is something to look at: what
+pip is doing, how far the compiler is, and for how long. All that pip says is kept in `install.log`
+of the environment. With LLAMA_INDEX=URL llama-cpp-python alone is taken from there, as a wheel; its
+hash is not locked then, as that page is not the index the lock was made from.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "requirements" / "build.txt"
@@ -24,8 +27,8 @@ LOG = Path(sys.prefix) / "install.log"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
 COMPILING = "compiling llama.cpp, once: about 5 minutes of two processor cores"
 NO_COMPILER = (
-    "Was it llama.cpp that could not be compiled? It needs a C and C++ compiler; the README's first\n"
-    "lines have the way without one."
+    "If llama.cpp could not be compiled: it needs a C and a C++ compiler, and the README's first\n"
+    "lines have the way without them."
 )
 STEP = re.compile(r"\[(\d+)/(\d+)\]")
 """Ninja's count of what is built, and of what there is to build."""
@@ -41,7 +44,7 @@ PLAIN_EVERY_S = 30
 
 
 class Progress:
-    """One line of what is going on: written over on a terminal, now and then a new one elsewhere."""
+    """One line of what is going on: written over on a terminal, elsewhere a new one at times."""
 
     def __init__(self) -> None:
         self._began = self._shown_at = time.monotonic()
@@ -98,8 +101,8 @@ def main() -> None:
         run(log, "--require-hashes", *build, "-r", lock)
 
 
-def prebuilt(log, lock: Path) -> None:
-    """Take llama-cpp-python, and nothing else, as a wheel from the index in LLAMA_INDEX, if any."""
+def prebuilt(log: TextIO, lock: Path) -> None:
+    """Install llama-cpp-python, and nothing else, as a wheel from the index in LLAMA_INDEX."""
     if index := os.environ.get("LLAMA_INDEX"):
         pin = pins(lock, "llama-cpp-python").split(" ", 1)[0]
         run(log, "--no-deps", "--only-binary", ":all:", "--index-url", index, pin)
@@ -115,7 +118,7 @@ def pins(lock: Path, name: str) -> str:
     return found[0]
 
 
-def run(log, *arguments: str) -> None:
+def run(log: TextIO, *arguments: str) -> None:
     """Run `pip install`, showing how far it is.
 
     Raises:

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 LOCKS = ("runtime", "dev", "lowest", "build")
 PIN = re.compile(
-    r"(?m)^([a-z0-9-]+)==(\S+)(?: ; (.*?))?(?: \\)?$((?:\n {4}--hash=sha256:[0-9a-f]{64}(?: \\)?$)*)"
+    r"(?m)^([a-z0-9-]+)==(\S+)(?: ; (.*?))?(?: \\)?$"
+    r"((?:\n {4}--hash=sha256:[0-9a-f]{64}(?: \\)?$)*)"
 )
 EXTRAS = PROJECT["optional-dependencies"]
 
@@ -144,7 +145,7 @@ def test_types_are_published():
     ],
 )
 def test_make_ask_passes_any_question_unharmed(tmp_path, question):
-    """`make ask Q=…` asks exactly what was typed, and ends with how to get `tieredllm` on the PATH."""
+    """`make ask` asks exactly what was typed, and ends with what puts `tieredllm` on the PATH."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
     asked = tmp_path / "asked.json"

@@ -39,6 +39,7 @@ def answer(text="x", tier="secondary", level=1, attempts=(), error=None, **field
         "first_token_ms": 300.0,
         "latency_ms": 1300.0,
         "truncated": False,
+        "finish_reason": "stop",
         "usage": Usage(),
         **fields,
     }
@@ -48,7 +49,6 @@ def answer(text="x", tier="secondary", level=1, attempts=(), error=None, **field
         tier=tier,
         fallback_level=level,
         fallback_used=bool(level),
-        finish_reason="stop",
         original_error=None,
         error=error,
         attempts=tuple(attempts),
@@ -117,6 +117,15 @@ def test_cut_answer_is_named_also_on_the_first_tier():
     cut = answer(tier="primary", level=0, truncated=True, usage=Usage(completion_tokens=256))
 
     assert summary_line(cut) == "tieredllm: the answer was cut at max_tokens (256)"
+
+
+def test_an_answer_in_circles_is_told():
+    """An answer that repeated itself and was cut says so, and not that a limit was reached."""
+    cut = answer(tier="primary", level=0, truncated=True, finish_reason="repetition")
+
+    assert summary_line(cut) == (
+        "tieredllm: the answer ran in circles and was cut after the first round"
+    )
 
 
 def test_cached_answer_tells_its_age():

@@ -14,6 +14,8 @@ from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
+from tieredllm.health.memory import SqliteHealth
+from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
 from tieredllm.loop import run
 from tieredllm.paths import Places
@@ -21,14 +23,12 @@ from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
 from tieredllm.store.database import Database
-from tieredllm.store.health import SqliteHealth
-from tieredllm.store.parameters import SqliteParameters
 from tieredllm.types import Answer, Answered, Event, Prompt
 
 if TYPE_CHECKING:
     from tieredllm.engine.tooling import Tooling
+    from tieredllm.health.report import HealthReport
     from tieredllm.notify.notifier import Notifier
-    from tieredllm.probing import HealthReport
     from tieredllm.store.history import CachedAnswer
     from tieredllm.tools.approval import Approver
     from tieredllm.tools.registry import Toolbox
@@ -86,7 +86,7 @@ class FallbackManager:
         self._env = os.environ if env is None else env
         self.places = places or Places.from_environment(self._env)
         if not isinstance(profile, Profile):
-            from tieredllm.profile.resolve import find_profile, load
+            from tieredllm.profile.load import find_profile, load
 
             named = str(profile) if profile is not None else None
             loaded = load(find_profile(named, self.places), self.places)
@@ -227,7 +227,7 @@ class FallbackManager:
         Args:
             deep: whether to ask each model for one real token, which a vendor bills.
         """
-        from tieredllm.probing import check
+        from tieredllm.health.report import check
 
         return await check(self.plans, self._health, deep=deep)
 
@@ -377,7 +377,7 @@ def _check_rules(profile: Profile) -> None:
     }
     if not files:
         return
-    from tieredllm.rules.loading import check_rules_file
+    from tieredllm.rules.load import check_rules_file
 
     mistakes = [mistake for file in sorted(files) for mistake in check_rules_file(file)]
     if mistakes:

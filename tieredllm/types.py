@@ -206,7 +206,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     first_token_ms: float | None
     """Milliseconds from the request's start to the first token of the answer."""
     finish_reason: str | None
-    """`stop`, or `length` when the answer ended at `max_tokens`."""
+    """`stop`; `length` when the answer ended at `max_tokens`; `repetition` when it ran in circles
+    and was cut to its first round."""
     truncated: bool
     usage: Usage
     original_error: str | None

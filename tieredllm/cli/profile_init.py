@@ -143,7 +143,7 @@ def _write(path: Path, text: str) -> None:
 
 def _verify(path: Path, session: Session) -> None:
     """Read the profile back: what was given for it (an address, a model) may be wrong."""
-    from tieredllm.profile.resolve import load_profile
+    from tieredllm.profile.load import load_profile
 
     try:
         load_profile(str(path), session.places)
@@ -164,8 +164,8 @@ def _pull(name: str, session: Session) -> None:
 def _show_health(path: Path, session: Session) -> None:
     from tieredllm.cli.health import print_report
     from tieredllm.client import FallbackManager
+    from tieredllm.health.report import HealthReport
     from tieredllm.loop import run
-    from tieredllm.probing import HealthReport
 
     manager = FallbackManager(path, env=session.env, places=session.places, verbose=session.verbose)
 

@@ -137,7 +137,7 @@ class Ledger:
             latency_ms=latency_ms,
             first_token_ms=None if won.first_token_at is None else self._ms(won.first_token_at),
             finish_reason=finish.reason,
-            truncated=finish.reason == "length",
+            truncated=finish.reason in ("length", "repetition"),
             usage=finish.usage,
             original_error=why,
             ref_code=finish.ref_code,

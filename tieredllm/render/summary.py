@@ -49,7 +49,9 @@ def summary_line(answer: Answer) -> str | None:
         parts.append(_answered_by(answer, answer.tier))
     if answer.cached_at is not None:
         parts.append(f"this answer is from {one_line(answer.cached_at)}")
-    if answer.truncated:
+    if answer.finish_reason == "repetition":
+        parts.append("the answer ran in circles and was cut after the first round")
+    elif answer.truncated:
         tokens = answer.usage.completion_tokens
         parts.append("the answer was cut at max_tokens" + (f" ({tokens})" if tokens else ""))
     return f"tieredllm: {'; '.join(parts)}" if parts else None
