@@ -74,6 +74,7 @@ def manager_for(
     faults: dict[str, str],
     approve_tools: bool,
     approver: Approver | None,
+    one_question: bool = False,
 ) -> FallbackManager:
     """Make the manager for the profile in use.
 
@@ -83,6 +84,7 @@ def manager_for(
         faults: the faults to play, by tier name.
         approve_tools: whether tools that may change something run without a question.
         approver: asks about them; None where nobody can be asked.
+        one_question: whether one question is all there will be.
 
     Raises:
         UsageError: the profile, a tier's name or a fault's name is wrong.
@@ -97,6 +99,7 @@ def manager_for(
         places=session.places,
         simulate=faults_by_tier(faults),
         verbose=session.verbose,
+        one_question=one_question,
         approve_tools=approve_tools,
         approver=approver,
         tool_folders=_tool_folders(loaded),
