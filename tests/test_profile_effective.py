@@ -7,8 +7,8 @@ from profile_support import places_in, write
 
 from tieredllm.profile.doubts import doubts
 from tieredllm.profile.effective import effective
-from tieredllm.profile.masking import looks_like_key, mask_text, mask_url
 from tieredllm.profile.resolve import find_profile, known_profiles, load, load_profile
+from tieredllm.redaction import looks_like_key, mask_text, mask_url
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from profile_support import command
 
 from tieredllm.cli.profile_draft import Choice, draft, own_server, vendors
 from tieredllm.errors import ErrorKind
-from tieredllm.paths import Places, shipped
+from tieredllm.files import Places, shipped
 from tieredllm.profile.doubts import doubts
 from tieredllm.profile.resolve import Found, load
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from profile_support import schema_errors
 
-from tieredllm.paths import shipped
+from tieredllm.files import shipped
 from tieredllm.profile.json_schema import profile_schema
 
 SHIPPED = sorted(shipped("profiles").glob("*.yaml"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from tieredllm.errors import Mistake, ProfileError, TieredLLMError, UsageError
+from tieredllm.files import atomic_write
 
 __all__ = ["KeyOrigin", "Keys"]
 
@@ -128,7 +129,7 @@ class Keys:
 
         lines = [f"{name}: {scalar(stored[name])}\n" for name in sorted(stored)]
         try:
-            _replace(self.file, _HEADER + "".join(lines))
+            atomic_write(self.file, _HEADER + "".join(lines), private=True)
         except OSError as exc:
             raise TieredLLMError(f"cannot write {self.file}: {exc.strerror or exc}") from exc
         self._stored, self._mistakes = stored, ()
@@ -165,25 +166,3 @@ def _stored_in(file: Path) -> tuple[dict[str, str], tuple[Mistake, ...]]:
             # A key of digits alone is text too: what counts is what the file says.
             stored[name] = entry.node.text.strip()
     return stored, tuple(mistakes)
-
-
-def _replace(file: Path, text: str) -> None:
-    """Put a file in place at once, readable by its owner only.
-
-    A link stays a link: what it points to is replaced.
-    """
-    from tempfile import mkstemp
-
-    target = file.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = mkstemp(dir=target.parent, prefix=f".{target.name}.")  # created with mode 0600
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -11,6 +11,7 @@ import msgspec
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import Standing
 from tieredllm.providers.base import Backend, ProbeResult
+from tieredllm.text import iso_utc
 
 if TYPE_CHECKING:
     from tieredllm.store.health import SqliteHealth, WindowReport
@@ -147,7 +148,10 @@ def _report(
         status=status,
         reason=reason,
         fix=fix,
-        breaker=BreakerReport(state=standing.state, retry_at=_iso(standing.retry_at)),
+        breaker=BreakerReport(
+            state=standing.state,
+            retry_at=None if standing.retry_at is None else iso_utc(standing.retry_at),
+        ),
         window=health.window(backend.identity),
         probe=probe,
     )
@@ -168,11 +172,3 @@ def _judged(
     if standing.degraded:
         return "degraded", standing.reason, "tieredllm health --reset forgets the window"
     return "healthy", None, None
-
-
-def _iso(at: float | None) -> str | None:
-    if at is None:
-        return None
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

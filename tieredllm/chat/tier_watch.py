@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tieredllm.errors import ErrorKind
-from tieredllm.render.sanitize import one_line
+from tieredllm.text import one_line
 from tieredllm.types import (
     Attempt,
     AttemptFailed,

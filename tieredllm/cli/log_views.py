@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from tieredllm.cli.context import Session
 from tieredllm.render.output import write
-from tieredllm.render.sanitize import clean, one_line
 from tieredllm.render.timeline import duration, ending, time_line
-from tieredllm.store.logged import Logged, iso, user_turn
+from tieredllm.store.logged import Logged, user_turn
+from tieredllm.text import clean, iso_utc, one_line
 
 __all__ = ["list_requests", "show_request"]
 
@@ -30,7 +30,7 @@ def list_requests(session: Session, requests: Sequence[Logged]) -> None:
     for request in requests:
         answer = request.answer
         cells = (
-            iso(request.asked_at),
+            iso_utc(request.asked_at),
             answer.request_id,
             answer.tier or "-",
             answer.model_used or "-",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import date
 from pathlib import Path
@@ -13,6 +12,7 @@ from tieredllm.cli.context import Session
 from tieredllm.cli.profile_draft import Choice, Vendor, draft, vendors
 from tieredllm.cli.profile_questions import Questions
 from tieredllm.errors import ModelFileError, ProfileError, TieredLLMError, UsageError
+from tieredllm.files import atomic_write
 from tieredllm.keys import Keys
 from tieredllm.local.pull import Installed, installed
 
@@ -59,7 +59,7 @@ def make_profile(session: Session, wishes: Wishes) -> None:
 
     name = wishes.name or (questions.name(_checked_name) if questions else "default")
     path = session.places.profiles / f"{name}.yaml"
-    _may_write(path, wishes, questions)
+    _mayatomic_write(path, wishes, questions)
     chosen = _vendors(wishes, known, keys, questions)
     local = _local(wishes, local_models, questions)
     pulls = wishes.pull and local is not None
@@ -67,7 +67,7 @@ def make_profile(session: Session, wishes: Wishes) -> None:
         pulls = questions.pull(local_models[local].model)
 
     choice = Choice(name=name, vendors=chosen, local=local, made_on=date.today())  # noqa: DTZ011 - the user's own day
-    _write(path, draft(choice))
+    atomic_write(path, draft(choice))
     _verify(path, session)
     session.say(f"wrote {path}")
     if pulls and local is not None:
@@ -97,7 +97,7 @@ def _checked_name(name: str) -> str | None:
     return f"{name!r} is no name: at most 64 letters, digits, `_`, `.` and `-`"
 
 
-def _may_write(path: Path, wishes: Wishes, questions: Questions | None) -> None:
+def _mayatomic_write(path: Path, wishes: Wishes, questions: Questions | None) -> None:
     """Make sure that a file that is there may be replaced."""
     if not path.exists() or wishes.force:
         return
@@ -130,17 +130,6 @@ def _local(
     return questions.local(local_models, usual) if questions is not None else usual
 
 
-def _write(path: Path, text: str) -> None:
-    """Put the file in place at once."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _verify(path: Path, session: Session) -> None:
     """Read the profile back: what was given for it (an address, a model) may be wrong."""
     from tieredllm.profile.resolve import load_profile
@@ -162,9 +151,9 @@ def _pull(name: str, session: Session) -> None:
 
 
 def _show_health(path: Path, session: Session) -> None:
+    from tieredllm.aio import run
     from tieredllm.cli.health import print_report
     from tieredllm.client import FallbackManager
-    from tieredllm.loop import run
     from tieredllm.probing import HealthReport
 
     manager = FallbackManager(path, env=session.env, places=session.places, verbose=session.verbose)

@@ -165,7 +165,7 @@ def _effect(tool: Tool) -> str:
 
 
 def _first_line(tool: Tool) -> str:
-    from tieredllm.tools.text import one_line
+    from tieredllm.text import one_line
 
     return one_line(tool.description.strip().partition("\n")[0], 120)
 

@@ -19,10 +19,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tieredllm.aio import await_result
 from tieredllm.errors import ErrorKind, FallbackTriggerError
 from tieredllm.local.answering import End, Item, Job, answer
 from tieredllm.local.binding import Flag, set_verbose
-from tieredllm.local.bridge import outcome
 from tieredllm.local.ending import no_stop_at_exit, stop_at_exit
 from tieredllm.local.stopped import StoppedError
 from tieredllm.profile.schema import Params
@@ -91,7 +91,7 @@ class LlamaRunner:
             with self._lock:
                 self._waiters += 1
             try:
-                return await outcome(loading)
+                return await await_result(loading)
             except StoppedError:
                 if self._closed:
                     raise self._unavailable(CLOSED) from None
@@ -160,7 +160,7 @@ class LlamaRunner:
     async def aclose(self) -> None:
         """Stop whatever is going on, free the model and wait for that."""
         self.close()
-        await outcome(self._ended)
+        await await_result(self._ended)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread to end after `close`; False when it has not."""

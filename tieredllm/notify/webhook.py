@@ -19,8 +19,8 @@ from tieredllm.notify.http_post import post, web_address
 from tieredllm.notify.line import Line, SendError
 from tieredllm.notify.message import Event, Message, Step
 from tieredllm.notify.severity import Severity
-from tieredllm.notify.wording import iso
 from tieredllm.profile.schema import Webhook
+from tieredllm.text import iso_utc
 
 __all__ = ["Body", "WebhookSink", "body_of", "signature"]
 
@@ -108,9 +108,9 @@ def body_of(message: Message, *, sent_at: float) -> Body:
         profile=message.profile,
         count=message.count,
         held_back=message.held_back,
-        first_at=iso(message.first_at),
-        last_at=iso(message.last_at),
-        sent_at=iso(sent_at),
+        first_at=iso_utc(message.first_at),
+        last_at=iso_utc(message.last_at),
+        sent_at=iso_utc(sent_at),
         tier=details.tier,
         fallback_level=details.fallback_level,
         provider=details.provider,
@@ -121,7 +121,12 @@ def body_of(message: Message, *, sent_at: float) -> Body:
         original_error=details.original_error,
         attempts=details.attempts,
         ended=tuple(
-            Over(cause=over.cause, severity=over.severity, count=over.count, since=iso(over.since))
+            Over(
+                cause=over.cause,
+                severity=over.severity,
+                count=over.count,
+                since=iso_utc(over.since),
+            )
             for over in message.ended
         ),
     )

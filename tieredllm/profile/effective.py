@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from tieredllm.profile.masking import HIDDEN, mask_text
 from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, Alternate, Profile, Tier
 from tieredllm.profile.yaml_writing import written
+from tieredllm.redaction import HIDDEN, mask_text
 
 __all__ = ["effective"]
 

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from tieredllm.errors import Mistake, ProfileError, UsageError
-from tieredllm.paths import Places, shipped
+from tieredllm.files import Places, shipped
 from tieredllm.profile.inherit import inherit
 from tieredllm.profile.reading import in_order, mistakes_of, profile_of, read_mapping
 from tieredllm.profile.schema import Profile

@@ -7,8 +7,8 @@ from math import isfinite
 
 import msgspec.inspect as types
 
-from tieredllm.profile.masking import is_address, looks_like_key, mask_text
 from tieredllm.profile.tree import Node, Scalar, Sequence
+from tieredllm.redaction import is_address, looks_like_key, mask_text
 
 __all__ = ["choices", "described", "not_a_name", "suggestion", "unknown_key", "why_not"]
 

@@ -7,7 +7,6 @@ say: complete answers that a model wrote, never a rule's, a cut one or one that 
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from tieredllm.clock import Clock
 from tieredllm.errors import ErrorKind, FallbackTriggerError
 from tieredllm.providers.base import Call, Chunk, Delta, Finish, ProbeResult
 from tieredllm.providers.modelless import Modelless
+from tieredllm.text import iso_utc
 from tieredllm.types import Prompt
 
 __all__ = ["CacheBackend", "Earlier", "LookUp"]
@@ -85,13 +85,8 @@ class CacheBackend(Modelless):
                 again=False,
             )
         yield Delta(earlier.text)
-        yield Finish(reason="stop", cached_at=_iso(earlier.answered_at))
+        yield Finish(reason="stop", cached_at=iso_utc(earlier.answered_at))
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
         """Say that it can be asked; whether it knows an answer depends on the question."""
         return ProbeResult(ok=True, latency_ms=0.0)
-
-
-def _iso(at: float) -> str:
-    """Give a time as ISO 8601 in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from tieredllm.clock import Clock
 from tieredllm.errors import ErrorKind
-from tieredllm.paths import Places
+from tieredllm.files import Places
 from tieredllm.profile.schema import KEY_VARIABLES, Alternate, Tier
 from tieredllm.providers.base import Backend
 

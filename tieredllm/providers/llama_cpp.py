@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tieredllm.errors import ErrorKind, FallbackTriggerError, ModelFileError
+from tieredllm.files import Places
 from tieredllm.local import catalog
 from tieredllm.local.verdicts import FileState, Verdicts, state_of
-from tieredllm.paths import Places
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import (
     Call,

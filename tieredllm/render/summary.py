@@ -9,7 +9,7 @@ import re
 
 from tieredllm.errors import ErrorKind
 from tieredllm.render.remarks import describe_backend, describe_failure
-from tieredllm.render.sanitize import one_line
+from tieredllm.text import one_line
 from tieredllm.types import Answer, Attempt
 
 __all__ = ["failure_lines", "fix_for", "summary_line", "usage_line"]

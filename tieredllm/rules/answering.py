@@ -13,7 +13,7 @@ from tieredllm.rules.model import Intent, Language, Rules
 from tieredllm.rules.reference import ref_code
 from tieredllm.rules.schema import ResponseText
 from tieredllm.rules.templates import OWN_VARIABLES, fill
-from tieredllm.rules.text import clean
+from tieredllm.text import printable_line
 
 __all__ = ["LAST_WORDS", "RuleAnswer", "answer", "last_words"]
 
@@ -83,7 +83,7 @@ def last_words(code: str) -> str:
 
 def _values(finding: Finding, variables: Mapping[str, str], code: str) -> dict[str, str]:
     named = {name: value for name, value in variables.items() if "." not in name}
-    values = {name: clean(value, MAX_VARIABLE) for name, value in named.items()}
+    values = {name: printable_line(value, MAX_VARIABLE) for name, value in named.items()}
     if finding.winner is not None:
         values.update((f"match.{k}", value) for k, value in finding.winner.captures.items())
     values.update(dict.fromkeys(OWN_VARIABLES, code))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tieredllm.rules.finding import Candidate
 from tieredllm.rules.model import Intent, Language, Rule
 from tieredllm.rules.patterns import compiled
-from tieredllm.rules.text import clean
+from tieredllm.text import printable_line
 
 if TYPE_CHECKING:
     from regex import Match, Pattern
@@ -116,7 +116,7 @@ def _length(match: Match[str]) -> int:
 def _candidate(language: Language, intent: Intent, rule: Rule, match: Match[str]) -> Candidate:
     captures = {}
     for name, caught in match.groupdict().items():
-        value = clean(caught or "", MAX_CAPTURE)
+        value = printable_line(caught or "", MAX_CAPTURE)
         if value:
             captures[name] = value
     return Candidate(

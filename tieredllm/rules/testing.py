@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tieredllm.errors import Mistake
 from tieredllm.rules.matching import Matcher
-from tieredllm.rules.text import clean
+from tieredllm.text import printable_line
 
 __all__ = ["failed_tests"]
 
@@ -20,7 +20,7 @@ def failed_tests(matcher: Matcher) -> list[Mistake]:
     failed = []
     for test in matcher.rules.tests:
         finding = matcher.match(test.query)
-        query = clean(test.query, SHOWN_CHARACTERS)
+        query = printable_line(test.query, SHOWN_CHARACTERS)
         if finding.intent != test.intent:
             message = f"`{query}` is {finding.intent}, not {test.intent}: {finding.why}"
         elif test.lang is not None and finding.lang != test.lang:
