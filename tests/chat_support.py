@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from cli_support import answering, served
 from wire_support import Connection, Play, RawServer, response
 
-from tieredllm.errors import ErrorInfo, ErrorKind
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.types import Answer, Usage
 
 PROMPT = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"

@@ -20,8 +20,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 from store_support import FakeClock, answer, attempt
 
-from tieredllm.errors import ErrorInfo, ErrorKind
 from tieredllm.keys import Keys
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.notify.notifier import Notifier
 from tieredllm.profile.schema import Notifications
 from tieredllm.store.database import Database

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tieredllm.engine.ports import TurnResult
-from tieredllm.errors import ErrorInfo, ErrorKind
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.types import Answer, Attempt, Usage
 
 NOW = 1_800_000_000.0
@@ -122,7 +122,7 @@ class Child:
             import os, signal, sqlite3, sys, time
             from pathlib import Path
             from tieredllm.engine.ports import TurnResult
-            from tieredllm.errors import ErrorKind
+            from tieredllm.kinds import ErrorKind
             from tieredllm.profile.schema import HealthSettings
             from tieredllm.store.database import Database
             from tieredllm.store.health import SqliteHealth

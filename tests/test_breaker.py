@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from error_table import ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -14,7 +15,7 @@ from tieredllm.engine import breaker
 from tieredllm.engine.breaker import MAX_BENCH_S, Circuit
 from tieredllm.engine.ports import TurnResult
 from tieredllm.engine.window import ACCURACY, NOTHING, Window
-from tieredllm.errors import POLICIES, ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import HealthSettings
 
 DEFAULTS = HealthSettings()
@@ -247,7 +248,7 @@ def test_a_bench_of_no_length_is_none(bench_s):
 
 def test_every_kind_that_counts_opens_it_and_no_other_does():
     """Three failures in a row open the circuit exactly when their kind counts."""
-    for kind, policy in POLICIES.items():
+    for kind, policy in ROWS.items():
         backend = Backend()
         for _ in range(3):
             backend.record(failure(kind=kind, counts=policy.counts))
@@ -383,7 +384,7 @@ class Life(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(ErrorKind), bench_s=st.none() | st.floats(allow_nan=True))
     def a_request_fails(self, kind, bench_s):
         lease = (self.backend.circuit.lease_owner, self.backend.circuit.leased_at)
-        self.backend.record(failure(kind=kind, counts=POLICIES[kind].counts, bench_s=bench_s))
+        self.backend.record(failure(kind=kind, counts=ROWS[kind].counts, bench_s=bench_s))
 
         assert (self.backend.circuit.lease_owner, self.backend.circuit.leased_at) == lease
 
@@ -412,7 +413,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.holder() is not None)
     @rule(kind=st.sampled_from(ErrorKind), bench_s=st.none() | st.floats(0, 1e9))
     def the_probe_fails(self, kind, bench_s):
-        counts = POLICIES[kind].counts
+        counts = ROWS[kind].counts
         before = self.backend.circuit.cooldown_s
         health = self.backend.settings
         self.backend.record(failure(kind=kind, counts=counts, bench_s=bench_s), probed=True)

@@ -15,10 +15,11 @@ from tieredllm.clock import SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.engine.ports import NoMemory
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Params, Profile, Tier
 from tieredllm.providers.base import Call, Delta, Finish
-from tieredllm.providers.cache import CacheBackend
+from tieredllm.providers.static import CacheBackend
 from tieredllm.store.database import Database
 from tieredllm.store.history import History
 from tieredllm.types import Answer, Answered, Attachment, Message, Prompt

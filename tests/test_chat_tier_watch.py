@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tieredllm.chat.tier_watch import WORDS, TierWatch, in_words
-from tieredllm.errors import ErrorInfo, ErrorKind
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.types import Attempt, AttemptFailed, AttemptStarted, TierSkipped
 
 

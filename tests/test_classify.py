@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tieredllm.errors import FallbackTriggerError
-from tieredllm.providers.classify import classify_inside_200, classify_response
-from tieredllm.providers.network import HTTPX_KINDS, classify_exception
-from tieredllm.providers.sent import Sent
+from tieredllm.providers.errors.http import classify_inside_200, classify_response
+from tieredllm.providers.errors.transport import HTTPX_KINDS, classify_exception
+from tieredllm.providers.request_info import RequestInfo
 
 KEY = "sk-test-0123456789abcdefghijklmnopqrstuv"
 NOW = 1_790_000_000.0
@@ -30,7 +30,7 @@ PARAMETERS = {
 
 
 def sent(parameters=PARAMETERS, key_env="OPENAI_API_KEY"):
-    return Sent(
+    return RequestInfo(
         url="https://user:pa55word-is-secret@api.example.com/v1/chat/completions",
         model="m-1",
         key=KEY,

@@ -6,10 +6,10 @@ import time
 
 import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, rules, run_engine
+from error_table import ROWS
 
 from tieredllm.engine.plan import Options
 from tieredllm.engine.ports import NoMemory, Standing
-from tieredllm.errors import POLICIES, ErrorKind
 from tieredllm.providers.base import Finish
 from tieredllm.types import (
     Attachment,
@@ -62,7 +62,7 @@ def test_first_tier_answers():
     assert secondary.seen == []
 
 
-NEVER_AGAIN = [kind for kind in ErrorKind if POLICIES[kind].again == "never"]
+NEVER_AGAIN = [kind for kind, row in ROWS.items() if not row.again]
 
 
 @pytest.mark.parametrize("kind", NEVER_AGAIN)
@@ -77,7 +77,7 @@ def test_kinds_that_are_not_asked_again(kind):
     assert [a.outcome for a in answer.attempts] == ["failed", "ok"]
 
 
-AGAIN = [kind for kind in ErrorKind if POLICIES[kind].again != "never"]
+AGAIN = [kind for kind, row in ROWS.items() if row.again]
 
 
 @pytest.mark.parametrize("kind", AGAIN)

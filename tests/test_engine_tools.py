@@ -12,7 +12,7 @@ from tools_support import MCP_SERVER, session, stub
 
 from tieredllm.engine.plan import Options
 from tieredllm.engine.tooling import Tooling
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Tools
 from tieredllm.providers.base import CallPiece, ToolRequest
 from tieredllm.tools.approval import Approval

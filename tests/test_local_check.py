@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from local_support import smollm2, write_gemma
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.local import check, tryout
 from tieredllm.local.check import examine, glance, needed_bytes
 from tieredllm.local.gguf import read_header
@@ -208,12 +209,14 @@ def test_the_estimate_covers_what_is_used(tmp_path):
     code = f"""
 from pathlib import Path
 from tieredllm.local.binding import Flag
+from tieredllm.local.ladder import LoadSettings
 from tieredllm.local.model import LoadedModel
 from tieredllm.profile.schema import Params
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 before = peak()
-model = LoadedModel(Path({str(path)!r}), n_ctx=4096, threads=2, stop=Flag(), go_on=lambda: True)
+model = LoadedModel(Path({str(path)!r}), n_ctx=4096, settings=LoadSettings(),
+    stop=Flag(), go_on=lambda: True)
 model.evaluate(list(range(1000, 1512)))
 list(model.sample(1, Params()))
 print(peak() - before)

@@ -433,7 +433,7 @@ WORKER = """
 import asyncio, sys
 from pathlib import Path
 from tieredllm.clock import SystemClock
-from tieredllm.errors import ErrorInfo
+from tieredllm.kinds import ErrorInfo
 from tieredllm.keys import Keys
 from tieredllm.notify.notifier import Notifier
 from tieredllm.profile.schema import Notifications, Webhook

@@ -7,7 +7,7 @@ import pytest
 from notify_support import failure, first_tier, no_answer, rules_answer, secondary_answer
 from store_support import answer, attempt
 
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.notify.severity import finding, is_first_tier
 
 K = ErrorKind

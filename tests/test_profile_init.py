@@ -12,8 +12,8 @@ from cli_support import Terminal, cli, install_model
 from profile_support import command
 
 from tieredllm.cli.profile_draft import Choice, draft, own_server, vendors
-from tieredllm.errors import ErrorKind
 from tieredllm.files import Places, shipped
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.doubts import doubts
 from tieredllm.profile.resolve import Found, load
 

@@ -92,8 +92,10 @@ def test_a_probe_without_a_key_asks_nobody(vendor):
 @every_vendor
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_probe_of_a_silent_server_ends(vendor, deep, monkeypatch):
-    """A probe has its own bound."""
-    monkeypatch.setattr("tieredllm.providers.cloud.PROBE_S", 0.2)
+    """A probe has its own bound, and one that waits for a token a longer one."""
+    limits = {"PROBE_S": 5, "DEEP_PROBE_S": 0.2} if deep else {"PROBE_S": 0.2, "DEEP_PROBE_S": 5}
+    for name, limit_s in limits.items():
+        monkeypatch.setattr(f"tieredllm.providers.cloud.{name}", limit_s)
 
     async def play(connection):
         await connection.gone()
@@ -102,7 +104,7 @@ def test_a_probe_of_a_silent_server_ends(vendor, deep, monkeypatch):
     found, _ = probe(vendor, play, deep=deep)
 
     assert not found.ok
-    assert found.error.startswith("timeout")
+    assert found.error == "timeout: no answer within 0.2 s"
     assert time.perf_counter() - start < 2
 
 

@@ -13,7 +13,7 @@ from tieredllm.profile.schema import Params
 from tieredllm.prompts.tokens import estimate_tokens
 from tieredllm.providers.cloud import CloudBackend
 from tieredllm.providers.http import HttpClients
-from tieredllm.providers.turns import OPENING
+from tieredllm.providers.roles import OPENING
 from tieredllm.types import Message
 
 VENDORS = ["openai", "anthropic", "gemini"]
@@ -42,7 +42,7 @@ def at_home(vendor, model, asked=None):
     """Give the body for the vendor's own server, which is not asked."""
     made = backend(vendor, None, HttpClients(), model=model)
     assert isinstance(made, CloudBackend)
-    return made._ask(asked or call(params=FULL))
+    return made._build_request(asked or call(params=FULL))
 
 
 def test_openai_is_sent_its_form():

@@ -81,9 +81,9 @@ def test_whatever_is_called_can_be_told(vendor, data):
     model = BACKENDS[vendor](
         model="m-1", base_url=None, api_key_env=None, keys={}, http=None, clock=SystemClock()
     )
-    collected = model._calls()
+    collected = model._collect_calls()
     for value in data.draw(st.lists(EVENTS[vendor], max_size=5)):
-        model._read(value)
+        model._parse_chunk(value)
         collected.take(value)
     calls = collected.complete()
     assert len({made.id for made in calls}) == len(calls)
@@ -100,7 +100,9 @@ def test_whatever_is_called_can_be_told(vendor, data):
             made_by=made_by,
             raw=collected.raw(),
         )
-        body = msgspec.json.decode(msgspec.json.encode(model._ask(call(turns=(turn,))).body))
+        body = msgspec.json.decode(
+            msgspec.json.encode(model._build_request(call(turns=(turn,))).body)
+        )
         if vendor == "anthropic":
             said, results = (turn["content"] for turn in body["messages"][1:])
             made = [block["id"] for block in said if block["type"] == "tool_use"]

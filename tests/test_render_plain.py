@@ -7,7 +7,7 @@ import io
 import msgspec
 import pytest
 
-from tieredllm.errors import ErrorInfo, ErrorKind
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.render.plain import PlainAnswer
 from tieredllm.types import (
     Answer,

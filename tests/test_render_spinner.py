@@ -9,7 +9,7 @@ from render_support import FakeClock, Terminal, console_on
 from rich.cells import cell_len
 from rich.console import Console
 
-from tieredllm.errors import ErrorInfo, ErrorKind
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.render.spinner import Spinner
 from tieredllm.types import Attempt, AttemptFailed, AttemptStarted, RetryScheduled, Token
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tieredllm.errors import ErrorInfo, ErrorKind
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.render.summary import failure_lines, fix_for, summary_line, usage_line
 from tieredllm.types import Answer, Attempt, Usage
 

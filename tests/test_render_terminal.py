@@ -9,7 +9,7 @@ import pytest
 from render_support import FakeClock, Terminal, console_on
 from rich.console import Console
 
-from tieredllm.errors import ErrorInfo, ErrorKind
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.render.terminal import TerminalAnswer, takes_markdown
 from tieredllm.types import (
     Answer,

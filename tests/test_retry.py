@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
+from error_table import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tieredllm.engine.budget import models_deadline_s, silence_limit_s
 from tieredllm.engine.retry import MAX_RETRY_AFTER_S, backoff_s, bench_s, retry_wait_s
-from tieredllm.errors import POLICIES, ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Backoff
 
 SETTINGS = st.builds(
@@ -74,7 +76,7 @@ def test_a_wait_fits_its_budget(
     assert 0 <= wait < budget_s
     assert number <= retries
     assert again is not False
-    assert again or POLICIES[kind].again != "never"
+    assert again or ROWS[kind].again
     if retry_after_s is not None:
         assert wait == max(retry_after_s, 0) <= MAX_RETRY_AFTER_S
 

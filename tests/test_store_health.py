@@ -10,7 +10,7 @@ from store_support import NOW, Child, FakeClock, crowd, failure, success
 
 from tieredllm.engine.ports import HealthMemory, Standing
 from tieredllm.engine.window import Window
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import HealthSettings
 from tieredllm.store.database import Database
 from tieredllm.store.health import SLICES, SqliteHealth, WindowReport

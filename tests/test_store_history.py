@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from store_support import NOW, FakeClock, answer, attempt
 
-from tieredllm.errors import ErrorInfo, ErrorKind, UsageError
+from tieredllm.errors import UsageError
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.redaction import Redactor
 from tieredllm.store.database import Database
 from tieredllm.store.history import CachedAnswer, Conversation, History

@@ -15,7 +15,7 @@ from store_support import FakeClock, answer, attempt
 
 from tieredllm.cli.context import Session
 from tieredllm.cli.run import run
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.render.sparkline import ASCII_BARS, sparkline
 from tieredllm.render.timeline import NARROWEST, duration, time_line
 from tieredllm.store.database import Database

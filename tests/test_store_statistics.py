@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from store_support import NOW, FakeClock, answer, attempt
 
-from tieredllm.errors import ErrorInfo, ErrorKind
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.store.database import Database
 from tieredllm.store.history import History
 from tieredllm.store.statistics import MOMENTS, percentile, statistics

@@ -15,20 +15,19 @@ from tieredllm.version import __version__
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
     from tieredllm.errors import (
-        ErrorInfo,
-        ErrorKind,
         FallbackTriggerError,
         NoAnswerError,
         ProfileError,
         TieredLLMError,
         UsageError,
     )
+    from tieredllm.kinds import ErrorInfo, ErrorKind
     from tieredllm.types import Answer, Attachment, Attempt, Event, Message, Prompt, Usage
 
 _HOMES = {
     "FallbackManager": "client",
-    "ErrorInfo": "errors",
-    "ErrorKind": "errors",
+    "ErrorInfo": "kinds",
+    "ErrorKind": "kinds",
     "FallbackTriggerError": "errors",
     "NoAnswerError": "errors",
     "ProfileError": "errors",

@@ -14,8 +14,9 @@ from tieredllm.aio import run
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
-from tieredllm.errors import ErrorKind, Mistake, NoAnswerError, ProfileError, UsageError
+from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
 from tieredllm.files import Places
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
@@ -79,7 +80,7 @@ class FallbackManager:
         rng: random.Random | None = None,
     ) -> None:
         from tieredllm.keys import Keys
-        from tieredllm.providers.factory import Surroundings, make_backends
+        from tieredllm.providers.factory import BackendDeps, make_backends
         from tieredllm.providers.http import HttpClients
 
         self._env = os.environ if env is None else env
@@ -101,7 +102,7 @@ class FallbackManager:
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._http = HttpClients(self._clock)
         self.database = Database(self.places.state_db if persist else None)
-        self._around = Surroundings(
+        self._around = BackendDeps(
             places=self.places,
             keys=Keys(self._env, self.places.keys_file),
             http=self._http,

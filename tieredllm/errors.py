@@ -1,4 +1,4 @@
-"""Define what can go wrong, as one tree and one closed table.
+"""Define the exceptions raised on purpose, as one tree.
 
 The tree::
 
@@ -10,25 +10,18 @@ The tree::
     ├── FallbackTriggerError    one attempt failed: makes its tier give way to the next
     └── NoAnswerError           every tier gave way; carries the failed `Answer`
 
-The closed set of error kinds, and what follows from each, is `POLICIES`.
+Why an attempt failed is one of the kinds of `kinds.py`.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
-
 import msgspec
 
-if TYPE_CHECKING:
-    from tieredllm.types import Answer
+from tieredllm.kinds import ErrorInfo, ErrorKind
+from tieredllm.types import Answer
 
 __all__ = [
-    "POLICIES",
-    "ErrorInfo",
-    "ErrorKind",
     "FallbackTriggerError",
-    "KindPolicy",
     "Mistake",
     "ModelFileError",
     "NoAnswerError",
@@ -39,90 +32,16 @@ __all__ = [
 ]
 
 
-class ErrorKind(StrEnum):
-    """Name why an attempt failed."""
-
-    RATE_LIMIT = "rate_limit"
-    QUOTA_EXHAUSTED = "quota_exhausted"
-    SERVICE_UNAVAILABLE = "service_unavailable"
-    CONNECTION = "connection"
-    TLS = "tls"
-    TIMEOUT = "timeout"
-    AUTHENTICATION = "authentication"
-    PERMISSION = "permission"
-    NOT_FOUND = "not_found"
-    CONTEXT_LENGTH = "context_length"
-    CONTENT_FILTER = "content_filter"
-    BAD_REQUEST = "bad_request"
-    MALFORMED_RESPONSE = "malformed_response"
-    EMPTY_RESPONSE = "empty_response"
-    STREAM_INTERRUPTED = "stream_interrupted"
-    MODEL_UNAVAILABLE = "model_unavailable"
-    DEADLINE = "deadline"
-    UNEXPECTED = "unexpected"
-
-
-class KindPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Say what follows from one kind of error."""
-
-    again: Literal["never", "backoff", "retry_after"] = "never"
-    """Whether the same backend is asked again: never, after a backoff, or when the server says."""
-    counts: bool = True
-    """Whether the failure counts against the backend's health."""
-    bench_s: float | None = None
-    """Seconds the backend is set aside at once, or None when the circuit breaker alone decides."""
-
-
-POLICIES: dict[ErrorKind, KindPolicy] = {
-    ErrorKind.RATE_LIMIT: KindPolicy(again="retry_after"),
-    ErrorKind.QUOTA_EXHAUSTED: KindPolicy(bench_s=3600.0),
-    ErrorKind.SERVICE_UNAVAILABLE: KindPolicy(again="backoff"),
-    ErrorKind.CONNECTION: KindPolicy(again="backoff"),
-    ErrorKind.TLS: KindPolicy(),
-    ErrorKind.TIMEOUT: KindPolicy(),
-    ErrorKind.AUTHENTICATION: KindPolicy(bench_s=300.0),
-    ErrorKind.PERMISSION: KindPolicy(bench_s=300.0),
-    ErrorKind.NOT_FOUND: KindPolicy(bench_s=300.0),
-    ErrorKind.CONTEXT_LENGTH: KindPolicy(counts=False),
-    ErrorKind.CONTENT_FILTER: KindPolicy(counts=False),
-    ErrorKind.BAD_REQUEST: KindPolicy(counts=False),
-    ErrorKind.MALFORMED_RESPONSE: KindPolicy(again="backoff"),
-    ErrorKind.EMPTY_RESPONSE: KindPolicy(again="backoff"),
-    ErrorKind.STREAM_INTERRUPTED: KindPolicy(),
-    ErrorKind.MODEL_UNAVAILABLE: KindPolicy(),
-    ErrorKind.DEADLINE: KindPolicy(counts=False),
-    ErrorKind.UNEXPECTED: KindPolicy(),
-}
-"""The table of the contract, one row per kind."""
-
-
-class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one failure as data: what JSON, the log and the notifications show."""
-
-    kind: ErrorKind
-    message: str
-    """One line, at most 300 characters, without keys or markup."""
-    status: int | None = None
-    """The HTTP status, where there was one."""
-    retry_after_s: float | None = None
-    """Seconds the server asked to wait, where it did."""
-
-    def __str__(self) -> str:
-        if self.status is not None:
-            return f"{self.kind} ({self.status}) {self.message}".rstrip()
-        return f"{self.kind}: {self.message}" if self.message else str(self.kind)
-
-
 class TieredLLMError(Exception):
-    """Be the base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose."""
 
 
 class UsageError(TieredLLMError):
-    """Report a request that cannot be carried out as asked; the message says what to do."""
+    """A request that cannot be carried out as asked; the message says what to do."""
 
 
 class Mistake(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one mistake in a file the user wrote."""
+    """One mistake in a file the user wrote."""
 
     file: str
     line: int
@@ -137,7 +56,7 @@ class Mistake(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProfileError(UsageError):
-    """Report every mistake of a profile, rule file or catalog at once.
+    """Every mistake of a profile, rule file or catalog at once.
 
     Attributes:
         mistakes: each with file, line and column; never empty.
@@ -149,15 +68,15 @@ class ProfileError(UsageError):
 
 
 class ModelFileError(TieredLLMError):
-    """Report a local model file that cannot be pulled, verified or removed, and what to do."""
+    """A local model file that cannot be pulled, verified or removed, and what to do."""
 
 
 class UnknownModelError(ModelFileError, UsageError):
-    """Report a name that is not in the catalog of local models; the message lists those there."""
+    """A name that is not in the catalog of local models; the message lists those there."""
 
 
 class FallbackTriggerError(TieredLLMError):
-    """Make a tier give way: one attempt on one backend has failed.
+    """One attempt on one backend has failed: makes its tier give way.
 
     Args:
         kind: a member of the closed set, or its value.
@@ -167,6 +86,7 @@ class FallbackTriggerError(TieredLLMError):
         again: overrides the kind's policy where the cause is known better: False for a refused
             connection (nothing listens there), True for one that was reset before the first byte.
         parameter: the request parameter the server named as unsupported (wire name).
+        truncated: whether the limit of tokens was used up before an answer began.
     """
 
     def __init__(
@@ -178,6 +98,7 @@ class FallbackTriggerError(TieredLLMError):
         retry_after_s: float | None = None,
         again: bool | None = None,
         parameter: str | None = None,
+        truncated: bool = False,
     ) -> None:
         self.kind = ErrorKind(kind)
         self.message = message
@@ -185,21 +106,23 @@ class FallbackTriggerError(TieredLLMError):
         self.retry_after_s = retry_after_s
         self.again = again
         self.parameter = parameter
+        self.truncated = truncated
         super().__init__(str(self.info))
 
     @property
     def info(self) -> ErrorInfo:
-        """Give the failure as data."""
+        """The failure as data."""
         return ErrorInfo(
             kind=self.kind,
             message=self.message,
             status=self.status,
             retry_after_s=self.retry_after_s,
+            truncated=self.truncated,
         )
 
 
 class NoAnswerError(TieredLLMError):
-    """Report that no tier answered.
+    """No tier answered.
 
     Attributes:
         answer: the failed answer: its text is None, its `error` and `attempts` say what happened.

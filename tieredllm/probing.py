@@ -10,19 +10,13 @@ import msgspec
 
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import Standing
-from tieredllm.providers.base import Backend, ProbeResult
+from tieredllm.providers.base import DEEP_PROBE_S, PROBE_S, Backend, ProbeResult
 from tieredllm.text import iso_utc
 
 if TYPE_CHECKING:
     from tieredllm.store.health import SqliteHealth, WindowReport
 
-__all__ = ["PROBE_S", "HealthReport", "Status", "TierReport", "check"]
-
-PROBE_S = 5.0
-"""The longest a probe may take, all tiers being probed at the same time; in seconds."""
-
-DEEP_PROBE_S = 30.0
-"""The same for `--deep`, which waits for one real token."""
+__all__ = ["HealthReport", "Status", "TierReport", "check"]
 
 Status = Literal[
     "healthy", "degraded", "half_open", "unknown", "open", "down", "not_ready", "not_configured"

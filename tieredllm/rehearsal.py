@@ -17,7 +17,7 @@ from tieredllm.aio import run
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.engine.ports import NoMemory
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Profile
 from tieredllm.prompts.tokens import estimate_tokens
 from tieredllm.providers.base import (
@@ -30,7 +30,7 @@ from tieredllm.providers.base import (
     ProbeResult,
     TokenCounter,
 )
-from tieredllm.providers.simulated import SimulatedBackend
+from tieredllm.providers.faults import SimulatedBackend
 from tieredllm.types import Answer, Answered, Prompt
 
 __all__ = ["Rehearsal", "rehearse"]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tieredllm.errors import ErrorInfo
+from tieredllm.kinds import ErrorInfo
 
 __all__ = [
     "Answer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.text import one_line
 from tieredllm.types import (
     Attempt,

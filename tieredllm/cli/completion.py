@@ -40,7 +40,7 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def faults(ctx: typer.Context, incomplete: str) -> list[str]:
     """Give `TIER=FAULT` for every fault."""
-    from tieredllm.errors import ErrorKind
+    from tieredllm.kinds import ErrorKind
 
     return _beginning(
         [f"{tier.name}={kind}" for tier in _tiers(ctx) for kind in ErrorKind], incomplete

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tieredllm.errors import ErrorKind, UsageError
+from tieredllm.errors import UsageError
+from tieredllm.kinds import ErrorKind
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,8 @@ import msgspec
 
 from tieredllm.engine.budget import silence_limit_s
 from tieredllm.engine.kit import Fitted, Kit, fitted
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Tier
 from tieredllm.prompts.policies import Composed, ContextTooSmallError
 from tieredllm.providers.base import (

@@ -26,7 +26,7 @@ import msgspec
 
 from tieredllm.engine.ports import Standing
 from tieredllm.engine.window import Window
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import HealthSettings
 
 __all__ = [

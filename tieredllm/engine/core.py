@@ -25,7 +25,8 @@ from tieredllm.engine.ports import HealthMemory, ParameterMemory, Standing, Turn
 from tieredllm.engine.race import race
 from tieredllm.engine.retry import bench_s, retry_wait_s
 from tieredllm.engine.tooling import Tooling
-from tieredllm.errors import POLICIES, ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import POLICIES, ErrorKind
 from tieredllm.profile.schema import Profile
 from tieredllm.providers.base import Backend, Delta
 from tieredllm.types import (

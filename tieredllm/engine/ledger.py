@@ -9,7 +9,8 @@ import msgspec
 from tieredllm.clock import Clock
 from tieredllm.engine.attempt import ContextSkipError
 from tieredllm.engine.plan import TierPlan
-from tieredllm.errors import ErrorInfo, ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.providers.base import Backend, Finish
 from tieredllm.types import Answer, Attempt, Outcome, ToolUse, Usage
 

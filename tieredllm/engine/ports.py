@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 
 __all__ = ["HealthMemory", "NoMemory", "ParameterMemory", "Standing", "TurnResult"]
 

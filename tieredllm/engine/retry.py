@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from tieredllm.errors import POLICIES, ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import POLICIES, ErrorKind
 from tieredllm.profile.schema import Backoff
 
 __all__ = ["MAX_RETRY_AFTER_S", "backoff_s", "bench_s", "retry_wait_s"]
@@ -46,8 +47,7 @@ def retry_wait_s(
         budget_s: what is left of the time this tier may take; a wait must end before it does.
         rng: where jitter comes from.
     """
-    again = POLICIES[error.kind].again
-    allowed = again != "never" if error.again is None else error.again
+    allowed = POLICIES[error.kind].again if error.again is None else error.again
     if not allowed or number > retries:
         return None
     wait = backoff_s(backoff, number, rng)

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 
 __all__ = ["INSTALL", "Flag", "binding_stamp", "bindings", "last_complaint", "set_verbose"]
 

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tieredllm.aio import await_result
-from tieredllm.errors import ErrorKind, FallbackTriggerError
-from tieredllm.local.answering import End, Item, Job, answer
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.local.binding import Flag, set_verbose
 from tieredllm.local.ending import no_stop_at_exit, stop_at_exit
+from tieredllm.local.generate import End, Item, Job, answer
+from tieredllm.local.ladder import LoadSettings
 from tieredllm.local.stopped import StoppedError
 from tieredllm.profile.schema import Params
 from tieredllm.types import Message
@@ -48,16 +50,21 @@ class LlamaRunner:
     Args:
         path: the GGUF file.
         prepare: checks the file before it is loaded, on the runner's thread; may block.
-        threads: threads to compute with; by default as many as physical cores.
+        settings: how to load it and compute with it.
         verbose: whether llama.cpp's log goes to stderr.
     """
 
     def __init__(
-        self, path: Path, *, prepare: Prepare, threads: int | None = None, verbose: bool = False
+        self,
+        path: Path,
+        *,
+        prepare: Prepare,
+        settings: LoadSettings = LoadSettings(),  # noqa: B008 - it is frozen
+        verbose: bool = False,
     ) -> None:
         self._path = path
         self._prepare = prepare
-        self._threads = threads
+        self._settings = settings
         self._verbose = verbose
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[Job | Future[LoadedModel] | None] = queue.SimpleQueue()
@@ -256,7 +263,6 @@ class LlamaRunner:
         n_ctx = self._prepare(self._go_on_loading)
         # What the chat template needs is imported while llama.cpp reads the file.
         threading.Thread(target=_import_jinja, daemon=True).start()
-        from tieredllm.local.cores import physical_cores
         from tieredllm.local.model import LoadedModel
         from tieredllm.local.template import ChatFormat
 
@@ -264,7 +270,7 @@ class LlamaRunner:
         model = LoadedModel(
             self._path,
             n_ctx=n_ctx,
-            threads=self._threads or physical_cores(),
+            settings=self._settings,
             stop=self._stop,
             go_on=self._go_on_loading,
         )

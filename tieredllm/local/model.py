@@ -11,11 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.local.binding import Flag, bindings, last_complaint
-from tieredllm.local.sampling import make_sampler
+from tieredllm.local.cores import physical_cores
+from tieredllm.local.ladder import LoadSettings
+from tieredllm.local.sampler import make_sampler
 from tieredllm.local.stopped import StoppedError
-from tieredllm.local.vocabulary import NativeVocabulary
+from tieredllm.local.tokenizer import NativeVocabulary
 from tieredllm.profile.schema import Params
 
 __all__ = ["BadFileError", "LoadedModel"]
@@ -24,7 +27,8 @@ BATCH_TOKENS = 512
 """Prompt tokens in one call; llama.cpp's own default for a physical batch."""
 ABORTED = 2
 """What `llama_decode` returns when the abort callback said stop."""
-FLASH_ATTENTION_ON, FLASH_ATTENTION_AUTO = 1, -1
+FLASH_ATTENTION_ON, FLASH_ATTENTION_OFF, FLASH_ATTENTION_AUTO = 1, 0, -1
+"""`llama_flash_attn_type` of llama.h."""
 
 
 class BadFileError(FallbackTriggerError):
@@ -37,7 +41,7 @@ class LoadedModel:
     Args:
         path: a GGUF file that has been checked.
         n_ctx: the size of the context, in tokens.
-        threads: how many threads compute.
+        settings: how to load it and compute with it.
         stop: watched while computing; when it is set, `StoppedError` comes out.
         go_on: asked while the file is read; False stops it.
 
@@ -52,12 +56,19 @@ class LoadedModel:
     """
 
     def __init__(
-        self, path: Path, *, n_ctx: int, threads: int, stop: Flag, go_on: Callable[[], bool]
+        self,
+        path: Path,
+        *,
+        n_ctx: int,
+        settings: LoadSettings,
+        stop: Flag,
+        go_on: Callable[[], bool],
     ) -> None:
         self._llama: ModuleType = bindings()
         self._context: Any = None
         self._cached: list[int] = []
         self._name = path.name
+        self._settings = settings
         self._stop = stop
         self.n_ctx = n_ctx
         self.evaluated_tokens = 0
@@ -67,7 +78,7 @@ class LoadedModel:
             if self._llama.llama_model_has_encoder(self._model):
                 failed = self._failed("is an encoder model, which does not answer questions")
                 raise BadFileError(failed.kind, failed.message)
-            self._context = self._make_context(threads)
+            self._context = self._make_context()
             self._kept = stop.watch(self._llama, self._context)
             self._memory = self._llama.llama_get_memory(self._context)
             self._one = (self._llama.llama_token * 1)()
@@ -85,6 +96,8 @@ class LoadedModel:
             stopped = stopped or not go_on()
             return not stopped
 
+        if "use_extra_bufts" in {name for name, *_ in params._fields_}:  # since August 2025
+            params.use_extra_bufts = self._settings.repack
         params.progress_callback = llama.llama_progress_callback(progress)
         last_complaint()
         model = llama.llama_model_load_from_file(str(path).encode(), params)
@@ -100,20 +113,23 @@ class LoadedModel:
             raise BadFileError(failed.kind, failed.message)
         return model
 
-    def _make_context(self, threads: int) -> Any:
+    def _make_context(self) -> Any:
         llama = self._llama
         params = llama.llama_context_default_params()
         fields = {name for name, *_ in params._fields_}
         params.n_ctx = self.n_ctx
         params.n_batch = params.n_ubatch = min(BATCH_TOKENS, self.n_ctx)
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = self._settings.threads or physical_cores()
         params.no_perf = True
         if "n_outputs_max" in fields:
             # Only the last token's logits are read; room for 512 rows of them is half a gigabyte
             # with Gemma's vocabulary.
             params.n_outputs_max = 1
         if "flash_attn_type" not in fields:  # before llama.cpp of August 2025
-            params.flash_attn = True
+            params.flash_attn = self._settings.flash_attention
+            context = llama.llama_init_from_model(self._model, params)
+        elif not self._settings.flash_attention:
+            params.flash_attn_type = FLASH_ATTENTION_OFF
             context = llama.llama_init_from_model(self._model, params)
         else:
             params.flash_attn_type = FLASH_ATTENTION_ON

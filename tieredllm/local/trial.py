@@ -41,14 +41,14 @@ def main(path: Path) -> None:
 
 def _try(path: Path) -> None:
     from tieredllm.local.binding import Flag
-    from tieredllm.local.cores import physical_cores
+    from tieredllm.local.ladder import LoadSettings
     from tieredllm.local.model import LoadedModel
     from tieredllm.local.template import ChatFormat
 
     model = LoadedModel(
         path,
         n_ctx=TRIAL_CONTEXT_TOKENS,
-        threads=physical_cores(),
+        settings=LoadSettings(),
         stop=Flag(),
         go_on=lambda: True,
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.local.stopped import StoppedError
 
 __all__ = ["TRIAL_S", "GoOn", "TryOut", "try_in_child", "unusable"]

@@ -147,7 +147,7 @@ def _refusal(exc: Any, url: str) -> SendError:
     """Make the error for a status other than 2xx."""
     import time
 
-    from tieredllm.providers.retry_after import retry_after_s
+    from tieredllm.providers.errors.retry_after import retry_after_s
     from tieredllm.redaction import presentable
 
     status: int = exc.code

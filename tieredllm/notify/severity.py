@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.types import Answer, Attempt
 
 __all__ = ["RANKS", "Finding", "Severity", "finding", "is_first_tier", "severity_of"]

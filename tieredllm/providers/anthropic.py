@@ -9,18 +9,26 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from tieredllm.clock import Clock
-from tieredllm.providers.anthropic_tools import AnthropicCalls, declared, messages_of
-from tieredllm.providers.assembly import Ending, Part
-from tieredllm.providers.base import Call
-from tieredllm.providers.calls import Calls
-from tieredllm.providers.cloud import Ask, CloudBackend, KeyRing, Vendor
-from tieredllm.providers.http import HttpClients
-from tieredllm.providers.sent import Sent
-from tieredllm.providers.shape import count_at, dig, error_in, text_at, text_of
-from tieredllm.providers.turns import alternating, split_system
+import msgspec
 
-__all__ = ["API_VERSION", "AnthropicBackend"]
+from tieredllm.clock import Clock
+from tieredllm.providers.accumulator import Ending, Part
+from tieredllm.providers.base import Call, ToolDeclaration, ToolTurn
+from tieredllm.providers.cloud import CloudBackend, KeyStore, Vendor, WireRequest
+from tieredllm.providers.http import HttpClients
+from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
+from tieredllm.providers.request_info import RequestInfo
+from tieredllm.providers.roles import alternating, split_system
+from tieredllm.providers.tool_calls import (
+    ToolCallCollector,
+    call_ids,
+    decode_arguments,
+    safe_name,
+    with_unique_ids,
+)
+from tieredllm.types import ToolCall
+
+__all__ = ["API_VERSION", "AnthropicBackend", "AnthropicToolCalls", "declared", "messages_of"]
 
 API_VERSION = "2023-06-01"
 """The `anthropic-version` header's only current value."""
@@ -30,12 +38,12 @@ _FAMILY = re.compile(r"claude-[a-z]+-([0-9]{1,2})(?:[-.]([0-9]{1,2}))?(?![0-9])"
 
 
 class AnthropicBackend(CloudBackend):
-    """Be a model at Anthropic or at a server that speaks its protocol."""
+    """A model at Anthropic or at a server that speaks its protocol."""
 
     provider: ClassVar[Vendor] = "anthropic"
     own_host = "api.anthropic.com"
     models_path = "/v1/models?limit=1000"
-    endings: ClassVar[dict[str, Ending]] = {
+    finish_reasons: ClassVar[dict[str, Ending]] = {
         "end_turn": "stop",
         "stop_sequence": "stop",
         "max_tokens": "length",
@@ -50,7 +58,7 @@ class AnthropicBackend(CloudBackend):
         model: str,
         base_url: str | None,
         api_key_env: str | None,
-        keys: KeyRing,
+        keys: KeyStore,
         http: HttpClients,
         clock: Clock,
     ) -> None:
@@ -66,7 +74,7 @@ class AnthropicBackend(CloudBackend):
             clock=clock,
         )
 
-    def _ask(self, call: Call) -> Ask:
+    def _build_request(self, call: Call) -> WireRequest:
         stream = call.stream and "stream" not in call.omit
         system, turns = split_system(call.messages)
         options = {
@@ -85,7 +93,7 @@ class AnthropicBackend(CloudBackend):
             **({"system": system} if system else {}),
             **options,
         }
-        return Ask(
+        return WireRequest(
             path="/v1/messages",
             body=body,
             parameters={
@@ -97,7 +105,7 @@ class AnthropicBackend(CloudBackend):
         )
 
     def _options(self, call: Call) -> dict[str, Any]:
-        """Give what this model takes of the parameters; it has no penalties at all.
+        """Return what this model takes of the parameters; it has no penalties at all.
 
         From 4.1 on a model takes `temperature` or `top_p`, not both, and from 4.7 on neither
         (migration guides of Haiku 4.5, Opus 4.7 and Haiku 5.5); from 5 on it thinks by default
@@ -120,64 +128,64 @@ class AnthropicBackend(CloudBackend):
             "tool_choice": {"type": "none"} if call.tools and not call.may_call else None,
         }
 
-    def _headers(self, sent: Sent) -> dict[str, str]:
+    def _headers(self, info: RequestInfo) -> dict[str, str]:
         headers = {"anthropic-version": API_VERSION}
-        return headers | {"x-api-key": sent.key} if sent.key else headers
+        return headers | {"x-api-key": info.key} if info.key else headers
 
-    def _calls(self) -> Calls:
-        return AnthropicCalls()
+    def _collect_calls(self) -> ToolCallCollector:
+        return AnthropicToolCalls()
 
-    def _read(self, value: dict[str, Any]) -> Part:
-        kind = text_at(value, "type")
+    def _parse_chunk(self, value: dict[str, Any]) -> Part:
+        kind = get_str(value, "type")
         # `message_start` holds a message that is still empty; a whole answer is one itself.
-        message = dig(value, "message") if kind == "message_start" else value
-        delta = dig(value, "delta")
-        usage = dig(message, "usage")
-        reason = text_at(message, "stop_reason") or text_at(delta, "stop_reason")
-        explanation = text_at(message, "stop_details", "explanation") or text_at(
+        message = get_path(value, "message") if kind == "message_start" else value
+        delta = get_path(value, "delta")
+        usage = get_path(message, "usage")
+        reason = get_str(message, "stop_reason") or get_str(delta, "stop_reason")
+        explanation = get_str(message, "stop_details", "explanation") or get_str(
             delta, "stop_details", "explanation"
         )
         return Part(
             text=_text(kind, value, delta),
             reason=reason,
             refusal=(explanation or "") if reason == "refusal" else "",
-            error=error_in(value),
+            error=find_error(value),
             prompt_tokens=_prompt_tokens(usage),
-            completion_tokens=count_at(usage, "output_tokens"),
-            model=text_at(message, "model"),
+            completion_tokens=get_count(usage, "output_tokens"),
+            model=get_str(message, "model"),
             calls=_has_call(kind, value, delta),
             done=kind == "message_stop",
-            candidates=kind == "message" or isinstance(dig(value, "content"), list),
+            candidates=kind == "message" or isinstance(get_path(value, "content"), list),
         )
 
     def _names(self, value: Any) -> list[str] | None:
-        listed = dig(value, "data")
-        if not isinstance(listed, list) or dig(value, "has_more"):
+        listed = get_path(value, "data")
+        if not isinstance(listed, list) or get_path(value, "has_more"):
             return None
-        return [name for item in listed if (name := text_at(item, "id"))]
+        return [name for item in listed if (name := get_str(item, "id"))]
 
 
 def _text(kind: str | None, value: dict[str, Any], delta: Any) -> str:
     if kind == "content_block_delta":
-        return (text_at(delta, "text") or "") if dig(delta, "type") == "text_delta" else ""
+        return (get_str(delta, "text") or "") if get_path(delta, "type") == "text_delta" else ""
     if kind == "content_block_start":
-        return text_of([dig(value, "content_block")])
-    return text_of(dig(value, "content")) if kind in ("message", None) else ""
+        return content_text([get_path(value, "content_block")])
+    return content_text(get_path(value, "content")) if kind in ("message", None) else ""
 
 
 def _has_call(kind: str | None, value: dict[str, Any], delta: Any) -> bool:
     if kind == "content_block_delta":
-        return text_at(delta, "type") == "input_json_delta"
+        return get_str(delta, "type") == "input_json_delta"
     if kind == "content_block_start":
-        return text_at(value, "content_block", "type") == "tool_use"
-    content = dig(value, "content")
-    return isinstance(content, list) and any(dig(it, "type") == "tool_use" for it in content)
+        return get_str(value, "content_block", "type") == "tool_use"
+    content = get_path(value, "content")
+    return isinstance(content, list) and any(get_path(it, "type") == "tool_use" for it in content)
 
 
 def _prompt_tokens(usage: Any) -> int | None:
     """Add up what was sent: `input_tokens` leaves out what the cache held or took."""
     counts = [
-        count_at(usage, name)
+        get_count(usage, name)
         for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     ]
     known = [count for count in counts if count is not None]
@@ -185,6 +193,137 @@ def _prompt_tokens(usage: Any) -> int | None:
 
 
 def _version(model: str) -> tuple[int, int]:
-    """Give a Claude model's version; (0, 0) for names from before 4, and others' models."""
+    """Return a Claude model's version; (0, 0) for names from before 4, and others' models."""
     found = _FAMILY.search(model)
     return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+
+
+_GROWS = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "signature",
+}
+"""Which text of a block each kind of delta goes on with."""
+
+
+class AnthropicToolCalls:
+    """Collect the content blocks of one answer, `tool_use` among them."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._inputs: dict[int, str] = {}
+        self._complete: tuple[ToolCall, ...] | None = None
+
+    def take(self, value: dict[str, Any]) -> None:
+        """Take an event, or a whole message."""
+        kind, index = get_str(value, "type"), get_path(value, "index")
+        if kind == "content_block_start" and isinstance(index, int):
+            block = get_path(value, "content_block")
+            if isinstance(block, dict):
+                self._blocks[index] = dict(block)
+        elif kind == "content_block_delta" and isinstance(index, int):
+            self._grow(index, get_path(value, "delta"))
+        elif kind in ("message", None) and isinstance(get_path(value, "content"), list):
+            for block in value["content"]:
+                if isinstance(block, dict):
+                    self._blocks[len(self._blocks)] = dict(block)
+
+    def complete(self) -> tuple[ToolCall, ...]:
+        """Return the `tool_use` blocks as calls."""
+        if self._complete is None:
+            calls = [
+                ToolCall(
+                    id=get_str(block, "id") or "",
+                    name=get_str(block, "name") or "",
+                    arguments=self._arguments(index),
+                )
+                for index, block in sorted(self._blocks.items())
+                if block.get("type") == "tool_use"
+            ]
+            self._complete = with_unique_ids(calls)
+        return self._complete
+
+    def raw(self) -> Any:
+        """Return the blocks as they came: thoughts carry signatures that hold for them as they are.
+
+        The ids are those of the calls; text that is empty is left out, as the API takes none.
+        """
+        ids = iter(self.complete())
+        blocks = []
+        for index, block in sorted(self._blocks.items()):
+            if get_str(block, "type") is None:
+                continue
+            if block.get("type") == "tool_use":
+                call = next(ids)
+                block = block | {"id": call.id, "input": decode_arguments(call)}  # noqa: PLW2901
+            if block.get("type") != "text" or str(self._blocks[index].get("text") or "").strip():
+                blocks.append(block)
+        return blocks
+
+    def _grow(self, index: int, delta: Any) -> None:
+        kind = get_str(delta, "type")
+        block = self._blocks.setdefault(index, {"type": "text", "text": ""})
+        if kind == "input_json_delta":
+            self._inputs[index] = self._inputs.get(index, "") + (
+                get_str(delta, "partial_json") or ""
+            )
+        elif kind in _GROWS:
+            name = _GROWS[kind]
+            block[name] = (get_str(block, name) or "") + (get_str(delta, name) or "")
+
+    def _arguments(self, index: int) -> str:
+        """Return a call's arguments: from the deltas, else what the block began with."""
+        if text := self._inputs.get(index):
+            return text
+        given = self._blocks[index].get("input")
+        return msgspec.json.encode(given).decode() if given else ""
+
+
+def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:
+    """Declare tools."""
+    return [
+        {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
+        for tool in tools
+    ]
+
+
+def messages_of(call: Call, *, identity: str) -> list[dict[str, Any]]:
+    """Tell of the rounds so far: the model's turn, then one user's turn with all results.
+
+    Args:
+        call: the attempt's input.
+        identity: whose own turns go back as they came.
+    """
+    messages: list[dict[str, Any]] = []
+    for place, turn in enumerate(call.turns):
+        own = turn.made_by == identity
+        ids = call_ids(turn, place=place, own=own)
+        said = turn.raw if own and turn.raw else _rebuilt(turn, ids)
+        messages.append({"role": "assistant", "content": said})
+        results = [
+            {
+                "type": "tool_result",
+                "tool_use_id": name,
+                "content": result.for_model,
+                **({"is_error": True} if result.is_error else {}),
+            }
+            for name, result in zip(ids, turn.results, strict=True)
+        ]
+        messages.append({"role": "user", "content": results})
+    return messages
+
+
+def _rebuilt(turn: ToolTurn, ids: list[str]) -> list[dict[str, Any]]:
+    """Return what another model said; its thoughts are left out, as no signature holds for them."""
+    said: list[dict[str, Any]] = []
+    if turn.text.strip():
+        said.append({"type": "text", "text": turn.text.rstrip()})
+    return said + [
+        {
+            "type": "tool_use",
+            "id": name,
+            "name": safe_name(call.name),
+            "input": decode_arguments(call),
+        }
+        for name, call in zip(ids, turn.calls, strict=True)
+    ]

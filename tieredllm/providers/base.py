@@ -17,6 +17,8 @@ from tieredllm.profile.schema import Params
 from tieredllm.types import Message, Prompt, ToolCall, ToolResult, Usage
 
 __all__ = [
+    "DEEP_PROBE_S",
+    "PROBE_S",
     "WITH_TOOLS",
     "Backend",
     "Call",
@@ -35,6 +37,13 @@ __all__ = [
 WITH_TOOLS = frozenset({"openai", "anthropic", "gemini"})
 """The providers whose models can call tools; others get what tools gave as text at most."""
 
+PROBE_S = 5.0
+"""The longest a probe may take, all tiers being probed at the same time; in seconds (contract,
+section 6)."""
+
+DEEP_PROBE_S = 30.0
+"""The same for `--deep`, which waits for one real token of a model that may think before it."""
+
 TokenCounter = Callable[[str], int]
 """How many tokens a text has, exactly or as a safe estimate."""
 
@@ -49,7 +58,7 @@ class ToolDeclaration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one round of calls and their results, as a model is told of it afterwards."""
+    """One round of calls and their results, as a model is told of it afterwards."""
 
     text: str
     """What the model said before its calls."""
@@ -64,7 +73,7 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one attempt's input."""
+    """One attempt's input."""
 
     prompt: Prompt
     """The request as the user made it: what the rule engine and the cache look at."""
@@ -104,7 +113,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallPiece(msgspec.Struct, frozen=True):
-    """Say that a call of a tool is being written: a token that is no text."""
+    """A piece of a tool call that is being written: a token that is no text."""
 
 
 class ToolRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +131,7 @@ Chunk = Delta | CallPiece | Finish | ToolRequest
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
-    """Say what a backend lacks before it can be asked."""
+    """What a backend lacks before it can be asked."""
 
     what: str
     """For instance `OPENAI_API_KEY is not set`."""
@@ -131,7 +140,7 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what a probe found."""
+    """What a probe found."""
 
     ok: bool
     latency_ms: float
@@ -139,7 +148,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backend(Protocol):
-    """Be one place that may answer."""
+    """One place that may answer."""
 
     @property
     def provider(self) -> str:
@@ -162,11 +171,11 @@ class Backend(Protocol):
         ...
 
     def missing(self) -> Missing | None:
-        """Say what is not configured; None when the backend can be asked."""
+        """Return what is not configured; None when the backend can be asked."""
         ...
 
     async def token_counter(self) -> TokenCounter:
-        """Give the means to count tokens; a local model is loaded for it.
+        """Return the means to count tokens; a local model is loaded for it.
 
         Raises:
             FallbackTriggerError: the model cannot be loaded.

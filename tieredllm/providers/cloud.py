@@ -1,7 +1,8 @@
-"""Be a backend behind HTTP: everything that the vendors' backends have in common.
+"""A backend behind HTTP: everything that the vendors' backends have in common.
 
-A vendor's own module says how a request looks (`_ask`), what an answer says (`_read`), what its
-finish reasons mean (`endings`) and how its model list looks (`_names`).
+A vendor's own module says how a request looks (`_build_request`), what an answer says
+(`_parse_chunk`), what its
+finish reasons mean (`finish_reasons`) and how its model list looks (`_names`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from typing import Any, ClassVar, Literal, Protocol
 import msgspec
 
 from tieredllm.clock import Clock
-from tieredllm.errors import ErrorInfo, ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.profile.schema import BASE_URLS, Params
 from tieredllm.prompts.tokens import estimate_tokens
-from tieredllm.providers.assembly import Assembly, Ending, Part
+from tieredllm.providers.accumulator import Ending, Part, ResponseAccumulator, stream_texts
 from tieredllm.providers.base import (
+    DEEP_PROBE_S,
+    PROBE_S,
     Call,
     CallPiece,
     Chunk,
@@ -28,19 +32,15 @@ from tieredllm.providers.base import (
     ProbeResult,
     TokenCounter,
 )
-from tieredllm.providers.calls import Calls
 from tieredllm.providers.http import HttpClients, Reply, Request
-from tieredllm.providers.sent import Sent
-from tieredllm.providers.shape import NotJsonError, decode
-from tieredllm.providers.streaming import stream_texts
+from tieredllm.providers.json_path import NotJsonError, decode
+from tieredllm.providers.request_info import RequestInfo
+from tieredllm.providers.tool_calls import ToolCallCollector
 from tieredllm.types import Message, Prompt
 
-__all__ = ["PROBE_S", "SMALL_CAP_TOKENS", "Ask", "CloudBackend", "KeyRing", "Vendor"]
+__all__ = ["SMALL_CAP_TOKENS", "CloudBackend", "KeyStore", "Vendor", "WireRequest"]
 
 Vendor = Literal["openai", "anthropic", "gemini"]
-
-PROBE_S = 5.0
-"""The longest a probe may take (contract, section 6)."""
 
 SMALL_CAP_TOKENS = 4096
 """Below this `max_tokens`, a model that thinks is asked to think little.
@@ -50,16 +50,16 @@ and answers nothing.
 """
 
 
-class KeyRing(Protocol):
+class KeyStore(Protocol):
     """Look keys up by the name of their variable."""
 
     def get(self, name: str, /) -> str | None:
-        """Give the key; None when it isn't set."""
+        """Return the key; None when it isn't set."""
         ...
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold a request in a vendor's own form."""
+class WireRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request in a vendor's own form."""
 
     path: str
     """Below the base URL."""
@@ -70,7 +70,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CloudBackend(ABC):
-    """Be one model at one URL.
+    """One model at one URL.
 
     Args:
         model: the model's name, as the vendor has it.
@@ -82,7 +82,7 @@ class CloudBackend(ABC):
     """
 
     provider: ClassVar[Vendor]
-    endings: ClassVar[Mapping[str, Ending]]
+    finish_reasons: ClassVar[Mapping[str, Ending]]
     """What the finish reasons mean, in lower case."""
     own_host: ClassVar[str]
     """The vendor's own server; what is known of its models by name holds there."""
@@ -100,7 +100,7 @@ class CloudBackend(ABC):
         model: str,
         base_url: str | None,
         api_key_env: str | None,
-        keys: KeyRing,
+        keys: KeyStore,
         http: HttpClients,
         clock: Clock,
     ) -> None:
@@ -113,7 +113,7 @@ class CloudBackend(ABC):
 
     @property
     def is_language_model(self) -> bool:
-        """True."""
+        """True: a model writes the answers."""
         return True
 
     @property
@@ -124,7 +124,7 @@ class CloudBackend(ABC):
         return f"{self.provider}:{self.model}:{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
     def missing(self) -> Missing | None:
-        """Say that the key is not set, when it is not."""
+        """Return the key that is not set, when it is not."""
         if self._key_env is None or self._key():
             return None
         return Missing(
@@ -133,11 +133,11 @@ class CloudBackend(ABC):
         )
 
     async def token_counter(self) -> TokenCounter:
-        """Give the estimate: the vendors' tokenizers are not at hand."""
+        """Return the estimate: the vendors' tokenizers are not at hand."""
         return estimate_tokens
 
     def warm_up(self) -> bool:
-        """Do nothing: a connection is made in no time."""
+        """Return False: a connection is made in no time."""
         return False
 
     async def aclose(self) -> None:  # noqa: B027 - as above
@@ -149,29 +149,29 @@ class CloudBackend(ABC):
         Raises:
             FallbackTriggerError: for every failure.
         """
-        calls = self._calls() if call.tools and call.may_call else None
+        calls = self._collect_calls() if call.tools and call.may_call else None
 
         def read(value: dict[str, Any]) -> Part:
             if calls is not None:
                 calls.take(value)
-            return self._read(value)
+            return self._parse_chunk(value)
 
-        ask = self._ask(call)
-        sent = self._sent(ask.path, ask.parameters)
+        ask = self._build_request(call)
+        info = self._request_info(ask.path, ask.parameters)
         request = Request(
             method="POST",
-            url=sent.url,
-            headers={"Content-Type": "application/json", **self._headers(sent)},
+            url=info.url,
+            headers={"Content-Type": "application/json", **self._headers(info)},
             body=msgspec.json.encode(ask.body),
             connect_timeout_s=call.connect_timeout_s,
             stream=ask.stream,
         )
         text = ""
-        async with self._http.send(request, sent) as reply:
+        async with self._http.send(request, info) as reply:
             whole = await reply.form() == "body"
-            assembly = self._assembly(reply, sent, calls, whole=whole)
+            assembly = self._assembly(reply, info, calls, whole=whole)
             if whole:
-                for part in self._parts(await reply.body(), sent, reply, read):
+                for part in self._parts(await reply.body(), info, reply, read):
                     text += assembly.take(part)
             else:
                 pieces = stream_texts(reply.events(), assembly, read, tail_s=self.tail_s)
@@ -190,11 +190,12 @@ class CloudBackend(ABC):
 
         start = self._clock.monotonic()
         error: str | None = None
+        limit_s = DEEP_PROBE_S if deep else PROBE_S
         try:
-            async with asyncio.timeout(PROBE_S):
+            async with asyncio.timeout(limit_s):
                 error = await (self._first_token() if deep else self._look_up())
         except TimeoutError:
-            error = _told(ErrorKind.TIMEOUT, f"no answer within {PROBE_S:g} s")
+            error = _told(ErrorKind.TIMEOUT, f"no answer within {limit_s:g} s")
         except FallbackTriggerError as exc:
             error = str(exc.info)
         return ProbeResult(
@@ -204,19 +205,19 @@ class CloudBackend(ABC):
         )
 
     @abstractmethod
-    def _ask(self, call: Call) -> Ask:
+    def _build_request(self, call: Call) -> WireRequest:
         """Put a call into the vendor's form."""
 
     @abstractmethod
-    def _headers(self, sent: Sent) -> dict[str, str]:
-        """Give the vendor's own headers, with the key in `sent`."""
+    def _headers(self, info: RequestInfo) -> dict[str, str]:
+        """Return the vendor's own headers, with the key in `info`."""
 
     @abstractmethod
-    def _read(self, value: dict[str, Any]) -> Part:
+    def _parse_chunk(self, value: dict[str, Any]) -> Part:
         """Read one event of a stream, or a whole answer; never fails, whatever its shape."""
 
     @abstractmethod
-    def _calls(self) -> Calls:
+    def _collect_calls(self) -> ToolCallCollector:
         """Make what collects the tool calls of one answer."""
 
     @abstractmethod
@@ -237,7 +238,7 @@ class CloudBackend(ABC):
         # A key read from a file often ends with a newline, which no header can carry.
         return (key or "").strip() or None
 
-    def _sent(self, path: str, parameters: Mapping[str, str]) -> Sent:
+    def _request_info(self, path: str, parameters: Mapping[str, str]) -> RequestInfo:
         key = self._key()
         if self._key_env is not None and key is None:
             raise FallbackTriggerError(ErrorKind.AUTHENTICATION, f"{self._key_env} is not set")
@@ -246,7 +247,7 @@ class CloudBackend(ABC):
                 ErrorKind.AUTHENTICATION,
                 f"the key in {self._key_env} has characters that no key has",
             )
-        return Sent(
+        return RequestInfo(
             url=_join(self._base_url, path),
             model=self.model,
             key=key,
@@ -254,36 +255,42 @@ class CloudBackend(ABC):
             parameters=parameters,
         )
 
-    def _assembly(self, reply: Reply, sent: Sent, calls: Calls | None, *, whole: bool) -> Assembly:
+    def _assembly(
+        self, reply: Reply, info: RequestInfo, calls: ToolCallCollector | None, *, whole: bool
+    ) -> ResponseAccumulator:
         def classify(value: Any) -> FallbackTriggerError:
-            from tieredllm.providers.classify import classify_inside_200
+            from tieredllm.providers.errors.http import classify_inside_200
 
             return classify_inside_200(
-                sent,
+                info,
                 value,
                 status=reply.status,
                 headers=reply.headers,
                 now=self._clock.wall(),
             )
 
-        return Assembly(
-            endings=self.endings,
+        return ResponseAccumulator(
+            finish_reasons=self.finish_reasons,
             classify=classify,
-            presentable=sent.presentable,
+            presentable=info.presentable,
             calls=calls,
             status=reply.status,
             whole=whole,
         )
 
     def _parts(
-        self, body: bytes, sent: Sent, reply: Reply, read: Callable[[dict[str, Any]], Part]
+        self,
+        body: bytes,
+        info: RequestInfo,
+        reply: Reply,
+        read: Callable[[dict[str, Any]], Part],
     ) -> list[Part]:
         try:
             value = decode(body)
         except NotJsonError as exc:
             raise FallbackTriggerError(
                 ErrorKind.MALFORMED_RESPONSE,
-                f"{sent.host} sent an answer that is no JSON",
+                f"{info.host} sent an answer that is no JSON",
                 status=reply.status,
             ) from exc
         # Google's endpoints send errors, and streams that are not asked for as events, as lists.
@@ -291,25 +298,25 @@ class CloudBackend(ABC):
         return [read(item) for item in values if isinstance(item, dict)]
 
     async def _look_up(self) -> str | None:
-        sent = self._sent(self.models_path, {})
+        info = self._request_info(self.models_path, {})
         request = Request(
-            method="GET", url=sent.url, headers=self._headers(sent), connect_timeout_s=PROBE_S
+            method="GET", url=info.url, headers=self._headers(info), connect_timeout_s=PROBE_S
         )
-        async with self._http.send(request, sent) as reply:
+        async with self._http.send(request, info) as reply:
             await reply.form()
             body = await reply.body()
         try:
             names = self._names(decode(body))
         except NotJsonError:
             return _told(
-                ErrorKind.MALFORMED_RESPONSE, f"{sent.host} sent a list of models that is no JSON"
+                ErrorKind.MALFORMED_RESPONSE, f"{info.host} sent a list of models that is no JSON"
             )
         # Aliases are listed by their dated names; other servers' lists are no promise.
         stem = self.model.removeprefix("models/").removesuffix("-latest")
         known = not self._at_home or not names or any(name.startswith(stem) for name in names)
         if known:
             return None
-        return _told(ErrorKind.NOT_FOUND, f"{sent.host} does not list {self.model}")
+        return _told(ErrorKind.NOT_FOUND, f"{info.host} does not list {self.model}")
 
     async def _first_token(self) -> str | None:
         """Ask for a word and leave at its first token."""
@@ -338,10 +345,8 @@ class CloudBackend(ABC):
 
 def _spent(error: FallbackTriggerError) -> bool:
     """Tell whether all tokens went to thinking: what thought so much is up."""
-    if error.kind is ErrorKind.EMPTY_RESPONSE:
-        return "max_tokens" in error.message
-    # OpenAI's words for it, in a 400 without a code.
-    return "model output limit was reached" in error.message
+    # OpenAI says it in words alone, in a 400 without a code.
+    return error.truncated or "model output limit was reached" in error.message
 
 
 def _told(kind: ErrorKind, message: str) -> str:

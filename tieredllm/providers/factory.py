@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from tieredllm.clock import Clock
-from tieredllm.errors import ErrorKind
 from tieredllm.files import Places
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import KEY_VARIABLES, Alternate, Tier
 from tieredllm.providers.base import Backend
 
 if TYPE_CHECKING:
     from tieredllm.keys import Keys
-    from tieredllm.providers.cache import LookUp
     from tieredllm.providers.cloud import CloudBackend
     from tieredllm.providers.http import HttpClients
+    from tieredllm.providers.static import LookUp
 
-__all__ = ["Surroundings", "make_backends"]
+__all__ = ["BackendDeps", "make_backends"]
 
 
-class Surroundings:
-    """Hold what backends need from outside.
+class BackendDeps:
+    """What backends need from outside.
 
     Args:
         places: the user's directories.
@@ -55,19 +55,19 @@ class Surroundings:
         self.verbose = verbose
 
 
-def make_backends(tier: Tier, around: Surroundings) -> tuple[Backend, ...]:
+def make_backends(tier: Tier, around: BackendDeps) -> tuple[Backend, ...]:
     """Make a tier's own backend and its alternates, in their order. Nothing is loaded or opened."""
     sources: list[Tier | Alternate] = [tier, *tier.alternates]
     backends = tuple(_make(tier, source, around) for source in sources)
     fault = around.simulate.get(tier.name)
     if fault is None:
         return backends
-    from tieredllm.providers.simulated import SimulatedBackend
+    from tieredllm.providers.faults import SimulatedBackend
 
     return tuple(SimulatedBackend(backend, fault) for backend in backends)
 
 
-def _make(tier: Tier, source: Tier | Alternate, around: Surroundings) -> Backend:
+def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
     model = source.model or ""
     if source.provider == "rules":
         from tieredllm.providers.rules import RulesBackend
@@ -83,7 +83,7 @@ def _make(tier: Tier, source: Tier | Alternate, around: Surroundings) -> Backend
             verbose=around.verbose,
         )
     if source.provider == "cache":
-        from tieredllm.providers.cache import CacheBackend
+        from tieredllm.providers.static import CacheBackend
 
         return CacheBackend(max_age_h=tier.max_age_h, look_up=around.look_up, clock=around.clock)
     return _cloud(source.provider)(

@@ -9,30 +9,36 @@ import re
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from tieredllm.providers.assembly import Ending, Part
-from tieredllm.providers.base import Call
-from tieredllm.providers.calls import Calls
-from tieredllm.providers.cloud import Ask, CloudBackend, Vendor
-from tieredllm.providers.gemini_tools import GeminiCalls, contents_of, declared
-from tieredllm.providers.sent import Sent
-from tieredllm.providers.shape import count_at, dig, error_in, text_at
-from tieredllm.providers.turns import alternating, split_system
-from tieredllm.types import Message
+import msgspec
 
-__all__ = ["GeminiBackend"]
+from tieredllm.providers.accumulator import Ending, Part
+from tieredllm.providers.base import Call, ToolDeclaration, ToolTurn
+from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest
+from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
+from tieredllm.providers.request_info import RequestInfo
+from tieredllm.providers.roles import alternating, split_system
+from tieredllm.providers.tool_calls import (
+    ToolCallCollector,
+    decode_arguments,
+    safe_name,
+    with_unique_ids,
+)
+from tieredllm.types import Message, ToolCall, ToolResult
+
+__all__ = ["GeminiBackend", "GeminiToolCalls", "contents_of", "declared"]
 
 _VERSION = re.compile(r"gemini-([0-9]{1,2})(?:\.([0-9]{1,2}))?")
 
 
 class GeminiBackend(CloudBackend):
-    """Be a model at Google or at a server that speaks its protocol."""
+    """A model at Google or at a server that speaks its protocol."""
 
     provider: ClassVar[Vendor] = "gemini"
     own_host = "generativelanguage.googleapis.com"
     models_path = "/models?pageSize=1000"
     # A stream has no end marker, and older models name a finish reason in every chunk.
     tail_s = None
-    endings: ClassVar[dict[str, Ending]] = {
+    finish_reasons: ClassVar[dict[str, Ending]] = {
         "stop": "stop",
         "max_tokens": "length",
         "safety": "content_filter",
@@ -49,7 +55,7 @@ class GeminiBackend(CloudBackend):
         "too_many_tool_calls": "tool",
     }
 
-    def _ask(self, call: Call) -> Ask:
+    def _build_request(self, call: Call) -> WireRequest:
         stream = call.stream and "stream" not in call.omit
         system, turns = split_system(call.messages)
         if system and "systemInstruction" in call.omit:
@@ -82,7 +88,7 @@ class GeminiBackend(CloudBackend):
             body["toolConfig"] = {"functionCallingConfig": {"mode": "NONE"}}
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
         name = self.model if "/" in self.model else f"models/{self.model}"
-        return Ask(
+        return WireRequest(
             path=f"/{quote(name)}:{method}",
             body=body,
             parameters=_parameters(options, system=bool(system), tools=bool(call.tools)),
@@ -90,7 +96,7 @@ class GeminiBackend(CloudBackend):
         )
 
     def _options(self, call: Call) -> dict[str, Any]:
-        """Give what the model takes of the parameters.
+        """Return what the model takes of the parameters.
 
         No current model takes penalties ("Penalty is not enabled for models/…"). From 3.6 on
         `temperature` and `topP` are deprecated and without effect (changelog of July 2026), and
@@ -107,62 +113,62 @@ class GeminiBackend(CloudBackend):
             "thinkingConfig": {"thinkingLevel": "low"} if little else None,
         }
 
-    def _headers(self, sent: Sent) -> dict[str, str]:
-        return {"x-goog-api-key": sent.key} if sent.key else {}
+    def _headers(self, info: RequestInfo) -> dict[str, str]:
+        return {"x-goog-api-key": info.key} if info.key else {}
 
-    def _calls(self) -> Calls:
-        return GeminiCalls()
+    def _collect_calls(self) -> ToolCallCollector:
+        return GeminiToolCalls()
 
-    def _read(self, value: dict[str, Any]) -> Part:
-        candidate = dig(value, "candidates", 0)
-        parts = dig(candidate, "content", "parts")
-        blocked = text_at(value, "promptFeedback", "blockReason")
+    def _parse_chunk(self, value: dict[str, Any]) -> Part:
+        candidate = get_path(value, "candidates", 0)
+        parts = get_path(candidate, "content", "parts")
+        blocked = get_str(value, "promptFeedback", "blockReason")
         if blocked == "BLOCK_REASON_UNSPECIFIED":
             blocked = None
-        reason = text_at(candidate, "finishReason")
+        reason = get_str(candidate, "finishReason")
         if reason == "FINISH_REASON_UNSPECIFIED":
             reason = None
-        usage = dig(value, "usageMetadata")
-        answered = count_at(usage, "candidatesTokenCount")
-        thought = count_at(usage, "thoughtsTokenCount")
+        usage = get_path(value, "usageMetadata")
+        answered = get_count(usage, "candidatesTokenCount")
+        thought = get_count(usage, "thoughtsTokenCount")
         return Part(
             text="".join(
-                text_at(part, "text") or ""
+                get_str(part, "text") or ""
                 for part in (parts if isinstance(parts, list) else [])
-                if dig(part, "thought") is not True
+                if get_path(part, "thought") is not True
             ),
             reason=reason or (blocked and f"blockReason {blocked}"),
             refusal=_refusal(reason, candidate),
             blocked=blocked is not None,
-            error=error_in(value),
-            prompt_tokens=count_at(usage, "promptTokenCount"),
+            error=find_error(value),
+            prompt_tokens=get_count(usage, "promptTokenCount"),
             completion_tokens=(
                 None if answered is None and thought is None else (answered or 0) + (thought or 0)
             ),
-            model=text_at(value, "modelVersion"),
+            model=get_str(value, "modelVersion"),
             calls=isinstance(parts, list) and any(map(_is_call, parts)),
             candidates=isinstance(candidate, dict),
         )
 
     def _names(self, value: Any) -> list[str] | None:
-        listed = dig(value, "models")
-        if not isinstance(listed, list) or dig(value, "nextPageToken"):
+        listed = get_path(value, "models")
+        if not isinstance(listed, list) or get_path(value, "nextPageToken"):
             return None
-        return [name.removeprefix("models/") for item in listed if (name := text_at(item, "name"))]
+        return [name.removeprefix("models/") for item in listed if (name := get_str(item, "name"))]
 
 
 def _is_call(part: Any) -> bool:
-    return isinstance(dig(part, "functionCall"), dict)
+    return isinstance(get_path(part, "functionCall"), dict)
 
 
 def _refusal(reason: str | None, candidate: Any) -> str:
-    if reason is None or GeminiBackend.endings.get(reason.lower()) != "content_filter":
+    if reason is None or GeminiBackend.finish_reasons.get(reason.lower()) != "content_filter":
         return ""
-    return text_at(candidate, "finishMessage") or ""
+    return get_str(candidate, "finishMessage") or ""
 
 
 def _parameters(options: dict[str, Any], *, system: bool, tools: bool) -> dict[str, str]:
-    """Give the words Google uses for what was sent, besides its names."""
+    """Return the words Google uses for what was sent, besides its names."""
     words = {name: name for name in options}
     if "thinkingConfig" in options:
         words |= {"thinking level": "thinkingConfig", "thinkingLevel": "thinkingConfig"}
@@ -177,8 +183,105 @@ def _parameters(options: dict[str, Any], *, system: bool, tools: bool) -> dict[s
 
 
 def _version(model: str) -> tuple[int, int]:
-    """Give a Gemini model's version; the `-latest` names are never behind 3."""
+    """Return a Gemini model's version; the `-latest` names are never behind 3."""
     found = _VERSION.search(model)
     if found:
         return int(found[1]), int(found[2] or 0)
     return (3, 0) if model.endswith("-latest") else (0, 0)
+
+
+UNSIGNED = "skip_thought_signature_validator"
+"""Stands for the signature of a call that this model has not made (guide to thought signatures)."""
+
+
+class GeminiToolCalls:
+    """Collect the parts of one answer, `functionCall` among them, each of which comes whole."""
+
+    def __init__(self) -> None:
+        self._parts: list[dict[str, Any]] = []
+
+    def take(self, value: dict[str, Any]) -> None:
+        """Take an event, or a whole answer."""
+        parts = get_path(value, "candidates", 0, "content", "parts")
+        self._parts += [
+            part for part in (parts if isinstance(parts, list) else []) if isinstance(part, dict)
+        ]
+
+    def complete(self) -> tuple[ToolCall, ...]:
+        """Return the function calls."""
+        return with_unique_ids(
+            [
+                ToolCall(
+                    id=get_str(called, "id") or "",
+                    name=get_str(called, "name") or "",
+                    arguments=_encoded(get_path(called, "args")),
+                )
+                for part in self._parts
+                if isinstance(called := part.get("functionCall"), dict)
+            ]
+        )
+
+    def raw(self) -> Any:
+        """Return the parts as they came: their signatures hold for them in this order."""
+        return list(self._parts)
+
+
+def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:
+    """Declare tools."""
+    return [
+        {
+            "functionDeclarations": [
+                {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parametersJsonSchema": tool.parameters,
+                }
+                for tool in tools
+            ]
+        }
+    ]
+
+
+def contents_of(call: Call, *, identity: str) -> list[dict[str, Any]]:
+    """Tell of the rounds so far.
+
+    Args:
+        call: the attempt's input.
+        identity: whose own turns go back as they came.
+    """
+    contents: list[dict[str, Any]] = []
+    for turn in call.turns:
+        parts = turn.raw if turn.made_by == identity and turn.raw else _rebuilt(turn)
+        contents.append({"role": "model", "parts": parts})
+        called = [made for part in parts if isinstance(made := part.get("functionCall"), dict)]
+        responses = [
+            {
+                "functionResponse": {
+                    **({"id": name} if (name := get_str(made, "id")) else {}),
+                    "name": get_str(made, "name") or "unknown",
+                    "response": _response(result),
+                }
+            }
+            for made, result in zip(called, turn.results, strict=True)
+        ]
+        contents.append({"role": "user", "parts": responses})
+    return contents
+
+
+def _rebuilt(turn: ToolTurn) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"text": turn.text}] if turn.text.strip() else []
+    for number, call in enumerate(turn.calls):
+        made = {"name": safe_name(call.name), "args": decode_arguments(call)}
+        signature = {"thoughtSignature": UNSIGNED} if number == 0 else {}
+        parts.append({"functionCall": made} | signature)
+    return parts
+
+
+def _response(result: ToolResult) -> dict[str, str]:
+    if result.is_error:
+        return {"error": result.for_model.removeprefix("Error: ")}
+    return {"result": result.for_model}
+
+
+def _encoded(arguments: Any) -> str:
+    return msgspec.json.encode(arguments).decode() if arguments is not None else ""

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from tieredllm.clock import Clock, SystemClock
-from tieredllm.errors import ErrorKind, FallbackTriggerError
-from tieredllm.providers.sent import Sent
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
+from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.sse import Decoder, Event, EventTooLongError
 from tieredllm.version import __version__
 
@@ -47,7 +48,7 @@ _SNIFFED_BYTES = 64 * 1024
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one request."""
+    """One request."""
 
     method: Literal["GET", "POST"]
     url: str
@@ -58,7 +59,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HttpClients:
-    """Hold the connections that the backends of one manager share.
+    """The connections that the backends of one manager share.
 
     Two clients at most, made when they are first needed: one for `https://`, and one for `http://`
     that spares loading the certificates (some 30 ms). They belong to the running event loop; those
@@ -83,27 +84,27 @@ class HttpClients:
                 await client.aclose()
 
     @asynccontextmanager
-    async def send(self, request: Request, sent: Sent) -> AsyncIterator[Reply]:
+    async def send(self, request: Request, info: RequestInfo) -> AsyncIterator[Reply]:
         """Send a request and give the successful response; leaving closes it at once.
 
         The response's time is the caller's to bound, but for connecting and for error bodies.
 
         Args:
             request: what to send.
-            sent: what its errors may refer to.
+            info: what its errors may refer to.
 
         Raises:
             FallbackTriggerError: there is no response, or one with a status other than 2xx, or a
                 web page.
         """
-        response = await self._respond(request, sent)
+        response = await self._respond(request, info)
         try:
-            reply = Reply(response, sent)
+            reply = Reply(response, info)
             if not 200 <= response.status_code < 300:
-                from tieredllm.providers.classify import classify_response
+                from tieredllm.providers.errors.http import classify_response
 
                 raise classify_response(
-                    sent,
+                    info,
                     status=response.status_code,
                     headers=response.headers,
                     body=await reply.error_body(),
@@ -115,7 +116,7 @@ class HttpClients:
         finally:
             await response.aclose()
 
-    async def _respond(self, request: Request, sent: Sent) -> httpx.Response:
+    async def _respond(self, request: Request, info: RequestInfo) -> httpx.Response:
         try:
             client = self._client(request.url)
             import httpx
@@ -135,7 +136,7 @@ class HttpClients:
                 stream=True,
             )
         except Exception as exc:
-            raise _classified(sent, exc) from exc
+            raise _classified(info, exc) from exc
 
     def _client(self, url: str) -> httpx.AsyncClient:
         import asyncio
@@ -170,11 +171,11 @@ class HttpClients:
 
 
 class Reply:
-    """Be one response whose status is 2xx, its body unread."""
+    """One response whose status is 2xx, its body unread."""
 
-    def __init__(self, response: httpx.Response, sent: Sent) -> None:
+    def __init__(self, response: httpx.Response, info: RequestInfo) -> None:
         self._response = response
-        self._sent = sent
+        self._info = info
         self._chunks = response.aiter_bytes()
         self._head = b""
         self.headers: Mapping[str, str] = response.headers
@@ -200,7 +201,7 @@ class Reply:
             raise self.page(self._head)
         if not self._head:
             raise FallbackTriggerError(
-                ErrorKind.EMPTY_RESPONSE, f"{self._sent.host} sent nothing", status=self.status
+                ErrorKind.EMPTY_RESPONSE, f"{self._info.host} sent nothing", status=self.status
             )
         return "body" if start in (b"{", b"[") or "json" in self.content_type else "events"
 
@@ -244,7 +245,7 @@ class Reply:
             if exc.kind is ErrorKind.CONNECTION and size:
                 raise FallbackTriggerError(
                     ErrorKind.MALFORMED_RESPONSE,
-                    f"{self._sent.host} broke off in the middle of the answer",
+                    f"{self._info.host} broke off in the middle of the answer",
                     status=self.status,
                 ) from exc
             raise
@@ -268,10 +269,10 @@ class Reply:
 
     def page(self, body: bytes) -> FallbackTriggerError:
         """Make the error for a web page where an answer should be."""
-        title = self._sent.presentable(body.decode("utf-8", "replace"))
+        title = self._info.presentable(body.decode("utf-8", "replace"))
         return FallbackTriggerError(
             ErrorKind.MALFORMED_RESPONSE,
-            self._sent.presentable(f"{self._sent.host} sent a web page, not an answer: {title}"),
+            self._info.presentable(f"{self._info.host} sent a web page, not an answer: {title}"),
             status=self.status,
         )
 
@@ -279,13 +280,13 @@ class Reply:
         try:
             return await anext(self._chunks, None)
         except Exception as exc:
-            raise _classified(self._sent, exc) from exc
+            raise _classified(self._info, exc) from exc
 
 
-def _classified(sent: Sent, exc: Exception) -> FallbackTriggerError:
-    from tieredllm.providers.network import classify_exception
+def _classified(info: RequestInfo, exc: Exception) -> FallbackTriggerError:
+    from tieredllm.providers.errors.transport import classify_exception
 
-    return classify_exception(sent, exc)
+    return classify_exception(info, exc)
 
 
 def _spare_httpx_its_command_line() -> None:

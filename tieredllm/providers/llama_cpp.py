@@ -12,8 +12,9 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError, ModelFileError
+from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.files import Places
+from tieredllm.kinds import ErrorKind
 from tieredllm.local import catalog
 from tieredllm.local.verdicts import FileState, Verdicts, state_of
 from tieredllm.profile.schema import Params

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tieredllm.errors import ProfileError
 from tieredllm.providers.base import Call, Chunk, Delta, Finish, ProbeResult
-from tieredllm.providers.modelless import Modelless
+from tieredllm.providers.static import StaticBackend
 from tieredllm.rules.reference import ref_code
 from tieredllm.types import Prompt
 
@@ -21,7 +21,7 @@ __all__ = ["RulesBackend"]
 BUILTIN = "builtin"
 
 
-class RulesBackend(Modelless):
+class RulesBackend(StaticBackend):
     """Answer from rules, without a network or a model.
 
     A rule file is read when it is first needed. If it cannot be used then, the built-in rules

@@ -26,7 +26,7 @@ class EventTooLongError(ValueError):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Hold one event."""
+    """One event."""
 
     data: str
     """The `data` lines, joined with LF; bytes that are not UTF-8 became U+FFFD."""

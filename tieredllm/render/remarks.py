@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tieredllm.errors import ErrorInfo
+from tieredllm.kinds import ErrorInfo
 from tieredllm.text import one_line
 from tieredllm.types import (
     Answered,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.render.remarks import describe_backend, describe_failure
 from tieredllm.text import one_line
 from tieredllm.types import Answer, Attempt

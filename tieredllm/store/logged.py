@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tieredllm.errors import ErrorInfo
+from tieredllm.kinds import ErrorInfo
 from tieredllm.redaction import Redactor
 from tieredllm.text import iso_utc
 from tieredllm.types import Answer, Attachment, Attempt, Message, Prompt, Usage

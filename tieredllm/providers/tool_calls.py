@@ -12,10 +12,17 @@ import re
 from typing import Any, Protocol
 
 from tieredllm.providers.base import ToolTurn
-from tieredllm.providers.shape import NotJsonError, decode
+from tieredllm.providers.json_path import NotJsonError, decode
 from tieredllm.types import ToolCall
 
-__all__ = ["Calls", "arguments_of", "call_ids", "new_id", "safe_name", "unique"]
+__all__ = [
+    "ToolCallCollector",
+    "call_ids",
+    "decode_arguments",
+    "new_id",
+    "safe_name",
+    "with_unique_ids",
+]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -23,7 +30,7 @@ MAX_NAME = 64
 """The longest name all vendors accept."""
 
 
-class Calls(Protocol):
+class ToolCallCollector(Protocol):
     """Collect the calls of one answer out of its events."""
 
     def take(self, value: dict[str, Any]) -> None:
@@ -31,11 +38,11 @@ class Calls(Protocol):
         ...
 
     def complete(self) -> tuple[ToolCall, ...]:
-        """Give the calls, once the answer has ended properly."""
+        """Return the calls, once the answer has ended properly."""
         ...
 
     def raw(self) -> Any:
-        """Give the model's turn in the vendor's own form, to be sent back to it."""
+        """Return the model's turn in the vendor's own form, to be sent back to it."""
         ...
 
 
@@ -44,8 +51,8 @@ def new_id() -> str:
     return os.urandom(5).hex()[:9]
 
 
-def unique(calls: list[ToolCall]) -> tuple[ToolCall, ...]:
-    """Give calls an id where they have none, or one that another has."""
+def with_unique_ids(calls: list[ToolCall]) -> tuple[ToolCall, ...]:
+    """Return calls with an id where they have none, or one that another has."""
     seen: set[str] = set()
     found = []
     for call in calls:
@@ -56,7 +63,7 @@ def unique(calls: list[ToolCall]) -> tuple[ToolCall, ...]:
 
 
 def call_ids(turn: ToolTurn, *, place: int, own: bool) -> list[str]:
-    """Give the ids of a turn's calls: the server's own, or such as every server takes.
+    """Return the ids of a turn's calls: the server's own, or such as every server takes.
 
     Args:
         turn: the round.
@@ -71,8 +78,8 @@ def call_ids(turn: ToolTurn, *, place: int, own: bool) -> list[str]:
     ]
 
 
-def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """Give a call's arguments; none when they are no JSON object, which no vendor takes back."""
+def decode_arguments(call: ToolCall) -> dict[str, Any]:
+    """Return a call's arguments; none when they are no JSON object, which no vendor takes back."""
     try:
         value = decode(call.arguments)
         if isinstance(value, str):
@@ -83,5 +90,5 @@ def arguments_of(call: ToolCall) -> dict[str, Any]:
 
 
 def safe_name(name: str) -> str:
-    """Give a tool's name as every vendor takes it back, whatever a model has made up."""
+    """Return a tool's name as every vendor takes it back, whatever a model has made up."""
     return _UNSAFE.sub("_", name)[:MAX_NAME] or "unknown"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Params
 from tieredllm.types import Message
 
@@ -54,8 +55,7 @@ def answer(model: LoadedModel, chat: ChatFormat, job: Job) -> End:
         StoppedError: the model was told to stop.
         FallbackTriggerError: the conversation does not fit (`context_length`), or llama.cpp failed.
     """
-    from tieredllm.local.text import TextJoiner
-    from tieredllm.local.vocabulary import is_long
+    from tieredllm.local.tokenizer import Detokenizer, is_long
 
     written = "".join(message.content for message in job.messages)
     if is_long(written) and model.vocabulary.count(written) > 2 * model.n_ctx:
@@ -68,7 +68,7 @@ def answer(model: LoadedModel, chat: ChatFormat, job: Job) -> End:
     prompt = chat.tokens(job.messages)
     model.evaluate(prompt)
     limit = min(job.params.max_tokens, model.n_ctx - len(prompt))
-    joiner = TextJoiner(chat.stop)
+    joiner = Detokenizer(chat.stop)
     count = 0
     for data in model.sample(limit, job.params):
         count += 1

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-__all__ = ["Sent", "host_of"]
+__all__ = ["RequestInfo", "host_of"]
 
 
-class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what a request carried, as far as an error may refer to it."""
+class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request carried, as far as an error may refer to it."""
 
     url: str
     model: str
@@ -22,7 +22,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Leave the key out, wherever this is printed."""
-        return f"Sent(host={self.host!r}, model={self.model!r})"
+        return f"RequestInfo(host={self.host!r}, model={self.model!r})"
 
     @property
     def host(self) -> str:
@@ -37,7 +37,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def host_of(url: str) -> str | None:
-    """Give a URL's host and port; None when it has none, or is no URL."""
+    """Return a URL's host and port; None when it has none, or is no URL."""
     from urllib.parse import urlsplit
 
     try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.prompts.tokens import estimate_tokens
 from tieredllm.providers.base import Backend, Call, Chunk, Delta, Missing, ProbeResult, TokenCounter
 
@@ -68,7 +69,7 @@ class SimulatedBackend:
         return self._backend.is_language_model
 
     def missing(self) -> Missing | None:
-        """Lack nothing: a rehearsal needs no key."""
+        """Return None: a rehearsal needs no key."""
         return None
 
     async def token_counter(self) -> TokenCounter:
@@ -76,7 +77,7 @@ class SimulatedBackend:
         return estimate_tokens
 
     async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:  # noqa: ARG002
-        """Fail."""
+        """Raise the fault."""
         if self._kind is ErrorKind.TIMEOUT:
             await asyncio.sleep(SILENT_S)
         if self._kind is ErrorKind.STREAM_INTERRUPTED:
@@ -84,11 +85,11 @@ class SimulatedBackend:
         raise FallbackTriggerError(self._kind, "simulated", status=STATUSES.get(self._kind))
 
     def warm_up(self) -> bool:
-        """Do nothing."""
+        """Return False: there is nothing to get ready."""
         return False
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
-        """Fail."""
+        """Return the fault as a failed probe."""
         return ProbeResult(ok=False, latency_ms=0.0, error=f"{self._kind}: simulated")
 
     async def aclose(self) -> None:

@@ -20,14 +20,14 @@ from typing import Any
 
 import msgspec
 
-from tieredllm.providers.retry_after import duration_s
-from tieredllm.providers.shape import NotJsonError, decode, dig, text_at
+from tieredllm.providers.errors.retry_after import duration_s
+from tieredllm.providers.json_path import NotJsonError, decode, get_path, get_str
 
 __all__ = ["ErrorBody", "read_error", "read_error_text"]
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what an error body says."""
+    """What an error body says."""
 
     message: str = ""
     """The server's words, as they came."""
@@ -63,7 +63,7 @@ def read_error(value: Any) -> ErrorBody:
         return ErrorBody(message=value)
     if not isinstance(value, dict):
         return ErrorBody()
-    inner = value.get("error") or dig(value, "errors", 0)
+    inner = value.get("error") or get_path(value, "errors", 0)
     error: dict[str, Any] = inner if isinstance(inner, dict) else value
     problems = list(_problems(value, error))
     message = inner if isinstance(inner, str) else _message(error, problems)
@@ -72,7 +72,7 @@ def read_error(value: Any) -> ErrorBody:
         message=": ".join(part for part in (message, upstream.message) if part),
         codes=(*upstream.codes, *_codes(error)),
         number=_status_number(error),
-        param=upstream.param or text_at(error, "param"),
+        param=upstream.param or get_str(error, "param"),
         forbidden=upstream.forbidden + tuple(_forbidden(problems)),
         quotas=tuple(
             quota.lower().replace("_", "")
@@ -83,33 +83,33 @@ def read_error(value: Any) -> ErrorBody:
             (
                 delay
                 for detail in _details(error)
-                if (delay := duration_s(dig(detail, "retryDelay"))) is not None
+                if (delay := duration_s(get_path(detail, "retryDelay"))) is not None
             ),
             None,
         ),
-        flagged=dig(error, "metadata", "flagged_input") is not None,
+        flagged=get_path(error, "metadata", "flagged_input") is not None,
     )
 
 
 def _message(error: dict[str, Any], problems: list[Any]) -> str:
     for key in ("message", "msg", "detail", "error_description", "title"):
-        found = text_at(error, key)
+        found = get_str(error, key)
         if found and not (problems and found.lstrip().startswith("{")):
             return found
     words = [
-        f"{'.'.join(str(step) for step in loc)}: {text_at(problem, 'msg') or ''}"
+        f"{'.'.join(str(step) for step in loc)}: {get_str(problem, 'msg') or ''}"
         for problem in problems[:3]
-        if isinstance(loc := dig(problem, "loc"), list)
+        if isinstance(loc := get_path(problem, "loc"), list)
     ]
     return "; ".join(words)
 
 
 def _codes(error: dict[str, Any]) -> Iterator[str]:
-    """Give the codes, the most exact first."""
+    """Return the codes, the most exact first."""
     found = [
-        dig(error, "innererror", "code"),
-        dig(error, "details", "error_code"),
-        *(dig(detail, "reason") for detail in _details(error)),
+        get_path(error, "innererror", "code"),
+        get_path(error, "details", "error_code"),
+        *(get_path(detail, "reason") for detail in _details(error)),
         error.get("code"),
         error.get("type"),
         error.get("status"),
@@ -135,16 +135,16 @@ def _details(error: dict[str, Any]) -> list[Any]:
 
 
 def _quota_ids(detail: Any) -> Iterator[str]:
-    """Give the quota ids of a `google.rpc.QuotaFailure`."""
-    violations = dig(detail, "violations")
+    """Return the quota ids of a `google.rpc.QuotaFailure`."""
+    violations = get_path(detail, "violations")
     for violation in violations if isinstance(violations, list) else [detail]:
-        found = text_at(violation, "quotaId") or text_at(violation, "quotaMetric")
+        found = get_str(violation, "quotaId") or get_str(violation, "quotaMetric")
         if found:
             yield found
 
 
 def _problems(value: dict[str, Any], error: dict[str, Any]) -> Iterator[Any]:
-    """Give the validation errors of FastAPI and Mistral (pydantic's list of them)."""
+    """Return the validation errors of FastAPI and Mistral (pydantic's list of them)."""
     for holder in (error, value):
         message = holder.get("message")
         if isinstance(message, str) and message.lstrip().startswith("{"):
@@ -152,7 +152,7 @@ def _problems(value: dict[str, Any], error: dict[str, Any]) -> Iterator[Any]:
                 message = decode(message)
             except NotJsonError:
                 message = None
-        for found in (dig(message, "detail"), message, holder.get("detail")):
+        for found in (get_path(message, "detail"), message, holder.get("detail")):
             if isinstance(found, list):
                 yield from found
                 return
@@ -160,8 +160,8 @@ def _problems(value: dict[str, Any], error: dict[str, Any]) -> Iterator[Any]:
 
 def _forbidden(problems: list[Any]) -> Iterator[str]:
     for problem in problems:
-        loc = dig(problem, "loc")
-        if dig(problem, "type") == "extra_forbidden" and isinstance(loc, list):
+        loc = get_path(problem, "loc")
+        if get_path(problem, "type") == "extra_forbidden" and isinstance(loc, list):
             steps = [step for step in loc if step != "body"]
             if len(steps) == 1 and isinstance(steps[0], str):
                 yield steps[0]
@@ -169,12 +169,12 @@ def _forbidden(problems: list[Any]) -> Iterator[str]:
 
 def _upstream(error: dict[str, Any]) -> ErrorBody:
     """Read the provider's own error that OpenRouter passes on, one level deep."""
-    raw = dig(error, "metadata", "raw")
+    raw = get_path(error, "metadata", "raw")
     if isinstance(raw, str):
         try:
             raw = decode(raw)
         except NotJsonError:
             return ErrorBody(message=raw)
-    if not isinstance(raw, dict) or dig(raw, "error", "metadata") or dig(raw, "metadata"):
+    if not isinstance(raw, dict) or get_path(raw, "error", "metadata") or get_path(raw, "metadata"):
         return ErrorBody()
     return read_error(raw)

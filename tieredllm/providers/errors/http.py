@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
-from tieredllm.providers.codes import implied_kind, implied_status, sentence_kind
-from tieredllm.providers.error_body import ErrorBody, read_error, read_error_text
-from tieredllm.providers.retry_after import retry_after_s
-from tieredllm.providers.sent import Sent, host_of
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
+from tieredllm.providers.errors.body import ErrorBody, read_error, read_error_text
+from tieredllm.providers.errors.codes import implied_kind, implied_status, sentence_kind
+from tieredllm.providers.errors.retry_after import retry_after_s
+from tieredllm.providers.request_info import RequestInfo, host_of
 
 __all__ = ["classify_inside_200", "classify_response"]
 
@@ -42,25 +43,25 @@ _NO_TOOLS = re.compile(
 
 
 def classify_response(
-    sent: Sent, *, status: int, headers: Mapping[str, str], body: bytes, now: float
+    info: RequestInfo, *, status: int, headers: Mapping[str, str], body: bytes, now: float
 ) -> FallbackTriggerError:
     """Decide what a response with a status other than 2xx means.
 
     Args:
-        sent: the request it answers.
+        info: the request it answers.
         status: the HTTP status.
         headers: looked up by lower-case names.
         body: as much of it as was read.
         now: seconds since the epoch.
     """
     if 300 <= status < 400:
-        return _redirect(sent, status, headers)
+        return _redirect(info, status, headers)
     error = read_error_text(body)
-    return _error(sent, error, status=status, meant=status, wait_s=retry_after_s(headers, now=now))
+    return _error(info, error, status=status, meant=status, wait_s=retry_after_s(headers, now=now))
 
 
 def classify_inside_200(
-    sent: Sent, value: Any, *, status: int = 200, headers: Mapping[str, str], now: float
+    info: RequestInfo, value: Any, *, status: int = 200, headers: Mapping[str, str], now: float
 ) -> FallbackTriggerError:
     """Decide what an error body or event inside a successful response means.
 
@@ -68,7 +69,7 @@ def classify_inside_200(
     error that says nothing of the kind is a failure of the service.
 
     Args:
-        sent: the request it answers.
+        info: the request it answers.
         value: the decoded body or event.
         status: the HTTP status it came with.
         headers: looked up by lower-case names.
@@ -76,21 +77,21 @@ def classify_inside_200(
     """
     error = read_error(value)
     meant = error.number or implied_status(error.codes) or 500
-    return _error(sent, error, status=status, meant=meant, wait_s=retry_after_s(headers, now=now))
+    return _error(info, error, status=status, meant=meant, wait_s=retry_after_s(headers, now=now))
 
 
 def _error(
-    sent: Sent, error: ErrorBody, *, status: int, meant: int, wait_s: float | None
+    info: RequestInfo, error: ErrorBody, *, status: int, meant: int, wait_s: float | None
 ) -> FallbackTriggerError:
     kind = _kind(error, meant, inside_200=status < 300)
-    parameter = _parameter(sent, error) if kind is ErrorKind.BAD_REQUEST else None
-    if "tools" in sent.parameters.values() and _NO_TOOLS.search(error.message):
+    parameter = _parameter(info, error) if kind is ErrorKind.BAD_REQUEST else None
+    if "tools" in info.parameters.values() and _NO_TOOLS.search(error.message):
         kind, parameter = ErrorKind.BAD_REQUEST, "tools"
     if kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE) and wait_s is None:
         wait_s = error.retry_after_s
     return FallbackTriggerError(
         kind,
-        sent.presentable(_message(sent, error, kind, meant)),
+        info.presentable(_message(info, error, kind, meant)),
         status=status,
         retry_after_s=wait_s,
         parameter=parameter,
@@ -136,14 +137,14 @@ def _kind_of_403(error: ErrorBody, code: ErrorKind | None) -> ErrorKind:
     return ErrorKind.CONTENT_FILTER if error.flagged else ErrorKind.PERMISSION
 
 
-def _message(sent: Sent, error: ErrorBody, kind: ErrorKind, status: int) -> str:
+def _message(info: RequestInfo, error: ErrorBody, kind: ErrorKind, status: int) -> str:
     words = error.message or _reason(status)
     if kind is ErrorKind.AUTHENTICATION:
-        if sent.key_env is None:
-            return f"{sent.host} wants a key, and the profile's api_key_env names none: {words}"
-        return f"the key in {sent.key_env} was rejected: {words}"
+        if info.key_env is None:
+            return f"{info.host} wants a key, and the profile's api_key_env names none: {words}"
+        return f"the key in {info.key_env} was rejected: {words}"
     if kind is ErrorKind.NOT_FOUND and not error.codes:
-        return f"{sent.host} has no such model or address ({sent.model}): {words}"
+        return f"{info.host} has no such model or address ({info.model}): {words}"
     return words
 
 
@@ -156,18 +157,18 @@ def _reason(status: int) -> str:
         return {529: "HTTP 529 Overloaded"}.get(status, f"HTTP {status}")
 
 
-def _redirect(sent: Sent, status: int, headers: Mapping[str, str]) -> FallbackTriggerError:
+def _redirect(info: RequestInfo, status: int, headers: Mapping[str, str]) -> FallbackTriggerError:
     target = host_of(headers.get("location", "")) or "another address"
     return FallbackTriggerError(
         ErrorKind.BAD_REQUEST,
-        sent.presentable(f"{sent.host} redirects to {target}; redirects are never followed"),
+        info.presentable(f"{info.host} redirects to {target}; redirects are never followed"),
         status=status,
     )
 
 
-def _parameter(sent: Sent, error: ErrorBody) -> str | None:
-    """Give the wire name of the parameter that the server will not have, if it was sent."""
-    by_name = {_bare(word): name for word, name in sent.parameters.items()}
+def _parameter(info: RequestInfo, error: ErrorBody) -> str | None:
+    """Return the wire name of the parameter that the server will not have, if it was sent."""
+    by_name = {_bare(word): name for word, name in info.parameters.items()}
     for forbidden in error.forbidden:
         if name := by_name.get(_bare(forbidden)):
             return name

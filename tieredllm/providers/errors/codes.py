@@ -6,7 +6,7 @@ case; each is here with who says it. Prose such as "quota exceeded per minute" d
 
 from __future__ import annotations
 
-from tieredllm.errors import ErrorKind
+from tieredllm.kinds import ErrorKind
 
 __all__ = ["implied_kind", "implied_status", "sentence_kind"]
 
@@ -142,7 +142,7 @@ _TOO_LONG = (
 
 
 def implied_kind(codes: tuple[str, ...]) -> ErrorKind | None:
-    """Give the kind that the first decisive code stands for; None when none is decisive."""
+    """Return the kind that the first decisive code stands for; None when none is decisive."""
     for code in codes:
         if code in _QUOTA or code.endswith(_QUOTA_ENDINGS):
             return ErrorKind.QUOTA_EXHAUSTED
@@ -158,12 +158,12 @@ def implied_kind(codes: tuple[str, ...]) -> ErrorKind | None:
 
 
 def implied_status(codes: tuple[str, ...]) -> int | None:
-    """Give the HTTP status that the first known code goes with."""
+    """Return the HTTP status that the first known code goes with."""
     return next((_STATUSES[code] for code in codes if code in _STATUSES), None)
 
 
 def sentence_kind(message: str) -> ErrorKind | None:
-    """Give the kind a vendor's sentence stands for, where the vendor has no code for it."""
+    """Return the kind a vendor's sentence stands for, where the vendor has no code for it."""
     import re
 
     words = " ".join(message[:2000].lower().split())

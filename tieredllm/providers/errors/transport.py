@@ -1,7 +1,7 @@
 """Decide what an exception of the HTTP client is.
 
 Before a response has begun there is nothing but the exception; what it means once output has begun
-is for `assembly` to say.
+is for `accumulator` to say.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import errno
 import socket
 from collections.abc import Iterator
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
-from tieredllm.providers.sent import Sent
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
+from tieredllm.providers.request_info import RequestInfo
 
 __all__ = ["HTTPX_KINDS", "classify_exception"]
 
@@ -67,11 +68,11 @@ _HOPELESS = frozenset(
 )
 
 
-def classify_exception(sent: Sent, exc: BaseException) -> FallbackTriggerError:
+def classify_exception(info: RequestInfo, exc: BaseException) -> FallbackTriggerError:
     """Decide what went wrong when no response, or no more of it, came.
 
     Args:
-        sent: the request.
+        info: the request.
         exc: what the HTTP client, or making one, raised.
     """
     if isinstance(exc, FallbackTriggerError):
@@ -89,24 +90,24 @@ def classify_exception(sent: Sent, exc: BaseException) -> FallbackTriggerError:
     )
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, passing):
-            return _tls(sent, cause)
+            return _tls(info, cause)
     if not type(exc).__module__.startswith("httpx"):
-        return _foreign(sent, exc)
+        return _foreign(info, exc)
     name = type(exc).__name__
     if name in ("ProtocolError", "RemoteProtocolError"):
-        return _protocol(sent, causes)
+        return _protocol(info, causes)
     kind = next(
         (HTTPX_KINDS[base.__name__] for base in type(exc).__mro__ if base.__name__ in HTTPX_KINDS),
         ErrorKind.UNEXPECTED,
     )
     if kind is ErrorKind.CONNECTION:
-        return _connection(sent, name, exc, causes)
+        return _connection(info, name, exc, causes)
     message = {
-        ErrorKind.TIMEOUT: f"{sent.host} could not be reached in time",
+        ErrorKind.TIMEOUT: f"{info.host} could not be reached in time",
         ErrorKind.BAD_REQUEST: f"base_url is not a usable http:// or https:// address: {exc}",
-        ErrorKind.MALFORMED_RESPONSE: f"{sent.host} sent a body that is not encoded as it says",
+        ErrorKind.MALFORMED_RESPONSE: f"{info.host} sent a body that is not encoded as it says",
     }.get(kind, f"{name}: {exc}")
-    return FallbackTriggerError(kind, sent.presentable(message))
+    return FallbackTriggerError(kind, info.presentable(message))
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:
@@ -124,7 +125,7 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
             waiting += found.exceptions
 
 
-def _tls(sent: Sent, cause: BaseException) -> FallbackTriggerError:
+def _tls(info: RequestInfo, cause: BaseException) -> FallbackTriggerError:
     import ssl
 
     reason = str(getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or cause)
@@ -134,48 +135,48 @@ def _tls(sent: Sent, cause: BaseException) -> FallbackTriggerError:
         else "and TLS do not get along"
     )
     return FallbackTriggerError(
-        ErrorKind.TLS, sent.presentable(f"{sent.host} {what}: {reason.lower().replace('_', ' ')}")
+        ErrorKind.TLS, info.presentable(f"{info.host} {what}: {reason.lower().replace('_', ' ')}")
     )
 
 
 def _connection(
-    sent: Sent, name: str, exc: BaseException, causes: list[BaseException]
+    info: RequestInfo, name: str, exc: BaseException, causes: list[BaseException]
 ) -> FallbackTriggerError:
     if name == "ProxyError":
         return FallbackTriggerError(
             ErrorKind.CONNECTION,
-            sent.presentable(f"the proxy for {sent.host} refused: {exc}"),
+            info.presentable(f"the proxy for {info.host} refused: {exc}"),
             again=False,
         )
     # An attempt on several addresses ends with one error for each; one that might pass is enough.
     system = [cause for cause in causes if isinstance(cause, OSError) and cause.errno is not None]
     if any(isinstance(cause, socket.gaierror) for cause in system):
-        message, again = f"{sent.host} is not a known name, or there is no network", False
+        message, again = f"{info.host} is not a known name, or there is no network", False
     elif system and all(cause.errno in _HOPELESS for cause in system):
         refused = any(cause.errno == errno.ECONNREFUSED for cause in system)
         again = False
         message = (
-            f"nothing listens at {sent.host}" if refused else f"there is no way to {sent.host}"
+            f"nothing listens at {info.host}" if refused else f"there is no way to {info.host}"
         )
     else:
-        message, again = f"{sent.host} broke the connection off", True
-    return FallbackTriggerError(ErrorKind.CONNECTION, sent.presentable(message), again=again)
+        message, again = f"{info.host} broke the connection off", True
+    return FallbackTriggerError(ErrorKind.CONNECTION, info.presentable(message), again=again)
 
 
-def _protocol(sent: Sent, causes: list[BaseException]) -> FallbackTriggerError:
+def _protocol(info: RequestInfo, causes: list[BaseException]) -> FallbackTriggerError:
     # httpcore raises its own error when a connection ends before a response; what h11 objected to
     # came in bytes that are no HTTP, or broke off within the body.
     objected = [cause for cause in causes if type(cause).__module__.startswith("h11")]
     if objected and "closed" not in str(objected[0]):
         return FallbackTriggerError(
-            ErrorKind.MALFORMED_RESPONSE, f"what {sent.host} sends is no valid HTTP"
+            ErrorKind.MALFORMED_RESPONSE, f"what {info.host} sends is no valid HTTP"
         )
     return FallbackTriggerError(
-        ErrorKind.CONNECTION, f"{sent.host} closed the connection without an answer", again=True
+        ErrorKind.CONNECTION, f"{info.host} closed the connection without an answer", again=True
     )
 
 
-def _foreign(sent: Sent, exc: BaseException) -> FallbackTriggerError:
+def _foreign(info: RequestInfo, exc: BaseException) -> FallbackTriggerError:
     """Judge what is not httpx's own: mostly what making a client raises."""
     if isinstance(exc, ImportError):
         return FallbackTriggerError(
@@ -187,8 +188,8 @@ def _foreign(sent: Sent, exc: BaseException) -> FallbackTriggerError:
         # The one file that is read on the way is that of the certificates.
         return FallbackTriggerError(
             ErrorKind.TLS,
-            sent.presentable(f"the certificates (SSL_CERT_FILE?) cannot be read: {exc.strerror}"),
+            info.presentable(f"the certificates (SSL_CERT_FILE?) cannot be read: {exc.strerror}"),
         )
     return FallbackTriggerError(
-        ErrorKind.UNEXPECTED, sent.presentable(f"{type(exc).__name__}: {exc}")
+        ErrorKind.UNEXPECTED, info.presentable(f"{type(exc).__name__}: {exc}")
     )

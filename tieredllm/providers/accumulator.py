@@ -7,24 +7,29 @@ finish reason cannot spoil the answer any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Literal
 
 import msgspec
 
-from tieredllm.errors import ErrorKind, FallbackTriggerError
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Finish, ToolRequest
-from tieredllm.providers.calls import Calls
+from tieredllm.providers.json_path import NotJsonError, decode
+from tieredllm.providers.sse import Event
+from tieredllm.providers.tool_calls import ToolCallCollector
 from tieredllm.types import Usage
 
-__all__ = ["Assembly", "Ending", "Part"]
+__all__ = ["DRAIN_S", "Ending", "Part", "ResponseAccumulator", "stream_texts"]
 
 Ending = Literal["stop", "length", "content_filter", "tool"]
 """What a vendor's finish reason means here; one that is not listed means a broken answer."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what one event of a stream, or a whole body, says."""
+    """What one event of a stream, or a whole body, says."""
 
     text: str = ""
     """Answer text; reasoning is none."""
@@ -47,11 +52,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Whether there was any answer in it, be it an empty one."""
 
 
-class Assembly:
+class ResponseAccumulator:
     """Assemble one answer.
 
     Args:
-        endings: what each of the vendor's finish reasons means.
+        finish_reasons: what each of the vendor's finish reasons means.
         classify: decides what an error inside the answer is.
         presentable: makes text from outside fit to show.
         calls: the tool calls in it; None where the model may make none.
@@ -62,20 +67,19 @@ class Assembly:
     def __init__(
         self,
         *,
-        endings: Mapping[str, Ending],
+        finish_reasons: Mapping[str, Ending],
         classify: Callable[[Any], FallbackTriggerError],
         presentable: Callable[[str], str],
-        calls: Calls | None = None,
+        calls: ToolCallCollector | None = None,
         status: int = 200,
         whole: bool = False,
     ) -> None:
-        self._endings = endings
+        self._finish_reasons = finish_reasons
         self._classify = classify
         self._presentable = presentable
         self._status = status
         self._whole = whole
         self._calls = calls
-        self._blanks = ""
         self._refusal = ""
         self._blocked = False
         self._reason: str | None = None
@@ -98,10 +102,10 @@ class Assembly:
         self._skipped += 1
 
     def take(self, part: Part) -> str:
-        """Take a part and give the text that can be passed on.
+        """Take a part and return the text in it.
 
-        Blanks at the start are held back until something else follows: an answer of nothing but
-        blanks is an empty one.
+        Blanks alone are no beginning: an answer of nothing else is an empty one. That they are
+        not shown before something follows is for the engine to see to, for every backend alike.
 
         Raises:
             FallbackTriggerError: the part carries an error, before any finish reason.
@@ -111,19 +115,12 @@ class Assembly:
         self._note(part)
         if part.calls and self._calls is not None:
             self.began = True
-        if not part.text:
-            return ""
-        if self._spoke:
-            return part.text
-        self._blanks += part.text
-        if not self._blanks.strip():
-            return ""
-        text, self._blanks = self._blanks, ""
-        self.began = self._spoke = True
-        return text
+        if part.text and not part.text.isspace():
+            self.began = self._spoke = True
+        return part.text
 
     def broken(self, error: FallbackTriggerError) -> FallbackTriggerError:
-        """Give the error that a failure in the middle of the answer amounts to."""
+        """Return the error that a failure in the middle of the answer amounts to."""
         if self.began and not self._whole and error.kind is not ErrorKind.CONTENT_FILTER:
             return FallbackTriggerError(
                 ErrorKind.STREAM_INTERRUPTED,
@@ -134,7 +131,7 @@ class Assembly:
         return error
 
     def finish(self) -> Finish | ToolRequest:
-        """Give the end of the answer, or the tool calls it ends with, once nothing more comes.
+        """Return the end of the answer, or the tool calls it ends with, once nothing more comes.
 
         Raises:
             FallbackTriggerError: the answer is not complete, is empty, or was refused.
@@ -178,7 +175,7 @@ class Assembly:
 
     def _ending(self) -> Ending | None:
         if self._reason is not None:
-            return self._endings.get(self._reason.lower())
+            return self._finish_reasons.get(self._reason.lower())
         # A document that is complete as JSON is complete; some servers give it no finish reason.
         return "stop" if self._whole and self._candidates else None
 
@@ -197,9 +194,103 @@ class Assembly:
 
     def _empty(self, ending: Ending) -> FallbackTriggerError:
         message = "the answer is empty"
-        if ending == "length":
+        cut = ending == "length"
+        if cut:
             message += ": max_tokens was used up before it began; allow more of them"
-        return self._error(ErrorKind.EMPTY_RESPONSE, message)
+        return self._error(ErrorKind.EMPTY_RESPONSE, message, truncated=cut)
 
-    def _error(self, kind: ErrorKind, message: str) -> FallbackTriggerError:
-        return FallbackTriggerError(kind, self._presentable(message), status=self._status)
+    def _error(
+        self, kind: ErrorKind, message: str, *, truncated: bool = False
+    ) -> FallbackTriggerError:
+        return FallbackTriggerError(
+            kind, self._presentable(message), status=self._status, truncated=truncated
+        )
+
+
+DRAIN_S = 0.1
+"""How long the body's end is waited for after the vendor's end marker.
+
+A connection that was read to its end can serve the next request.
+"""
+
+
+async def stream_texts(
+    events: AsyncGenerator[Event, None],
+    assembly: ResponseAccumulator,
+    read: Callable[[dict[str, Any]], Part],
+    *,
+    tail_s: float | None,
+) -> AsyncGenerator[str, None]:
+    """Yield the answer's text as it comes; `assembly.finish` judges it afterwards.
+
+    A piece of a tool call is yielded as an empty text.
+
+    Args:
+        events: the response's events; closed at the end.
+        assembly: where the answer is put together.
+        read: what an event says, in the vendor's terms.
+        tail_s: how long usage and the end marker are waited for after the finish reason; a server
+            that keeps the connection open must not turn a complete answer into a silent one. None
+            waits for the end of the body.
+
+    Raises:
+        FallbackTriggerError: an error event, or the connection broke, before the finish reason.
+    """
+    async with aclosing(events):
+        while True:
+            event = await _next(events, assembly, tail_s)
+            if event is None:
+                return
+            part = _part(event, read)
+            if part is None:
+                assembly.skip()
+                continue
+            text = assembly.take(part)
+            if text or (part.calls and assembly.began):
+                yield text
+            if part.done:
+                await _drain(events)
+                return
+
+
+async def _next(
+    events: AsyncGenerator[Event, None], assembly: ResponseAccumulator, tail_s: float | None
+) -> Event | None:
+    """Wait for the next event; once the answer is complete, no failure counts any more."""
+    try:
+        if not assembly.complete or tail_s is None:
+            return await anext(events, None)
+        async with asyncio.timeout(tail_s):
+            return await anext(events, None)
+    except TimeoutError:
+        return None
+    except FallbackTriggerError as exc:
+        if assembly.complete:
+            return None
+        error = assembly.broken(exc)
+        if error is exc:
+            raise
+        raise error from exc
+
+
+def _part(event: Event, read: Callable[[dict[str, Any]], Part]) -> Part | None:
+    """Read an event; None when it cannot be decoded."""
+    data = event.data.strip()
+    if data in ("", "[DONE]"):
+        return Part(done=bool(data), candidates=False)
+    try:
+        value = decode(data)
+    except NotJsonError:
+        return Part(error=data) if event.name == "error" else None
+    if event.name == "error":
+        return Part(error=value or data)
+    return read(value) if isinstance(value, dict) else None
+
+
+async def _drain(events: AsyncGenerator[Event, None]) -> None:
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while await anext(events, None) is not None:
+                pass
+    except (TimeoutError, FallbackTriggerError):
+        pass

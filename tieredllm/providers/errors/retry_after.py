@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?")
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
-    """Give the seconds to wait, from `retry-after-ms` or `Retry-After`.
+    """Return the seconds to wait, from `retry-after-ms` or `Retry-After`.
 
     `Retry-After` (RFC 9110, section 10.2.3) is a number of seconds, sent by some with a fraction,
     or an HTTP date; `retry-after-ms` is what OpenAI and Azure add, and the more exact one.

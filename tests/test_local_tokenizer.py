@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieredllm.local.text import TextJoiner
+from tieredllm.local.tokenizer import Detokenizer
 
 
 @given(st.text(), st.lists(st.integers(0, 40)))
@@ -16,7 +16,7 @@ def test_text_comes_out_whole_however_it_is_cut(text, cuts):
     """Cutting the bytes anywhere, also within characters, changes nothing."""
     data = text.encode("utf-8", "replace")
     places = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
-    joiner = TextJoiner()
+    joiner = Detokenizer()
     out = "".join(joiner.feed(data[a:b]) for a, b in itertools.pairwise(places))
 
     assert data.decode() == out + joiner.end()
@@ -24,14 +24,14 @@ def test_text_comes_out_whole_however_it_is_cut(text, cuts):
 
 def test_an_incomplete_character_is_dropped():
     """A character whose last byte never comes does not come out."""
-    joiner = TextJoiner()
+    joiner = Detokenizer()
 
     assert joiner.feed("aé".encode()[:2]) + joiner.end() == "a"
 
 
 def test_bytes_that_are_no_text_are_marked():
     """Bytes that are not UTF-8 become the replacement character."""
-    assert TextJoiner().feed(b"\xffx") == "\ufffdx"
+    assert Detokenizer().feed(b"\xffx") == "\ufffdx"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_bytes_that_are_no_text_are_marked():
 )
 def test_the_stop_text_ends_the_answer(pieces, expected, stopped):
     """The stop text is found across tokens, and nothing of it or after it comes out."""
-    joiner = TextJoiner("\nUser:")
+    joiner = Detokenizer("\nUser:")
     out = "".join(joiner.feed(piece.encode()) for piece in pieces) + joiner.end()
 
     assert (expected, stopped) == (out, joiner.stopped)

@@ -6,7 +6,15 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["NotJsonError", "count_at", "decode", "dig", "error_in", "text_at", "text_of"]
+__all__ = [
+    "NotJsonError",
+    "content_text",
+    "decode",
+    "find_error",
+    "get_count",
+    "get_path",
+    "get_str",
+]
 
 
 class NotJsonError(ValueError):
@@ -25,7 +33,7 @@ def decode(text: bytes | str) -> Any:
         raise NotJsonError(str(exc)) from exc
 
 
-def dig(value: Any, *path: str | int) -> Any:
+def get_path(value: Any, *path: str | int) -> Any:
     """Follow a path of keys and indices; None as soon as it leads nowhere."""
     for step in path:
         if isinstance(step, str):
@@ -35,22 +43,22 @@ def dig(value: Any, *path: str | int) -> Any:
     return value
 
 
-def text_at(value: Any, *path: str | int) -> str | None:
-    """Give the text at a path; None when there is none, or an empty one."""
-    found = dig(value, *path)
+def get_str(value: Any, *path: str | int) -> str | None:
+    """Return the text at a path; None when there is none, or an empty one."""
+    found = get_path(value, *path)
     return found if isinstance(found, str) and found else None
 
 
-def count_at(value: Any, *path: str | int) -> int | None:
-    """Give the number at a path, when it could be a count."""
-    found = dig(value, *path)
+def get_count(value: Any, *path: str | int) -> int | None:
+    """Return the number at a path, when it could be a count."""
+    found = get_path(value, *path)
     if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 2**53:
         return found
     return None
 
 
-def text_of(content: Any) -> str:
-    """Give the text of a message's content: a string, or the text parts of a list.
+def content_text(content: Any) -> str:
+    """Return the text of a message's content: a string, or the text parts of a list.
 
     Parts of other types (thinking, images, tool calls) are no answer text. A list of parts is what
     OpenAI's and Anthropic's references define for content, and what Mistral's server answers with.
@@ -60,21 +68,21 @@ def text_of(content: Any) -> str:
     if not isinstance(content, list):
         return ""
     return "".join(
-        part if isinstance(part, str) else (text_at(part, "text") or "")
+        part if isinstance(part, str) else (get_str(part, "text") or "")
         for part in content
-        if isinstance(part, str) or dig(part, "type") in ("text", "output_text", None)
+        if isinstance(part, str) or get_path(part, "type") in ("text", "output_text", None)
     )
 
 
-def error_in(value: Any) -> Any:
-    """Give the error that an answer's JSON carries; None when it carries none.
+def find_error(value: Any) -> Any:
+    """Return the error that an answer's JSON carries; None when it carries none.
 
     Any truthy top-level `error` counts, as in OpenAI's own client; so does OpenRouter's error of a
     single choice.
     """
-    for found in (dig(value, "error"), dig(value, "choices", 0, "error")):
+    for found in (get_path(value, "error"), get_path(value, "choices", 0, "error")):
         if found:
-            return value if found is dig(value, "error") else {"error": found}
-    if dig(value, "type") == "error" or dig(value, "object") in ("error", "Error"):
+            return value if found is get_path(value, "error") else {"error": found}
+    if get_path(value, "type") == "error" or get_path(value, "object") in ("error", "Error"):
         return value
     return None

@@ -1,9 +1,4 @@
-"""Be the tier that gives an answer again: the last complete one to the same question.
-
-It stands between the models and the rules, like HTTP's `stale-if-error` (RFC 5861, section 4): only
-an outage leads here, and the answer says how old it is. What may be given again is for the log to
-say: complete answers that a model wrote, never a rule's, a cut one or one that was cached itself.
-"""
+"""What the tiers without a language model have in common: nothing to set up, count or close."""
 
 from __future__ import annotations
 
@@ -11,19 +6,57 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from tieredllm.clock import Clock
-from tieredllm.errors import ErrorKind, FallbackTriggerError
-from tieredllm.providers.base import Call, Chunk, Delta, Finish, ProbeResult
-from tieredllm.providers.modelless import Modelless
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import ErrorKind
+from tieredllm.providers.base import Call, Chunk, Delta, Finish, Missing, ProbeResult, TokenCounter
 from tieredllm.text import iso_utc
 from tieredllm.types import Prompt
 
-__all__ = ["CacheBackend", "Earlier", "LookUp"]
+__all__ = ["CacheBackend", "Earlier", "LookUp", "StaticBackend"]
+
+
+class StaticBackend:
+    """A backend that needs no model; a subclass adds `identity`, `answer` and `probe`."""
+
+    name: str
+    """What it is called, as a provider and as a model."""
+
+    @property
+    def provider(self) -> str:
+        """Its name."""
+        return self.name
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.name
+
+    @property
+    def is_language_model(self) -> bool:
+        """False: no model writes these answers."""
+        return False
+
+    def missing(self) -> Missing | None:
+        """Return None: there is nothing to configure."""
+        return None
+
+    async def token_counter(self) -> TokenCounter:
+        """Count nothing: a text of any length is taken."""
+        return lambda _: 0
+
+    def warm_up(self) -> bool:
+        """Return False: there is nothing to do that takes long."""
+        return False
+
+    async def aclose(self) -> None:
+        """Do nothing: nothing is held."""
+
 
 HOUR_S = 3600.0
 
 
 class Earlier(Protocol):
-    """Be an answer that was given before."""
+    """An answer that was given before."""
 
     @property
     def text(self) -> str:
@@ -40,7 +73,7 @@ class LookUp(Protocol):
     """Find the latest answer that may be given again."""
 
     def __call__(self, prompt: Prompt, *, newer_than: float) -> Earlier | None:
-        """Give the latest complete answer to the same request.
+        """Return the latest complete answer to the same request.
 
         Args:
             prompt: what is asked.
@@ -49,7 +82,7 @@ class LookUp(Protocol):
         ...
 
 
-class CacheBackend(Modelless):
+class CacheBackend(StaticBackend):
     """Answer with what was answered before.
 
     Args:

@@ -1,0 +1,85 @@
+"""Define why an attempt can fail: a closed set of kinds, and what follows from each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+__all__ = ["POLICIES", "ErrorInfo", "ErrorKind", "KindPolicy"]
+
+
+class ErrorKind(StrEnum):
+    """Why an attempt failed."""
+
+    RATE_LIMIT = "rate_limit"
+    QUOTA_EXHAUSTED = "quota_exhausted"
+    SERVICE_UNAVAILABLE = "service_unavailable"
+    CONNECTION = "connection"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    AUTHENTICATION = "authentication"
+    PERMISSION = "permission"
+    NOT_FOUND = "not_found"
+    CONTEXT_LENGTH = "context_length"
+    CONTENT_FILTER = "content_filter"
+    BAD_REQUEST = "bad_request"
+    MALFORMED_RESPONSE = "malformed_response"
+    EMPTY_RESPONSE = "empty_response"
+    STREAM_INTERRUPTED = "stream_interrupted"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    DEADLINE = "deadline"
+    UNEXPECTED = "unexpected"
+
+
+class KindPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows from one kind of error."""
+
+    again: bool = False
+    """Whether the same backend is asked again, after the wait the server asks for or a backoff."""
+    counts: bool = True
+    """Whether the failure counts against the backend's health."""
+    bench_s: float | None = None
+    """Seconds the backend is set aside at once, or None when the circuit breaker alone decides."""
+
+
+POLICIES: dict[ErrorKind, KindPolicy] = {
+    ErrorKind.RATE_LIMIT: KindPolicy(again=True),
+    ErrorKind.QUOTA_EXHAUSTED: KindPolicy(bench_s=3600.0),
+    ErrorKind.SERVICE_UNAVAILABLE: KindPolicy(again=True),
+    ErrorKind.CONNECTION: KindPolicy(again=True),
+    ErrorKind.TLS: KindPolicy(),
+    ErrorKind.TIMEOUT: KindPolicy(),
+    ErrorKind.AUTHENTICATION: KindPolicy(bench_s=300.0),
+    ErrorKind.PERMISSION: KindPolicy(bench_s=300.0),
+    ErrorKind.NOT_FOUND: KindPolicy(bench_s=300.0),
+    ErrorKind.CONTEXT_LENGTH: KindPolicy(counts=False),
+    ErrorKind.CONTENT_FILTER: KindPolicy(counts=False),
+    ErrorKind.BAD_REQUEST: KindPolicy(counts=False),
+    ErrorKind.MALFORMED_RESPONSE: KindPolicy(again=True),
+    ErrorKind.EMPTY_RESPONSE: KindPolicy(again=True),
+    ErrorKind.STREAM_INTERRUPTED: KindPolicy(),
+    ErrorKind.MODEL_UNAVAILABLE: KindPolicy(),
+    ErrorKind.DEADLINE: KindPolicy(counts=False),
+    ErrorKind.UNEXPECTED: KindPolicy(),
+}
+"""The table of the contract, one row per kind."""
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One failure as data: what JSON, the log and the notifications show."""
+
+    kind: ErrorKind
+    message: str
+    """One line, at most 300 characters, without keys or markup."""
+    status: int | None = None
+    """The HTTP status, where there was one."""
+    retry_after_s: float | None = None
+    """Seconds the server asked to wait, where it did."""
+    truncated: bool = False
+    """Whether the limit of tokens was used up before an answer began."""
+
+    def __str__(self) -> str:
+        if self.status is not None:
+            return f"{self.kind} ({self.status}) {self.message}".rstrip()
+        return f"{self.kind}: {self.message}" if self.message else str(self.kind)
