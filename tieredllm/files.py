@@ -81,8 +81,8 @@ def shipped(folder: str) -> Path:
 def atomic_write(path: Path, content: str | bytes, *, private: bool = False) -> None:
     """Put a file in place at once: whoever reads it finds the old content or the new, never half.
 
-    Its directory is made where it lacks (mode 0700). A link stays a link: what it points to is
-    replaced. A file that was there keeps its permissions. It is on the disk before it is in place.
+    A link stays a link: what it points to is replaced. A file that was there keeps its permissions.
+    It is on the disk before it is in place. Its directory must exist.
 
     Args:
         path: the file.
@@ -94,7 +94,6 @@ def atomic_write(path: Path, content: str | bytes, *, private: bool = False) -> 
     """
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     target = path.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Not named after the file, whose name may be as long as the file system allows.
     part = target.with_name(f".{os.urandom(8).hex()}.part")
     mode = 0o600 if private else 0o666

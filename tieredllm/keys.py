@@ -129,6 +129,7 @@ class Keys:
 
         lines = [f"{name}: {scalar(stored[name])}\n" for name in sorted(stored)]
         try:
+            self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             atomic_write(self.file, _HEADER + "".join(lines), private=True)
         except OSError as exc:
             raise TieredLLMError(f"cannot write {self.file}: {exc.strerror or exc}") from exc

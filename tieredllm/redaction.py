@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from tieredllm.text import printable_line, replace_surrogates, truncate
+from tieredllm.text import clean, printable_line, replace_surrogates, truncate
 
 __all__ = [
     "HIDDEN",
@@ -162,8 +162,8 @@ def presentable(text: str, secrets: Iterable[str | None] = ()) -> str:
         text = title[1] if title and title[1].strip() else _without_unshown(text)
     import html  # 0.5 ms, and its table is for error bodies only
 
-    line = printable_line(html.unescape(_without_tags(text)))
-    line = " ".join(_without_tags(line).split())
+    text = html.unescape(_without_tags(text)).encode("utf-8", "ignore").decode("utf-8")
+    line = printable_line(_without_tags(clean(text)))
     return truncate(redact(line, secrets), SHOWN_CHARACTERS)
 
 

@@ -17,7 +17,7 @@ read (bidirectional overrides). What happens to it here, and why:
 - Lone surrogates, which no encoding takes, become U+FFFD.
 
 Kept are the directional marks (LRM, RLM, ALM), joiners and zero-width spaces: scripts and emoji
-need them, and they move nothing. `printable_line` drops those as well.
+need them, and they move nothing.
 """
 
 from __future__ import annotations
@@ -171,16 +171,17 @@ def one_line(text: str, limit: int | None = None) -> str:
 
 
 def printable_line(text: str, limit: int | None = None) -> str:
-    """Return a text as one line of printable characters.
+    """Return a text as one line of its printable characters.
 
-    Besides what `clean` drops, all of Unicode's category C go: format (also joiners and directional
-    marks), surrogate, private and unassigned characters, which could hide or split a word.
+    All of Unicode's category C go, also joiners and directional marks: control, format, surrogate,
+    private and unassigned characters. Of an escape sequence what is printable stays, unlike with
+    `clean`: this is for showing people their own words.
 
     Args:
         text: any text; runs of white space become one space.
         limit: the most characters to return, at least 1; see `truncate`.
     """
-    line = one_line(_SURROGATE.sub("", text))
+    line = " ".join(text.split())
     if not line.isprintable():
         from unicodedata import category
 

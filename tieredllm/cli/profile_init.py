@@ -67,6 +67,7 @@ def make_profile(session: Session, wishes: Wishes) -> None:
         pulls = questions.pull(local_models[local].model)
 
     choice = Choice(name=name, vendors=chosen, local=local, made_on=date.today())  # noqa: DTZ011 - the user's own day
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     atomic_write(path, draft(choice))
     _verify(path, session)
     session.say(f"wrote {path}")

@@ -67,6 +67,7 @@ class Verdicts:
         verdicts = self._read()
         verdicts[str(path)] = verdict
         with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(self._file, msgspec.json.encode(verdicts))
 
     def _read(self) -> dict[str, Verdict]:
