@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tieredllm.aio import run
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.table import print_json, print_table
@@ -57,7 +57,7 @@ def send_test(
     notifier, database = _notifier(session)
     wanted = _wanted(notifier, channel)
     try:
-        deliveries = asyncio.run(notifier.send_test(wanted))
+        deliveries = run(notifier.send_test(wanted))
     finally:
         database.close()
     _print(deliveries, session)
@@ -104,7 +104,7 @@ def flush() -> None:
     notifier, database = _notifier(session)
     _wanted(notifier, None)
     try:
-        deliveries = asyncio.run(notifier.flush())
+        deliveries = run(notifier.flush())
     finally:
         database.close()
     if not deliveries:

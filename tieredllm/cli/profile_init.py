@@ -59,7 +59,7 @@ def make_profile(session: Session, wishes: Wishes) -> None:
 
     name = wishes.name or (questions.name(_checked_name) if questions else "default")
     path = session.places.profiles / f"{name}.yaml"
-    _mayatomic_write(path, wishes, questions)
+    _may_write(path, wishes, questions)
     chosen = _vendors(wishes, known, keys, questions)
     local = _local(wishes, local_models, questions)
     pulls = wishes.pull and local is not None
@@ -98,7 +98,7 @@ def _checked_name(name: str) -> str | None:
     return f"{name!r} is no name: at most 64 letters, digits, `_`, `.` and `-`"
 
 
-def _mayatomic_write(path: Path, wishes: Wishes, questions: Questions | None) -> None:
+def _may_write(path: Path, wishes: Wishes, questions: Questions | None) -> None:
     """Make sure that a file that is there may be replaced."""
     if not path.exists() or wishes.force:
         return
