@@ -13,11 +13,10 @@ from typing import Any
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.local.binding import Flag, bindings, last_complaint
-from tieredllm.local.cores import physical_cores
 from tieredllm.local.ladder import LoadSettings
+from tieredllm.local.llama_bindings import Flag, StoppedError, bindings, last_complaint
+from tieredllm.local.machine import physical_cores
 from tieredllm.local.sampler import make_sampler
-from tieredllm.local.stopped import StoppedError
 from tieredllm.local.tokenizer import NativeVocabulary
 from tieredllm.profile.schema import Params
 

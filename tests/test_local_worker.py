@@ -13,8 +13,7 @@ from local_support import answer, backend, call, smollm2, user, write_gemma
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.local.ladder import LoadSettings
-from tieredllm.local.llama import LlamaRunner
-from tieredllm.local.pool import RunnerPool
+from tieredllm.local.worker import LlamaRunner, RunnerPool
 from tieredllm.providers.base import Delta, Finish
 from tieredllm.types import Message
 
@@ -275,7 +274,7 @@ def test_loading_is_stopped_when_nobody_waits(root):
         while time.monotonic() < until:
             if not go_on():
                 events.append("stopped")
-                from tieredllm.local.stopped import StoppedError
+                from tieredllm.local.llama_bindings import StoppedError
 
                 raise StoppedError
             time.sleep(0.005)
@@ -322,9 +321,8 @@ def test_loading_goes_on_when_it_was_asked_for_in_advance(root):
 
 def test_reading_the_file_can_be_stopped():
     """llama.cpp gives up a file within a tensor when it is told to."""
-    from tieredllm.local.binding import Flag
+    from tieredllm.local.llama_bindings import Flag, StoppedError
     from tieredllm.local.model import LoadedModel
-    from tieredllm.local.stopped import StoppedError
 
     asked = []
 
