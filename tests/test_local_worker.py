@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 
+import msgspec
 import pytest
 from local_support import answer, backend, call, smollm2, user, write_gemma
 
@@ -14,7 +15,8 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.local.ladder import LoadSettings
 from tieredllm.local.worker import LlamaRunner, RunnerPool
-from tieredllm.providers.base import Delta, Finish
+from tieredllm.profile.schema import Params
+from tieredllm.providers.base import CallPiece, Delta, Finish
 from tieredllm.types import Message
 
 RAIN = user("In one sentence, what is rain?")
@@ -486,5 +488,27 @@ def test_deltas_are_never_empty(root):
 
     chunks = run(root, body)
 
-    assert all(isinstance(chunk, Delta) and chunk.text for chunk in chunks[:-1])
+    assert all(chunk.text for chunk in chunks if isinstance(chunk, Delta))
+    assert all(isinstance(chunk, Delta | CallPiece) for chunk in chunks[:-1])
     assert isinstance(chunks[-1], Finish)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_values_that_are_no_numbers_are_noticed(root, tmp_path, temperature):
+    """A model that computes NaN has failed, whatever token the sampler makes of that."""
+    path = write_gemma(tmp_path / "damaged.gguf", damaged="▁q")
+
+    async def body(made):
+        whole, _ = await answer(made, call(user("abc"), max_tokens=3))
+        damaged = msgspec.structs.replace(
+            call(user("a q c"), max_tokens=3),
+            params=Params(temperature=temperature, max_tokens=3),
+        )
+        with pytest.raises(FallbackTriggerError, match="not numbers") as raised:
+            await answer(made, damaged)
+        return whole, raised.value.kind
+
+    whole, kind = run(root, body, model=path)
+
+    assert whole.strip()
+    assert kind is ErrorKind.MODEL_UNAVAILABLE

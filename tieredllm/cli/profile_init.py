@@ -133,7 +133,7 @@ def _local(
 
 def _verify(path: Path, session: Session) -> None:
     """Read the profile back: what was given for it (an address, a model) may be wrong."""
-    from tieredllm.profile.resolve import load_profile
+    from tieredllm.profile.load import load_profile
 
     try:
         load_profile(str(path), session.places)

@@ -115,7 +115,9 @@ class LlamaRunner:
     async def generate(
         self, messages: Sequence[Message], params: Params
     ) -> AsyncGenerator[str | End, None]:
-        """Answer a conversation: text as it comes, never empty, then one `End`.
+        """Answer a conversation: text as it comes, then one `End`.
+
+        An empty text is a token whose text is not certain yet.
 
         Closing the iterator stops the computation within one node of the graph.
 

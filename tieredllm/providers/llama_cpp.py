@@ -20,6 +20,7 @@ from tieredllm.local.validation_cache import FileState, ValidationCache, state_o
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import (
     Call,
+    CallPiece,
     Chunk,
     Delta,
     Finish,
@@ -118,7 +119,7 @@ class LlamaCppBackend:
             async for item in items:
                 if isinstance(item, str):
                     blank = blank and not item.strip()
-                    yield Delta(item)
+                    yield Delta(item) if item else CallPiece()
                     continue
                 if blank:
                     raise FallbackTriggerError(

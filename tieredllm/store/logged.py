@@ -48,7 +48,7 @@ REQUEST_COLUMNS = (
 
 ATTEMPT_COLUMNS = (
     "tier", "level", "provider", "model", "outcome", "kind", "message", "status", "retry_after_s",
-    "reason", "started_ms", "duration_ms", "first_token_ms",
+    "reason", "started_ms", "duration_ms", "first_token_ms", "skip",
 )  # fmt: skip
 
 
@@ -190,6 +190,7 @@ def attempt_row(attempt: Attempt, redact: Redactor) -> list[Any]:
         attempt.started_ms,
         attempt.duration_ms,
         attempt.first_token_ms,
+        None if attempt.skip is None else redact(msgspec.json.encode(attempt.skip).decode()),
     ]
 
 
@@ -239,6 +240,8 @@ def logged(row: Sequence[Any], attempts: Sequence[Sequence[Any]]) -> Logged:
 
 def _attempt(fields: Mapping[str, Any]) -> Attempt:
     kept = dict(fields)
+    if kept["skip"] is not None:
+        kept["skip"] = msgspec.json.decode(kept["skip"])
     kind, message = kept.pop("kind"), kept.pop("message")
     status, retry_after_s = kept.pop("status"), kept.pop("retry_after_s")
     if kind is not None:
