@@ -82,3 +82,14 @@ def test_what_was_there_stays_when_the_new_cannot_be_put_in_place(tmp_path):
         atomic_write(path, "x")
 
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path):
+    """Who holds a lock names the place of the first writing, and finds it free or frees it."""
+    path, part = tmp_path / "keys", tmp_path / ".keys.part"
+    part.write_text("half a se")
+    part.chmod(0o644)
+    atomic_write(path, "whole", private=True, part=part)
+
+    assert list(tmp_path.iterdir()) == [path]
+    assert mode(path) == 0o600

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from render_support import pieces
 
+from tieredllm.clock import iso
 from tieredllm.text import (
     TextFilter,
     clean,
     format_bytes,
-    iso_utc,
     one_line,
     pluralize,
     printable_line,
@@ -161,4 +161,4 @@ def test_counts_sizes_and_times_read_the_same_everywhere():
     assert [pluralize(count, "turn") for count in (0, 1, 2)] == ["0 turns", "1 turn", "2 turns"]
     assert format_bytes(93_400_000) == "93 MB"
     assert format_bytes(1_710_000_000) == "1.71 GB"
-    assert iso_utc(1_700_000_000.9) == "2023-11-14T22:13:20Z"
+    assert iso(1_700_000_000.9) == "2023-11-14T22:13:20Z"

@@ -33,11 +33,5 @@ class SystemClock:
 
 
 def iso(at: float) -> str:
-    """Return a wall-clock time in ISO 8601, in UTC and to the millisecond.
-
-    Args:
-        at: seconds since the epoch.
-    """
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    """Return a wall-clock time (seconds since the epoch) as ISO 8601 in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

@@ -78,7 +78,9 @@ def shipped(folder: str) -> Path:
     return inside if inside.is_dir() else package.parent / folder
 
 
-def atomic_write(path: Path, content: str | bytes, *, private: bool = False) -> None:
+def atomic_write(
+    path: Path, content: str | bytes, *, private: bool = False, part: Path | None = None
+) -> None:
     """Put a file in place at once: whoever reads it finds the old content or the new, never half.
 
     A link stays a link: what it points to is replaced. A file that was there keeps its permissions.
@@ -88,14 +90,18 @@ def atomic_write(path: Path, content: str | bytes, *, private: bool = False) -> 
         path: the file.
         content: text is written as UTF-8, lone surrogates as `?`.
         private: whether only its owner may read it (mode 0600), whoever could before.
+        part: where the content is written first, on the same file system: who holds a lock names
+            it, so that what a killed process left is replaced. Otherwise a name of its own.
 
     Raises:
         OSError: it cannot be written; what was there is as it was.
     """
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     target = path.resolve()
-    # Not named after the file, whose name may be as long as the file system allows.
-    part = target.with_name(f".{os.urandom(8).hex()}.part")
+    if part is None:  # not named after the file, whose name may be as long as the system allows
+        part = target.with_name(f".{os.urandom(8).hex()}.part")
+    else:
+        part.unlink(missing_ok=True)
     mode = 0o600 if private else 0o666
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode)

@@ -23,14 +23,12 @@ need them, and they move nothing.
 from __future__ import annotations
 
 import re
-import time
 from enum import Enum
 
 __all__ = [
     "TextFilter",
     "clean",
     "format_bytes",
-    "iso_utc",
     "one_line",
     "pluralize",
     "printable_line",
@@ -214,8 +212,3 @@ def pluralize(count: int, noun: str) -> str:
 def format_bytes(count: float) -> str:
     """Return a size as people read it: in decimal megabytes, from a thousand on in gigabytes."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def iso_utc(at: float) -> str:
-    """Return a time (seconds since the epoch) as ISO 8601 in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 
 from tieredllm.cli.context import Session
+from tieredllm.clock import iso
 from tieredllm.render.output import write
 from tieredllm.render.timeline import duration, ending, time_line
 from tieredllm.store.logged import Logged, user_turn
-from tieredllm.text import clean, iso_utc, one_line
+from tieredllm.text import clean, one_line
 
 __all__ = ["list_requests", "show_request"]
 
@@ -30,7 +31,7 @@ def list_requests(session: Session, requests: Sequence[Logged]) -> None:
     for request in requests:
         answer = request.answer
         cells = (
-            iso_utc(request.asked_at),
+            iso(request.asked_at),
             answer.request_id,
             answer.tier or "-",
             answer.model_used or "-",

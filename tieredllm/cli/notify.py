@@ -10,8 +10,8 @@ from tieredllm.aio import run
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.table import print_json, print_table
+from tieredllm.clock import iso
 from tieredllm.errors import UsageError
-from tieredllm.text import iso_utc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,10 +172,10 @@ def _row(entry: Entry) -> dict[str, str | int | None]:
         "cause": entry.cause,
         "profile": entry.profile,
         "count": entry.waiting,
-        "first_at": iso_utc(entry.first_at),
-        "last_at": iso_utc(entry.last_at),
+        "first_at": iso(entry.first_at),
+        "last_at": iso(entry.last_at),
         "tries": entry.tries,
-        "next_try_at": iso_utc(entry.held_from + entry.held_s) if entry.held_s else None,
+        "next_try_at": iso(entry.held_from + entry.held_s) if entry.held_s else None,
         "last_error": entry.last_error,
     }
 

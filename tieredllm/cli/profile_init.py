@@ -155,7 +155,7 @@ def _show_health(path: Path, session: Session) -> None:
     from tieredllm.aio import run
     from tieredllm.cli.health import print_report
     from tieredllm.client import FallbackManager
-    from tieredllm.probing import HealthReport
+    from tieredllm.health.report import HealthReport
 
     manager = FallbackManager(path, env=session.env, places=session.places, verbose=session.verbose)
 

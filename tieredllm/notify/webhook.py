@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import msgspec
 
-from tieredllm.clock import Clock
+from tieredllm.clock import Clock, iso
 from tieredllm.keys import Keys
 from tieredllm.notify.http_post import post, web_address
 from tieredllm.notify.line import Line, SendError
 from tieredllm.notify.message import Event, Message, Step
 from tieredllm.notify.severity import Severity
 from tieredllm.profile.schema import Webhook
-from tieredllm.text import iso_utc
 
 __all__ = ["Body", "WebhookSink", "body_of", "signature"]
 
@@ -108,9 +107,9 @@ def body_of(message: Message, *, sent_at: float) -> Body:
         profile=message.profile,
         count=message.count,
         held_back=message.held_back,
-        first_at=iso_utc(message.first_at),
-        last_at=iso_utc(message.last_at),
-        sent_at=iso_utc(sent_at),
+        first_at=iso(message.first_at),
+        last_at=iso(message.last_at),
+        sent_at=iso(sent_at),
         tier=details.tier,
         fallback_level=details.fallback_level,
         provider=details.provider,
@@ -125,7 +124,7 @@ def body_of(message: Message, *, sent_at: float) -> Body:
                 cause=over.cause,
                 severity=over.severity,
                 count=over.count,
-                since=iso_utc(over.since),
+                since=iso(over.since),
             )
             for over in message.ended
         ),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from tieredllm.clock import Clock
+from tieredllm.clock import Clock, iso
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Call, Chunk, Delta, Finish, Missing, ProbeResult, TokenCounter
-from tieredllm.text import iso_utc
 from tieredllm.types import Prompt
 
 __all__ = ["CacheBackend", "Earlier", "LookUp", "StaticBackend"]
@@ -118,7 +117,7 @@ class CacheBackend(StaticBackend):
                 again=False,
             )
         yield Delta(earlier.text)
-        yield Finish(reason="stop", cached_at=iso_utc(earlier.answered_at))
+        yield Finish(reason="stop", cached_at=iso(earlier.answered_at))
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
         """Say that it can be asked; whether it knows an answer depends on the question."""

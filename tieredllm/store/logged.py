@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from tieredllm.clock import iso
 from tieredllm.kinds import ErrorInfo
 from tieredllm.redaction import Redactor
-from tieredllm.text import iso_utc
 from tieredllm.types import Answer, Attachment, Attempt, Message, Prompt, Usage
 
 __all__ = [
@@ -66,7 +66,7 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Give it as plain values: the fields of `ask --json`, and what was asked."""
         return {
-            "asked_at": iso_utc(self.asked_at),
+            "asked_at": iso(self.asked_at),
             "profile": self.profile,
             "conversation_id": self.conversation_id,
             "question": self.prompt.question,

@@ -1,4 +1,4 @@
-"""Find out how every tier is: what health remembers, and what a probe sees now."""
+"""Report how every tier is: what health remembers, and what a probe sees now."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from tieredllm.clock import iso
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import Standing
 from tieredllm.providers.base import DEEP_PROBE_S, PROBE_S, Backend, ProbeResult
-from tieredllm.text import iso_utc
 
 if TYPE_CHECKING:
-    from tieredllm.store.health import SqliteHealth, WindowReport
+    from tieredllm.health.memory import SqliteHealth, WindowReport
 
 __all__ = ["HealthReport", "Status", "TierReport", "check"]
 
@@ -39,7 +39,7 @@ CAN_ANSWER = frozenset({"healthy", "degraded", "half_open", "unknown"})
 
 
 class BreakerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold a circuit's state."""
+    """A circuit's state."""
 
     state: Literal["closed", "open", "half_open"] = "closed"
     retry_at: str | None = None
@@ -47,7 +47,7 @@ class BreakerReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TierReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold how one tier is: the best of its backends."""
+    """How one tier is: the best of its backends."""
 
     name: str
     level: int
@@ -69,7 +69,7 @@ class TierReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold how everything is."""
+    """How everything is."""
 
     status: Literal["healthy", "degraded", "down"]
     """`down`: no language model can answer; `healthy`: every configured one is."""
@@ -144,7 +144,7 @@ def _report(
         fix=fix,
         breaker=BreakerReport(
             state=standing.state,
-            retry_at=None if standing.retry_at is None else iso_utc(standing.retry_at),
+            retry_at=None if standing.retry_at is None else iso(standing.retry_at),
         ),
         window=health.window(backend.identity),
         probe=probe,
