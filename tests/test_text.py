@@ -162,3 +162,4 @@ def test_counts_sizes_and_times_read_the_same_everywhere():
     assert format_bytes(93_400_000) == "93 MB"
     assert format_bytes(1_710_000_000) == "1.71 GB"
     assert iso(1_700_000_000.9) == "2023-11-14T22:13:20Z"
+    assert iso(1_700_000_000.25, ms=True) == "2023-11-14T22:13:20.250Z"

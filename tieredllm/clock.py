@@ -32,6 +32,12 @@ class SystemClock:
         return time.time()
 
 
-def iso(at: float) -> str:
-    """Return a wall-clock time (seconds since the epoch) as ISO 8601 in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+def iso(at: float, *, ms: bool = False) -> str:
+    """Return a wall-clock time as ISO 8601 in UTC.
+
+    Args:
+        at: seconds since the epoch.
+        ms: to the millisecond, for what a program waits for; else to the second.
+    """
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
+    return f"{seconds}.{int(at % 1 * 1000):03}Z" if ms else f"{seconds}Z"
