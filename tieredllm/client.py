@@ -10,15 +10,15 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tieredllm.aio import run
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
+from tieredllm.files import Places
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
-from tieredllm.loop import run
-from tieredllm.paths import Places
 from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS

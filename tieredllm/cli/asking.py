@@ -7,13 +7,13 @@ from typing import TextIO
 
 import msgspec
 
+from tieredllm.aio import run
 from tieredllm.cli.approval import beside, terminal_approver
 from tieredllm.cli.context import Session
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.request_options import earlier_turns, manager_for
 from tieredllm.cli.views import make_view
 from tieredllm.client import FallbackManager
-from tieredllm.loop import run
 from tieredllm.render.showing import show
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
 from tieredllm.types import Answer, Attachment, Event, Prompt
@@ -177,6 +177,6 @@ def _shown(text: str, stream: TextIO) -> str:
     """Clean a text that goes to a terminal; for anything else it stays as it is."""
     if not stream.isatty():
         return text
-    from tieredllm.render.sanitize import clean
+    from tieredllm.text import clean
 
     return clean(text)
