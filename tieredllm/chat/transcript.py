@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tieredllm.chat.dialogue import Dialogue, paired
+from tieredllm.chat.conversation import Dialogue, paired
 from tieredllm.errors import TieredLLMError, UsageError
 from tieredllm.types import Message
 
