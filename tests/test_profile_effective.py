@@ -8,7 +8,7 @@ from profile_support import places_in, write
 from tieredllm.profile.dump import dump
 from tieredllm.profile.lint import lint
 from tieredllm.profile.load import find_profile, known_profiles, load, load_profile
-from tieredllm.profile.masking import looks_like_key, mask_text, mask_url
+from tieredllm.redaction import looks_like_key, mask_text, mask_url
 
 
 @pytest.fixture

@@ -10,25 +10,25 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tieredllm.aio import run
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
+from tieredllm.files import Places
+from tieredllm.health.memory import SqliteHealth
+from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
-from tieredllm.loop import run
-from tieredllm.paths import Places
 from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
 from tieredllm.store.database import Database
-from tieredllm.store.health import SqliteHealth
-from tieredllm.store.parameters import SqliteParameters
 from tieredllm.types import Answer, Answered, Event, Prompt
 
 if TYPE_CHECKING:
     from tieredllm.engine.tooling import Tooling
+    from tieredllm.health.report import HealthReport
     from tieredllm.notify.notifier import Notifier
-    from tieredllm.probing import HealthReport
     from tieredllm.store.history import CachedAnswer
     from tieredllm.tools.approval import Approver
     from tieredllm.tools.registry import Toolbox
@@ -231,7 +231,7 @@ class FallbackManager:
         Args:
             deep: whether to ask each model for one real token, which a vendor bills.
         """
-        from tieredllm.probing import check
+        from tieredllm.health.report import check
 
         return await check(self.plans, self._health, deep=deep)
 

@@ -16,7 +16,7 @@ from tieredllm.chat.controller import Chat
 from tieredllm.chat.conversation import Dialogue
 from tieredllm.errors import UsageError
 from tieredllm.render.plain import write
-from tieredllm.render.sanitize import clean, one_line
+from tieredllm.text import clean, one_line, pluralize
 from tieredllm.types import Prompt
 
 __all__ = [
@@ -243,8 +243,7 @@ async def leave(_chat: Chat, _argument: str) -> None:
 
 
 def _turns(dialogue: Dialogue) -> str:
-    count = len(dialogue.turns)
-    return "1 turn" if count == 1 else f"{count} turns"
+    return pluralize(len(dialogue.turns), "turn")
 
 
 PROGRAMS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -19,7 +19,7 @@ from tieredllm.types import Answer, Answered, Attachment, Event, Prompt, Token
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
     from tieredllm.engine.plan import Options, TierPlan
-    from tieredllm.probing import HealthReport
+    from tieredllm.health.report import HealthReport
     from tieredllm.store.history import History
     from tieredllm.store.logged import Logged
 

@@ -10,6 +10,7 @@ import msgspec
 
 from tieredllm.errors import UsageError
 from tieredllm.store.logged import is_turn, user_turn
+from tieredllm.text import pluralize, replace_surrogates
 from tieredllm.types import Answer, Message, Prompt
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Dialogue:
                 Turn(
                     asked=user_turn(prompt),
                     # No encoding takes a lone surrogate, nor would the next request.
-                    answered=(answer.text or "").encode("utf-8", "replace").decode("utf-8"),
+                    answered=replace_surrogates(answer.text or ""),
                     request_id=answer.request_id,
                 )
             )
@@ -136,14 +137,10 @@ class UsageTotals:
         if not total and not self._failures:
             return ["nothing was asked yet"]
         by_tier = ", ".join(f"{name} {count}" for name, count in self._answers.items())
-        counted = f"{_many(total, 'answer')}" + (f" ({by_tier})" if by_tier else "")
+        counted = pluralize(total, "answer") + (f" ({by_tier})" if by_tier else "")
         if self._failures:
-            counted += f", {_many(self._failures, 'failure')}"
+            counted += f", {pluralize(self._failures, 'failure')}"
         tokens = f"{self._prompt_tokens:,} prompt + {self._completion_tokens:,} completion tokens"
         if self._unreported:
-            tokens += f"; not reported for {_many(self._unreported, 'answer')}"
+            tokens += f"; not reported for {pluralize(self._unreported, 'answer')}"
         return [f"{counted}, {self._seconds:.1f} s", tokens]
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

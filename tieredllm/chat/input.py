@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from tieredllm.chat.commands import COMMANDS, find_command
+from tieredllm.text import replace_surrogates
 
 __all__ = [
     "Candidate",
@@ -75,7 +76,7 @@ def _said(text: str) -> UserMessage | None:
         return None
     first = text.find(text.strip()[0])
     start = text.rfind("\n", 0, first) + 1
-    return UserMessage(text[start:].rstrip().encode("utf-8", "replace").decode("utf-8"))
+    return UserMessage(replace_surrogates(text[start:].rstrip()))
 
 
 class Candidate(msgspec.Struct, frozen=True):

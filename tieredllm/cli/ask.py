@@ -115,9 +115,9 @@ def _answer(
     """
     import msgspec
 
+    from tieredllm.aio import run
     from tieredllm.cli.approval import beside, terminal_approver
     from tieredllm.cli.output import make_view
-    from tieredllm.loop import run
     from tieredllm.render.view import show
     from tieredllm.types import Prompt
 
@@ -231,6 +231,6 @@ def _shown(text: str, stream: TextIO) -> str:
     """Clean a text that goes to a terminal; for anything else it stays as it is."""
     if not stream.isatty():
         return text
-    from tieredllm.render.sanitize import clean
+    from tieredllm.text import clean
 
     return clean(text)

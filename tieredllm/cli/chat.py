@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tieredllm.chat.input import Choices
     from tieredllm.cli.approval import ChatApprover
     from tieredllm.client import FallbackManager
-    from tieredllm.probing import HealthReport
+    from tieredllm.health.report import HealthReport
     from tieredllm.render.view import View
     from tieredllm.store.logged import Logged
     from tieredllm.types import Attachment
@@ -77,10 +77,10 @@ def _talk(
     Raises:
         UsageError: the profile, a tier's name, a fault's name or a conversation is wrong.
     """
+    from tieredllm.aio import run
     from tieredllm.chat.controller import Chat
     from tieredllm.chat.conversation import Dialogue
     from tieredllm.cli.approval import ChatApprover
-    from tieredllm.loop import run
     from tieredllm.store.history import History
 
     approver = ChatApprover(environment)
@@ -261,7 +261,7 @@ def _opening(chat: Chat, *, resumed: bool, width: int) -> list[str]:
         resumed: whether it goes on from an earlier conversation.
         width: the columns of the screen.
     """
-    from tieredllm.render.sanitize import one_line
+    from tieredllm.text import one_line
 
     plan = chat.usual
     backend = next((b for b in plan.backends if b.missing() is None), plan.backends[0])
@@ -273,11 +273,10 @@ def _opening(chat: Chat, *, resumed: bool, width: int) -> list[str]:
 
 
 def _recap(chat: Chat, width: int) -> list[str]:
-    from tieredllm.render.sanitize import one_line
+    from tieredllm.text import one_line, pluralize
 
     dialogue = chat.dialogue
-    count = len(dialogue.turns)
-    turns = "1 turn" if count == 1 else f"{count} turns"
+    turns = pluralize(len(dialogue.turns), "turn")
     about = f"resuming {(dialogue.cid or '')[:SHORT_ID]}: {turns}"
     if dialogue.system:
         about += f", system prompt: {one_line(dialogue.system, 80)}"

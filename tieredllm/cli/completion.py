@@ -14,7 +14,7 @@ from tieredllm.cli.environment import current
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tieredllm.paths import Places
+    from tieredllm.files import Places
     from tieredllm.profile.schema import Alternate, Profile, Tier
 
 __all__ = [

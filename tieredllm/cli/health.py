@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.options import NoColor, ProfileName, Quiet, Verbose, apply
-from tieredllm.loop import run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tieredllm.client import FallbackManager
-    from tieredllm.probing import HealthReport, TierReport
+    from tieredllm.health.report import HealthReport, TierReport
     from tieredllm.profile.schema import Profile
 
 __all__ = ["app", "print_report"]

@@ -10,11 +10,12 @@ import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.output import print_json
+from tieredllm.clock import iso
 from tieredllm.errors import TieredLLMError, UsageError
 from tieredllm.render.plain import write
-from tieredllm.render.sanitize import clean, one_line
 from tieredllm.render.timeline import duration, ending, time_line
-from tieredllm.store.logged import Logged, iso, user_turn
+from tieredllm.store.logged import Logged, user_turn
+from tieredllm.text import clean, one_line, pluralize
 
 if TYPE_CHECKING:
     from tieredllm.store.history import History
@@ -104,11 +105,11 @@ def prune(
     count = _from_history(environment, lambda history: history.count(before))
     if count and not yes:
         if environment.stdin is None or not environment.stdin.isatty():
-            reason = f"{_requests(count)} would be dropped: add --yes"
+            reason = f"{pluralize(count, 'request')} would be dropped: add --yes"
             raise UsageError(reason)
-        typer.confirm(f"Drop {_requests(count)} for good?", abort=True, err=True)
+        typer.confirm(f"Drop {pluralize(count, 'request')} for good?", abort=True, err=True)
     dropped = _from_history(environment, lambda history: history.prune(before)) if count else 0
-    environment.say(f"dropped {_requests(dropped)}")
+    environment.say(f"dropped {pluralize(dropped, 'request')}")
 
 
 @app.command()
@@ -145,10 +146,6 @@ def _from_history(environment: Environment, work: Callable[[History], T]) -> T:
             if trouble is not None:
                 raise TieredLLMError(trouble)
     return done
-
-
-def _requests(count: int) -> str:
-    return f"{count} request" if count == 1 else f"{count} requests"
 
 
 SHORT_ID = 8

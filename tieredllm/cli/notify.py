@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.output import print_json, print_table
+from tieredllm.clock import iso
 from tieredllm.errors import UsageError
-from tieredllm.loop import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +164,6 @@ def _print(deliveries: Sequence[Delivery], environment: Environment) -> None:
 def _row(entry: Entry) -> dict[str, str | int | None]:
     """Give what is told of one message that waits."""
     from tieredllm.notify.severity import severity_of
-    from tieredllm.notify.wording import iso
 
     return {
         "id": entry.id,

@@ -9,9 +9,9 @@ import typer
 from tieredllm.cli.environment import Environment, current
 from tieredllm.errors import TieredLLMError
 from tieredllm.render.plain import write
-from tieredllm.render.sanitize import one_line
 from tieredllm.render.timeline import duration, sparkline
 from tieredllm.store.statistics import Statistics, TierStatistics
+from tieredllm.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
-from tieredllm.loop import run
 
 if TYPE_CHECKING:
     from tieredllm.profile.load import Loaded
@@ -176,7 +176,7 @@ def _effect(tool: Tool) -> str:
 
 
 def _first_line(tool: Tool) -> str:
-    from tieredllm.tools.text import one_line
+    from tieredllm.text import one_line
 
     return one_line(tool.description.strip().partition("\n")[0], 120)
 

@@ -10,8 +10,8 @@ import msgspec
 import yaml
 from msgspec import UNSET
 
-from tieredllm.profile.masking import HIDDEN, mask_text
 from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, Alternate, Profile, Tier
+from tieredllm.redaction import HIDDEN, mask_text
 
 __all__ = ["dump", "write_yaml"]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from tieredllm.errors import Mistake, ProfileError, UsageError
-from tieredllm.paths import Places, shipped
+from tieredllm.files import Places, shipped
 from tieredllm.profile.nodes import (
     Entry,
     ListNode,

@@ -113,7 +113,7 @@ def _url_problem(url: str) -> str | None:
 
 
 def _shown(url: str) -> str:
-    from tieredllm.profile.masking import mask_text
+    from tieredllm.redaction import mask_text
 
     return mask_text(url)
 
@@ -218,8 +218,8 @@ def _pasted_keys(node: Node) -> list[Mistake]:
 
 
 def _pasted_key(key: str, value: str, place: Place) -> list[Mistake]:
-    from tieredllm.profile.masking import looks_like_key
     from tieredllm.profile.validate import not_a_name
+    from tieredllm.redaction import looks_like_key
 
     if not looks_like_key(value):
         return []

@@ -16,8 +16,8 @@ from typing import TypeGuard
 import msgspec.inspect as types
 
 from tieredllm.errors import Mistake
-from tieredllm.profile.masking import is_address, looks_like_key, mask_text
 from tieredllm.profile.nodes import ErrorNode, ListNode, MappingNode, Node, ScalarNode
+from tieredllm.redaction import is_address, looks_like_key, mask_text
 
 __all__ = ["check", "not_a_name", "suggestion"]
 

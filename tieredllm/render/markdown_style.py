@@ -32,7 +32,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from tieredllm.render.sanitize import clean
+from tieredllm.text import clean
 
 __all__ = ["Document", "Row", "Rows", "code_lines", "trimmed"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import IO, TextIO
 
 from tieredllm.render.event_messages import broke_off, called_tools, remark
-from tieredllm.render.sanitize import TextFilter
+from tieredllm.text import TextFilter
 from tieredllm.types import Answer, Answered, AttemptFailed, Event, Notice, Token, ToolsWanted
 
 __all__ = ["PlainAnswer", "PlainStream", "write"]
