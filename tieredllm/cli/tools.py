@@ -101,7 +101,7 @@ def _toolbox(loaded: Loaded, session: Session) -> Toolbox:
     from pathlib import Path
 
     from tieredllm.keys import Keys
-    from tieredllm.tools.registry import Toolbox, folders_of
+    from tieredllm.tools.registry import Toolbox
 
     keys_file = session.places.keys_file
     return Toolbox(
@@ -109,7 +109,7 @@ def _toolbox(loaded: Loaded, session: Session) -> Toolbox:
         cwd=Path.cwd(),
         env=session.env,
         lookup=Keys(session.env, keys_file).get,
-        folders=folders_of(loaded.tree),
+        folders=loaded.tool_folders,
         private=(keys_file,),
     )
 
