@@ -93,10 +93,7 @@ class FallbackManager:
             named = str(profile) if profile is not None else None
             loaded = load(find_profile(named, self.places), self.places)
             profile = loaded.profile
-            if profile.tools.python:
-                from tieredllm.tools.registry import folders_of
-
-                tool_folders = folders_of(loaded.tree)
+            tool_folders = loaded.tool_folders
         for tier, model in (models or {}).items():
             profile = _with_model(profile, tier, model)
         self.profile = profile

@@ -103,7 +103,7 @@ def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
     from pathlib import Path
 
     from tieredllm.keys import Keys
-    from tieredllm.tools.registry import Toolbox, folders_of
+    from tieredllm.tools.registry import Toolbox
 
     keys_file = environment.places.keys_file
     return Toolbox(
@@ -111,7 +111,7 @@ def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
         cwd=Path.cwd(),
         env=environment.env,
         lookup=Keys(environment.env, keys_file).get,
-        folders=folders_of(loaded.tree),
+        folders=loaded.tool_folders,
         private=(keys_file,),
     )
 
