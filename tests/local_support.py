@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tieredllm.errors import ModelFileError
+from tieredllm.files import Places
 from tieredllm.local.catalog import find
 from tieredllm.local.pull import pull
-from tieredllm.paths import Places
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import Call, Delta, Finish
 from tieredllm.providers.llama_cpp import LlamaCppBackend
@@ -48,6 +48,23 @@ def places(root: Path) -> Places:
     return Places(
         config=root / "config", data=root / "data", state=root / "state", cache=root / "cache"
     )
+
+
+def pretend_tried(path: Path, root: Path) -> None:
+    """Remember for the places below a root that a file was tried and found good."""
+    from tieredllm.local.gguf import read_header
+    from tieredllm.local.ladder import Rates, Trial
+    from tieredllm.local.validate import _stamp
+    from tieredllm.local.validation_cache import ValidationCache, Verdict, state_of
+
+    rates = Rates(load_s=0.1, prompt_tps=500.0, decode_tps=100.0)
+    verdict = Verdict(
+        state=state_of(path),
+        header=read_header(path),
+        stamp=_stamp(),
+        trials=tuple(Trial(rung=rung, rates=rates) for rung in ("plain", "repacked")),
+    )
+    ValidationCache(places(root).cache).put(path, verdict)
 
 
 def backend(model: Path | str, root: Path, *, context_tokens: int = 2048) -> LlamaCppBackend:
