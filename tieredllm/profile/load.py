@@ -64,6 +64,13 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     tree: MappingNode
     """What its files say, merged: every part knows its place."""
 
+    @property
+    def tool_folders(self) -> tuple[Path, ...]:
+        """The folders of the files that name Python functions, in the order of the functions."""
+        tools = self.tree.get("tools")
+        named = tools.items("python") if isinstance(tools, MappingNode) else ()
+        return tuple(dict.fromkeys(Path(node.place.file).resolve().parent for node in named))
+
 
 def load_profile(name_or_path: str | None, places: Places) -> Profile:
     """Find and read a profile.
