@@ -67,6 +67,7 @@ def perform(session: Session, job: AskJob) -> int:
         faults=job.faults,
         approve_tools=job.approve_tools,
         approver=beside(view, terminal_approver(session)),
+        keep_contexts=job.log,
     )
     history = None
     if job.log or job.conversation is not None:

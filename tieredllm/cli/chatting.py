@@ -72,6 +72,7 @@ def perform(session: Session, job: ChatJob) -> int:
         faults=job.faults,
         approve_tools=job.approve_tools,
         approver=approver,
+        keep_contexts=job.log,
     )
     manager.check_tiers([job.tier] if job.tier is not None else [])
     history = History(manager.database)

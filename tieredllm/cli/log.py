@@ -106,6 +106,11 @@ def prune(
             raise UsageError(reason)
         typer.confirm(f"Drop {_requests(count)} for good?", abort=True, err=True)
     dropped = _from_history(session, lambda history: history.prune(before)) if count else 0
+    if dropped:
+        from tieredllm.local.contexts import KeptContexts
+
+        # What a model has read of a conversation holds the text of all its requests.
+        KeptContexts(session.places.cache).clear()
     session.say(f"dropped {_requests(dropped)}")
 
 

@@ -74,6 +74,7 @@ def manager_for(
     faults: dict[str, str],
     approve_tools: bool,
     approver: Approver | None,
+    keep_contexts: bool,
 ) -> FallbackManager:
     """Make the manager for the profile in use.
 
@@ -83,6 +84,7 @@ def manager_for(
         faults: the faults to play, by tier name.
         approve_tools: whether tools that may change something run without a question.
         approver: asks about them; None where nobody can be asked.
+        keep_contexts: whether local models keep what they have read; not where nothing is logged.
 
     Raises:
         UsageError: the profile, a tier's name or a fault's name is wrong.
@@ -97,6 +99,7 @@ def manager_for(
         places=session.places,
         simulate=faults_by_tier(faults),
         verbose=session.verbose,
+        keep_contexts=keep_contexts,
         approve_tools=approve_tools,
         approver=approver,
         tool_folders=_tool_folders(loaded),

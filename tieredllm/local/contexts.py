@@ -88,7 +88,7 @@ class KeptContexts:
         return found
 
     def keep(self, identity: str, tokens: Sequence[int], data: bytearray) -> None:
-        """Keep a context, in place of those it goes on from and of the oldest.
+        """Keep a context, in place of those that have nothing much beyond it, and of the oldest.
 
         Nothing is kept where it would not be worth it, or there is no room or permission.
         """
@@ -130,7 +130,8 @@ class KeptContexts:
                 with path.open("rb") as file:
                     header = _read_header(file)
                     earlier = _read_tokens(file, header)
-                if header.identity == identity and tokens[: len(earlier)] == earlier:
+                shared = shared_beginning(earlier, tokens) if header.identity == identity else 0
+                if shared and len(earlier) - shared < MIN_TOKENS:
                     _remove(path)
                     continue
             with contextlib.suppress(OSError):
