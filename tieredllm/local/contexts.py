@@ -106,6 +106,8 @@ class KeptContexts:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._folder.chmod(0o700)
             self._make_room(identity, tokens, len(data))
+            # Not by `atomic_write`: what is lost with the power is read again, so nothing waits
+            # for the disk.
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(MAGIC + msgspec.json.encode(header).ljust(HEADER_BYTES))
