@@ -54,6 +54,8 @@ class FallbackManager:
         verbose: whether llama.cpp may print its log on stderr.
         one_question: whether one question is all there will be, so that a local model that loads
             fast is better than one that computes fast.
+        keep_contexts: whether a local model keeps what it has read in the cache directory, where
+            `aclose` leaves it, so that a later process goes on with the conversation at once.
         approve_tools: whether tools that may change something run without anybody being asked,
             where the profile says `approve: ask`.
         approver: asks a person about one call; without it, `approve: ask` means no.
@@ -78,6 +80,7 @@ class FallbackManager:
         simulate: Mapping[str, ErrorKind] | None = None,
         verbose: bool = False,
         one_question: bool = False,
+        keep_contexts: bool = False,
         approve_tools: bool = False,
         approver: Approver | None = None,
         tool_folders: Sequence[Path] = (),
@@ -115,6 +118,7 @@ class FallbackManager:
             simulate=simulate or {},
             verbose=verbose,
             one_question=one_question,
+            keep_contexts=keep_contexts,
         )
         self.plans = tuple(
             TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))

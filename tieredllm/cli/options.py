@@ -260,6 +260,7 @@ def make_manager(
         simulate=_faults(options.simulate or []),
         verbose=environment.verbose,
         one_question=one_question,
+        keep_contexts=not options.no_log,
         approve_tools=options.approve_tools,
         approver=approver,
     )

@@ -34,6 +34,7 @@ class BackendDeps:
         simulate: faults that replace a tier's network or native call, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
         one_question: whether one question is all there will be.
+        keep_contexts: whether local models keep what they have read for later processes.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class BackendDeps:
         simulate: Mapping[str, ErrorKind],
         verbose: bool,
         one_question: bool,
+        keep_contexts: bool,
     ) -> None:
         self.places = places
         self.keys = keys
@@ -56,6 +58,7 @@ class BackendDeps:
         self.simulate = simulate
         self.verbose = verbose
         self.one_question = one_question
+        self.keep_contexts = keep_contexts
 
 
 def make_backends(tier: Tier, around: BackendDeps) -> tuple[Backend, ...]:
@@ -85,6 +88,7 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
             places=around.places,
             verbose=around.verbose,
             one_question=around.one_question,
+            keep_contexts=around.keep_contexts,
         )
     if source.provider == "cache":
         from tieredllm.providers.static import CacheBackend

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LlamaCppBackend"]
 
-Key = tuple[Path, FileState, int]
+Key = tuple[Path, FileState, int, Path | None]
 
 CHARACTERS_PER_TOKEN = 4
 """About, in English prose; only to foresee how long a prompt will take."""
@@ -54,6 +54,7 @@ class LlamaCppBackend:
         verbose: whether llama.cpp's log goes to stderr.
         one_question: whether this process asks one question only, so that loading fast is worth
             more than computing fast.
+        keep_contexts: whether what was read and said is kept for later processes, and looked for.
         pool: where loaded models are shared; the process's own by default.
     """
 
@@ -65,6 +66,7 @@ class LlamaCppBackend:
         places: Places,
         verbose: bool = False,
         one_question: bool = False,
+        keep_contexts: bool = False,
         pool: RunnerPool | None = None,
     ) -> None:
         self._model = model
@@ -72,6 +74,7 @@ class LlamaCppBackend:
         self._places = places
         self._verbose = verbose
         self._job = Job() if one_question else SESSION
+        self._keep_contexts = keep_contexts
         self._pool = pool
         self._verdicts = ValidationCache(places.cache)
         self._path: Path | None = None
@@ -233,16 +236,23 @@ class LlamaCppBackend:
             FallbackTriggerError: there is no file.
         """
         path, state = self._file()
-        key = (path, state, self._context_tokens)
+        cache = self._places.cache if self._keep_contexts else None
+        key = (path, state, self._context_tokens, cache)
         if self._taken is not None and self._taken[0] != key:
             self._give_back()
         if self._taken is None:
+            from tieredllm.local.contexts import KeptContexts
             from tieredllm.local.worker import SHARED, LlamaRunner
 
             self._pool = self._pool or SHARED
             runner = self._pool.take(
                 key,
-                lambda: LlamaRunner(path, prepare=self._preparation(path), verbose=self._verbose),
+                lambda: LlamaRunner(
+                    path,
+                    prepare=self._preparation(path),
+                    verbose=self._verbose,
+                    contexts=KeptContexts(self._places.cache) if self._keep_contexts else None,
+                ),
             )
             self._taken = (key, runner)
         return self._taken[1]
