@@ -18,7 +18,7 @@ import pytest
 from store_support import Child, crowd
 
 from tieredllm.store.database import Database
-from tieredllm.store.opening import is_on_network
+from tieredllm.store.database import is_on_network
 from tieredllm.store.schema import APPLICATION_ID, STEPS
 
 
