@@ -13,7 +13,7 @@ from tieredllm.engine.ports import NoMemory
 from tieredllm.engine.tooling import Tooling
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.profile.schema import HealthSettings, Profile, Tier
-from tieredllm.prompts.tokens import estimate_tokens
+from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.base import (
     Call,
     CallPiece,

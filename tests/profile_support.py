@@ -12,7 +12,7 @@ from tieredllm.cli.context import Session
 from tieredllm.cli.run import run
 from tieredllm.errors import ProfileError
 from tieredllm.paths import Places
-from tieredllm.profile.resolve import load_profile
+from tieredllm.profile.load import load_profile
 
 
 def places_in(root: Path) -> Places:

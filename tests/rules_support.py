@@ -6,11 +6,10 @@ import textwrap
 from pathlib import Path
 
 from tieredllm.errors import ProfileError
-from tieredllm.rules.answering import RuleAnswer, answer
-from tieredllm.rules.finding import Finding
-from tieredllm.rules.loading import load_rules
-from tieredllm.rules.matching import Matcher
-from tieredllm.rules.model import Intent, Language, Rule, Rules
+from tieredllm.rules.answer import RuleAnswer, answer
+from tieredllm.rules.load import load_rules
+from tieredllm.rules.match import Finding, Matcher
+from tieredllm.rules.schema import Intent, Language, Rule, Rules
 
 REQUEST_ID = "1a2b3c4d5e6f70819203a4b5c6d7e8f9"
 

@@ -388,6 +388,60 @@ def test_what_is_typed_ahead_waits(home):
     assert terminal.lines[3:6] == ["begin end", f"{PROMPT} typed ahead", "primary · m-1"]
 
 
+LATE_PROMPT = """
+import asyncio
+from prompt_toolkit import PromptSession
+
+shown = PromptSession.prompt_async
+prompts = []
+
+async def late(self, *args, **kwargs):
+    prompts.append(1)
+    if len(prompts) > 1:
+        await asyncio.sleep(1)
+    return await shown(self, *args, **kwargs)
+
+PromptSession.prompt_async = late
+"""
+"""Python runs a module `sitecustomize` of its path first: every prompt but the first comes a second
+late, as on a busy machine."""
+
+
+@pytest.mark.parametrize("keys", [CTRL_D, "/exit" + ENTER])
+def test_keys_between_an_answer_and_the_next_prompt_count(home, tmp_path, keys):
+    """Ctrl-D or a line typed before the prompt is back is kept for it, and off the screen."""
+    (tmp_path / "sitecustomize.py").write_text(LATE_PROMPT)
+    with served(answering("abcdefg")) as server:
+        path = two_clouds(home, server.url + "/v1")
+        terminal = sat_down(home, "-p", path, "chat", PYTHONPATH=str(tmp_path))
+        terminal.type("?" + ENTER)
+        terminal.until("abcdefg")
+        time.sleep(0.3)  # the answer is whole, its prompt is not there yet
+        terminal.type(keys)
+        code = terminal.run()
+
+    assert code == 0
+    assert screen(terminal).count("/exit") <= 1
+
+
+def test_an_editor_gets_lines(home):
+    """A program started by `/edit` finds a terminal with echo and lines, as a shell leaves it."""
+    with talking({"": answering("ok")}) as server:
+        path = two_clouds(home, server.url + "/v1")
+        terminal = sat_down(
+            home, "-p", path, "chat", EDITOR="sh -c 'stty -a; read line; echo $line>$0'"
+        )
+        terminal.type("/edit" + ENTER)
+        terminal.until(" icanon")
+        terminal.type("typed into it" + ENTER)
+        terminal.until(f"{PROMPT} typed into it")
+        terminal.type(CTRL_C + CTRL_D)
+        assert terminal.run() == 0
+
+    assert b" icrnl" in terminal.raw
+    assert b" echo " in terminal.raw
+
+
 EVIL = "a\x1b]52;c;ZXZpbA==\x07b\x1b[31mc\x1b]0;title\x07d\x1b[2Je\x9b2Jf\x1b[?1049hg"
 
 

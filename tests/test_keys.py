@@ -55,11 +55,13 @@ def test_a_key_is_what_the_file_says(file, value):
 
 def test_the_file_is_read_only_when_it_is_needed(file, monkeypatch):
     """A key from the environment, or no file at all, costs nothing."""
-    import tieredllm.profile.yaml_reading as reading
+    import tieredllm.profile.yaml_reader as yaml_reader
 
     read = []
-    genuine = reading.read
-    monkeypatch.setattr(reading, "read", lambda path: read.append(path) or genuine(path))
+    genuine = yaml_reader.read_yaml
+    monkeypatch.setattr(
+        yaml_reader, "read_yaml", lambda path, **more: read.append(path) or genuine(path, **more)
+    )
 
     assert Keys({"A": "x"}, file).get("B") is None
     write(file, "B: y")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from profile_support import places_in, write
 
-from tieredllm.profile.doubts import doubts
-from tieredllm.profile.effective import effective
+from tieredllm.profile.dump import dump
+from tieredllm.profile.lint import lint
+from tieredllm.profile.load import find_profile, known_profiles, load, load_profile
 from tieredllm.profile.masking import looks_like_key, mask_text, mask_url
-from tieredllm.profile.resolve import find_profile, known_profiles, load, load_profile
 
 
 @pytest.fixture
@@ -23,15 +23,15 @@ def never(_name):
 def test_every_shipped_profile_reads_back_as_it_is_in_effect(tmp_path, places):
     """What `profile show` prints is a profile that behaves the same."""
     for found in known_profiles(places):
-        text = effective(load(found, places).profile, never)
+        text = dump(load(found, places).profile, never)
         again = load_profile(str(write(tmp_path / "again.yaml", text)), places)
 
-        assert effective(again, never) == text
+        assert dump(again, never) == text
 
 
 def test_defaults_are_shown(places):
     """Keys that the file does not have are there with what they are."""
-    text = effective(load_profile("offline", places), never)
+    text = dump(load_profile("offline", places), never)
 
     assert "    connect_timeout_s: 3\n" in text
     assert "      factor: 2\n" in text
@@ -41,7 +41,7 @@ def test_defaults_are_shown(places):
 def test_vendors_own_url_and_key_are_shown(places):
     """A tier that names none shows what it uses, and whether the key is set, and where."""
     where = {"OPENAI_API_KEY": "environment", "GEMINI_API_KEY": "keys file"}
-    text = effective(load_profile(None, places), where.get)
+    text = dump(load_profile(None, places), where.get)
 
     assert "    base_url: https://api.openai.com/v1\n" in text
     assert "    api_key_env: OPENAI_API_KEY  # OPENAI_API_KEY: set (environment)\n" in text
@@ -64,10 +64,10 @@ def test_secrets_in_a_profile_are_masked(tmp_path, places):
             x: {url: "https://host/?token=secret4", headers: {Authorization: secret5}, port: 3}
             y: {command: [run, sk-secret6secret6], env: {TOKEN: secret7, DEEP: [secret8]}}
     """
-    shown = effective(load_profile(str(write(tmp_path / "p.yaml", text)), places), never)
+    shown = dump(load_profile(str(write(tmp_path / "p.yaml", text)), places), never)
 
     assert "secret" not in shown
-    assert 'base_url: "https://****@host/v1?api-version=2&api_key=****"' in shown
+    assert "base_url: https://****@host/v1?api-version=2&api_key=****\n" in shown
     assert "help_url: https://example.com/help" in shown
     assert "      port: 3\n" in shown
 
@@ -111,7 +111,7 @@ def doubted(tmp_path, places, text):
     path = write(tmp_path / "p.yaml", text)
     return [
         f"{d.line}:{d.column}: {d.message}"
-        for d in doubts(load(find_profile(str(path), places), places))
+        for d in lint(load(find_profile(str(path), places), places))
     ]
 
 

@@ -14,8 +14,8 @@ from profile_support import command
 from tieredllm.cli.profile_draft import Choice, draft, own_server, vendors
 from tieredllm.kinds import ErrorKind
 from tieredllm.paths import Places, shipped
-from tieredllm.profile.doubts import doubts
-from tieredllm.profile.resolve import Found, load
+from tieredllm.profile.lint import lint
+from tieredllm.profile.load import Found, load
 
 NOWHERE = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "", "NO_PROXY": "127.0.0.1"}
 """Keeps probes of vendors on this machine, where nothing answers them."""
@@ -61,7 +61,7 @@ def test_every_choice_makes_a_sound_profile(tmp_path, local):
         path.write_text(text)
         loaded = load(Found(name="mine", path=path, origin="file"), places(tmp_path))
 
-        assert doubts(loaded) == []
+        assert lint(loaded) == []
         tiers = {tier.name: tier for tier in loaded.profile.tiers}
         assert ("primary" in tiers) is bool(names)
         assert ("secondary" in tiers) is (bool(names) and names != ("server",))

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from profile_support import mistakes_in, places_in, write
 
-from tieredllm.profile.reading import mistakes_of
-from tieredllm.profile.resolve import load_profile
+from tieredllm.profile.dump import write_yaml
+from tieredllm.profile.load import find_mistakes, load_profile
 from tieredllm.profile.schema import Profile
-from tieredllm.profile.yaml_reading import parse
-from tieredllm.profile.yaml_writing import written
+from tieredllm.profile.yaml_reader import parse_yaml
 
 DATA = Path(__file__).parent / "data"
 BROKEN = (DATA / "profile_broken.yaml").read_text(encoding="utf-8")
@@ -288,6 +287,6 @@ def test_the_checker_finds_a_mistake_exactly_where_conversion_fails(where, other
         good = True
     except msgspec.ValidationError:
         good = False
-    root, _ = parse(written(values), "f")
+    root, _ = parse_yaml(write_yaml(values), "f")
 
-    assert (mistakes_of(root) == []) == good
+    assert (find_mistakes(root) == []) == good

@@ -7,7 +7,7 @@ from profile_support import mistakes_in, places_in, write
 
 from tieredllm.errors import ProfileError, UsageError
 from tieredllm.paths import shipped
-from tieredllm.profile.resolve import find_profile, known_profiles, load_profile
+from tieredllm.profile.load import find_profile, known_profiles, load_profile
 
 RULES = "tiers: [{name: rules, provider: rules}]"
 BASE = """
@@ -70,17 +70,29 @@ def test_a_name_is_looked_up_in_the_configuration_directory(places, ending):
     assert (found.name, found.path, found.origin) == ("work", path, "user")
 
 
-def test_a_path_is_a_path(tmp_path, places, monkeypatch):
-    """A separator, an ending, or a file that is there make a path; a known name stays a name."""
+def test_a_path_has_a_separator_or_an_ending(tmp_path, places, monkeypatch):
+    """What says that it is a path is one, also where a profile has its name."""
     monkeypatch.chdir(tmp_path)
     for name in ("x.yaml", "plain", "offline"):
         write(tmp_path / name, RULES)
 
     assert find_profile("x.yaml", places).origin == "file"
     assert find_profile("./plain", places).origin == "file"
-    assert find_profile("plain", places).origin == "file"
+    assert find_profile(str(tmp_path / "plain"), places).origin == "file"
     assert find_profile("offline", places).origin == "shipped"
     assert find_profile("./offline", places).origin == "file"
+
+
+@pytest.mark.parametrize("file", ["work", "work.yaml", "work.yml"])
+def test_a_bare_name_is_never_a_file_of_the_working_directory(tmp_path, places, monkeypatch, file):
+    """A file that happens to lie there is not run; how to name it is said."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / file, RULES)
+
+    with pytest.raises(UsageError) as caught:
+        find_profile("work", places)
+
+    assert str(caught.value) == f"no profile `work`: for the file, write ./{file}"
 
 
 def test_an_unknown_name_names_the_known_ones(places):

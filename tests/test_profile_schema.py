@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 
+import jsonschema
 import pytest
 import yaml
 from profile_support import schema_errors
 
+from tieredllm.engine.retry import backoff_s
 from tieredllm.paths import shipped
-from tieredllm.profile.json_schema import profile_schema
+from tieredllm.profile.schema import Backoff, profile_schema
 
 SHIPPED = sorted(shipped("profiles").glob("*.yaml"))
 
@@ -29,9 +32,7 @@ def test_shipped_profiles_are_valid(schema, path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_profiles_are_valid_to_a_full_validator(schema, path):
-    """The same, where the reference validator for Python is installed."""
-    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
-
+    """The same to the reference validator for Python."""
     jsonschema.Draft202012Validator(schema).validate(yaml.safe_load(path.read_text()))
 
 
@@ -78,3 +79,12 @@ def test_every_key_is_described(schema):
     assert lacking == []
     assert schema["$defs"]["Email"]["properties"]["from"]["description"] == "The sender's address."
     assert schema["$defs"]["Backoff"]["description"].startswith("How the wait")
+
+
+def test_the_first_wait_is_described_as_it_is(schema):
+    """The default wait before the first retry, without jitter, stands in the description."""
+    first = Backoff().base_s * Backoff().factor
+    described = schema["$defs"]["Backoff"]["properties"]["base_s"]["description"]
+
+    assert backoff_s(Backoff(jitter_s=0), 1, random.Random(0)) == first
+    assert f"({first:g} s by default)" in described

@@ -9,8 +9,8 @@ import yaml
 from profile_support import places_in
 
 from tieredllm.paths import shipped
-from tieredllm.profile.doubts import doubts
-from tieredllm.profile.resolve import find_profile, known_profiles, load, load_profile
+from tieredllm.profile.lint import lint
+from tieredllm.profile.load import find_profile, known_profiles, load, load_profile
 from tieredllm.profile.schema import variables_of
 
 NAMES = ["anthropic", "default", "gemini", "offline", "ollama", "openai"]
@@ -35,7 +35,7 @@ def test_the_shipped_profiles_are_these(places):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_profile_raises_no_doubt(places, name):
     """None of them has a mistake, nor anything that `validate` warns of."""
-    assert doubts(load(find_profile(name, places), places)) == []
+    assert lint(load(find_profile(name, places), places)) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

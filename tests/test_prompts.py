@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieredllm.prompts.cutting import cut, fair_shares
+from tieredllm.prompts.fit import cut, estimate_tokens, fair_shares
 from tieredllm.prompts.policies import ContextTooSmallError, compose, prompt_from_messages
-from tieredllm.prompts.tokens import estimate_tokens
 from tieredllm.types import Attachment, Message, Prompt
 
 

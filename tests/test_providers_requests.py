@@ -10,7 +10,7 @@ from wire_support import KEY, answers, ask, backend, call, document, response
 from tieredllm import __version__
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.profile.schema import Params
-from tieredllm.prompts.tokens import estimate_tokens
+from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.cloud import CloudBackend
 from tieredllm.providers.http import HttpClients
 from tieredllm.providers.roles import OPENING

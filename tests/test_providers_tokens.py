@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_support import smollm2_path
 
-from tieredllm.prompts.tokens import estimate_tokens
+from tieredllm.prompts.fit import estimate_tokens
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rules_support import REQUEST_ID, matcher, said, say
 
-from tieredllm.rules.answering import answer, last_words
-from tieredllm.rules.loading import load_rules
-from tieredllm.rules.matching import Matcher
-from tieredllm.rules.reference import ref_code
+from tieredllm.rules.answer import answer
+from tieredllm.rules.load import load_rules
+from tieredllm.rules.match import Matcher
+from tieredllm.rules.ref_code import last_words, ref_code
 
 BUILTIN = Matcher(load_rules())
 INTENTS = ("greeting", "help", "information", "troubleshooting", "contact", "general")
@@ -196,8 +196,8 @@ PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from rules_support import said
-from tieredllm.rules.loading import load_rules
-from tieredllm.rules.matching import Matcher
+from tieredllm.rules.load import load_rules
+from tieredllm.rules.match import Matcher
 rules = Matcher(load_rules())
 for number in range(60):
     answer = said(rules, f"truoble with hello {number}, what is an eror", support_contact="x")

@@ -10,7 +10,7 @@ from rules_support import REQUEST_ID, rule_file
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import Backend, Call, Chunk, Delta, Finish
 from tieredllm.providers.rules import RulesBackend
-from tieredllm.rules import loading
+from tieredllm.rules import load
 from tieredllm.types import Attachment, Prompt
 
 MINE = "default: a\nintents: [{name: a, responses: ['Mine. {x}.']}]\n"
@@ -93,10 +93,10 @@ def test_a_file_that_broke_leaves_the_builtin_rules(tmp_path, broken):
 
 def test_without_any_rules_there_is_still_a_sentence(monkeypatch, tmp_path):
     """Even when the built-in file cannot be read."""
-    loading._builtin.cache_clear()
-    monkeypatch.setattr(loading, "BUILTIN_FILE", tmp_path / "gone.yaml")
+    load._builtin.cache_clear()
+    monkeypatch.setattr(load, "BUILTIN_FILE", tmp_path / "gone.yaml")
     text, finish = ask(RulesBackend(rules=str(tmp_path / "gone too.yaml")))
-    loading._builtin.cache_clear()
+    load._builtin.cache_clear()
 
     assert text.startswith("No language model could answer")
     assert text.endswith("Reference code: REF-1A2B3C4D.)")

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rules_support import matcher, mistakes_in, rule_file, say
 
-from tieredllm.rules.loading import check_rules_file, load_rules
+from tieredllm.rules.load import check_rules_file, load_rules
+from tieredllm.rules.match import failed_tests
 from tieredllm.rules.patterns import compiled, pattern_mistake
-from tieredllm.rules.testing import failed_tests
 
 ORDER = """
     extends: builtin

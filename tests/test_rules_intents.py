@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tieredllm.rules.loading import BUILTIN_FILE, check_rules_file, load_rules
-from tieredllm.rules.matching import Matcher
+from tieredllm.rules.load import BUILTIN_FILE, check_rules_file, load_rules
+from tieredllm.rules.match import Matcher
 
 TABLE = Path(__file__).parent / "data" / "intents.tsv"
 BUILTIN = Matcher(load_rules())

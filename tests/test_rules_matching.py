@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rules_support import from_patterns, matched, matcher
 
-from tieredllm.rules.loading import load_rules
-from tieredllm.rules.matching import Matcher
+from tieredllm.rules.load import load_rules
+from tieredllm.rules.match import Matcher
 
 BUILTIN = Matcher(load_rules())
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieredllm.rules.templates import capture_mistakes, fill, names, template_mistakes
+from tieredllm.rules.template import capture_mistakes, fill, names, template_mistakes
 
 VALUES = {"a": "one", "match.id": "77", "ref_code": "REF-00000000"}
 

@@ -10,9 +10,9 @@ import time
 import pytest
 from rules_support import from_patterns, mistakes_in, rule_file, say
 
-from tieredllm.rules import searching
-from tieredllm.rules.loading import load_rules
-from tieredllm.rules.matching import Matcher
+from tieredllm.rules import match
+from tieredllm.rules.load import load_rules
+from tieredllm.rules.match import Matcher
 from tieredllm.rules.patterns import compiled, pattern_mistake
 
 BUDGET_MS = 50.0
@@ -149,7 +149,7 @@ def test_compiling_is_not_counted(monkeypatch):
         now[0] += 10
         return compiled(pattern)
 
-    monkeypatch.setattr(searching, "compiled", slowly)
+    monkeypatch.setattr(match, "compiled", slowly)
     rules = from_patterns(one=(1, "green"), two=(1, "blue"))
     finding = Matcher(rules, clock=lambda: now[0]).match("blue")
 
@@ -196,9 +196,9 @@ def test_a_slow_pattern_in_a_file_is_no_mistake(tmp_path):
 
 FIRST_ANSWER = """
 import re, threading, locale, string, unicodedata, time
-import tieredllm.rules.answering
-from tieredllm.rules.loading import load_rules
-from tieredllm.rules.matching import Matcher
+import tieredllm.rules.answer
+from tieredllm.rules.load import load_rules
+from tieredllm.rules.match import Matcher
 matcher = Matcher(load_rules(check_patterns=False))
 began = time.process_time()
 import regex
@@ -227,8 +227,8 @@ def test_first_answer_comes_in_a_blink():
 def test_regex_is_not_imported_before_it_is_needed():
     """Neither the rules' modules nor loading the built-in rules import it."""
     code = (
-        "import sys, tieredllm.providers.rules, tieredllm.rules.answering, tieredllm.cli.rules\n"
-        "from tieredllm.rules.loading import load_rules\n"
+        "import sys, tieredllm.providers.rules, tieredllm.rules.answer, tieredllm.cli.rules\n"
+        "from tieredllm.rules.load import load_rules\n"
         "load_rules(check_patterns=False)\n"
         "print('regex' in sys.modules)"
     )

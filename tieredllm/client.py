@@ -86,7 +86,7 @@ class FallbackManager:
         self._env = os.environ if env is None else env
         self.places = places or Places.from_environment(self._env)
         if not isinstance(profile, Profile):
-            from tieredllm.profile.resolve import find_profile, load
+            from tieredllm.profile.load import find_profile, load
 
             named = str(profile) if profile is not None else None
             loaded = load(find_profile(named, self.places), self.places)
@@ -377,7 +377,7 @@ def _check_rules(profile: Profile) -> None:
     }
     if not files:
         return
-    from tieredllm.rules.loading import check_rules_file
+    from tieredllm.rules.load import check_rules_file
 
     mistakes = [mistake for file in sorted(files) for mistake in check_rules_file(file)]
     if mistakes:

@@ -143,21 +143,20 @@ def _stored_in(file: Path) -> tuple[dict[str, str], tuple[Mistake, ...]]:
     except OSError as exc:
         message = f"the file cannot be read: {(exc.strerror or str(exc)).lower()}"
         return {}, (Mistake(file=str(file), line=1, column=1, message=message),)
-    from tieredllm.profile.tree import Mapping as MappingNode
-    from tieredllm.profile.tree import Scalar
-    from tieredllm.profile.yaml_reading import read
+    from tieredllm.profile.nodes import MappingNode, ScalarNode
+    from tieredllm.profile.yaml_reader import read_yaml
 
     try:
-        root, mistakes = read(file)
+        root, mistakes = read_yaml(file, secret=True)
     except ProfileError as exc:
         return {}, tuple(exc.mistakes)
-    if root is None or (isinstance(root, Scalar) and root.value is None):
+    if root is None or (isinstance(root, ScalarNode) and root.value is None):
         return {}, tuple(mistakes)
     if not isinstance(root, MappingNode):
         return {}, (*mistakes, root.place.mistake("the keys file has lines of `NAME: value`"))
     stored = {}
     for name, entry in root.entries.items():
-        if not isinstance(entry.node, Scalar):
+        if not isinstance(entry.node, ScalarNode):
             mistakes.append(entry.place.mistake("a key is one line: `NAME: value`"))
         elif not _NAME.fullmatch(name):
             mistakes.append(entry.place.mistake("a key's name has letters, digits and `_`"))

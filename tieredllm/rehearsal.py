@@ -19,7 +19,7 @@ from tieredllm.engine.ports import NoMemory
 from tieredllm.kinds import ErrorKind
 from tieredllm.loop import run
 from tieredllm.profile.schema import Profile
-from tieredllm.prompts.tokens import estimate_tokens
+from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.base import (
     Backend,
     Call,

@@ -66,15 +66,14 @@ def _start_at(chat: Chat, name: str) -> None:
 
 async def health(chat: Chat, _argument: str) -> None:
     """Probe and show every tier."""
-    with chat.reader.busy():
-        probing = asyncio.create_task(chat.manager.check())
-        try:
-            done, _ = await asyncio.wait({probing}, timeout=PATIENCE_S)
-            if not done:
-                chat.services.show_dim("probing every tier: 5 s at most")
-            report = await probing
-        finally:
-            probing.cancel()
+    probing = asyncio.create_task(chat.manager.check())
+    try:
+        done, _ = await asyncio.wait({probing}, timeout=PATIENCE_S)
+        if not done:
+            chat.services.show_dim("probing every tier: 5 s at most")
+        report = await probing
+    finally:
+        probing.cancel()
     chat.services.show_health(report)
 
 

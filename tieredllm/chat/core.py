@@ -180,11 +180,10 @@ class Chat:
             require_llm=settings.require_llm,
             deadline_s=settings.deadline_s,
         )
-        with self.reader.busy():
-            try:
-                answer = await show(events, _Watched(view, self), animated=animated)
-            finally:
-                view.close()
+        try:
+            answer = await show(events, _Watched(view, self), animated=animated)
+        finally:
+            view.close()
         self._take(prompt, answer, replaced)
 
     def _take(self, prompt: Prompt, answer: Answer, replaced: Turn | None) -> None:

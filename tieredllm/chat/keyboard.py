@@ -112,8 +112,13 @@ class Keyboard:
         if app.is_running and not app.is_done:
             app.exit(exception=KeyboardInterrupt(), style="class:aborting")
 
-    def busy(self) -> AbstractContextManager[None]:
-        """Keep what is typed meanwhile for the next `read`, and off the screen."""
+    def between_messages(self) -> AbstractContextManager[None]:
+        """Keep what is typed outside `read` for the next one, and off the screen.
+
+        It lasts from the first message to the last. Were it only while an answer comes, a Ctrl-D
+        typed between the answer's end and the next prompt would be taken by the terminal's line
+        discipline as the end of a line, and the prompt would get a NUL instead.
+        """
         return quiet_keys(self._stdin)
 
     def _is_ordering(self) -> bool:

@@ -67,7 +67,7 @@ class LineReader:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(KeyboardInterrupt())
 
-    def busy(self) -> AbstractContextManager[None]:
+    def between_messages(self) -> AbstractContextManager[None]:
         """Do nothing: what is typed is the terminal driver's own business."""
         return contextlib.nullcontext()
 

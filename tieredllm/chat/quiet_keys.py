@@ -1,4 +1,4 @@
-"""Keep what is typed while an answer is coming off the screen, for the next prompt."""
+"""Keep what is typed between two prompts off the screen, for the next one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def quiet_keys(stdin: TextIO | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def line_keys(stdin: TextIO | None) -> Iterator[None]:
-    """Let a terminal take a line with echo for a while, as a question within an answer needs it.
+    """Let a terminal take a line with echo for a while: a question, or an editor, needs it.
 
     Args:
         stdin: the terminal.

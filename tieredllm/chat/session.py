@@ -44,7 +44,7 @@ class Session:
         Raises:
             KeyboardInterrupt: the user left with Ctrl-C.
         """
-        with self._catching_interrupts():
+        with self._catching_interrupts(), self._chat.reader.between_messages():
             while True:
                 prefill, self._prefill = self._prefill, ""
                 try:

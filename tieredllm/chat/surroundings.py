@@ -59,8 +59,8 @@ class Reader(Protocol):
         """Make `read` raise KeyboardInterrupt: SIGINT came."""
         ...
 
-    def busy(self) -> AbstractContextManager[None]:
-        """Keep what is typed meanwhile for the next `read`, and off the screen."""
+    def between_messages(self) -> AbstractContextManager[None]:
+        """Keep what is typed outside `read` for the next one, and off the screen."""
         ...
 
 

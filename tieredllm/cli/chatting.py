@@ -157,9 +157,11 @@ def _services(
             print(file=session.stdout, flush=True)
 
     def edit(text: str) -> str:
+        from tieredllm.chat.quiet_keys import line_keys
         from tieredllm.cli.editor import edited
 
-        return edited(text, session.env)
+        with line_keys(session.stdin):
+            return edited(text, session.env)
 
     return Services(
         make_view=view,

@@ -19,7 +19,7 @@ __all__ = ["catalog_models", "faults", "models", "profiles", "tiers"]
 
 def profiles(incomplete: str) -> list[str]:
     """Give the profiles whose name begins so."""
-    from tieredllm.profile.resolve import known_profiles
+    from tieredllm.profile.load import known_profiles
 
     return _beginning([found.name for found in known_profiles(current().places)], incomplete)
 
@@ -61,7 +61,7 @@ def catalog_models(incomplete: str) -> list[str]:
 
 def _tiers(ctx: typer.Context) -> tuple[Tier, ...]:
     from tieredllm.errors import TieredLLMError
-    from tieredllm.profile.resolve import load_profile
+    from tieredllm.profile.load import load_profile
 
     session = current()
     above = ctx.parent.params if ctx.parent is not None else {}

@@ -108,7 +108,7 @@ def _asked(name: str, session: Session) -> str:
 
 def _wanted(session: Session) -> set[str]:
     """Give the names that the profile in use asks for; none when it cannot be read."""
-    from tieredllm.profile.resolve import load_profile
+    from tieredllm.profile.load import load_profile
     from tieredllm.profile.schema import variables_of
 
     try:

@@ -118,7 +118,7 @@ def _notifier(session: Session) -> tuple[Notifier, Database]:
     from tieredllm.clock import SystemClock
     from tieredllm.keys import Keys
     from tieredllm.notify.notifier import Notifier
-    from tieredllm.profile.resolve import load_profile
+    from tieredllm.profile.load import load_profile
     from tieredllm.store.database import Database
     from tieredllm.store.outbox import Outbox
 

@@ -12,7 +12,7 @@ from tieredllm.cli.table import print_json, print_table
 from tieredllm.errors import Mistake, ProfileError, UsageError
 
 if TYPE_CHECKING:
-    from tieredllm.profile.resolve import Found
+    from tieredllm.profile.load import Found
     from tieredllm.profile.schema import Profile
 
 __all__ = ["app"]
@@ -43,7 +43,7 @@ def list_profiles(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
 ) -> None:
     """List the profiles; `*` is the one in use."""
-    from tieredllm.profile.resolve import find_profile, known_profiles
+    from tieredllm.profile.load import find_profile, known_profiles
 
     session = current()
     known = known_profiles(session.places)
@@ -83,13 +83,13 @@ def show(name: Name = None) -> None:
     Every key is there with its value, defaults and inherited ones included; no secret is shown.
     """
     from tieredllm.keys import Keys
-    from tieredllm.profile.effective import effective
-    from tieredllm.profile.resolve import find_profile, load
+    from tieredllm.profile.dump import dump
+    from tieredllm.profile.load import find_profile, load
 
     session = current()
     found = find_profile(name or session.profile_name, session.places)
     keys = Keys(session.env, session.places.keys_file)
-    session.stdout.write(effective(load(found, session.places).profile, keys.origin))
+    session.stdout.write(dump(load(found, session.places).profile, keys.origin))
 
 
 @app.command()
@@ -107,7 +107,7 @@ def validate(name: Name = None) -> None:
 @app.command()
 def path(name: Name = None) -> None:
     """Print where a profile's file is."""
-    from tieredllm.profile.resolve import find_profile
+    from tieredllm.profile.load import find_profile
 
     session = current()
     found = find_profile(name or session.profile_name, session.places)
@@ -122,7 +122,7 @@ def edit(name: Name = None) -> None:
     directory, where it takes the place of the built-in one.
     """
     from tieredllm.cli.editor import run_editor
-    from tieredllm.profile.resolve import find_profile
+    from tieredllm.profile.load import find_profile
 
     session = current()
     found = find_profile(name or session.profile_name, session.places)
@@ -199,7 +199,7 @@ def schema() -> None:
 
     Save it and name it in a profile's first line: `# yaml-language-server: $schema=FILE`.
     """
-    from tieredllm.profile.json_schema import profile_schema
+    from tieredllm.profile.schema import profile_schema
 
     print_json(profile_schema(), current())
 
@@ -210,8 +210,8 @@ def _checked(name: str | None, session: Session) -> bool:
     Returns:
         Whether it has no mistakes.
     """
-    from tieredllm.profile.doubts import doubts
-    from tieredllm.profile.resolve import find_profile, load
+    from tieredllm.profile.lint import lint
+    from tieredllm.profile.load import find_profile, load
 
     found = find_profile(name, session.places)
     try:
@@ -223,7 +223,7 @@ def _checked(name: str | None, session: Session) -> bool:
         session.warn(str(mistake))
     if mistakes:
         return False
-    for doubt in doubts(loaded):
+    for doubt in lint(loaded):
         session.say(f"{doubt.file}:{doubt.line}:{doubt.column}: warning: {doubt.message}")
     tiers = ", ".join(tier.name for tier in loaded.profile.tiers)
     print(f"ok: {found.path}: {tiers}", file=session.stdout)
@@ -235,14 +235,14 @@ def _rule_mistakes(profile: Profile) -> list[Mistake]:
     files = {tier.rules for tier in profile.tiers if tier.provider == "rules"} - {"builtin"}
     if not files:
         return []
-    from tieredllm.rules.loading import check_rules_file
+    from tieredllm.rules.load import check_rules_file
 
     return [mistake for file in sorted(files) for mistake in check_rules_file(file)]
 
 
 def _about(found: Found) -> str | None:
     """Read what a profile says of itself, without checking the rest of it."""
-    from tieredllm.profile.reading import read_mapping
+    from tieredllm.profile.load import read_mapping
 
     try:
         root, _ = read_mapping(found.path)

@@ -113,7 +113,7 @@ def vendors(places: Places) -> dict[str, Vendor]:
 
 
 def _built_in(name: str, places: Places) -> Profile:
-    from tieredllm.profile.resolve import Found, load
+    from tieredllm.profile.load import Found, load
 
     path = shipped("profiles") / f"{name}.yaml"
     return load(Found(name=name, path=path, origin="shipped"), places).profile

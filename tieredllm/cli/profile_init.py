@@ -143,7 +143,7 @@ def _write(path: Path, text: str) -> None:
 
 def _verify(path: Path, session: Session) -> None:
     """Read the profile back: what was given for it (an address, a model) may be wrong."""
-    from tieredllm.profile.resolve import load_profile
+    from tieredllm.profile.load import load_profile
 
     try:
         load_profile(str(path), session.places)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tieredllm.cli.context import Session
     from tieredllm.client import FallbackManager
-    from tieredllm.profile.resolve import Loaded
+    from tieredllm.profile.load import Loaded
     from tieredllm.profile.schema import Profile
     from tieredllm.store.history import Conversation, History
     from tieredllm.tools.approval import Approver
@@ -88,7 +88,7 @@ def manager_for(
         UsageError: the profile, a tier's name or a fault's name is wrong.
     """
     from tieredllm.client import FallbackManager
-    from tieredllm.profile.resolve import find_profile, load
+    from tieredllm.profile.load import find_profile, load
 
     loaded = load(find_profile(session.profile_name, session.places), session.places)
     return FallbackManager(

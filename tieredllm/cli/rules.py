@@ -14,9 +14,9 @@ from tieredllm.cli.exits import ExitCode
 from tieredllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from tieredllm.rules.answering import RuleAnswer
-    from tieredllm.rules.finding import Candidate
-    from tieredllm.rules.model import Rules
+    from tieredllm.rules.answer import RuleAnswer
+    from tieredllm.rules.match import Candidate
+    from tieredllm.rules.schema import Rules
 
 __all__ = ["app"]
 
@@ -39,7 +39,7 @@ SHOWN_CHARACTERS = 200
 @app.command("list")
 def list_rules(*, as_json: Json = False) -> None:
     """List the intents of the rules in use, in the order in which they are tried."""
-    from tieredllm.rules.loading import load_rules
+    from tieredllm.rules.load import load_rules
 
     session = current()
     source, variables = _in_use(session)
@@ -80,9 +80,9 @@ def try_query(
 
     The answer's reference code is REF-00000000, since there is no request.
     """
-    from tieredllm.rules.answering import answer
-    from tieredllm.rules.loading import load_rules
-    from tieredllm.rules.matching import Matcher
+    from tieredllm.rules.answer import answer
+    from tieredllm.rules.load import load_rules
+    from tieredllm.rules.match import Matcher
 
     session = current()
     text = " ".join(query)
@@ -114,9 +114,8 @@ def check(
     Exit code 2: it has mistakes, each named with its line and column; 1: a test of its own fails;
     0: neither.
     """
-    from tieredllm.rules.loading import BUILTIN, load_rules
-    from tieredllm.rules.matching import Matcher
-    from tieredllm.rules.testing import failed_tests
+    from tieredllm.rules.load import BUILTIN, load_rules
+    from tieredllm.rules.match import Matcher, failed_tests
 
     session = current()
     source = file if file == BUILTIN else str(Path(file).expanduser())
@@ -138,8 +137,8 @@ def check(
 
 def _in_use(session: Session) -> tuple[str, dict[str, str]]:
     """Give the rules and variables of the profile's rules tier."""
-    from tieredllm.profile.resolve import load_profile
-    from tieredllm.rules.loading import BUILTIN
+    from tieredllm.profile.load import load_profile
+    from tieredllm.rules.load import BUILTIN
 
     profile = load_profile(session.profile_name, session.places)
     tier = next((tier for tier in profile.tiers if tier.provider == "rules"), None)
@@ -167,7 +166,7 @@ def _rows(rules: Rules) -> list[dict[str, Any]]:
 
 def _variables(rules: Rules) -> list[str]:
     """Name the variables that the responses want from the profile."""
-    from tieredllm.rules.templates import OWN_VARIABLES, names
+    from tieredllm.rules.template import OWN_VARIABLES, names
 
     wanted = {
         name

@@ -64,7 +64,7 @@ def stats(
 
 
 def _window_s(session: Session) -> float:
-    from tieredllm.profile.resolve import load_profile
+    from tieredllm.profile.load import load_profile
 
     profile = load_profile(session.profile_name, session.places)
     return profile.health.window_minutes * 60

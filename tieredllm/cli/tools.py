@@ -13,7 +13,7 @@ from tieredllm.cli.table import print_json, print_table
 from tieredllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from tieredllm.profile.resolve import Loaded
+    from tieredllm.profile.load import Loaded
     from tieredllm.profile.schema import Tier
     from tieredllm.tools.base import Tool, ToolResult
     from tieredllm.tools.registry import Toolbox
@@ -91,7 +91,7 @@ def call(
 
 
 def _loaded(session: Session) -> Loaded:
-    from tieredllm.profile.resolve import find_profile, load
+    from tieredllm.profile.load import find_profile, load
 
     return load(find_profile(session.profile_name, session.places), session.places)
 

@@ -1,6 +1,6 @@
 """Define a tier profile: every key, its type, range and default.
 
-`profile.reading` turns YAML into these values and reports every mistake with its place; the JSON
+`profile.load` turns YAML into these values and reports every mistake with its place; the JSON
 Schema that editors use is made from them too (`profile schema`).
 
 The numbers of the built-in tiers (temperature, tokens, timeouts, retries) are those of the document
@@ -9,6 +9,7 @@ this tool implements, "Tiered Fallback Mechanisms for LLM Applications".
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -25,6 +26,8 @@ __all__ = [
     "Profile",
     "Provider",
     "Tier",
+    "field_docs",
+    "profile_schema",
     "variables_of",
 ]
 
@@ -55,7 +58,7 @@ PythonTool = Annotated[
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold the sampling parameters of a tier."""
+    """The sampling parameters of a tier."""
 
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = 0.7
     """0 to 2; null leaves the server's own."""
@@ -70,12 +73,12 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold how the wait before a retry grows: `min(base * factor**n + jitter, max)`."""
+    """How the wait before retry n, from 1, grows: `min(base * factor**n + jitter, max)`."""
 
     base_s: Annotated[float, Meta(ge=0, le=60)] = 0.1
-    """The wait before the first retry, in seconds, without the jitter."""
+    """What `factor` multiplies, once before the first retry (0.2 s by default), in seconds."""
     factor: Annotated[float, Meta(ge=1, le=10)] = 2.0
-    """How much longer each wait is than the one before."""
+    """How much longer each wait is than the one before, without the jitter."""
     jitter_s: Annotated[float, Meta(ge=0, le=60)] = 0.1
     """The most that chance adds to a wait, in seconds."""
     max_s: Annotated[float, Meta(ge=0, le=600)] = 2.0
@@ -83,7 +86,7 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold another backend of the same tier, tried when the ones before it gave way."""
+    """Another backend of the same tier, tried when the ones before it gave way."""
 
     provider: Literal["openai", "anthropic", "gemini", "llama_cpp"]
     """Whose protocol the server speaks."""
@@ -96,7 +99,7 @@ class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold one tier: a backend, its alternates, and how they are asked."""
+    """One tier: a backend, its alternates, and how they are asked."""
 
     name: Name
     """What answers, logs and `-t` call this tier; unique in the profile."""
@@ -165,7 +168,7 @@ BASE_URLS = {
 
 
 class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold when a backend counts as degraded, and when its circuit opens and closes."""
+    """When a backend counts as degraded, and when its circuit opens and closes."""
 
     window_minutes: Annotated[float, Meta(gt=0, le=10_080)] = 15.0
     """How far back requests count, in minutes."""
@@ -188,7 +191,7 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Slack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold where Slack messages go."""
+    """Where Slack messages go."""
 
     webhook_env: VariableName = "SLACK_WEBHOOK_URL"
     """The variable that holds the incoming webhook's URL (it is a secret)."""
@@ -201,7 +204,7 @@ class Slack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Email(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}
 ):
-    """Hold how e-mail is sent."""
+    """How e-mail is sent."""
 
     host: Annotated[str, Meta(min_length=1)]
     """The SMTP server."""
@@ -222,7 +225,7 @@ class Email(
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold where the generic JSON webhook is."""
+    """Where the generic JSON webhook is."""
 
     url_env: VariableName = "TIEREDLLM_WEBHOOK_URL"
     """The variable that holds the webhook's URL (it may be a secret)."""
@@ -233,7 +236,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Notifications(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold who is told when a tier gives way."""
+    """Who is told when a tier gives way."""
 
     min_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
     """One message per cause in this time, in seconds."""
@@ -246,7 +249,7 @@ class Notifications(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold which tools there are; a tier's `tools` says which of them it may use."""
+    """Which tools there are; a tier's `tools` says which of them it may use."""
 
     builtin: tuple[Literal["now", "calculate", "read_file", "list_files", "fetch_url"], ...] = ()
     """Tools that come with tieredllm."""
@@ -261,7 +264,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold a whole profile."""
+    """A whole profile."""
 
     name: Name = "unnamed"
     """The profile's name; the file's when absent."""
@@ -284,7 +287,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def variables_of(profile: Profile) -> set[str]:
-    """Give the names of the variables a profile takes secrets from."""
+    """Return the names of the variables a profile takes secrets from."""
     names: set[str | None] = set()
     for tier in profile.tiers:
         backends: tuple[Tier | Alternate, ...] = (tier, *tier.alternates)
@@ -299,3 +302,71 @@ def variables_of(profile: Profile) -> set[str]:
     if notes.webhook is not None:
         names |= {notes.webhook.url_env, notes.webhook.secret_env}
     return {name for name in names if name is not None}
+
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_INHERITABLE = ("Tier", "Email")
+"""Structs that merge over inherited ones, and so may lack what they inherit."""
+
+
+def profile_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a profile file, for editors.
+
+    One that knows it (through the line `# yaml-language-server: $schema=PATH`, say) completes keys,
+    shows what they mean and marks mistakes while they are made.
+
+    The types, ranges and defaults are those that profiles are checked against; the descriptions
+    are the docstrings of this module. What must be there must be there only in a profile that
+    extends no other.
+    """
+    result = msgspec.json.schema(Profile)
+    structs: dict[str, Any] = result["$defs"]
+    for name, docs in field_docs().items():
+        properties = structs.get(name, {}).get("properties", {})
+        for field, description in docs.items():
+            if field in properties:
+                properties[field] = {"description": description} | properties[field]
+    required = {name: structs[name].pop("required") for name in _INHERITABLE}
+    structs["Tier"]["required"] = ["name"]
+    root = structs.pop("Profile")
+    root.pop("required")
+    root["properties"]["name"].pop("default")  # it is the file's name
+    whole_tier = {"required": required["Tier"]}
+    whole_email = {"anyOf": [{"type": "null"}, {"required": required["Email"]}]}
+    return {
+        "$schema": _DIALECT,
+        "title": "tieredllm profile",
+        "description": "Tiers of language models, tried in order until one answers.",
+        **{key: value for key, value in root.items() if key not in {"title", "description"}},
+        "if": {"not": {"required": ["extends"]}},
+        "then": {
+            "required": ["tiers"],
+            "properties": {
+                "tiers": {"items": whole_tier},
+                "notifications": {"properties": {"email": whole_email}},
+            },
+        },
+        "$defs": structs,
+    }
+
+
+def field_docs() -> dict[str, dict[str, str]]:
+    """Read the docstrings below the fields of the schema's structs; at run time they are gone."""
+    import ast
+
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    docs: dict[str, dict[str, str]] = {}
+    for struct in tree.body:
+        if not isinstance(struct, ast.ClassDef):
+            continue
+        fields = docs.setdefault(struct.name, {})
+        for field, below in zip(struct.body, struct.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+                and isinstance(below.value.value, str)
+            ):
+                fields[field.target.id.rstrip("_")] = below.value.value
+    return docs

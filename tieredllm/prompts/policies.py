@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from tieredllm.prompts.cutting import cut, fair_shares
+from tieredllm.prompts.fit import cut, fair_shares
 from tieredllm.types import Attachment, Message, Prompt
 
 __all__ = ["Composed", "ContextTooSmallError", "compose", "prompt_from_messages"]

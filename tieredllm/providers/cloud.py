@@ -19,7 +19,7 @@ from tieredllm.clock import Clock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.profile.schema import BASE_URLS, Params
-from tieredllm.prompts.tokens import estimate_tokens
+from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.accumulator import Ending, Part, ResponseAccumulator, stream_texts
 from tieredllm.providers.base import (
     DEEP_PROBE_S,

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.prompts.tokens import estimate_tokens
+from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.base import Backend, Call, Chunk, Delta, Missing, ProbeResult, TokenCounter
 
 __all__ = ["SimulatedBackend"]

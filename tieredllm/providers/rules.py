@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from tieredllm.errors import ProfileError
 from tieredllm.providers.base import Call, Chunk, Delta, Finish, ProbeResult
 from tieredllm.providers.static import StaticBackend
-from tieredllm.rules.reference import ref_code
+from tieredllm.rules.ref_code import last_words, ref_code
 from tieredllm.types import Prompt
 
 if TYPE_CHECKING:
-    from tieredllm.rules.answering import RuleAnswer
-    from tieredllm.rules.matching import Matcher
+    from tieredllm.rules.answer import RuleAnswer
+    from tieredllm.rules.match import Matcher
 
 __all__ = ["RulesBackend"]
 
@@ -55,22 +55,20 @@ class RulesBackend(StaticBackend):
             yield Delta(answer.text)
             yield Finish(reason="stop", intent=answer.intent, ref_code=answer.ref_code)
             return
-        from tieredllm.rules.answering import last_words
-
         code = ref_code(call.request_id)
         yield Delta(last_words(code))
         yield Finish(reason="stop", intent="general", ref_code=code)
 
     def _answer(self, source: str, query: str, request_id: str) -> RuleAnswer:
-        from tieredllm.rules.answering import answer
+        from tieredllm.rules.answer import answer
 
         matcher = self._matcher(source)
         return answer(matcher, query, variables=self._variables, request_id=request_id)
 
     def _matcher(self, source: str) -> Matcher:
         if source not in self._matchers:
-            from tieredllm.rules.loading import load_rules
-            from tieredllm.rules.matching import Matcher
+            from tieredllm.rules.load import load_rules
+            from tieredllm.rules.match import Matcher
 
             # A profile's rule files have been checked; compiling them all again would take long.
             self._matchers[source] = Matcher(load_rules(source, check_patterns=False))
@@ -78,7 +76,7 @@ class RulesBackend(StaticBackend):
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
         """Say whether the rule file can be used; the tier answers in any case."""
-        from tieredllm.rules.loading import load_rules
+        from tieredllm.rules.load import load_rules
 
         began = time.perf_counter()
         error = None

@@ -1,8 +1,9 @@
 """Turn a rule's pattern into a regular expression that matches whole words.
 
-Patterns are regular expressions of the `regex` package, which can
-be stopped: the standard library's `re` has no time limit, and one careless pattern would hang the
-last tier.
+Patterns are regular expressions of the `regex` package, which can be stopped: the standard
+library's `re` has no time limit, and one careless pattern would hang the last tier. The limit stops
+a search, but not the compiling of a pattern, for which `regex` writes out each counted repeat:
+`(?:(?:a{1000}){1000}){1000}` fills the memory. Such patterns are refused unseen.
 """
 
 from __future__ import annotations
@@ -11,13 +12,26 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tieredllm.rules.limits import refusal
 from tieredllm.rules.text import straight
 
 if TYPE_CHECKING:
     from regex import Pattern
 
-__all__ = ["compiled", "pattern_mistake"]
+__all__ = ["MAX_CHARACTERS", "MAX_REPEATS", "compiled", "pattern_mistake", "reject_reason"]
+
+MAX_CHARACTERS = 2000
+"""A longer pattern takes too long to compile, and no one can read it."""
+
+MAX_REPEATS = 5000
+"""Counted repeats multiplied through brackets; a query has fewer characters when it is matched."""
+
+TOKEN = re.compile(
+    r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]"  # an escape, a character class
+    r"|(?P<open>\()|(?P<close>\))"  # a bracket
+    r"|\{(?P<least>\d*)(?:,(?P<most>\d*))?\}"  # a counted repeat
+    r"|.",
+    re.DOTALL,
+)
 
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
@@ -49,7 +63,7 @@ def pattern_mistake(source: str) -> str | None:
     """Say what is wrong with a pattern; None when it can be used."""
     import regex
 
-    refused = refusal(source)
+    refused = reject_reason(source)
     if refused:
         return refused
     try:
@@ -71,3 +85,30 @@ def pattern_mistake(source: str) -> str | None:
 def _shown(source: str) -> str:
     short = source if len(source) <= 60 else f"{source[:59]}\u2026"
     return repr(short)
+
+
+def reject_reason(source: str) -> str | None:
+    """Say why a pattern is refused unseen; None when it may be compiled."""
+    if len(source) > MAX_CHARACTERS:
+        return f"a pattern of {len(source)} characters: {MAX_CHARACTERS} are the most"
+    # How often the last thing is written out, and the most in each bracket that is open.
+    last, most = 1, [1]
+    for token in TOKEN.finditer(source):
+        if token["open"]:
+            most.append(1)
+            last = 1
+        elif token["close"] and len(most) > 1:
+            last = most.pop()
+        elif token["least"] is not None:
+            last *= max(_number(token["least"]), _number(token["most"]), 1)
+        else:
+            last = 1
+        most[-1] = max(most[-1], last)
+        if last > MAX_REPEATS:
+            return f"{token[0][:20]} repeats something more than {MAX_REPEATS} times in all"
+    return None
+
+
+def _number(digits: str | None) -> int:
+    # A thousand digits are no number anybody means, and Python refuses more than 4300.
+    return int(digits[:9]) if digits else 0

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import UsageError
+from tieredllm.profile.nodes import MappingNode, Node
 from tieredllm.profile.schema import Tools
-from tieredllm.profile.tree import Mapping as TreeMapping
-from tieredllm.profile.tree import Node
 from tieredllm.tools.base import Grant, Tool
 
 if TYPE_CHECKING:
@@ -28,10 +27,10 @@ def folders_of(tree: Node) -> tuple[Path, ...]:
     """Give the folders of the profiles that name Python functions, in the order of the functions.
 
     Args:
-        tree: a profile's, with what it inherits (`profile.resolve.Loaded.tree`).
+        tree: a profile's, with what it inherits (`profile.load.Loaded.tree`).
     """
-    tools = tree.get("tools") if isinstance(tree, TreeMapping) else None
-    entries = tools.items("python") if isinstance(tools, TreeMapping) else ()
+    tools = tree.get("tools") if isinstance(tree, MappingNode) else None
+    entries = tools.items("python") if isinstance(tools, MappingNode) else ()
     return tuple(dict.fromkeys(Path(entry.place.file).resolve().parent for entry in entries))
 
 

@@ -1,28 +1,32 @@
-"""Show a profile as it is in effect: every key with its value, no secret with its own."""
+"""Write a profile as it is in effect: every key with its value, no secret with its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+import yaml
 from msgspec import UNSET
 
 from tieredllm.profile.masking import HIDDEN, mask_text
 from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, Alternate, Profile, Tier
-from tieredllm.profile.yaml_writing import written
 
-__all__ = ["effective"]
+__all__ = ["dump", "write_yaml"]
 
 _OF_RULES = ("name", "provider", "rules", "vars")
 _OF_CACHE = ("name", "provider", "max_age_h")
 _LEFT_OUT = frozenset({"rules", "vars", "max_age_h", "base_url", "api_key_env"})
 _SECRET_MAPPINGS = frozenset({"env", "headers"})
 """Where an MCP server's settings hold secrets."""
+_VARIABLE = re.compile(r"^( *(?:- )?\w+_env: ([A-Za-z_]\w*))$", re.MULTILINE)
+_READABLE = 1e15
+"""Whole numbers up to here are written without a point."""
 
 
-def effective(profile: Profile, origin: Callable[[str], str | None]) -> str:
-    """Give a profile as YAML, defaults included.
+def dump(profile: Profile, origin: Callable[[str], str | None]) -> str:
+    """Return a profile as YAML, defaults included.
 
     Args:
         profile: the profile.
@@ -37,13 +41,49 @@ def effective(profile: Profile, origin: Callable[[str], str | None]) -> str:
     values["tiers"] = [_tier(tier) for tier in profile.tiers]
     values["tools"]["mcp"] = {name: _masked(it) for name, it in profile.tools.mcp.items()}
 
-    def remark(key: str, value: Any) -> str | None:
-        if not key.endswith("_env") or not isinstance(value, str):
-            return None
-        where = origin(value)
-        return f"{value}: set ({where})" if where else f"{value}: not set"
+    def comment(found: re.Match[str]) -> str:
+        where = origin(found[2])
+        return f"{found[1]}  # {found[2]}: {f'set ({where})' if where else 'not set'}"
 
-    return written(values, remark)
+    return _VARIABLE.sub(comment, write_yaml(values))
+
+
+def write_yaml(values: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML that reads back as the same values, one key or item a line.
+
+    Args:
+        values: strings, numbers, truth values, None, and lists and mappings of them.
+    """
+    return yaml.dump(
+        _readable(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf")
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's dumper, without aliases, each value on one line, lists indented."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT
+        super().increase_indent(flow, indentless=False)  # as the shipped profiles are written
+
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def _readable(value: Any) -> Any:
+    """Return values with whole numbers written without a point."""
+    if isinstance(value, Mapping):
+        return {key: _readable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_readable(item) for item in value]
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < _READABLE
+    return int(value) if whole else value
 
 
 def _tier(tier: Tier) -> dict[str, Any]:

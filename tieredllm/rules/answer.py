@@ -7,22 +7,13 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from tieredllm.rules.finding import Finding
-from tieredllm.rules.matching import Matcher
-from tieredllm.rules.model import Intent, Language, Rules
-from tieredllm.rules.reference import ref_code
-from tieredllm.rules.schema import ResponseText
-from tieredllm.rules.templates import OWN_VARIABLES, fill
+from tieredllm.rules.match import Finding, Matcher
+from tieredllm.rules.ref_code import last_words, ref_code
+from tieredllm.rules.schema import Intent, Language, ResponseText, Rules
+from tieredllm.rules.template import OWN_VARIABLES, fill
 from tieredllm.rules.text import clean
 
-__all__ = ["LAST_WORDS", "RuleAnswer", "answer", "last_words"]
-
-LAST_WORDS = (
-    "No language model could answer, and the rules that answer in their place could not be used "
-    "either. Please try again later; `tieredllm health` shows what is wrong.\n\n"
-    "(A limited answer: no language model answered. Reference code: {ref_code}.)"
-)
-"""Said when even the built-in rules cannot be used."""
+__all__ = ["RuleAnswer", "answer"]
 
 NOTICE = "(A limited answer from fixed rules: no language model answered. Reference: {ref_code}.)"
 """Added when no file has a notice."""
@@ -74,11 +65,6 @@ def answer(
         ref_code=code,
         finding=finding,
     )
-
-
-def last_words(code: str) -> str:
-    """Give the one answer that needs no rules, with a reference code."""
-    return fill(LAST_WORDS, {"ref_code": code})
 
 
 def _values(finding: Finding, variables: Mapping[str, str], code: str) -> dict[str, str]:

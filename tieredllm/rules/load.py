@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from tieredllm.errors import Mistake, ProfileError
-from tieredllm.rules.model import Expectation, Language, Rules
-from tieredllm.rules.schema import RuleFile
-
-if TYPE_CHECKING:
-    from tieredllm.profile.tree import Mapping
-    from tieredllm.rules.layers import Layer
+from tieredllm.profile.nodes import ListNode, MappingNode, Node, Place, ScalarNode, to_builtins
+from tieredllm.profile.semantics import path_at
+from tieredllm.profile.yaml_reader import read_yaml
+from tieredllm.rules.merge import Layer, group_mistakes, merge, merge_mistakes
+from tieredllm.rules.patterns import pattern_mistake
+from tieredllm.rules.schema import Expectation, Language, RuleFile, Rules
+from tieredllm.rules.template import OWN_VARIABLES, names, template_mistakes
 
 __all__ = ["BUILTIN", "check_rules_file", "load_rules"]
 
@@ -68,8 +68,6 @@ class _Reader:
             source: `builtin`, or a path.
             above: the files that led here.
         """
-        from tieredllm.rules.layers import Layer
-
         key = _key(source)
         if key in self._seen:
             return
@@ -90,40 +88,32 @@ class _Reader:
         else:
             self._layers.append(Layer(origin=source, file=file, root=root))
 
-    def _check_texts(self, root: Mapping) -> None:
-        from tieredllm.rules.checking import pattern_mistakes, text_mistakes
-
-        self._mistakes += text_mistakes(root)
+    def _check_texts(self, root: MappingNode) -> None:
+        self._mistakes += _text_mistakes(root)
         if self._check_patterns:
-            bad = pattern_mistakes(root)
+            bad = _pattern_mistakes(root)
             self._mistakes += bad
             self._compilable = self._compilable and not bad
 
-    def _tree(self, path: Path) -> Mapping | None:
-        from tieredllm.profile.tree import Mapping, Place
-        from tieredllm.profile.yaml_reading import read
-
+    def _tree(self, path: Path) -> MappingNode | None:
         try:
-            root, mistakes = read(path)
+            root, mistakes = read_yaml(path)
         except ProfileError as exc:
             self._mistakes += exc.mistakes
             return None
         self._mistakes += mistakes
-        if isinstance(root, Mapping):
+        if isinstance(root, MappingNode):
             return root
         place = root.place if root is not None else Place(str(path), 1, 1)
         message = "a rule file is a mapping (lines of `key: value`): start with `extends: builtin`"
         self._mistakes.append(place.mistake(message))
         return None
 
-    def _bases(self, root: Mapping, above: tuple[str, ...]) -> Iterator[str]:
+    def _bases(self, root: MappingNode, above: tuple[str, ...]) -> Iterator[str]:
         """Give what a file extends, as far as it can be read."""
-        from tieredllm.profile.sense import path_at
-        from tieredllm.profile.tree import Scalar
-
         extends = root.get("extends")
-        for node in [extends] if isinstance(extends, Scalar) else root.items("extends"):
-            if not isinstance(node, Scalar) or not isinstance(node.value, str):
+        for node in [extends] if isinstance(extends, ScalarNode) else root.items("extends"):
+            if not isinstance(node, ScalarNode) or not isinstance(node.value, str):
                 continue
             base = node.value if node.value == BUILTIN else path_at(node.value, node.place)
             if base != BUILTIN and not Path(base).is_file():
@@ -137,12 +127,11 @@ class _Reader:
             self._mistakes.append(node.place.mistake(message))
             self._complete = False
 
-    def _typed(self, root: Mapping) -> RuleFile | None:
-        from tieredllm.profile.checking import check
-        from tieredllm.profile.tree import plain
+    def _typed(self, root: MappingNode) -> RuleFile | None:
+        from tieredllm.profile.validate import check
 
         try:
-            return msgspec.convert(plain(root), RuleFile)
+            return msgspec.convert(to_builtins(root), RuleFile)
         except msgspec.ValidationError as exc:
             self._mistakes += check(root, RuleFile) or [
                 root.place.mistake(f"the rule file is not valid: {exc}")
@@ -155,25 +144,22 @@ class _Reader:
         Raises:
             ProfileError: there are mistakes, in the files or in what they make together.
         """
-        here = self._laid() if self._complete else {}
+        here = self._merge() if self._complete else {}
         if self._mistakes:
-            from tieredllm.profile.reading import in_order
+            from tieredllm.profile.load import sort_mistakes
 
-            raise ProfileError(in_order(self._mistakes))
+            raise ProfileError(sort_mistakes(self._mistakes))
         top = self._layers[-1]
         own = here.pop(top.file.lang)
         return Rules(origin=top.origin, languages=(own, *here.values()), tests=_tests(top))
 
-    def _laid(self) -> dict[str, Language]:
-        from tieredllm.rules.checking import group_mistakes, sense_mistakes
-        from tieredllm.rules.layers import laid
-
+    def _merge(self) -> dict[str, Language]:
         here: dict[str, Language] = {}
         for layer in self._layers:
             below = dict(here)
-            here[layer.file.lang] = laid(layer, below)
+            here[layer.file.lang] = merge(layer, below)
             if layer.root is not None:
-                self._mistakes += sense_mistakes(layer, below, here)
+                self._mistakes += merge_mistakes(layer, below, here)
                 if self._compilable:
                     self._mistakes += group_mistakes(layer, here[layer.file.lang])
         if all(language.default is None for language in here.values()):
@@ -206,3 +192,46 @@ def _builtin() -> RuleFile:
     with BUILTIN_FILE.open("rb") as file:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         return msgspec.convert(yaml.load(file, loader), RuleFile)  # noqa: S506 - a safe loader
+
+
+def _pattern_mistakes(root: MappingNode) -> list[Mistake]:
+    """Check every pattern by itself, whatever else is wrong with the file."""
+    return [
+        node.place.mistake(message)
+        for intent in root.mappings("intents")
+        for key in ("patterns", "extra_patterns")
+        for node in _texts(intent.items(key))
+        if (message := pattern_mistake(node.text))
+    ]
+
+
+def _text_mistakes(root: MappingNode) -> list[Mistake]:
+    """Check every response and the notice by itself, whatever else is wrong with the file."""
+    mistakes = [
+        node.place.mistake(message)
+        for intent in root.mappings("intents")
+        for key in ("responses", "extra_responses", "otherwise")
+        for node in _texts(intent.items(key))
+        for message in template_mistakes(node.text)
+    ]
+    notice = root.get("notice")
+    if isinstance(notice, ScalarNode):
+        mistakes += [notice.place.mistake(message) for message in _notice_mistakes(notice.text)]
+    return mistakes
+
+
+def _texts(nodes: tuple[Node, ...]) -> Iterator[ScalarNode]:
+    """Give the texts of a list, and of lists in it; other values are reported by their types."""
+    for node in nodes:
+        if isinstance(node, ListNode):
+            yield from _texts(node.items)
+        elif isinstance(node, ScalarNode) and isinstance(node.value, str) and node.value:
+            yield node
+
+
+def _notice_mistakes(notice: str) -> Iterator[str]:
+    yield from template_mistakes(notice)
+    if "ref_code" not in names(notice):
+        yield "the notice must contain {ref_code}, by which support finds the request"
+    for name in sorted(names(notice) - OWN_VARIABLES):
+        yield f"{{{name}}} may have no value, and a notice is never left out: take it out"

@@ -7,16 +7,16 @@ from urllib.parse import urlsplit
 from msgspec import UNSET
 
 from tieredllm.errors import Mistake
-from tieredllm.profile.resolve import Loaded
+from tieredllm.profile.load import Loaded
+from tieredllm.profile.nodes import MappingNode, Place
 from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, Alternate, Profile, Tier
-from tieredllm.profile.tree import Mapping, Place
 
-__all__ = ["doubts"]
+__all__ = ["lint"]
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def doubts(loaded: Loaded) -> list[Mistake]:
+def lint(loaded: Loaded) -> list[Mistake]:
     """Look a profile over.
 
     Args:
@@ -38,7 +38,9 @@ def doubts(loaded: Loaded) -> list[Mistake]:
         ):
             found.append(place.mistake(message))
     health = tree.get("health")
-    if profile.health.cooldown_s > profile.health.max_cooldown_s and isinstance(health, Mapping):
+    if profile.health.cooldown_s > profile.health.max_cooldown_s and isinstance(
+        health, MappingNode
+    ):
         message = "`cooldown_s` is above `max_cooldown_s`: the smaller one counts"
         found.append(health.place.mistake(message))
     return found
@@ -47,7 +49,7 @@ def doubts(loaded: Loaded) -> list[Mistake]:
 Finding = tuple[Place, str]
 
 
-def _order(profile: Profile, level: int, node: Mapping) -> list[Finding]:
+def _order(profile: Profile, level: int, node: MappingNode) -> list[Finding]:
     tier, last = profile.tiers[level], level == len(profile.tiers) - 1
     found = []
     before = [above.name for above in profile.tiers[:level] if above.provider == "rules"]
@@ -67,7 +69,7 @@ def _order(profile: Profile, level: int, node: Mapping) -> list[Finding]:
     return found
 
 
-def _sizes(profile: Profile, level: int, node: Mapping) -> list[Finding]:
+def _sizes(profile: Profile, level: int, node: MappingNode) -> list[Finding]:
     tier = profile.tiers[level]
     if not tier.model:
         return []
@@ -88,7 +90,7 @@ def _sizes(profile: Profile, level: int, node: Mapping) -> list[Finding]:
     return found
 
 
-def _useless(tier: Tier, node: Mapping) -> list[Finding]:
+def _useless(tier: Tier, node: MappingNode) -> list[Finding]:
     """Find keys that belong to another kind of tier."""
     owners = {"rules": "rules", "vars": "rules", "max_age_h": "cache"}
     found = [
@@ -103,8 +105,8 @@ def _useless(tier: Tier, node: Mapping) -> list[Finding]:
     return found
 
 
-def _backends(tier: Tier, node: Mapping) -> list[Finding]:
-    backends: list[tuple[Tier | Alternate, Mapping]] = [(tier, node)]
+def _backends(tier: Tier, node: MappingNode) -> list[Finding]:
+    backends: list[tuple[Tier | Alternate, MappingNode]] = [(tier, node)]
     backends += zip(tier.alternates, node.mappings("alternates"), strict=True)
     found = []
     seen = set()
@@ -119,7 +121,7 @@ def _backends(tier: Tier, node: Mapping) -> list[Finding]:
     return found
 
 
-def _url(backend: Tier | Alternate, base_url: str, node: Mapping) -> list[Finding]:
+def _url(backend: Tier | Alternate, base_url: str, node: MappingNode) -> list[Finding]:
     provider, place = backend.provider, _place(node, "base_url")
     parts = urlsplit(base_url)
     path = parts.path.rstrip("/")
@@ -142,6 +144,6 @@ def _url(backend: Tier | Alternate, base_url: str, node: Mapping) -> list[Findin
     return found
 
 
-def _place(node: Mapping, *keys: str) -> Place:
+def _place(node: MappingNode, *keys: str) -> Place:
     """Give the place of the first of some keys that is there, else the mapping's."""
     return next((node.entries[key].place for key in keys if key in node.entries), node.place)

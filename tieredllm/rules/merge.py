@@ -1,64 +1,98 @@
-"""Find the mistakes of a rule file: first in its texts, then in what it makes of those below it."""
+"""Put rule files on top of each other, and find the mistakes of what they make together.
+
+`extends` makes files layers: every file lies above those it extends, each file counts once, and
+what a higher layer says of an intent replaces what a lower one of the same language said.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+import msgspec
+
 from tieredllm.errors import Mistake
-from tieredllm.profile import tree
-from tieredllm.rules.layers import Layer
-from tieredllm.rules.model import Intent, Language
-from tieredllm.rules.patterns import compiled, pattern_mistake
-from tieredllm.rules.schema import IntentEntry, ResponseText
-from tieredllm.rules.templates import OWN_VARIABLES, capture_mistakes, names, template_mistakes
+from tieredllm.profile.nodes import ListNode, MappingNode, Node, Place
+from tieredllm.rules.patterns import compiled
+from tieredllm.rules.schema import Intent, IntentEntry, Language, ResponseText, Rule, RuleFile
+from tieredllm.rules.template import capture_mistakes
 
-__all__ = ["group_mistakes", "pattern_mistakes", "sense_mistakes", "text_mistakes"]
+__all__ = ["Layer", "group_mistakes", "merge", "merge_mistakes"]
 
 
-def pattern_mistakes(root: tree.Mapping) -> list[Mistake]:
-    """Check every pattern by itself, whatever else is wrong with the file."""
-    return [
-        node.place.mistake(message)
-        for intent in root.mappings("intents")
-        for key in ("patterns", "extra_patterns")
-        for node in _texts(intent.items(key))
-        if (message := pattern_mistake(node.text))
-    ]
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold one rule file."""
+
+    origin: str
+    """`builtin`, or the file's path."""
+    file: RuleFile
+    root: MappingNode | None
+    """Where everything stands; None for the built-in rules, which need no checking."""
+
+    def mistake(self, message: str, *path: str | int) -> Mistake:
+        """Give a mistake at a key or item, or at what should hold it when it is absent."""
+        return self.place(*path).mistake(message)
+
+    def place(self, *path: str | int) -> Place:
+        """Give the place of a key's value or of an item, or of what should hold it."""
+        node: Node | None = self.root
+        place = Place(self.origin, 1, 1)
+        for step in path:
+            if isinstance(node, MappingNode) and isinstance(step, str):
+                node = node.get(step)
+            elif isinstance(node, ListNode) and isinstance(step, int):
+                node = node.items[step]
+            if node is None:
+                break
+            place = node.place
+        return place
 
 
-def text_mistakes(root: tree.Mapping) -> list[Mistake]:
-    """Check every response and the notice by itself, whatever else is wrong with the file."""
-    mistakes = [
-        node.place.mistake(message)
-        for intent in root.mappings("intents")
-        for key in ("responses", "extra_responses", "otherwise")
-        for node in _texts(intent.items(key))
-        for message in template_mistakes(node.text)
-    ]
-    notice = root.get("notice")
-    if isinstance(notice, tree.Scalar):
-        mistakes += [notice.place.mistake(message) for message in _notice_mistakes(notice.text)]
-    return mistakes
+def merge(layer: Layer, languages: Mapping[str, Language]) -> Language:
+    """Lay one file on what lies below it.
+
+    Args:
+        layer: the file.
+        languages: what the layers below say, by language.
+
+    Returns:
+        The file's language as it is then.
+    """
+    file = layer.file
+    below = languages.get(file.lang)
+    inherited = below.intents if below else ()
+    intents = {intent.name: intent for intent in inherited if intent.name not in file.remove}
+    for entry in file.intents:
+        # An intent is as urgent in one language as in another.
+        elsewhere = (language.intent(entry.name) for language in languages.values())
+        priority = next((intent.priority for intent in elsewhere if intent is not None), 0)
+        intents[entry.name] = _intent(layer.origin, entry, intents.get(entry.name), priority)
+    return Language(
+        lang=file.lang,
+        intents=tuple(intents.values()),
+        default=file.default or (below.default if below else None),
+        notice=file.notice or (below.notice if below else None),
+        spellings={**(below.spellings if below else {}), **file.spellings},
+    )
 
 
-def _texts(nodes: tuple[tree.Node, ...]) -> Iterator[tree.Scalar]:
-    """Give the texts of a list, and of lists in it; other values are reported by their types."""
-    for node in nodes:
-        if isinstance(node, tree.Sequence):
-            yield from _texts(node.items)
-        elif isinstance(node, tree.Scalar) and isinstance(node.value, str) and node.value:
-            yield node
+def _intent(origin: str, entry: IntentEntry, below: Intent | None, priority: int) -> Intent:
+    below = below or Intent(name=entry.name, priority=priority, origin=origin)
+    kept = below.rules if entry.patterns is None else _rules(origin, entry.patterns)
+    return Intent(
+        name=entry.name,
+        priority=below.priority if entry.priority is None else entry.priority,
+        rules=kept + _rules(origin, entry.extra_patterns),
+        responses=(entry.responses or below.responses) + entry.extra_responses,
+        otherwise=entry.otherwise or below.otherwise,
+        origin=origin,
+    )
 
 
-def _notice_mistakes(notice: str) -> Iterator[str]:
-    yield from template_mistakes(notice)
-    if "ref_code" not in names(notice):
-        yield "the notice must contain {ref_code}, by which support finds the request"
-    for name in sorted(names(notice) - OWN_VARIABLES):
-        yield f"{{{name}}} may have no value, and a notice is never left out: take it out"
+def _rules(origin: str, patterns: tuple[str, ...]) -> tuple[Rule, ...]:
+    return tuple(Rule(pattern=pattern, origin=origin) for pattern in patterns)
 
 
-def sense_mistakes(
+def merge_mistakes(
     layer: Layer, below: Mapping[str, Language], here: Mapping[str, Language]
 ) -> list[Mistake]:
     """Check whether one file makes sense on top of those below it.
@@ -71,7 +105,7 @@ def sense_mistakes(
     return [
         *_removals(layer, below),
         *_defaults(layer, here[layer.file.lang]),
-        *_intents(layer, here[layer.file.lang]),
+        *_intent_mistakes(layer, here[layer.file.lang]),
         *_spellings(layer),
         *_tests(layer, here),
     ]
@@ -93,7 +127,7 @@ def _defaults(layer: Layer, language: Language) -> Iterator[Mistake]:
         yield layer.mistake(message, "default" if layer.file.default else "remove")
 
 
-def _intents(layer: Layer, language: Language) -> Iterator[Mistake]:
+def _intent_mistakes(layer: Layer, language: Language) -> Iterator[Mistake]:
     seen: set[str] = set()
     for number, entry in enumerate(layer.file.intents):
         if entry.name in seen:

@@ -6,9 +6,9 @@ import os
 from urllib.parse import urlsplit
 
 from tieredllm.errors import Mistake
-from tieredllm.profile.tree import Broken, Mapping, Node, Place, Scalar, Sequence
+from tieredllm.profile.nodes import ErrorNode, ListNode, MappingNode, Node, Place, ScalarNode
 
-__all__ = ["duplicate_tiers", "path_at", "senseless"]
+__all__ = ["check_semantics", "duplicate_tiers", "path_at"]
 
 _WITHOUT_MODEL = ("model", "base_url", "api_key_env", "alternates")
 _IN_PROCESS = ("base_url", "api_key_env")
@@ -17,7 +17,7 @@ _MODEL = dict.fromkeys(("openai", "anthropic", "gemini"), "the name its server h
 }
 
 
-def senseless(root: Mapping) -> list[Mistake]:
+def check_semantics(root: MappingNode) -> list[Mistake]:
     """Check a whole profile, what it inherits included.
 
     Args:
@@ -35,7 +35,7 @@ def senseless(root: Mapping) -> list[Mistake]:
     return mistakes + _functions_of_one_name(root) + _mcp_servers(root)
 
 
-def duplicate_tiers(root: Mapping) -> list[Mistake]:
+def duplicate_tiers(root: MappingNode) -> list[Mistake]:
     """Find tiers of one file that have the same name."""
     mistakes = []
     seen: dict[str, int] = {}
@@ -55,7 +55,7 @@ def path_at(text: str, place: Place) -> str:
     return os.path.abspath(os.path.join(os.path.dirname(place.file), os.path.expanduser(text)))  # noqa: PTH100, PTH111, PTH118, PTH120 - `..` must go, links must stay
 
 
-def _backend(tier: Mapping) -> list[Mistake]:
+def _backend(tier: MappingNode) -> list[Mistake]:
     provider = tier.text("provider")
     name = tier.text("name")
     called = f"tier `{name}`" if name else "the tier"
@@ -66,14 +66,14 @@ def _backend(tier: Mapping) -> list[Mistake]:
         mistakes += _out_of_place(tier, _IN_PROCESS, "a model that runs in-process")
     model = tier.get("model")
     if provider in _MODEL and (
-        model is None or (isinstance(model, Scalar) and model.value is None)
+        model is None or (isinstance(model, ScalarNode) and model.value is None)
     ):
         place = model.place if model is not None else tier.place
         mistakes.append(place.mistake(f"`model` is missing: {called} needs {_MODEL[provider]}"))
     return mistakes
 
 
-def _out_of_place(backend: Mapping, keys: tuple[str, ...], what: str) -> list[Mistake]:
+def _out_of_place(backend: MappingNode, keys: tuple[str, ...], what: str) -> list[Mistake]:
     mistakes = []
     for key in keys:
         entry = backend.entries.get(key)
@@ -84,13 +84,13 @@ def _out_of_place(backend: Mapping, keys: tuple[str, ...], what: str) -> list[Mi
 
 def _says_nothing(node: Node) -> bool:
     return (
-        isinstance(node, Broken)
-        or (isinstance(node, Scalar) and node.value is None)
-        or (isinstance(node, Sequence) and not node.items)
+        isinstance(node, ErrorNode)
+        or (isinstance(node, ScalarNode) and node.value is None)
+        or (isinstance(node, ListNode) and not node.items)
     )
 
 
-def _url(backend: Mapping) -> list[Mistake]:
+def _url(backend: MappingNode) -> list[Mistake]:
     url, node = backend.text("base_url"), backend.get("base_url")
     if url is None or node is None:
         return []
@@ -118,7 +118,7 @@ def _shown(url: str) -> str:
     return mask_text(url)
 
 
-def _rule_file(tier: Mapping) -> list[Mistake]:
+def _rule_file(tier: MappingNode) -> list[Mistake]:
     rules, node = tier.text("rules"), tier.get("rules")
     if rules is None or node is None or rules == "builtin" or tier.text("provider") != "rules":
         return []
@@ -129,24 +129,24 @@ def _rule_file(tier: Mapping) -> list[Mistake]:
     return [node.place.mistake(message)]
 
 
-def _granted_tools(tier: Mapping, root: Mapping) -> list[Mistake]:
+def _granted_tools(tier: MappingNode, root: MappingNode) -> list[Mistake]:
     tools = root.get("tools")
     builtin: list[str] = []
     own: list[str] = []
     open_ended = False
-    if isinstance(tools, Mapping):
+    if isinstance(tools, MappingNode):
         builtin = _texts(tools.items("builtin"))
         own = [name.rpartition(":")[2] for name in _texts(tools.items("python"))]
         servers = tools.get("mcp")
-        open_ended = isinstance(servers, Mapping) and bool(servers.entries)
+        open_ended = isinstance(servers, MappingNode) and bool(servers.entries)
     mistakes = []
     for item in tier.items("tools"):
-        if not isinstance(item, Scalar) or not isinstance(item.value, str):
+        if not isinstance(item, ScalarNode) or not isinstance(item.value, str):
             continue
         # What an MCP server offers is known only once it runs.
         if item.value in {*builtin, *own} or open_ended:
             continue
-        from tieredllm.profile.wording import suggestion
+        from tieredllm.profile.validate import suggestion
 
         hint = suggestion(item.value, [*builtin, *own])
         message = f"no tool `{item.value}` is declared: {hint or 'add it under `tools`'}"
@@ -154,15 +154,15 @@ def _granted_tools(tier: Mapping, root: Mapping) -> list[Mistake]:
     return mistakes
 
 
-def _functions_of_one_name(root: Mapping) -> list[Mistake]:
+def _functions_of_one_name(root: MappingNode) -> list[Mistake]:
     """Find Python functions that models could not tell apart."""
     tools = root.get("tools")
-    if not isinstance(tools, Mapping):
+    if not isinstance(tools, MappingNode):
         return []
     taken = dict.fromkeys(_texts(tools.items("builtin")), "a built-in tool")
     mistakes = []
     for item in tools.items("python"):
-        if not isinstance(item, Scalar) or not isinstance(item.value, str):
+        if not isinstance(item, ScalarNode) or not isinstance(item.value, str):
             continue
         name = item.value.rpartition(":")[2]
         other = taken.setdefault(name, item.value)
@@ -173,26 +173,26 @@ def _functions_of_one_name(root: Mapping) -> list[Mistake]:
 
 def _texts(nodes: tuple[Node, ...]) -> list[str]:
     return [
-        node.value for node in nodes if isinstance(node, Scalar) and isinstance(node.value, str)
+        node.value for node in nodes if isinstance(node, ScalarNode) and isinstance(node.value, str)
     ]
 
 
-def _mcp_servers(root: Mapping) -> list[Mistake]:
+def _mcp_servers(root: MappingNode) -> list[Mistake]:
     tools = root.get("tools")
-    servers = tools.get("mcp") if isinstance(tools, Mapping) else None
-    if not isinstance(servers, Mapping):
+    servers = tools.get("mcp") if isinstance(tools, MappingNode) else None
+    if not isinstance(servers, MappingNode):
         return []
     mistakes = []
     for name, entry in servers.entries.items():
         server = entry.node
-        if not isinstance(server, Mapping):
+        if not isinstance(server, MappingNode):
             continue
         given = [key for key in ("command", "url") if key in server.entries]
         if len(given) != 1:
             message = f"MCP server `{name}` needs either `command` (a list) or `url`"
             mistakes.append(entry.place.mistake(message))
         command, url = server.get("command"), server.text("url")
-        if command is not None and not (isinstance(command, Sequence) and command.items):
+        if command is not None and not (isinstance(command, ListNode) and command.items):
             message = "`command` must be a list: the program, then its arguments"
             mistakes.append(command.place.mistake(message))
         problem = _url_problem(url) if url is not None else None
@@ -204,12 +204,12 @@ def _mcp_servers(root: Mapping) -> list[Mistake]:
 def _pasted_keys(node: Node) -> list[Mistake]:
     """Find keys where a variable's name goes and that could pass for one."""
     mistakes = []
-    if isinstance(node, Sequence):
+    if isinstance(node, ListNode):
         for item in node.items:
             mistakes += _pasted_keys(item)
-    elif isinstance(node, Mapping):
+    elif isinstance(node, MappingNode):
         for key, entry in node.entries.items():
-            value = entry.node.value if isinstance(entry.node, Scalar) else None
+            value = entry.node.value if isinstance(entry.node, ScalarNode) else None
             if not key.endswith("_env") or not isinstance(value, str):
                 mistakes += _pasted_keys(entry.node)
             elif value.isidentifier() and value.isascii() and not value.isupper():
@@ -219,7 +219,7 @@ def _pasted_keys(node: Node) -> list[Mistake]:
 
 def _pasted_key(key: str, value: str, place: Place) -> list[Mistake]:
     from tieredllm.profile.masking import looks_like_key
-    from tieredllm.profile.wording import not_a_name
+    from tieredllm.profile.validate import not_a_name
 
     if not looks_like_key(value):
         return []

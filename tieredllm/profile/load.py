@@ -1,0 +1,378 @@
+"""Find a profile by name or path, and read it with all it inherits, or report every mistake."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from tieredllm.errors import Mistake, ProfileError, UsageError
+from tieredllm.paths import Places, shipped
+from tieredllm.profile.nodes import (
+    Entry,
+    ListNode,
+    MappingNode,
+    Node,
+    Place,
+    ScalarNode,
+    to_builtins,
+)
+from tieredllm.profile.schema import PROVIDER_DEFAULTS, Profile
+from tieredllm.profile.semantics import check_semantics, duplicate_tiers, path_at
+from tieredllm.profile.yaml_reader import read_yaml
+
+__all__ = [
+    "Found",
+    "Loaded",
+    "convert",
+    "find_mistakes",
+    "find_profile",
+    "inherit",
+    "known_profiles",
+    "load",
+    "load_profile",
+    "read_mapping",
+    "sort_mistakes",
+]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NOT_INHERITED = ("name", "extends", "description")
+_OF_THE_BACKEND = ("model", "base_url", "api_key_env", "alternates", "context_tokens")
+"""What says nothing about a tier once another provider answers it."""
+DEFAULT = "default"
+_ENDINGS = (".yaml", ".yml")
+Origin = Literal["user", "shipped", "file"]
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """The place of a profile."""
+
+    name: str
+    path: Path
+    origin: Origin
+    """`user`: in the configuration directory; `shipped`: comes with tieredllm; `file`: a path."""
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A profile that has been read."""
+
+    profile: Profile
+    found: Found
+    tree: MappingNode
+    """What its files say, merged: every part knows its place."""
+
+
+def load_profile(name_or_path: str | None, places: Places) -> Profile:
+    """Find and read a profile.
+
+    Args:
+        name_or_path: a name (the user's profiles before those that ship), or the path of a YAML
+            file; None for `default`.
+        places: the user's directories.
+
+    Raises:
+        UsageError: there is no such profile.
+        ProfileError: it has mistakes; all of them are reported.
+    """
+    return load(find_profile(name_or_path, places), places).profile
+
+
+def find_profile(name_or_path: str | None, places: Places) -> Found:
+    """Find a profile; see `load_profile`.
+
+    A bare name is never a path: what lies in the working directory is not trusted unless it is
+    named with a separator or the ending `.yaml` or `.yml`.
+    """
+    wanted = name_or_path or DEFAULT
+    if not _is_path(wanted):
+        found = _named(wanted, places)
+        if found is not None:
+            return found
+        raise UsageError(_unknown(wanted, places, Path()))
+    path = Path(wanted).expanduser()
+    if not path.exists():
+        raise UsageError(f"there is no profile file {path}: `tieredllm profile list` shows names")
+    return Found(name=path.stem, path=path, origin="file")
+
+
+def known_profiles(places: Places) -> list[Found]:
+    """List the profiles that have a name, sorted by it; a user's one hides a shipped one."""
+    found: dict[str, Found] = {}
+    for folder, origin in _folders(places):
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.iterdir()):
+            if path.suffix in _ENDINGS and path.is_file() and path.stem not in found:
+                found[path.stem] = Found(name=path.stem, path=path, origin=origin)
+    return [found[name] for name in sorted(found)]
+
+
+def load(found: Found, places: Places) -> Loaded:
+    """Read a profile that has been found, with all it inherits.
+
+    Raises:
+        ProfileError: it, or one it inherits from, has mistakes; all of them are reported.
+    """
+    tree, mistakes = _chain(found.path, places, ())
+    profile = convert(tree, name=found.path.stem, found=mistakes)
+    return Loaded(profile=profile, found=found, tree=tree)
+
+
+def _chain(
+    path: Path, places: Places, above: tuple[Path, ...]
+) -> tuple[MappingNode, list[Mistake]]:
+    """Read a profile file and merge it over those it extends.
+
+    Args:
+        path: the file.
+        places: the user's directories.
+        above: the files that led here, the first one first.
+    """
+    tree, mistakes = read_mapping(path)
+    extends, entry = tree.text("extends"), tree.entries.get("extends")
+    if extends is None or entry is None:
+        return tree, mistakes
+    here = (*above, path)
+    try:
+        parent = _parent(extends, path, places)
+        circle = [step for step in here if _same(step, parent)]
+        if circle:
+            names = [*(step.name for step in here[here.index(circle[0]) :]), parent.name]
+            raise UsageError(f"`extends` goes in a circle: {' → '.join(names)}")
+        inherited, more = _chain(parent, places, here)
+    except ProfileError as exc:
+        # Nothing can be merged; what is wrong here by itself can be told all the same.
+        own = mistakes + find_mistakes(tree, complete=False)
+        raise ProfileError(sort_mistakes(own + exc.mistakes)) from exc
+    except UsageError as exc:
+        own = mistakes + find_mistakes(tree, complete=False)
+        raise ProfileError(sort_mistakes([*own, entry.node.place.mistake(str(exc))])) from exc
+    return inherit(inherited, tree), mistakes + more
+
+
+def _parent(extends: str, path: Path, places: Places) -> Path:
+    """Find what a profile extends.
+
+    A name never means the file itself, so a user's `default` can extend the shipped one.
+    """
+    if _is_path(extends):
+        parent = path.parent / Path(extends).expanduser()
+        if not parent.exists():
+            raise UsageError(f"there is no file {parent} to extend")
+        return parent
+    found = _named(extends, places, but=path)
+    if found is not None:
+        return found.path
+    raise UsageError(_unknown(extends, places, path.parent))
+
+
+def _folders(places: Places) -> tuple[tuple[Path, Origin], ...]:
+    return ((places.profiles, "user"), (shipped("profiles"), "shipped"))
+
+
+def _named(name: str, places: Places, *, but: Path | None = None) -> Found | None:
+    for folder, origin in _folders(places):
+        for ending in _ENDINGS:
+            path = folder / (name + ending)
+            if path.is_file() and not (but is not None and _same(path, but)):
+                return Found(name=name, path=path, origin=origin)
+    return None
+
+
+def _is_path(text: str) -> bool:
+    separators = {"/", os.sep, os.altsep or os.sep}
+    return text.endswith(_ENDINGS) or any(separator in text for separator in separators)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _unknown(name: str, places: Places, folder: Path) -> str:
+    """Word that there is no such profile, and point at a file of that name in a folder."""
+    from tieredllm.profile.validate import suggestion
+
+    for ending in ("", *_ENDINGS):
+        if (folder / (name + ending)).is_file():
+            return f"no profile `{name}`: for the file, write ./{name}{ending}"
+    known = [found.name for found in known_profiles(places)]
+    near = suggestion(name, known)
+    hint = f"{near} " if near else ""
+    return f"there is no profile `{name}`: {hint}known are {', '.join(known)}"
+
+
+def read_mapping(path: Path) -> tuple[MappingNode, list[Mistake]]:
+    """Read one profile file, without what it inherits.
+
+    Returns:
+        Its tree; and what can be wrong with one file by itself: keys given twice, tiers of the
+        same name.
+
+    Raises:
+        ProfileError: it cannot be read, is not YAML, is empty or no mapping.
+    """
+    root, mistakes = read_yaml(path)
+    start = Place(str(path), 1, 1)
+    if root is None or (isinstance(root, ScalarNode) and root.value is None):
+        message = "the file is empty: start with `tiers:`, or with `extends: default`"
+        raise ProfileError([*mistakes, start.mistake(message)])
+    if not isinstance(root, MappingNode):
+        message = "a profile is a mapping (lines of `key: value`): start with `tiers:`"
+        raise ProfileError([*mistakes, root.place.mistake(message)])
+    return root, mistakes + duplicate_tiers(root)
+
+
+def convert(root: MappingNode, *, name: str, found: list[Mistake]) -> Profile:
+    """Convert a profile's tree, what it inherits included.
+
+    Args:
+        root: the tree.
+        name: the profile's name unless it says its own.
+        found: mistakes known already.
+
+    Raises:
+        ProfileError: with every mistake, those known already included.
+    """
+    mistakes = found + check_semantics(root)
+    try:
+        profile = msgspec.convert(_prepared(root, name), Profile)
+    except msgspec.ValidationError as exc:
+        mistakes += find_mistakes(root)
+        if not mistakes:
+            mistakes.append(root.place.mistake(f"the profile is not valid: {exc}"))
+    if mistakes:
+        raise ProfileError(sort_mistakes(mistakes, first=root.place.file))
+    return profile
+
+
+def find_mistakes(root: MappingNode, *, complete: bool = True) -> list[Mistake]:
+    """Check a profile's keys, types and ranges; see `validate.check`."""
+    from tieredllm.profile.validate import check
+
+    return check(root, Profile, complete=complete)
+
+
+def sort_mistakes(mistakes: list[Mistake], *, first: str | None = None) -> list[Mistake]:
+    """Put mistakes in the order of their places, file by file, each only once.
+
+    Args:
+        mistakes: in any order.
+        first: the file that comes first; the others come as they do in `mistakes`.
+    """
+    files = list(dict.fromkeys([first or "", *(mistake.file for mistake in mistakes)]))
+    return sorted(
+        dict.fromkeys(mistakes),
+        key=lambda mistake: (files.index(mistake.file), mistake.line, mistake.column),
+    )
+
+
+def _prepared(root: MappingNode, name: str) -> Any:
+    """Give the values with the defaults of their provider below, and their paths made absolute."""
+    values = to_builtins(root)
+    values.setdefault("name", name if _NAME.fullmatch(name) else "unnamed")
+    tiers = values.get("tiers")
+    nodes = root.items("tiers")
+    for number, node in enumerate(nodes):
+        if isinstance(node, MappingNode):
+            tier = _with_paths(tiers[number], node)
+            tiers[number] = PROVIDER_DEFAULTS.get(node.text("provider") or "", {}) | tier
+    return values
+
+
+def _with_paths(tier: dict[str, Any], node: MappingNode) -> dict[str, Any]:
+    rules, written = node.text("rules"), node.get("rules")
+    if rules and written and rules != "builtin":
+        tier["rules"] = path_at(rules, written.place)
+    _with_model_path(tier, node)
+    for number, alternate in enumerate(node.items("alternates")):
+        if isinstance(alternate, MappingNode):
+            _with_model_path(tier["alternates"][number], alternate)
+    return tier
+
+
+def _with_model_path(values: dict[str, Any], node: MappingNode) -> None:
+    model, written = node.text("model"), node.get("model")
+    if node.text("provider") == "llama_cpp" and model and written and _is_model_path(model):
+        values["model"] = path_at(model, written.place)
+
+
+def _is_model_path(model: str) -> bool:
+    return model.endswith(".gguf") or "/" in model or "\\" in model or model.startswith("~")
+
+
+def inherit(parent: MappingNode, child: MappingNode) -> MappingNode:
+    """Merge a profile over the one it extends.
+
+    Mappings merge key by key. A tier merges over the inherited one of its name, in that one's
+    place; a new tier comes right after the one it follows in the child's list. Every other list,
+    and every single value, is the child's. A tier that changes its provider keeps nothing that
+    belongs to the old backend.
+
+    Args:
+        parent: the inherited profile's tree, merged with what it inherits itself.
+        child: the tree of the profile that extends it.
+
+    Returns:
+        A new tree, whose parts keep their places in their own files.
+    """
+    kept = {key: entry for key, entry in parent.entries.items() if key not in _NOT_INHERITED}
+    merged = _over(MappingNode(place=child.place, entries=kept), child)
+    ours, theirs = child.get("tiers"), parent.get("tiers")
+    if isinstance(ours, ListNode) and isinstance(theirs, ListNode):
+        place = child.entries["tiers"].place
+        tiers = ListNode(place=ours.place, items=_tiers(theirs, ours))
+        merged.entries["tiers"] = Entry(place, tiers)
+    return merged
+
+
+def _over(parent: MappingNode, child: MappingNode) -> MappingNode:
+    entries = dict(parent.entries)
+    for key, entry in child.entries.items():
+        below = entries.get(key)
+        node: Node = entry.node
+        if (
+            below is not None
+            and isinstance(below.node, MappingNode)
+            and isinstance(node, MappingNode)
+        ):
+            node = _over(below.node, node)
+        entries[key] = Entry(entry.place, node)
+    return MappingNode(place=child.place, entries=entries)
+
+
+def _tiers(theirs: ListNode, ours: ListNode) -> tuple[Node, ...]:
+    result = list(theirs.items)
+    after = 0
+    for node in ours.items:
+        at = _position(result, node)
+        if at is None:
+            result.insert(after, node)
+            after += 1
+        else:
+            below = result[at]
+            if isinstance(below, MappingNode) and isinstance(node, MappingNode):
+                result[at] = _over(_without_backend(below, node), node)
+            after = at + 1
+    return tuple(result)
+
+
+def _position(tiers: list[Node], node: Node) -> int | None:
+    name = node.text("name") if isinstance(node, MappingNode) else None
+    if name is None:
+        return None
+    for position, tier in enumerate(tiers):
+        if isinstance(tier, MappingNode) and tier.text("name") == name:
+            return position
+    return None
+
+
+def _without_backend(below: MappingNode, tier: MappingNode) -> MappingNode:
+    provider = tier.text("provider")
+    if provider is None or provider == below.text("provider"):
+        return below
+    gone = {*_OF_THE_BACKEND, *PROVIDER_DEFAULTS.get(provider, ())}
+    entries = {key: entry for key, entry in below.entries.items() if key not in gone}
+    return MappingNode(place=below.place, entries=entries)
