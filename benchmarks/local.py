@@ -16,7 +16,7 @@ import msgspec
 
 from benchmarks.measure import Pair, alternate
 from tieredllm.client import FallbackManager
-from tieredllm.local.cores import physical_cores
+from tieredllm.local.machine import physical_cores
 from tieredllm.profile.schema import Params, Profile, Tier
 from tieredllm.types import Answer, Message, Prompt
 

@@ -7,14 +7,15 @@ import os
 import subprocess
 
 import pytest
-from wire_support import smollm2_path
+from wire_support import gemma3_path, smollm2_path
 
 
 def pytest_sessionstart(session):
-    """Fetch the small real model before any test's time runs; tests that need it may fail."""
+    """Fetch the real models before any test's time runs; tests that need one tell what failed."""
     if not session.config.option.collectonly:
-        with contextlib.suppress(subprocess.SubprocessError, OSError):
-            smollm2_path()
+        for fetch in (smollm2_path, gemma3_path):
+            with contextlib.suppress(RuntimeError, subprocess.SubprocessError, OSError):
+                fetch()
 
 
 @pytest.fixture(autouse=True)

@@ -77,13 +77,26 @@ async def answer(backend: LlamaCppBackend, made: Call) -> tuple[str, Finish]:
     async for chunk in backend.answer(made):
         if isinstance(chunk, Delta):
             text += chunk.text
-        else:
+        elif isinstance(chunk, Finish):
             return text, chunk
     raise AssertionError("the answer had no end")
 
 
-def write_gemma(path: Path, *, architecture: str = "gemma2", template: str | None = GEMMA_TEMPLATE):
-    """Write a tiny model of Gemma's architecture with random weights and a byte vocabulary."""
+def write_gemma(
+    path: Path,
+    *,
+    architecture: str = "gemma2",
+    template: str | None = GEMMA_TEMPLATE,
+    damaged: str | None = None,
+):
+    """Write a tiny model of Gemma's architecture with random weights and a byte vocabulary.
+
+    Args:
+        path: where to.
+        architecture: `gemma2` or `gemma3`.
+        template: its chat template.
+        damaged: a token whose weights are no numbers.
+    """
     import gguf
     import numpy as np
 
@@ -124,6 +137,8 @@ def write_gemma(path: Path, *, architecture: str = "gemma2", template: str | Non
         values = rng.normal(0.0, 0.3, shape) if len(shape) > 1 else np.ones(shape)
         if name == "token_embd":
             values[: len(tokens) - len(letters)] *= 0.01  # so that it answers in letters
+            if damaged is not None:
+                values[tokens.index(damaged)] = np.nan
         writer.add_tensor(f"{name}.weight", values.astype(np.float32))
 
     tensor("token_embd", len(tokens), width)

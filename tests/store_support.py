@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tieredllm.engine.ports import TurnResult
 from tieredllm.kinds import ErrorInfo, ErrorKind
-from tieredllm.types import Answer, Attempt, Usage
+from tieredllm.types import Answer, Attempt, Skip, Usage
 
 NOW = 1_800_000_000.0
 
@@ -63,6 +63,7 @@ def attempt(
     first_token_ms: float | None = None,
     kind: ErrorKind | None = None,
     reason: str | None = None,
+    skip: Skip | None = None,
 ) -> Attempt:
     error = None if kind is None else ErrorInfo(kind=kind, message="it went wrong")
     return Attempt(
@@ -73,6 +74,7 @@ def attempt(
         outcome=outcome,
         error=error,
         reason=reason,
+        skip=skip,
         started_ms=started_ms,
         duration_ms=duration_ms,
         first_token_ms=first_token_ms,

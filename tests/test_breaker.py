@@ -206,7 +206,7 @@ def test_a_bench_lasts_until_its_time_then_one_request_probes():
     backend.now += 42
 
     assert (opening.state, opening.retry_at) == ("open", NOW + 42)
-    assert opening.reason == "set aside after rate_limit"
+    assert (opening.reason, opening.cause) == ("set aside after rate_limit", "rate_limit")
     assert (backend.state, backend.lease(), backend.lease()) == ("half_open", True, False)
 
 
@@ -277,7 +277,9 @@ def test_every_kind_that_counts_opens_it_and_no_other_does():
 )
 def test_a_window_is_weak_past_a_threshold_with_enough_requests(window, weakness):
     """A threshold that is met exactly is not broken, and too few requests break none."""
-    assert breaker.weakness(window, DEFAULTS) == weakness
+    found = breaker.weakness(window, DEFAULTS)
+
+    assert (found and found.message) == weakness
 
 
 def test_slow_answers_open_it():
@@ -288,6 +290,7 @@ def test_slow_answers_open_it():
 
     assert backend.state == "open"
     assert backend.standing.reason.startswith("answers took 25.0 s")
+    assert backend.standing.cause is None
 
 
 def test_a_weak_backend_is_only_degraded_where_it_may_be_asked():
@@ -298,6 +301,7 @@ def test_a_weak_backend_is_only_degraded_where_it_may_be_asked():
 
     assert (backend.state, backend.standing.degraded) == ("closed", True)
     assert backend.standing.reason.startswith("100% of the last 5 requests ended with timeout")
+    assert backend.standing.cause is ErrorKind.TIMEOUT
 
 
 def test_a_window_that_grows_weak_by_ageing_counts_as_open_and_is_probed():

@@ -6,10 +6,10 @@ import pytest
 
 from tieredllm.chat.tier_watch import WORDS, TierWatch, in_words
 from tieredllm.kinds import ErrorInfo, ErrorKind
-from tieredllm.types import Attempt, AttemptFailed, AttemptStarted, TierSkipped
+from tieredllm.types import Attempt, AttemptFailed, AttemptStarted, Skip, TierSkipped
 
 
-def attempt(tier, kind=None, *, reason=None, outcome="failed", level=0) -> Attempt:
+def attempt(tier, kind=None, *, skip=None, outcome="failed", level=0) -> Attempt:
     return Attempt(
         tier=tier,
         level=level,
@@ -17,7 +17,7 @@ def attempt(tier, kind=None, *, reason=None, outcome="failed", level=0) -> Attem
         model="m",
         outcome=outcome,
         error=ErrorInfo(kind=kind, message="x") if kind else None,
-        reason=reason,
+        skip=skip,
         started_ms=0,
         duration_ms=1,
     )
@@ -41,15 +41,15 @@ def failed(tier, kind, *, streamed=False):
     return AttemptFailed(attempt=attempt(tier, kind), streamed=streamed)
 
 
-def skipped(tier, reason):
-    return TierSkipped(attempt=attempt(tier, reason=reason, outcome="skipped"))
+def skipped(tier, why, cause=None):
+    return TierSkipped(attempt=attempt(tier, skip=Skip(why=why, cause=cause), outcome="skipped"))
 
 
 def test_a_change_of_tier_and_its_return_in_words():
     """The change, its staying so, a further one and the return are each said once."""
     watch = TierWatch(TIERS, "primary")
     limited = failed("primary", ErrorKind.RATE_LIMIT)
-    shut = skipped("primary", "circuit open, next probe in 5 s: its last failed with rate_limit")
+    shut = skipped("primary", "circuit_open", ErrorKind.RATE_LIMIT)
     said = [
         heading(watch, "primary"),
         heading(watch, "secondary", limited),
@@ -81,7 +81,7 @@ def test_several_tiers_down_at_once():
         == "primary and secondary cannot be reached, minimal is answering"
     )
     watch.expect("primary")
-    no_key = skipped("secondary", "not configured: KEY is not set")
+    no_key = skipped("secondary", "not_configured")
     limited = failed("primary", ErrorKind.QUOTA_EXHAUSTED)
     assert (
         heading(watch, "minimal", limited, no_key)
@@ -119,8 +119,22 @@ def test_a_hedged_tier_is_slow():
 def test_every_error_has_words(kind):
     """Each kind of error is worded, also as the cause of an open circuit."""
     assert in_words(attempt("a", kind)) == WORDS[kind]
-    assert in_words(attempt("a", reason=f"circuit open: the last with {kind}")) == WORDS[kind]
+    assert in_words(skipped("a", "circuit_open", kind).attempt) == WORDS[kind]
     assert "_" not in WORDS[kind]
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ("no_time", "had no time left"),
+        ("degraded", "did badly lately"),
+        ("half_open", "is being tried by another request"),
+        ("capability", "cannot do what this needs"),
+    ],
+)
+def test_a_tier_that_was_not_asked_is_said_to_be_what_it_is(why, words):
+    """A tier without time, or without an ability, is not said to have done badly."""
+    assert in_words(skipped("a", why).attempt) == words
 
 
 def test_names_cannot_carry_escape_sequences():

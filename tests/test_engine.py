@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 
 import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, rules, run_engine
@@ -10,6 +11,7 @@ from error_table import ROWS
 
 from tieredllm.engine.plan import Options
 from tieredllm.engine.ports import NoMemory, Standing
+from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Finish
 from tieredllm.types import (
     Attachment,
@@ -19,6 +21,7 @@ from tieredllm.types import (
     Notice,
     Prompt,
     RetryScheduled,
+    Skip,
     Token,
 )
 
@@ -220,8 +223,9 @@ def test_missing_key_is_skipped_without_noise():
 
     assert primary.seen == []
     assert answer.attempts[0].outcome == "skipped"
-    assert answer.attempts[0].reason == "not configured: OPENAI_API_KEY is not set"
-    assert answer.original_error == "primary: not configured: OPENAI_API_KEY is not set"
+    assert answer.attempts[0].skip == Skip(why="not_configured", fix="set it")
+    assert answer.attempts[0].reason == "OPENAI_API_KEY is not set"
+    assert answer.original_error == "primary: OPENAI_API_KEY is not set"
     assert answer.fallback_used is True
 
 
@@ -338,13 +342,23 @@ def test_a_parameter_is_named_only_once():
 
 def test_open_circuit_is_skipped():
     """A backend whose circuit is open is not asked while another can be."""
-    memory = Memory({"a": Standing(state="open", reason="3 failures", retry_at=time.time() + 9)})
+    retry_at = time.time() + 9
+    memory = Memory(
+        {
+            "a": Standing(
+                state="open", reason="3 failures", cause=ErrorKind.TIMEOUT, retry_at=retry_at
+            )
+        }
+    )
     primary = Scripted(["x", END], name="a")
     answer, _ = run_engine(primary, Scripted(["y", END], name="b"), health=memory)
 
     assert primary.seen == []
     assert answer.text == "y"
     assert "circuit open" in answer.attempts[0].reason
+    skip = answer.attempts[0].skip
+    assert (skip.why, skip.cause) == ("circuit_open", "timeout")
+    assert datetime.fromisoformat(skip.retry_at).timestamp() == pytest.approx(retry_at, abs=0.001)
 
 
 def test_all_open_are_tried_all_the_same():

@@ -10,7 +10,7 @@ from cli_support import REFUSED, answering, environment, served, two_clouds
 
 ALWAYS_TOO_HEAVY = {"pydantic", "numpy", "huggingface_hub", "prompt_toolkit", "mcp", "pip"}
 TERMINAL_ONLY = {"rich", "markdown_it", "pygments"}
-LOCAL_ONLY = {"llama_cpp", "jinja2", "tieredllm.local.llama"}
+LOCAL_ONLY = {"llama_cpp", "jinja2", "tieredllm.local.worker"}
 TOLD_ONLY = {"smtplib", "tieredllm.notify", "tieredllm.tools", "jsonschema"}
 NETWORK = {"httpx", "httpcore", "ssl", "anyio"}
 ENGINE = {"asyncio", "yaml", "msgspec", "sqlite3", "tieredllm.client", "tieredllm.errors"}

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tieredllm.local import cores, memory
+from tieredllm.local import machine
 
 
 def tree(root, files):
@@ -39,7 +39,7 @@ def test_threads_of_one_core_count_once(tmp_path, four_processors):
     """Four logical processors on two cores are two cores."""
     topology = siblings(tmp_path / "cpu", ["0,2", "1,3", "0,2", "1,3"])
 
-    assert cores.physical_cores(topology=topology, cgroup=tmp_path) == 2
+    assert machine.physical_cores(topology=topology, cgroup=tmp_path) == 2
 
 
 def test_affinity_limits_the_cores(tmp_path, monkeypatch):
@@ -47,7 +47,7 @@ def test_affinity_limits_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     topology = siblings(tmp_path / "cpu", ["0", "1", "2", "3"])
 
-    assert cores.physical_cores(topology=topology, cgroup=tmp_path) == 1
+    assert machine.physical_cores(topology=topology, cgroup=tmp_path) == 1
 
 
 @pytest.mark.parametrize(
@@ -65,18 +65,20 @@ def test_a_quota_limits_the_cores(tmp_path, four_processors, files, expected):
     """A container's share of the processors is respected, in both versions of cgroups."""
     topology = siblings(tmp_path / "cpus", ["0", "1", "2", "3"])
 
-    assert expected == cores.physical_cores(topology=topology, cgroup=tree(tmp_path / "cg", files))
+    assert expected == machine.physical_cores(
+        topology=topology, cgroup=tree(tmp_path / "cg", files)
+    )
 
 
 def test_without_topology_the_processors_count(tmp_path, four_processors):
     """Where the kernel tells nothing of siblings, each processor is a core."""
-    assert cores.physical_cores(topology=tmp_path, cgroup=tmp_path) == 4
+    assert machine.physical_cores(topology=tmp_path, cgroup=tmp_path) == 4
 
 
 def test_this_machine_has_cores_and_memory():
     """On the machine at hand both are found and plausible."""
-    assert 1 <= cores.physical_cores() <= (os.cpu_count() or 1)
-    assert memory.available_bytes() > 0
+    assert 1 <= machine.physical_cores() <= (os.cpu_count() or 1)
+    assert machine.available_bytes() > 0
 
 
 MEMINFO = "MemTotal: 16000000 kB\nMemFree: 1000 kB\nMemAvailable: 8000000 kB\n"
@@ -117,7 +119,7 @@ MEMINFO = "MemTotal: 16000000 kB\nMemFree: 1000 kB\nMemAvailable: 8000000 kB\n"
 )
 def test_the_least_limit_decides_the_memory(tmp_path, proc, cgroup, expected):
     """What the machine has and what each level of the cgroups leaves: the least of them."""
-    found = memory.available_bytes(
+    found = machine.available_bytes(
         proc=tree(tmp_path / "proc", {"meminfo": MEMINFO, **proc}),
         cgroup=tree(tmp_path / "cgroup", {"x": "", **cgroup}),
     )
@@ -127,7 +129,7 @@ def test_the_least_limit_decides_the_memory(tmp_path, proc, cgroup, expected):
 
 def test_a_limited_address_space_counts():
     """`ulimit -v` limits what is available."""
-    code = "from tieredllm.local.memory import available_bytes; print(available_bytes())"
+    code = "from tieredllm.local.machine import available_bytes; print(available_bytes())"
     limit = 600 * 1024 * 1024
     found = subprocess.run(
         [sys.executable, "-c", code],

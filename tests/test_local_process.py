@@ -11,7 +11,7 @@ import time
 import pytest
 from local_support import smollm2
 
-from tieredllm.local import binding
+from tieredllm.local import llama_bindings
 
 ASK = """
 import asyncio, sys
@@ -58,10 +58,10 @@ def tried(tmp_path_factory):
     root = tmp_path_factory.mktemp("tried")
     from local_support import backend
 
-    from tieredllm.local.check import examine
-    from tieredllm.local.verdicts import Verdicts
+    from tieredllm.local.validate import validate_model
+    from tieredllm.local.validation_cache import ValidationCache
 
-    examine(smollm2(), n_ctx=512, verdicts=Verdicts(backend("x", root)._places.cache))
+    validate_model(smollm2(), n_ctx=512, verdicts=ValidationCache(backend("x", root)._places.cache))
     return root
 
 
@@ -86,7 +86,7 @@ def test_only_warnings_are_on_stderr_when_asked_for(start, tried):
 
 def test_levels_of_the_log(capsys):
     """Warnings and errors show when asked for, with what continues them; the rest never does."""
-    log = binding._Log()
+    log = llama_bindings._Log()
     lines = [(1, b"debug\n"), (2, b"info\n"), (5, b"more info\n")]
     lines += [(3, b"warn\n"), (5, b"more warn\n"), (4, b"error\n"), (2, b"info again\n")]
     for level, line in lines:
@@ -196,9 +196,9 @@ def test_the_process_ends_cleanly(start, tried, body):
 def test_ctrl_c_while_the_file_is_tried(start, tmp_path):
     """An interrupt during the first trial ends both processes and leaves no verdict."""
     body = (
-        "from tieredllm.local import check\n"
+        "from tieredllm.local import validate\n"
         "import functools\n"
-        "check.try_in_child = functools.partial(check.try_in_child,"
+        "validate.try_in_child = functools.partial(validate.try_in_child,"
         " command=(sys.executable, '-c', 'import time; time.sleep(60)'))\n"
         "async def main():\n"
         " asyncio.get_running_loop().call_later(0.5, lambda: print('now', flush=True))\n"

@@ -9,8 +9,8 @@ from local_support import smollm2
 
 from tieredllm.errors import ModelFileError, UnknownModelError, UsageError
 from tieredllm.local.catalog import Source, find, known_sha256, load_catalog, resolve
-from tieredllm.local.check import hash_file
 from tieredllm.local.gguf import read_header
+from tieredllm.local.validate import hash_file
 
 
 def test_the_catalog_has_the_promised_models():

@@ -541,11 +541,11 @@ def test_remove_takes_everything_of_a_model(content, server, folder):
 
 def test_the_first_use_is_prepared(content, server, folder, tmp_path):
     """After a pull the file is known to be good, so that the first question need not wait."""
-    from tieredllm.local.verdicts import Verdicts, state_of
+    from tieredllm.local.validation_cache import ValidationCache, state_of
 
     pulled = fetch(tiny(content), folder, server)
     assert pull.first_use(pulled, tmp_path / "cache") is None
 
-    verdict = Verdicts(tmp_path / "cache").get(pulled.path, state_of(pulled.path))
+    verdict = ValidationCache(tmp_path / "cache").get(pulled.path, state_of(pulled.path))
     assert (sha(content), None) == (verdict.sha256, verdict.reason)
     assert verdict.stamp

@@ -9,6 +9,7 @@ from store_support import answer, attempt
 
 from tieredllm.kinds import ErrorKind
 from tieredllm.notify.severity import finding, is_first_tier
+from tieredllm.types import Skip
 
 K = ErrorKind
 
@@ -28,8 +29,8 @@ def cached():
     return answer(tier="cache", level=1, provider="cache", attempts=attempts)
 
 
-def aside(reason: str):
-    skipped = attempt("primary", 0, "skipped", reason=reason)
+def aside(skip: Skip):
+    skipped = attempt("primary", 0, "skipped", skip=skip)
     return answer(tier="secondary", level=1, attempts=[skipped, attempt("secondary", 1)])
 
 
@@ -80,32 +81,26 @@ def test_a_tier_that_was_asked_for_is_no_fallback():
     assert not is_first_tier(started_there)
 
 
-@pytest.mark.parametrize(
-    "reason",
-    [
-        "circuit open, next probe in 299 s: set aside after authentication",
-        "circuit open, next probe in 9 s: 3 requests in a row failed, the last with authentication",
-        "degraded: 60% of the last 5 requests ended with authentication (at most 50% is tolerated)",
-    ],
-)
-def test_a_circuit_that_a_rejected_key_opened_is_the_same_incident(reason):
+@pytest.mark.parametrize("why", ["circuit_open", "half_open", "degraded"])
+def test_a_circuit_that_a_rejected_key_opened_is_the_same_incident(why):
     """Requests that meet the open circuit have the cause of the one that met the failure."""
     first = secondary_answer(kind=K.AUTHENTICATION)
 
-    assert finding(aside(reason)) == finding(first)
+    assert finding(aside(Skip(why=why, cause=K.AUTHENTICATION))) == finding(first)
 
 
 @pytest.mark.parametrize(
-    "reason",
+    "skip",
     [
-        "circuit open, next probe in 9 s: 3 requests in a row failed, the last with timeout",
-        "not configured: AUTHENTICATION_KEY is not set",
-        "not configured: authentication is not set",
+        Skip(why="circuit_open", cause=K.TIMEOUT),
+        Skip(why="degraded"),
+        Skip(why="no_time"),
+        Skip(why="not_configured", fix="set the key for authentication"),
     ],
 )
-def test_another_reason_to_skip_is_not_grave(reason):
+def test_another_reason_to_skip_is_not_grave(skip):
     """A skip counts as a key failure only where the circuit says so."""
-    found = finding(aside(reason))
+    found = finding(aside(skip))
 
     assert (found.severity, found.cause) == ("low", "secondary answered")
 
@@ -128,18 +123,3 @@ def test_a_lost_hedge_counts_as_giving_way():
     )
 
     assert finding(given).severity == "low"
-
-
-def test_the_engine_words_an_open_circuit_as_expected(tmp_path):
-    """What the breaker says of a bench is what the judgement reads."""
-    from tieredllm.engine import breaker
-    from tieredllm.engine.window import NOTHING
-    from tieredllm.profile.schema import HealthSettings
-
-    circuit = breaker.after_failure(
-        breaker.Circuit(), NOTHING, NOTHING, now=1.0, settings=HealthSettings(),
-        kind=K.QUOTA_EXHAUSTED, bench_s=60.0,
-    )  # fmt: skip
-    reason = f"circuit open, next probe in 60 s: {circuit.cause}"
-
-    assert finding(aside(reason)).cause == "primary: quota_exhausted; secondary answered"

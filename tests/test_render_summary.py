@@ -6,13 +6,13 @@ import pytest
 
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.render.summary import failure_lines, fix_for, summary_line, usage_line
-from tieredllm.types import Answer, Attempt, Usage
+from tieredllm.types import Answer, Attempt, Skip, Usage
 
 BUSY = ErrorInfo(kind=ErrorKind.RATE_LIMIT, message="Too many requests", status=429)
 SILENT = ErrorInfo(kind=ErrorKind.TIMEOUT, message="no token within 10 s")
 
 
-def attempt(tier, level, error=None, reason=None, model="gpt-5", outcome=None):
+def attempt(tier, level, error=None, reason=None, model="gpt-5", outcome=None, skip=None):
     return Attempt(
         tier=tier,
         level=level,
@@ -21,9 +21,15 @@ def attempt(tier, level, error=None, reason=None, model="gpt-5", outcome=None):
         outcome=outcome or ("failed" if error else "skipped"),
         error=error,
         reason=reason,
+        skip=skip,
         started_ms=0,
         duration_ms=100,
     )
+
+
+def lacks(tier, level, key, **fields):
+    skip = Skip(why="not_configured", fix=f"export {key}=…")
+    return attempt(tier, level, reason=f"{key} is not set", skip=skip, **fields)
 
 
 def answer(text="x", tier="secondary", level=1, attempts=(), error=None, **fields):
@@ -33,6 +39,7 @@ def answer(text="x", tier="secondary", level=1, attempts=(), error=None, **field
         "first_token_ms": 300.0,
         "latency_ms": 1300.0,
         "truncated": False,
+        "finish_reason": "stop",
         "usage": Usage(),
         **fields,
     }
@@ -42,7 +49,6 @@ def answer(text="x", tier="secondary", level=1, attempts=(), error=None, **field
         tier=tier,
         fallback_level=level,
         fallback_used=bool(level),
-        finish_reason="stop",
         original_error=None,
         error=error,
         attempts=tuple(attempts),
@@ -85,9 +91,9 @@ def test_summary_names_the_tier_and_why():
 def test_tiers_that_are_not_configured_are_named_briefly():
     """Of a tier without a key only the key is named; of one with two backends the real failure."""
     attempts = [
-        attempt("primary", 0, None, "not configured: OPENAI_API_KEY is not set"),
+        lacks("primary", 0, "OPENAI_API_KEY"),
         attempt("secondary", 1, BUSY),
-        attempt("secondary", 1, None, "not configured: X_API_KEY is not set", model="other"),
+        lacks("secondary", 1, "X_API_KEY", model="other"),
     ]
 
     assert summary_line(answer(tier="rules", level=2, model_used="rules", attempts=attempts)) == (
@@ -111,6 +117,15 @@ def test_cut_answer_is_named_also_on_the_first_tier():
     cut = answer(tier="primary", level=0, truncated=True, usage=Usage(completion_tokens=256))
 
     assert summary_line(cut) == "tieredllm: the answer was cut at max_tokens (256)"
+
+
+def test_an_answer_in_circles_is_told():
+    """An answer that repeated itself and was cut says so, and not that a limit was reached."""
+    cut = answer(tier="primary", level=0, truncated=True, finish_reason="repetition")
+
+    assert summary_line(cut) == (
+        "tieredllm: the answer ran in circles and was cut after the first round"
+    )
 
 
 def test_cached_answer_tells_its_age():
@@ -166,7 +181,7 @@ def test_usage_line(fields, line):
 def test_failure_lists_every_tier_and_what_to_do():
     """All tiers' errors are listed, the first tier first, each with its fix."""
     attempts = [
-        attempt("primary", 0, None, "not configured: OPENAI_API_KEY is not set"),
+        lacks("primary", 0, "OPENAI_API_KEY"),
         attempt("secondary", 1, BUSY),
         attempt(
             "minimal",
@@ -179,7 +194,7 @@ def test_failure_lists_every_tier_and_what_to_do():
     assert failure_lines(answer(None, None, None, attempts, error=BUSY)) == [
         "tieredllm: no complete answer:",
         "  primary (openai gpt-5): OPENAI_API_KEY is not set",
-        "    export OPENAI_API_KEY=… or `tieredllm keys set OPENAI_API_KEY`",
+        "    export OPENAI_API_KEY=…",
         "  secondary (openai gpt-5): rate_limit (429) Too many requests",
         "    ask again in a while",
         "  minimal (openai gemma-2-2b-it): model_unavailable: gemma-2-2b-it is not there",

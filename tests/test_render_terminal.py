@@ -230,9 +230,7 @@ def test_escape_sequence_split_between_tokens_is_dropped():
 
 
 VERBOSE = [
-    TierSkipped(
-        attempt=attempt("first", "skipped", None, "not configured: KEY is not set", model="x")
-    ),
+    TierSkipped(attempt=attempt("first", "skipped", None, "KEY is not set", model="x")),
     started("primary"),
     RetryScheduled(tier="primary", wait_s=2, error=RESET),
     started("primary", number=2),

@@ -71,6 +71,7 @@ def test_another_process_knows_at_once(health, path, clock):
     assert standing == Standing(
         state="open",
         reason="3 requests in a row failed, the last with connection",
+        cause=ErrorKind.CONNECTION,
         retry_at=NOW + 10,
     )
 

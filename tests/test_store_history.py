@@ -12,7 +12,7 @@ from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.store.database import Database
 from tieredllm.store.history import CachedAnswer, Conversation, History
 from tieredllm.store.logged import MAX_TEXT, Strike, fingerprint
-from tieredllm.types import Attachment, Message, Prompt, Usage
+from tieredllm.types import Attachment, Message, Prompt, Skip, Usage
 
 FAILED = ErrorInfo(kind=ErrorKind.TIMEOUT, message="no token within 10 s")
 
@@ -44,7 +44,15 @@ def test_what_is_kept_is_found_again_whole(history):
     """A request comes back with its prompt, its answer and every attempt, as it was."""
     attempts = (
         attempt(outcome="failed", kind=ErrorKind.RATE_LIMIT, duration_ms=12.5),
-        attempt("secondary", 1, "skipped", started_ms=13.0, duration_ms=0.0, reason="circuit open"),
+        attempt(
+            "secondary",
+            1,
+            "skipped",
+            started_ms=13.0,
+            duration_ms=0.0,
+            reason="circuit open",
+            skip=Skip(why="circuit_open", cause=ErrorKind.TIMEOUT, retry_at="2026-01-01"),
+        ),
         attempt("rules", 2, started_ms=14.0, first_token_ms=1.0),
     )
     prompt = Prompt(

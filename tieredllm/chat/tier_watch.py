@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from tieredllm.kinds import ErrorKind
 from tieredllm.render.sanitize import one_line
 from tieredllm.types import (
@@ -11,6 +9,7 @@ from tieredllm.types import (
     AttemptFailed,
     AttemptStarted,
     Event,
+    SkipReason,
     TierSkipped,
 )
 
@@ -41,10 +40,16 @@ WORDS: dict[ErrorKind, str] = {
 PLURALS = {"is": "are", "has": "have", "does": "do", "sends": "send", "declines": "decline"}
 """The verbs above that change when several tiers have the same trouble."""
 
-NOT_CONFIGURED = "not configured"
-"""How the reason begins for passing over a tier whose key is not set: that is no news."""
-
-_KINDS = re.compile(r"\b(" + "|".join(ErrorKind) + r")\b")
+SKIPPED: dict[SkipReason, str] = {
+    "not_configured": "is not configured",
+    "circuit_open": "did badly lately",
+    "half_open": "is being tried by another request",
+    "degraded": "did badly lately",
+    "no_time": "had no time left",
+    "context": WORDS[ErrorKind.CONTEXT_LENGTH],
+    "capability": "cannot do what this needs",
+}
+"""What a tier is or does that was not asked, where no one kind of error is behind it."""
 
 
 class TierWatch:
@@ -82,8 +87,10 @@ class TierWatch:
                 self._has_broken_off = self._has_broken_off or event.streamed
                 if event.attempt.outcome != "cancelled":
                     self._reasons[event.attempt.tier] = in_words(event.attempt)
-            case TierSkipped() if not (event.attempt.reason or "").startswith(NOT_CONFIGURED):
-                self._reasons.setdefault(event.attempt.tier, in_words(event.attempt))
+            case TierSkipped(attempt=attempt):
+                # That a key is not set is no news.
+                if attempt.skip is None or attempt.skip.why != "not_configured":
+                    self._reasons.setdefault(attempt.tier, in_words(attempt))
 
     def heading(self, tier: str) -> str | None:
         """Say who is answering now; None when a line about a broken answer has just said it.
@@ -140,8 +147,8 @@ def in_words(attempt: Attempt) -> str:
     """Say why an attempt gave no answer, to follow its tier's name: `is rate limited`."""
     if attempt.error is not None:
         return WORDS[attempt.error.kind]
-    # A circuit that is open says which error opened it.
-    found = _KINDS.search(attempt.reason or "")
-    if found is not None:
-        return WORDS[ErrorKind(found[1])]
-    return "did badly lately"
+    if attempt.skip is None:
+        return WORDS[ErrorKind.UNEXPECTED]
+    if attempt.skip.cause is not None:
+        return WORDS[attempt.skip.cause]
+    return SKIPPED[attempt.skip.why]

@@ -153,7 +153,8 @@ def _head(request: Logged) -> list[str]:
     ]
     told = [f"{name} {value}" for name, value in details if value is not None]
     if answer.truncated:
-        told.append("cut at max_tokens")
+        looped = answer.finish_reason == "repetition"
+        told.append("cut where it ran in circles" if looped else "cut at max_tokens")
     if told:
         lines.append(", ".join(told))
     return [one_line(line) for line in lines]

@@ -23,13 +23,19 @@ from tieredllm.providers.base import (
     Finish,
     ToolRequest,
 )
-from tieredllm.types import Prompt
+from tieredllm.types import Prompt, Skip
 
 __all__ = ["ContextSkipError", "Heard", "Job", "chunks"]
 
 
 class ContextSkipError(FallbackTriggerError):
-    """Report that a tier was passed over unasked: the question does not fit."""
+    """A tier is passed over unasked: the question does not fit."""
+
+    skip = Skip(
+        why="context",
+        cause=ErrorKind.CONTEXT_LENGTH,
+        fix="shorten the question or what is piped in",
+    )
 
 
 class Job(msgspec.Struct, kw_only=True):

@@ -34,6 +34,7 @@ __all__ = [
     "Circuit",
     "after_failure",
     "after_success",
+    "known_kind",
     "lease",
     "standing",
     "weakness",
@@ -56,6 +57,8 @@ class Circuit(msgspec.Struct, frozen=True, kw_only=True):
     bench_s: float = 0.0
     cause: str | None = None
     """Why it is open, for people."""
+    kind: ErrorKind | None = None
+    """The kind of error that opened it, where one kind did."""
     lease_owner: str | None = None
     """Who probes, or probed last and never came back."""
     leased_at: float = 0.0
@@ -70,8 +73,17 @@ class Circuit(msgspec.Struct, frozen=True, kw_only=True):
         return self.opened_at is not None or self.benched_at is not None
 
 
-def weakness(window: Window, settings: HealthSettings) -> str | None:
-    """Say which threshold a window breaks, for people; None when it breaks none.
+class Weakness(msgspec.Struct, frozen=True):
+    """A threshold that a window breaks."""
+
+    message: str
+    """For people."""
+    kind: ErrorKind | None = None
+    """The kind of error that did it, where one kind did."""
+
+
+def weakness(window: Window, settings: HealthSettings) -> Weakness | None:
+    """Return the threshold that a window breaks; None when it breaks none.
 
     Fewer than `min_requests` requests break none.
     """
@@ -79,19 +91,20 @@ def weakness(window: Window, settings: HealthSettings) -> str | None:
         return None
     for kind, count in sorted(window.errors.items(), key=lambda item: (-item[1], item[0])):
         if count / window.requests > settings.max_error_rate:
-            return (
+            return Weakness(
                 f"{_percent(count / window.requests)} of the last {window.requests} requests ended"
-                f" with {kind} (at most {_percent(settings.max_error_rate)} is tolerated)"
+                f" with {kind} (at most {_percent(settings.max_error_rate)} is tolerated)",
+                known_kind(kind),
             )
     success_rate = window.successes / window.requests
     if success_rate < settings.min_success_rate:
-        return (
+        return Weakness(
             f"only {_percent(success_rate)} of the last {window.requests} requests succeeded"
             f" (at least {_percent(settings.min_success_rate)} is expected)"
         )
     average_s = window.avg_latency_s
     if average_s is not None and average_s > settings.max_avg_latency_s:
-        return (
+        return Weakness(
             f"answers took {average_s:.1f} s on average"
             f" (at most {settings.max_avg_latency_s:g} s is tolerated)"
         )
@@ -113,13 +126,16 @@ def standing(circuit: Circuit, window: Window, *, now: float, settings: HealthSe
     """
     if not circuit.is_set_aside and not settings.auto_skip_degraded:
         weak = weakness(window, settings)
-        return Standing(degraded=weak is not None, reason=weak)
+        if weak is None:
+            return Standing()
+        return Standing(degraded=True, reason=weak.message, cause=weak.kind)
     circuit = _as_judged(circuit, window, settings)
     if not circuit.is_set_aside:
         return Standing()
     return Standing(
         state="open" if _is_shut(circuit, now) else "half_open",
         reason=circuit.cause,
+        cause=circuit.kind,
         retry_at=_retry_at(circuit, now),
     )
 
@@ -204,7 +220,7 @@ def after_failure(
     elif request.requests and moved.opened_at is None:
         if moved.failures >= settings.failure_threshold:
             cause = f"{_in_a_row(moved.failures)} failed, the last with {kind or 'no reason'}"
-            moved = _opened(moved, at=now, cause=cause, settings=settings)
+            moved = _opened(moved, at=now, cause=cause, kind=kind, settings=settings)
         else:
             moved = _as_judged(moved, before.plus(request), settings, at=now)
     if bench_s is not None and bench_s > 0:
@@ -225,23 +241,33 @@ def _after_probe(
     if counts:
         cooldown_s *= 2
     cause = f"its last probe failed with {kind}" if counts and kind else circuit.cause
+    caused_by = kind if counts and kind else circuit.kind
     return msgspec.structs.replace(
         circuit,
         opened_at=now,
         cooldown_s=min(max(cooldown_s, base), settings.max_cooldown_s),
         cause=cause,
+        kind=caused_by,
         lease_owner=None,
         leased_at=0.0,
         lease_s=0.0,
     )
 
 
-def _opened(circuit: Circuit, *, at: float, cause: str, settings: HealthSettings) -> Circuit:
+def _opened(
+    circuit: Circuit,
+    *,
+    at: float,
+    cause: str,
+    kind: ErrorKind | None,
+    settings: HealthSettings,
+) -> Circuit:
     return msgspec.structs.replace(
         circuit,
         opened_at=at,
         cooldown_s=min(settings.cooldown_s, settings.max_cooldown_s),
         cause=cause,
+        kind=kind,
     )
 
 
@@ -261,7 +287,13 @@ def _as_judged(
     weak = weakness(window, settings)
     if weak is None:
         return circuit
-    return _opened(circuit, at=window.last_at if at is None else at, cause=weak, settings=settings)
+    return _opened(
+        circuit,
+        at=window.last_at if at is None else at,
+        cause=weak.message,
+        kind=weak.kind,
+        settings=settings,
+    )
 
 
 def _benched(circuit: Circuit, now: float, bench_s: float, kind: ErrorKind | None) -> Circuit:
@@ -273,7 +305,11 @@ def _benched(circuit: Circuit, now: float, bench_s: float, kind: ErrorKind | Non
     ):
         return circuit
     return msgspec.structs.replace(
-        circuit, benched_at=now, bench_s=bench_s, cause=f"set aside after {kind or 'a failure'}"
+        circuit,
+        benched_at=now,
+        bench_s=bench_s,
+        cause=f"set aside after {kind or 'a failure'}",
+        kind=kind,
     )
 
 
@@ -311,6 +347,11 @@ def _without_future(circuit: Circuit, now: float) -> Circuit:
 def _runs(start: float | None, length: float, now: float) -> bool:
     """Whether a span of time is running."""
     return start is not None and start <= now < start + length
+
+
+def known_kind(value: str | None) -> ErrorKind | None:
+    """Return the kind of that value; None for one that only another version knows."""
+    return next((kind for kind in ErrorKind if kind == value), None)
 
 
 def _percent(share: float) -> str:

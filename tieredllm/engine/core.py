@@ -15,7 +15,7 @@ from functools import partial
 
 import msgspec
 
-from tieredllm.clock import Clock
+from tieredllm.clock import Clock, iso
 from tieredllm.engine.attempt import ContextSkipError, Heard, Job, chunks
 from tieredllm.engine.budget import models_deadline_s
 from tieredllm.engine.kit import Kit
@@ -38,6 +38,7 @@ from tieredllm.types import (
     Notice,
     Prompt,
     RetryScheduled,
+    Skip,
     TierSkipped,
     Token,
     ToolEnded,
@@ -189,9 +190,9 @@ class Run:
     ) -> AsyncGenerator[Event, None]:
         """Give each backend of a tier its turn."""
         for backend in plan.backends:
-            reason, probe = self._admission(plan, backend, whatever_health=whatever_health)
-            if reason is not None:
-                yield TierSkipped(attempt=self._ledger.skip(plan, backend, reason))
+            skipped, probe = self._admission(plan, backend, whatever_health=whatever_health)
+            if skipped is not None:
+                yield TierSkipped(attempt=self._ledger.skip(plan, backend, *skipped))
                 self._warm_up(plan.level)
                 continue
             async with aclosing(self._turn(plan, backend, probe=probe)) as turn:
@@ -202,34 +203,38 @@ class Run:
 
     def _admission(
         self, plan: TierPlan, backend: Backend, *, whatever_health: bool
-    ) -> tuple[str | None, bool]:
+    ) -> tuple[tuple[Skip, str] | None, bool]:
         """Say why a backend is passed over, None when it is asked; and if asking is a probe."""
         missing = backend.missing()
         if missing is not None:
-            return f"not configured: {missing.what}", False
+            return (Skip(why="not_configured", fix=missing.fix), missing.what), False
         if not plan.is_language_model:
             return None, False
         if self._left_s() <= 0:
-            return "no time is left", False
+            return (Skip(why="no_time"), "no time is left"), False
         standing = self._standings.get(backend.identity, Standing())
         probe = standing.state == "half_open" and self._health.acquire_probe(backend.identity)
         if whatever_health or probe:
             return None, probe
-        reason = self._unhealthy(standing)
-        if reason is not None:
+        skipped = self._unhealthy(standing)
+        if skipped is not None:
             self._set_aside.append(msgspec.structs.replace(plan, backends=(backend,)))
-        return reason, False
+        return skipped, False
 
-    def _unhealthy(self, standing: Standing) -> str | None:
+    def _unhealthy(self, standing: Standing) -> tuple[Skip, str] | None:
         if standing.state == "half_open":
-            return "circuit half-open: another request is probing it"
+            skip = Skip(why="half_open", cause=standing.cause)
+            return skip, "circuit half-open: another request is probing it"
         if standing.state == "open":
-            wait = ""
+            wait, retry_at = "", None
             if standing.retry_at is not None:
+                retry_at = iso(standing.retry_at)
                 wait = f", next probe in {max(0.0, standing.retry_at - self._clock.wall()):.0f} s"
-            return f"circuit open{wait}: {standing.reason or 'it failed repeatedly'}"
+            skip = Skip(why="circuit_open", cause=standing.cause, retry_at=retry_at)
+            return skip, f"circuit open{wait}: {standing.reason or 'it failed repeatedly'}"
         if standing.degraded and self._profile.health.auto_skip_degraded:
-            return f"degraded: {standing.reason or 'its recent requests did badly'}"
+            skip = Skip(why="degraded", cause=standing.cause)
+            return skip, f"degraded: {standing.reason or 'its recent requests did badly'}"
         return None
 
     async def _turn(

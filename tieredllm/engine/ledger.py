@@ -12,7 +12,7 @@ from tieredllm.engine.plan import TierPlan
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.providers.base import Backend, Finish
-from tieredllm.types import Answer, Attempt, Outcome, ToolUse, Usage
+from tieredllm.types import Answer, Attempt, Outcome, Skip, ToolUse, Usage, last_failures
 
 __all__ = ["Ledger", "Won"]
 
@@ -68,15 +68,22 @@ class Ledger:
             backend,
             outcome=outcome,
             error=error.info if error else None,
+            skip=error.skip if isinstance(error, ContextSkipError) else None,
             reason="stopped before its end" if cancelled else reason,
             started=started,
             first=first,
         )
 
-    def skip(self, plan: TierPlan, backend: Backend, reason: str) -> Attempt:
+    def skip(self, plan: TierPlan, backend: Backend, skip: Skip, reason: str) -> Attempt:
         """Record a backend that was passed over."""
         return self._add(
-            plan, backend, outcome="skipped", error=None, reason=reason, started=self.now()
+            plan,
+            backend,
+            outcome="skipped",
+            error=None,
+            skip=skip,
+            reason=reason,
+            started=self.now(),
         )
 
     def gave_way(self, plan: TierPlan) -> bool:
@@ -130,7 +137,7 @@ class Ledger:
             latency_ms=latency_ms,
             first_token_ms=None if won.first_token_at is None else self._ms(won.first_token_at),
             finish_reason=finish.reason,
-            truncated=finish.reason == "length",
+            truncated=finish.reason in ("length", "repetition"),
             usage=finish.usage,
             original_error=why,
             ref_code=finish.ref_code,
@@ -150,6 +157,7 @@ class Ledger:
         reason: str | None,
         started: float,
         first: float | None = None,
+        skip: Skip | None = None,
     ) -> Attempt:
         attempt = Attempt(
             tier=plan.tier.name,
@@ -158,6 +166,7 @@ class Ledger:
             model=backend.model,
             outcome=outcome,
             error=error,
+            skip=skip,
             reason=reason,
             started_ms=self._ms(started),
             duration_ms=round((self.now() - started) * 1000, 1),
@@ -181,16 +190,3 @@ class Ledger:
                 return attempt.error
         why = "; ".join(self._last_errors()) or "the profile has no tier to ask"
         return ErrorInfo(kind=ErrorKind.UNEXPECTED, message=f"no tier could be asked: {why}")
-
-
-def last_failures(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Give, for each tier that gave way, the attempt that says why; the first tier first.
-
-    That is the last one that failed, or the first that was passed over when none failed.
-    """
-    last: dict[tuple[int, str], Attempt] = {}
-    for attempt in attempts:
-        key = (attempt.level, attempt.tier)
-        if attempt.outcome == "failed" or (attempt.outcome == "skipped" and key not in last):
-            last[key] = attempt
-    return [attempt for _, attempt in sorted(last.items(), key=lambda item: item[0])]

@@ -26,6 +26,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     are skipped (`auto_skip_degraded`) it opens instead, so that it is probed after a cooldown."""
     reason: str | None = None
     """Why it is open or degraded, for people."""
+    cause: ErrorKind | None = None
+    """The kind of error behind that, where one kind is."""
     retry_at: float | None = None
     """When an open circuit may be probed, or since when a half-open one may; seconds since the
     epoch."""

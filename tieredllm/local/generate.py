@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -16,24 +17,35 @@ if TYPE_CHECKING:
     from tieredllm.local.model import LoadedModel
     from tieredllm.local.template import ChatFormat
 
-__all__ = ["End", "Item", "Job", "answer"]
+__all__ = ["End", "Item", "Job", "LoopDetector", "answer"]
+
+MAX_ROUND_TOKENS = 256
+"""The longest round of a loop that is looked for."""
+LOOP_ROUNDS = 4
+LOOP_TOKENS = 128
+"""A loop is undoubted after so many equal rounds and tokens in all; four times as many tokens where
+it is no prose: a matrix of zeros, closing tags. Small models were seen to fill 256 tokens with one
+sentence of 10 to 60; what people write ends sooner (`tests/test_local_loops.py`)."""
+PROSE_SHARE = 0.8
+"""The least share of letters in prose, spaces aside. English has 0.95, code and tables 0.3-0.7."""
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
-    """End an answer."""
+    """The end of an answer."""
 
-    reason: str
-    """`stop`, or `length` at `max_tokens` or the end of the context."""
+    reason: Literal["stop", "length", "repetition"]
+    """`length` at `max_tokens` or the end of the context; `repetition` where it went in circles."""
     prompt_tokens: int
     completion_tokens: int
 
 
 Item = str | End | BaseException
-"""What comes of a job: pieces of text, then how it ended."""
+"""What comes of a job: pieces of text, then how it ended. An empty piece is a token whose text is
+not certain yet: a sign of life."""
 
 
 class Job:
-    """Hold one answer to be made, and where its pieces go.
+    """One answer to be made, and where its pieces go.
 
     Attributes:
         cancelled: set when nobody waits for it any more.
@@ -68,15 +80,78 @@ def answer(model: LoadedModel, chat: ChatFormat, job: Job) -> End:
     prompt = chat.tokens(job.messages)
     model.evaluate(prompt)
     limit = min(job.params.max_tokens, model.n_ctx - len(prompt))
-    joiner = Detokenizer(chat.stop)
+    detokenizer = Detokenizer(chat.stop)
+    loop = LoopDetector()
+    held: list[str] = []
     count = 0
-    for data in model.sample(limit, job.params):
+    for token in model.sample(limit, job.params):
         count += 1
-        if text := joiner.feed(data):
-            job.post(text)
-        if joiner.stopped or job.cancelled:
+        data = model.vocabulary.bytes_of(token)
+        held.append(detokenizer.feed(data))
+        # The first word of a text has no space before it, the same word later has.
+        repeated = loop.feed(data.strip(b" ") or data)
+        # What repeats what was just said waits until it turns out not to be a loop.
+        certain = "".join(held[: len(held) - repeated])
+        del held[: len(held) - repeated]
+        job.post(certain)
+        if detokenizer.stopped or job.cancelled:
             break
-    if text := joiner.end():
+        if loop.is_undoubted("".join(held)):
+            return End(reason="repetition", prompt_tokens=len(prompt), completion_tokens=count)
+    if text := "".join(held) + detokenizer.end():
         job.post(text)
-    reason = "length" if count >= limit and not joiner.stopped else "stop"
+    reason: Literal["stop", "length"] = (
+        "length" if count >= limit and not detokenizer.stopped else "stop"
+    )
     return End(reason=reason, prompt_tokens=len(prompt), completion_tokens=count)
+
+
+class LoopDetector:
+    """What the end of an answer has in common with what was said right before it.
+
+    An answer runs in a loop when its last tokens are the same few tokens over and over. Lists,
+    tables and code repeat themselves, too, but seldom to the letter and never for long: see
+    `is_undoubted`.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._places: dict[bytes, list[int]] = {}
+        self._runs: dict[int, int] = {}
+
+    def feed(self, token: bytes) -> int:
+        """Take the text of the next token.
+
+        Returns:
+            How many of the last tokens are the same as those one round earlier, for the round's
+            length for which these are the most: 0 where nothing repeats.
+        """
+        here = self._count
+        self._count += 1
+        places = self._places.setdefault(token, [])
+        while places and here - places[0] > MAX_ROUND_TOKENS:
+            places.pop(0)
+        lengths = [here - place for place in places]
+        self._runs = {length: self._runs.get(length, 0) + 1 for length in lengths}
+        places.append(here)
+        return max(self._runs.values(), default=0)
+
+    def is_undoubted(self, repeated_text: str) -> bool:
+        """Tell whether the answer goes in circles, beyond what a list, a table or code does.
+
+        Args:
+            repeated_text: the text of the tokens `feed` counted last.
+        """
+        if not self._runs:
+            return False
+        length, run = max(self._runs.items(), key=lambda item: (item[1], -item[0]))
+        rounds = 1 + run // length
+        least = LOOP_TOKENS if _is_prose(repeated_text) else 4 * LOOP_TOKENS
+        return rounds >= LOOP_ROUNDS and run + length >= least
+
+
+def _is_prose(text: str) -> bool:
+    """Tell prose, in any script, from tables, numbers and code."""
+    shown = [char for char in text if not char.isspace()]
+    letters = sum(unicodedata.category(char)[0] in "LM" for char in shown)
+    return letters >= PROSE_SHARE * len(shown)

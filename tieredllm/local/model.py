@@ -6,6 +6,7 @@ https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,11 +14,10 @@ from typing import Any
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.local.binding import Flag, bindings, last_complaint
-from tieredllm.local.cores import physical_cores
 from tieredllm.local.ladder import LoadSettings
+from tieredllm.local.llama_bindings import Flag, StoppedError, bindings, last_complaint
+from tieredllm.local.machine import physical_cores
 from tieredllm.local.sampler import make_sampler
-from tieredllm.local.stopped import StoppedError
 from tieredllm.local.tokenizer import NativeVocabulary
 from tieredllm.profile.schema import Params
 
@@ -76,11 +76,14 @@ class LoadedModel:
         self.vocabulary = NativeVocabulary(self._llama, self._model)
         try:
             if self._llama.llama_model_has_encoder(self._model):
-                failed = self._failed("is an encoder model, which does not answer questions")
-                raise BadFileError(failed.kind, failed.message)
+                raise self._useless("is an encoder model, which does not answer questions")
             self._context = self._make_context()
             self._kept = stop.watch(self._llama, self._context)
             self._memory = self._llama.llama_get_memory(self._context)
+            if not self._writes_word_by_word():
+                raise self._useless(
+                    "is an embedding or diffusion model: it does not write one word after the other"
+                )
             self._one = (self._llama.llama_token * 1)()
         except BaseException:
             self.close()
@@ -107,10 +110,10 @@ class LoadedModel:
             raise StoppedError
         if not model:
             why = last_complaint() or "no reason given"
-            failed = self._failed(f"cannot be loaded by llama.cpp: {why}")
+            what = f"cannot be loaded by llama.cpp: {why}"
             if any(word in why for word in ("alloc", "memory", "mmap")):
-                raise failed
-            raise BadFileError(failed.kind, failed.message)
+                raise self._failed(what)
+            raise self._useless(what)
         return model
 
     def _make_context(self) -> Any:
@@ -121,6 +124,10 @@ class LoadedModel:
         params.n_batch = params.n_ubatch = min(BATCH_TOKENS, self.n_ctx)
         params.n_threads = params.n_threads_batch = self._settings.threads or physical_cores()
         params.no_perf = True
+        # All of the past is kept, also where layers look at a window of it only. Without, llama.cpp
+        # says that the cache was cut though the cells before the window are gone, and the next
+        # logits are silently off (seen with Gemma 2 and 3 and gpt-oss, llama.cpp of October 2026).
+        params.swa_full = True
         if "n_outputs_max" in fields:
             # Only the last token's logits are read; room for 512 rows of them is half a gigabyte
             # with Gemma's vocabulary.
@@ -144,6 +151,20 @@ class LoadedModel:
 
     def _failed(self, what: str) -> FallbackTriggerError:
         return FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, f"{self._name} {what}")
+
+    def _useless(self, what: str) -> BadFileError:
+        failed = self._failed(what)
+        return BadFileError(failed.kind, failed.message)
+
+    def _writes_word_by_word(self) -> bool:
+        """Tell whether each token follows from those before it, as `n_outputs_max = 1` needs.
+
+        llama.cpp loads embedding and diffusion models, gives them no memory of earlier tokens
+        (`create_memory` in llama-model.cpp), and aborts the process when it decodes them with one
+        row of outputs.
+        """
+        is_diffusion = getattr(self._llama, "llama_model_is_diffusion", None)  # since August 2025
+        return bool(self._memory) and not (is_diffusion and is_diffusion(self._model))
 
     def evaluate(self, prompt: list[int]) -> None:
         """Bring the cache to hold exactly the prompt, so that `sample` can go on from it.
@@ -171,21 +192,25 @@ class LoadedModel:
             self._decode(piece)
             self.evaluated_tokens += len(piece)
 
-    def sample(self, limit: int, params: Params) -> Iterator[bytes]:
-        """Give the bytes of one token after the other, at most `limit`; fewer when the model ends.
+    def sample(self, limit: int, params: Params) -> Iterator[int]:
+        """Yield one token after the other, at most `limit`; fewer when the model ends.
 
         Raises:
             StoppedError: the stop flag was set.
-            FallbackTriggerError: llama.cpp failed.
+            FallbackTriggerError: llama.cpp failed, or computed something that is no number.
         """
         llama, context, vocabulary = self._llama, self._context, self.vocabulary
         sampler = make_sampler(llama, vocabulary.native, params)
         try:
             for number in range(1, limit + 1):
                 token = llama.llama_sampler_sample(sampler, context, -1)
+                if math.isnan(llama.llama_get_logits_ith(context, -1)[token]):
+                    # Broken weights, or weights overwritten under us: the same file gives the same
+                    # again, so it is the model that is of no use, not this one answer.
+                    raise self._failed("computes values that are not numbers: its file is damaged")
                 if vocabulary.ends_answer(token):
                     return
-                yield vocabulary.bytes_of(token)
+                yield token
                 if number < limit:
                     self._decode([token])
         finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,11 +16,10 @@ import msgspec
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.local import catalog, hub, wheel
 from tieredllm.local.catalog import CatalogModel, Source
-from tieredllm.local.check import examine, hash_file
 from tieredllm.local.gguf import read_header
-from tieredllm.local.lock import held
 from tieredllm.local.progress import Progress, ProgressCallback, ignore
-from tieredllm.local.verdicts import Verdicts, state_of
+from tieredllm.local.validate import hash_file, validate_model
+from tieredllm.local.validation_cache import ValidationCache, state_of
 
 __all__ = ["Installed", "Pulled", "first_use", "installed", "pull", "remove", "verify"]
 
@@ -72,9 +71,9 @@ def pull(
     path = models_dir / model.file
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
-        with held(
+        with _one_at_a_time(
             models_dir / f".{model.file}.lock",
-            on_wait=lambda: notice(f"another pull of {model.name} is under way: waiting for it"),
+            lambda: notice(f"another pull of {model.name} is under way: waiting for it"),
         ):
             present = _present(model, path, progress, notice)
             return present or _download(model, path, env, progress, notice)
@@ -84,6 +83,26 @@ def pull(
             f"{model.name} could not be written ({exc.strerror or exc}: {where}): "
             "make room or mend that, then pull again"
         ) from exc
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Lock a file while the body runs; `on_wait` is called once if another process has it."""
+    import filelock
+
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        # While it is ours: filelock looks whether what a waiting process got still has a name.
+        with contextlib.suppress(OSError):  # an open file cannot be removed on Windows
+            path.unlink()
+        lock.release()
 
 
 def _present(
@@ -214,10 +233,12 @@ def first_use(pulled: Pulled, cache_dir: Path) -> str | None:
         What is wrong with it, or None.
     """
     try:
-        verdicts, state = Verdicts(cache_dir), state_of(pulled.path)
+        verdicts, state = ValidationCache(cache_dir), state_of(pulled.path)
         verdict = verdicts.get(pulled.path, state)
         verdicts.put(pulled.path, msgspec.structs.replace(verdict, sha256=pulled.sha256))
-        examine(pulled.path, n_ctx=MIN_CONTEXT_TOKENS, verdicts=verdicts, sha256=pulled.sha256)
+        validate_model(
+            pulled.path, n_ctx=MIN_CONTEXT_TOKENS, verdicts=verdicts, sha256=pulled.sha256
+        )
     except FallbackTriggerError as exc:
         return exc.message
     except OSError as exc:

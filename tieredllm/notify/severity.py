@@ -12,7 +12,6 @@ How the contract's four levels map onto profiles of any shape:
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 import msgspec
@@ -29,8 +28,6 @@ RANKS: dict[Severity, int] = {"low": 1, "medium": 2, "high": 3}
 
 _GRAVE = frozenset({ErrorKind.QUOTA_EXHAUSTED, ErrorKind.AUTHENTICATION})
 _NO_MODEL = frozenset({"rules", "cache"})
-_SET_ASIDE = re.compile(rf"^(?:circuit|degraded)\b.*\b({'|'.join(sorted(_GRAVE))})\b", re.DOTALL)
-"""How the engine words that a backend is passed over because of an earlier failure."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -97,7 +94,7 @@ def _grave_failures(answer: Answer) -> list[str]:
 
 
 def _grave_kind(attempt: Attempt) -> str | None:
-    if attempt.error is not None:
-        return str(attempt.error.kind) if attempt.error.kind in _GRAVE else None
-    aside = _SET_ASIDE.match(attempt.reason or "") if attempt.outcome == "skipped" else None
-    return aside[1] if aside else None
+    kind = attempt.error.kind if attempt.error is not None else None
+    if attempt.skip is not None:
+        kind = attempt.skip.cause
+    return str(kind) if kind in _GRAVE else None

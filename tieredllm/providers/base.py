@@ -103,7 +103,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     """End an answer that is complete, or was cut at `max_tokens`; comes last and exactly once."""
 
     reason: str
-    """`stop` or `length`; refusals are raised as `content_filter` instead."""
+    """`stop`, `length` or `repetition`; refusals are raised as `content_filter` instead."""
     usage: Usage = Usage()
     model: str | None = None
     """The model the server says has answered, where it says so."""

@@ -279,8 +279,8 @@ def _rebuilt(turn: ToolTurn) -> list[dict[str, Any]]:
 
 def _response(result: ToolResult) -> dict[str, str]:
     if result.is_error:
-        return {"error": result.for_model.removeprefix("Error: ")}
-    return {"result": result.for_model}
+        return {"error": result.content}
+    return {"result": result.content}
 
 
 def _encoded(arguments: Any) -> str:

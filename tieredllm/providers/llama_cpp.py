@@ -1,6 +1,6 @@
 """Ask a GGUF model on this machine, with llama.cpp in this process.
 
-The model is loaded when it is first wanted, on a thread of its own (`tieredllm.local.llama`).
+The model is loaded when it is first wanted, on a thread of its own (`tieredllm.local.worker`).
 Nothing here needs a key or a network.
 """
 
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.kinds import ErrorKind
 from tieredllm.local import catalog
-from tieredllm.local.verdicts import FileState, Verdicts, state_of
+from tieredllm.local.validation_cache import FileState, ValidationCache, state_of
 from tieredllm.paths import Places
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import (
     Call,
+    CallPiece,
     Chunk,
     Delta,
     Finish,
@@ -30,8 +31,7 @@ from tieredllm.providers.base import (
 from tieredllm.types import Message, Usage
 
 if TYPE_CHECKING:
-    from tieredllm.local.llama import LlamaRunner
-    from tieredllm.local.pool import RunnerPool
+    from tieredllm.local.worker import LlamaRunner, RunnerPool
 
 __all__ = ["LlamaCppBackend"]
 
@@ -63,7 +63,7 @@ class LlamaCppBackend:
         self._places = places
         self._verbose = verbose
         self._pool = pool
-        self._verdicts = Verdicts(places.cache)
+        self._verdicts = ValidationCache(places.cache)
         self._path: Path | None = None
         self._taken: tuple[Key, LlamaRunner] | None = None
         self._retired: list[LlamaRunner] = []
@@ -119,7 +119,7 @@ class LlamaCppBackend:
             async for item in items:
                 if isinstance(item, str):
                     blank = blank and not item.strip()
-                    yield Delta(item)
+                    yield Delta(item) if item else CallPiece()
                     continue
                 if blank:
                     raise FallbackTriggerError(
@@ -150,10 +150,10 @@ class LlamaCppBackend:
             if deep:
                 await self._one_token()
             else:
-                from tieredllm.local.check import glance
+                from tieredllm.local.validate import quick_check
 
                 path, _ = self._file()
-                glance(path, n_ctx=self._context_tokens, verdicts=self._verdicts)
+                quick_check(path, n_ctx=self._context_tokens, verdicts=self._verdicts)
         except FallbackTriggerError as exc:
             error = exc.message
         latency_ms = (time.perf_counter() - started) * 1000
@@ -211,8 +211,7 @@ class LlamaCppBackend:
         if self._taken is not None and self._taken[0] != key:
             self._give_back()
         if self._taken is None:
-            from tieredllm.local.llama import LlamaRunner
-            from tieredllm.local.pool import SHARED
+            from tieredllm.local.worker import SHARED, LlamaRunner
 
             self._pool = self._pool or SHARED
             runner = self._pool.take(
@@ -237,10 +236,10 @@ class LlamaCppBackend:
         user_catalog = self._places.config / "models.yaml"
 
         def prepare(go_on: Callable[[], bool]) -> int:
-            from tieredllm.local.check import context_for, examine
+            from tieredllm.local.validate import context_for, validate_model
 
             entry = None if catalog.is_path(model) else catalog.find(model, user_catalog)
-            header = examine(
+            header = validate_model(
                 path,
                 n_ctx=n_ctx,
                 verdicts=verdicts,

@@ -30,9 +30,6 @@ __all__ = [
 _LIMIT = 160
 """Characters of what a remark says of a failure: two lines of a terminal."""
 
-_NOT_CONFIGURED = "not configured: "
-"""What the engine puts before what is missing; the reader sees it from the rest."""
-
 
 def describe_error(error: ErrorInfo, limit: int = _LIMIT) -> str:
     """Word an error: `rate_limit (429) Too many requests`, `timeout: no token within 10 s`.
@@ -46,7 +43,7 @@ def describe_error(error: ErrorInfo, limit: int = _LIMIT) -> str:
 
 def describe_failure(attempt: Attempt, limit: int = _LIMIT) -> str:
     """Word why an attempt gave no answer; of one that was skipped, its reason."""
-    return one_line(attempt.why.removeprefix(_NOT_CONFIGURED), limit)
+    return one_line(attempt.why, limit)
 
 
 def describe_backend(attempt: Attempt | AttemptStarted) -> str:

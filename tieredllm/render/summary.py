@@ -5,19 +5,15 @@ All functions are pure: an `Answer` in, text out. What comes from outside is cle
 
 from __future__ import annotations
 
-import re
-
 from tieredllm.kinds import ErrorKind
 from tieredllm.render.remarks import describe_backend, describe_failure
 from tieredllm.render.sanitize import one_line
-from tieredllm.types import Answer, Attempt
+from tieredllm.types import Answer, Attempt, last_failures
 
 __all__ = ["failure_lines", "fix_for", "summary_line", "usage_line"]
 
 _REASON_LIMIT = 120
 """Characters that each tier's reason may take in the summary, which is to stay a line or two."""
-
-_KEY_IS_MISSING = re.compile(r"\b([A-Z][A-Z0-9_]*) is not set")
 
 _FIXES: dict[ErrorKind, str] = {
     ErrorKind.QUOTA_EXHAUSTED: "add credit or raise the spending limit at the vendor",
@@ -53,7 +49,9 @@ def summary_line(answer: Answer) -> str | None:
         parts.append(_answered_by(answer, answer.tier))
     if answer.cached_at is not None:
         parts.append(f"this answer is from {one_line(answer.cached_at)}")
-    if answer.truncated:
+    if answer.finish_reason == "repetition":
+        parts.append("the answer ran in circles and was cut after the first round")
+    elif answer.truncated:
         tokens = answer.usage.completion_tokens
         parts.append("the answer was cut at max_tokens" + (f" ({tokens})" if tokens else ""))
     return f"tieredllm: {'; '.join(parts)}" if parts else None
@@ -86,7 +84,7 @@ def failure_lines(answer: Answer) -> list[str]:
     """
     lines = ["tieredllm: no complete answer" + (":" if answer.attempts else "")]
     shown = set()
-    for attempt in _failures(answer):
+    for attempt in last_failures(answer.attempts):
         shown.add(attempt.error)
         lines.append(f"  {describe_backend(attempt)}: {describe_failure(attempt, 400)}")
         fix = fix_for(attempt)
@@ -99,9 +97,8 @@ def failure_lines(answer: Answer) -> list[str]:
 
 def fix_for(attempt: Attempt) -> str | None:
     """Say what a person can do about a failed or skipped attempt; None if there is nothing."""
-    missing = _KEY_IS_MISSING.search(attempt.why)
-    if missing is not None:
-        return f"export {missing[1]}=… or `tieredllm keys set {missing[1]}`"
+    if attempt.skip is not None:
+        return one_line(attempt.skip.fix) if attempt.skip.fix else None
     error = attempt.error
     if error is None:
         return None
@@ -119,7 +116,9 @@ def fix_for(attempt: Attempt) -> str | None:
 def _answered_by(answer: Answer, tier: str) -> str:
     reasons = [
         f"{one_line(attempt.tier)}: {_why(attempt)}"
-        for attempt in sorted([*_failures(answer), *_overtaken(answer)], key=lambda one: one.level)
+        for attempt in sorted(
+            [*last_failures(answer.attempts), *_overtaken(answer)], key=lambda one: one.level
+        )
         if attempt.level < (answer.fallback_level or 0)
     ]
     who = _who(answer, tier)
@@ -134,7 +133,7 @@ def _why(attempt: Attempt) -> str:
 
 def _overtaken(answer: Answer) -> list[Attempt]:
     """Give the attempts that lost a race, of tiers that nothing else is told of."""
-    told = {attempt.tier for attempt in _failures(answer)}
+    told = {attempt.tier for attempt in last_failures(answer.attempts)}
     return [
         attempt
         for attempt in answer.attempts
@@ -146,10 +145,3 @@ def _who(answer: Answer, tier: str) -> str:
     model = one_line(answer.model_used or "")
     tier = one_line(tier)
     return f"{tier} ({model})" if model not in {"", tier} else tier
-
-
-def _failures(answer: Answer) -> list[Attempt]:
-    """Give the attempt that says why, for each tier that gave way."""
-    from tieredllm.engine.ledger import last_failures
-
-    return last_failures(answer.attempts)

@@ -245,6 +245,7 @@ class SqliteHealth:
             identity = row[0]
             if identity not in circuits:
                 fields = dict(zip(CIRCUIT_FIELDS, row[1:split], strict=True))
+                fields["kind"] = breaker.known_kind(fields["kind"])
                 circuits[identity] = msgspec.convert(fields, Circuit)
             slices.setdefault(identity, []).append(_window(JUDGED_FIELDS, row[split:]))
         return {

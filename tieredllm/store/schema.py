@@ -135,4 +135,9 @@ STEPS: Steps = (
             PRIMARY KEY (profile, channel, cause)
         ) WITHOUT ROWID""",
     ),
+    (
+        # The kind of error that opened a circuit; why a backend was not asked, as JSON (`Skip`).
+        "ALTER TABLE circuits ADD COLUMN kind TEXT",
+        "ALTER TABLE attempts ADD COLUMN skip TEXT",
+    ),
 )

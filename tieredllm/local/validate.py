@@ -14,15 +14,14 @@ from pathlib import Path
 import msgspec
 
 from tieredllm.errors import ModelFileError
-from tieredllm.local.binding import binding_stamp
 from tieredllm.local.gguf import Header, read_header
-from tieredllm.local.memory import available_bytes
+from tieredllm.local.llama_bindings import StoppedError, binding_stamp
+from tieredllm.local.machine import available_bytes
 from tieredllm.local.model import BATCH_TOKENS
-from tieredllm.local.stopped import StoppedError
-from tieredllm.local.tryout import GoOn, TryOut, try_in_child, unusable
-from tieredllm.local.verdicts import Verdict, Verdicts, state_of
+from tieredllm.local.probe import GoOn, TryOut, try_in_child, unusable
+from tieredllm.local.validation_cache import ValidationCache, Verdict, state_of
 
-__all__ = ["context_for", "examine", "glance", "hash_file", "needed_bytes"]
+__all__ = ["context_for", "hash_file", "needed_bytes", "quick_check", "validate_model"]
 
 HASH_CHUNK_BYTES = 4 * 1024 * 1024
 BASE_BYTES = 96 * 1024 * 1024
@@ -31,11 +30,11 @@ ACTIVATION_COPIES = 32
 """Rows of the model's width that one batch's graph holds at a time, rounded up."""
 
 
-def examine(
+def validate_model(
     path: Path,
     *,
     n_ctx: int,
-    verdicts: Verdicts,
+    verdicts: ValidationCache,
     sha256: str | None = None,
     go_on: GoOn = lambda: True,
     try_out: TryOut | None = None,
@@ -81,11 +80,11 @@ def examine(
     return header
 
 
-def glance(
+def quick_check(
     path: Path,
     *,
     n_ctx: int,
-    verdicts: Verdicts,
+    verdicts: ValidationCache,
     available: Callable[[], int | None] = available_bytes,
 ) -> Header:
     """Check what takes no time: the header, the memory, and what is remembered.
@@ -103,7 +102,7 @@ def glance(
     return header
 
 
-def _known(path: Path, verdicts: Verdicts) -> Verdict:
+def _known(path: Path, verdicts: ValidationCache) -> Verdict:
     """Give what is remembered of a file, without verdicts of another llama.cpp."""
     try:
         verdict = verdicts.get(path, state_of(path))

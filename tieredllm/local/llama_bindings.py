@@ -22,7 +22,15 @@ from typing import Any
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 
-__all__ = ["INSTALL", "Flag", "binding_stamp", "bindings", "last_complaint", "set_verbose"]
+__all__ = [
+    "INSTALL",
+    "Flag",
+    "StoppedError",
+    "binding_stamp",
+    "bindings",
+    "last_complaint",
+    "set_verbose",
+]
 
 PREBUILT_INDEX = "https://abetlen.github.io/llama-cpp-python/whl/cpu"
 """Where the project publishes wheels that need no compiler (its README, "Installation")."""
@@ -39,6 +47,10 @@ SPINS = "2000"
 threads that wait keep the processor from those they wait for: with one other busy program on two
 cores a token takes 20 times as long instead of 5 times. On an idle machine there is no difference.
 https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html"""
+
+
+class StoppedError(Exception):
+    """Report that work was stopped because nobody waits for it any more."""
 
 
 class Flag:

@@ -13,12 +13,12 @@ from local_support import smollm2, write_gemma
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.local import check, tryout
-from tieredllm.local.check import examine, glance, needed_bytes
+from tieredllm.local import probe, validate
 from tieredllm.local.gguf import read_header
-from tieredllm.local.stopped import StoppedError
-from tieredllm.local.tryout import try_in_child
-from tieredllm.local.verdicts import Verdict, Verdicts, state_of
+from tieredllm.local.llama_bindings import StoppedError
+from tieredllm.local.probe import try_in_child
+from tieredllm.local.validate import needed_bytes, quick_check, validate_model
+from tieredllm.local.validation_cache import ValidationCache, Verdict, state_of
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def tiny(tmp_path):
 
 @pytest.fixture
 def verdicts(tmp_path):
-    return Verdicts(tmp_path / "cache")
+    return ValidationCache(tmp_path / "cache")
 
 
 class Trial:
@@ -46,7 +46,7 @@ class Trial:
 def failing(path, verdicts, **options):
     options.setdefault("n_ctx", 512)
     with pytest.raises(FallbackTriggerError) as raised:
-        examine(path, verdicts=verdicts, **options)
+        validate_model(path, verdicts=verdicts, **options)
     assert raised.value.kind is ErrorKind.MODEL_UNAVAILABLE
     return raised.value.message
 
@@ -58,7 +58,7 @@ def child(code):
 
 def test_a_sound_file_passes(tiny, verdicts):
     """A real child process loads the file, decodes a token and finds nothing wrong."""
-    header = examine(tiny, n_ctx=512, verdicts=verdicts)
+    header = validate_model(tiny, n_ctx=512, verdicts=verdicts)
 
     assert header == read_header(tiny)
     assert verdicts.get(tiny, state_of(tiny)).reason is None
@@ -68,12 +68,12 @@ def test_the_trial_runs_once_per_file(tiny, verdicts):
     """A verdict holds until size or time of the file change."""
     trial = Trial()
     for _ in range(3):
-        examine(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
+        validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
     assert trial.runs == 1
 
     with tiny.open("ab") as file:
         file.write(b"\0")
-    examine(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
 
     assert trial.runs == 2
 
@@ -90,9 +90,9 @@ def test_a_bad_verdict_is_remembered(tiny, verdicts):
 def test_another_llama_cpp_tries_again(tiny, verdicts, monkeypatch):
     """A file that one installation of llama.cpp rejected is tried again with the next."""
     failing(tiny, verdicts, try_out=Trial("is of an unknown architecture"))
-    monkeypatch.setattr(check, "binding_stamp", lambda: "another")
+    monkeypatch.setattr(validate, "binding_stamp", lambda: "another")
     trial = Trial()
-    examine(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
 
     assert trial.runs == 1
 
@@ -107,7 +107,7 @@ def test_a_corrupt_cache_is_an_empty_one(tiny, verdicts, tmp_path, content):
     cache.write_bytes(content)
     trial = Trial()
     for _ in range(2):
-        examine(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
+        validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
 
     assert trial.runs == 1
     assert json.loads(cache.read_bytes())[str(tiny)]["reason"] is None
@@ -116,10 +116,10 @@ def test_a_corrupt_cache_is_an_empty_one(tiny, verdicts, tmp_path, content):
 def test_a_cache_that_cannot_be_written_is_done_without(tiny, tmp_path):
     """A file where the cache directory should be does not stop the examination."""
     (tmp_path / "file").write_text("in the way")
-    verdicts = Verdicts(tmp_path / "file")
+    verdicts = ValidationCache(tmp_path / "file")
     trial = Trial()
     for _ in range(2):
-        examine(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
+        validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
 
     assert trial.runs == 2
     assert (tmp_path / "file").read_text() == "in the way"
@@ -127,7 +127,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tiny, tmp_path):
 
 def test_no_temporary_file_is_left(tiny, verdicts, tmp_path):
     """Writing the cache leaves the cache and nothing else."""
-    examine(tiny, n_ctx=512, verdicts=verdicts, try_out=Trial())
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=Trial())
 
     assert [file.name for file in (tmp_path / "cache").iterdir()] == ["model-verdicts.json"]
 
@@ -164,10 +164,10 @@ def test_a_wrong_hash_is_noticed_before_the_trial(tiny, verdicts):
 def test_the_hash_is_computed_once(tiny, verdicts, monkeypatch):
     """A hash that was computed is remembered with the verdict."""
     sha256 = hashlib.sha256(tiny.read_bytes()).hexdigest()
-    examine(tiny, n_ctx=512, verdicts=verdicts, sha256=sha256, try_out=Trial())
-    monkeypatch.setattr(check, "hash_file", None)
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, sha256=sha256, try_out=Trial())
+    monkeypatch.setattr(validate, "hash_file", None)
 
-    examine(tiny, n_ctx=512, verdicts=verdicts, sha256=sha256, try_out=Trial())
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, sha256=sha256, try_out=Trial())
 
 
 def test_too_little_memory_is_told_and_not_remembered(tiny, verdicts):
@@ -179,7 +179,7 @@ def test_too_little_memory_is_told_and_not_remembered(tiny, verdicts):
     assert "for a context of 512 tokens" in message
     assert trial.runs == 0
 
-    examine(tiny, n_ctx=512, verdicts=verdicts, try_out=trial, available=lambda: needed)
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial, available=lambda: needed)
     failing(tiny, verdicts, try_out=trial, available=lambda: needed - 1)
 
     assert trial.runs == 1
@@ -188,7 +188,7 @@ def test_too_little_memory_is_told_and_not_remembered(tiny, verdicts):
 def test_unknown_memory_is_enough(tiny, verdicts):
     """Where free memory is not known the file is tried."""
     trial = Trial()
-    examine(tiny, n_ctx=512, verdicts=verdicts, try_out=trial, available=lambda: None)
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial, available=lambda: None)
 
     assert trial.runs == 1
 
@@ -208,7 +208,7 @@ def test_the_estimate_covers_what_is_used(tmp_path):
     path = smollm2()
     code = f"""
 from pathlib import Path
-from tieredllm.local.binding import Flag
+from tieredllm.local.llama_bindings import Flag
 from tieredllm.local.ladder import LoadSettings
 from tieredllm.local.model import LoadedModel
 from tieredllm.profile.schema import Params
@@ -311,7 +311,7 @@ def test_a_module_in_the_way_is_not_imported(tiny, tmp_path, monkeypatch):
 
 def test_without_an_interpreter_there_is_no_trial(tiny, monkeypatch):
     """Where Python is embedded and has no executable, the trial is left out."""
-    monkeypatch.setattr(tryout.sys, "executable", "")
+    monkeypatch.setattr(probe.sys, "executable", "")
 
     assert try_in_child(tiny) is None
 
@@ -320,9 +320,9 @@ def test_a_glance_starts_no_process(tiny, verdicts, monkeypatch):
     """A probe checks header, memory and what is remembered, and nothing else."""
     monkeypatch.setattr("subprocess.Popen", None)
 
-    assert read_header(tiny) == glance(tiny, n_ctx=512, verdicts=verdicts)
+    assert read_header(tiny) == quick_check(tiny, n_ctx=512, verdicts=verdicts)
     with pytest.raises(FallbackTriggerError, match="needs about"):
-        glance(tiny, n_ctx=512, verdicts=verdicts, available=lambda: 1)
+        quick_check(tiny, n_ctx=512, verdicts=verdicts, available=lambda: 1)
 
 
 def test_a_glance_sees_a_bad_verdict(tiny, verdicts):
@@ -330,16 +330,16 @@ def test_a_glance_sees_a_bad_verdict(tiny, verdicts):
     failing(tiny, verdicts, try_out=Trial("makes llama.cpp crash"))
 
     with pytest.raises(FallbackTriggerError, match=r"makes llama\.cpp crash"):
-        glance(tiny, n_ctx=512, verdicts=verdicts)
+        quick_check(tiny, n_ctx=512, verdicts=verdicts)
 
 
 def test_later_examinations_take_no_time(tiny, verdicts):
     """With a verdict at hand an examination costs milliseconds."""
-    examine(tiny, n_ctx=512, verdicts=verdicts, try_out=Trial())
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=Trial())
     best = 1e9
     for _ in range(5):
         started = time.perf_counter()
-        examine(tiny, n_ctx=512, verdicts=verdicts)
+        validate_model(tiny, n_ctx=512, verdicts=verdicts)
         best = min(best, time.perf_counter() - started)
 
     assert best < 0.05

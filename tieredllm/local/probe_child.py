@@ -1,7 +1,7 @@
 """Load a model file and decode one token, in a process of its own, and say on stdout how it went.
 
-Run as `python -m tieredllm.local.trial FILE`. Native code that crashes on a file takes this process
-with it, not the one that has an answer to give.
+Run as `python -m tieredllm.local.probe_child FILE`. Native code that crashes on a file takes this
+process with it, not the one that has an answer to give.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def main(path: Path) -> None:
 
 
 def _try(path: Path) -> None:
-    from tieredllm.local.binding import Flag
     from tieredllm.local.ladder import LoadSettings
+    from tieredllm.local.llama_bindings import Flag
     from tieredllm.local.model import LoadedModel
     from tieredllm.local.template import ChatFormat
 

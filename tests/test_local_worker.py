@@ -7,15 +7,16 @@ import contextlib
 import threading
 import time
 
+import msgspec
 import pytest
 from local_support import answer, backend, call, smollm2, user, write_gemma
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.local.ladder import LoadSettings
-from tieredllm.local.llama import LlamaRunner
-from tieredllm.local.pool import RunnerPool
-from tieredllm.providers.base import Delta, Finish
+from tieredllm.local.worker import LlamaRunner, RunnerPool
+from tieredllm.profile.schema import Params
+from tieredllm.providers.base import CallPiece, Delta, Finish
 from tieredllm.types import Message
 
 RAIN = user("In one sentence, what is rain?")
@@ -275,7 +276,7 @@ def test_loading_is_stopped_when_nobody_waits(root):
         while time.monotonic() < until:
             if not go_on():
                 events.append("stopped")
-                from tieredllm.local.stopped import StoppedError
+                from tieredllm.local.llama_bindings import StoppedError
 
                 raise StoppedError
             time.sleep(0.005)
@@ -322,9 +323,8 @@ def test_loading_goes_on_when_it_was_asked_for_in_advance(root):
 
 def test_reading_the_file_can_be_stopped():
     """llama.cpp gives up a file within a tensor when it is told to."""
-    from tieredllm.local.binding import Flag
+    from tieredllm.local.llama_bindings import Flag, StoppedError
     from tieredllm.local.model import LoadedModel
-    from tieredllm.local.stopped import StoppedError
 
     asked = []
 
@@ -488,5 +488,27 @@ def test_deltas_are_never_empty(root):
 
     chunks = run(root, body)
 
-    assert all(isinstance(chunk, Delta) and chunk.text for chunk in chunks[:-1])
+    assert all(chunk.text for chunk in chunks if isinstance(chunk, Delta))
+    assert all(isinstance(chunk, Delta | CallPiece) for chunk in chunks[:-1])
     assert isinstance(chunks[-1], Finish)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_values_that_are_no_numbers_are_noticed(root, tmp_path, temperature):
+    """A model that computes NaN has failed, whatever token the sampler makes of that."""
+    path = write_gemma(tmp_path / "damaged.gguf", damaged="▁q")
+
+    async def body(made):
+        whole, _ = await answer(made, call(user("abc"), max_tokens=3))
+        damaged = msgspec.structs.replace(
+            call(user("a q c"), max_tokens=3),
+            params=Params(temperature=temperature, max_tokens=3),
+        )
+        with pytest.raises(FallbackTriggerError, match="not numbers") as raised:
+            await answer(made, damaged)
+        return whole, raised.value.kind
+
+    whole, kind = run(root, body, model=path)
+
+    assert whole.strip()
+    assert kind is ErrorKind.MODEL_UNAVAILABLE

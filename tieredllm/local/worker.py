@@ -9,24 +9,23 @@ a tensor while a file is loaded, and within 50 ms while a file is tried in a chi
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import importlib
 import os
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.local.binding import Flag, set_verbose
-from tieredllm.local.bridge import outcome
-from tieredllm.local.ending import no_stop_at_exit, stop_at_exit
 from tieredllm.local.generate import End, Item, Job, answer
 from tieredllm.local.ladder import LoadSettings
-from tieredllm.local.stopped import StoppedError
+from tieredllm.local.llama_bindings import Flag, StoppedError, set_verbose
 from tieredllm.profile.schema import Params
 from tieredllm.types import Message
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from tieredllm.local.model import LoadedModel
     from tieredllm.local.template import ChatFormat
 
-__all__ = ["End", "LlamaRunner", "Prepare"]
+__all__ = ["SHARED", "End", "LlamaRunner", "Prepare", "RunnerPool"]
 
 Prepare = Callable[[Callable[[], bool]], int]
 """Check the file and give the context to load it with; is told whether to go on."""
@@ -115,7 +114,9 @@ class LlamaRunner:
     async def generate(
         self, messages: Sequence[Message], params: Params
     ) -> AsyncGenerator[str | End, None]:
-        """Answer a conversation: text as it comes, never empty, then one `End`.
+        """Answer a conversation: text as it comes, then one `End`.
+
+        An empty text is a token whose text is not certain yet.
 
         Closing the iterator stops the computation within one node of the graph.
 
@@ -208,7 +209,7 @@ class LlamaRunner:
         if self._thread is None:
             name = f"llama.cpp {self._path.name}"
             self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            stop_at_exit(self)
+            _stop_at_exit(self)
             before = threading.stack_size(STACK_BYTES)
             try:
                 self._thread.start()
@@ -244,7 +245,7 @@ class LlamaRunner:
             if model is not None:
                 model.close()
             self._fail_rest()
-            no_stop_at_exit(self)
+            _no_stop_at_exit(self)
             self._ended.set_result(None)
 
     def _fail_rest(self) -> None:
@@ -304,3 +305,88 @@ def _translated(exc: BaseException) -> BaseException:
 def _import_jinja() -> None:
     with contextlib.suppress(ImportError):  # told by whoever needs it
         importlib.import_module("jinja2.sandbox")
+
+
+_T = TypeVar("_T")
+
+
+async def outcome(future: Future[_T]) -> _T:
+    """Wait for a thread's future; whoever stops waiting leaves it as it is.
+
+    `asyncio.wrap_future` would log an error when the loop is closed before the future is done.
+    """
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def done(_: Future[_T]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(wake)
+
+    future.add_done_callback(done)
+    await waiter
+    return future.result()
+
+
+EXIT_S = 0.8
+"""The longest the interpreter waits at its end for threads that compute."""
+
+
+_running: set[LlamaRunner] = set()
+"""Those with a live thread."""
+
+
+def _stop_at_exit(runner: LlamaRunner) -> None:
+    """See to it that a runner is stopped before the interpreter goes down."""
+    if not _running:
+        atexit.unregister(_stop_all)
+        atexit.register(_stop_all)
+    _running.add(runner)
+
+
+def _no_stop_at_exit(runner: LlamaRunner) -> None:
+    """Forget a runner whose thread has ended."""
+    _running.discard(runner)
+
+
+def _stop_all() -> None:
+    """Stop every thread that computes, and wait for them, but not for long."""
+    runners = list(_running)
+    for runner in runners:
+        runner.close()
+    deadline = time.monotonic() + EXIT_S
+    with contextlib.suppress(KeyboardInterrupt):
+        for runner in runners:
+            runner.join(max(0.0, deadline - time.monotonic()))
+
+
+class RunnerPool:
+    """Keep the runners in use, and how many use each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runners: dict[Hashable, tuple[LlamaRunner, int]] = {}
+
+    def take(self, key: Hashable, make: Callable[[], LlamaRunner]) -> LlamaRunner:
+        """Give the runner of a key, made if there is none; to be given back once."""
+        with self._lock:
+            runner, users = self._runners.get(key) or (make(), 0)
+            self._runners[key] = (runner, users + 1)
+            return runner
+
+    def give_back(self, key: Hashable) -> LlamaRunner | None:
+        """Stop using a runner; gives it when it was the last use and it is to be closed."""
+        with self._lock:
+            runner, users = self._runners[key]
+            if users > 1:
+                self._runners[key] = (runner, users - 1)
+                return None
+            del self._runners[key]
+            return runner
+
+
+SHARED = RunnerPool()
+"""The pool of this process: the memory a model takes is the process's, whoever asks for it."""

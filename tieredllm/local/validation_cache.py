@@ -15,7 +15,7 @@ import msgspec
 
 from tieredllm.local.gguf import Header
 
-__all__ = ["FileState", "Verdict", "Verdicts", "state_of"]
+__all__ = ["FileState", "ValidationCache", "Verdict", "state_of"]
 
 MAX_CACHE_BYTES = 1024 * 1024
 
@@ -51,7 +51,7 @@ def state_of(path: Path) -> FileState:
     return FileState(size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
 
-class Verdicts:
+class ValidationCache:
     """Be the memory of verdicts in one cache directory."""
 
     def __init__(self, cache_dir: Path) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.local.stopped import StoppedError
+from tieredllm.local.llama_bindings import StoppedError
 
 __all__ = ["TRIAL_S", "GoOn", "TryOut", "try_in_child", "unusable"]
 
@@ -47,7 +47,7 @@ def try_in_child(
     Args:
         path: the file.
         go_on: asked every 50 ms; False kills the child.
-        command: what to run instead of `tieredllm.local.trial`; the path is appended.
+        command: what to run instead of `tieredllm.local.probe_child`; the path is appended.
         limit_s: seconds the child may take.
 
     Returns:
@@ -63,7 +63,7 @@ def try_in_child(
     if command is None:
         if not sys.executable:  # embedded: there is no interpreter to start
             return None
-        command = (sys.executable, "-P", "-m", "tieredllm.local.trial")
+        command = (sys.executable, "-P", "-m", "tieredllm.local.probe_child")
     # The package may have been found in a way the child does not know of, such as the current
     # directory, which `-P` keeps out: whatever lies there must not replace a module.
     root = str(Path(__file__).resolve().parents[2])
