@@ -114,14 +114,18 @@ def decode(text: str) -> Record:
     return _decoder.decode(text)
 
 
-def _fit(value: Any, redact: Redactor, name: str = "") -> Any:
+def _fit(value: Any, redact: Redactor, name: str = "", *, free: bool = False) -> Any:
     """Make plain values fit to be kept: no secrets, nothing that JSON or SQLite cannot hold."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {redact(str(key)): _fit(item, redact, str(key)) for key, item in value.items()}
+        free = free or name == "arguments"  # a tool's: their names come from outside, too
+        return {
+            redact(key) if free else key: _fit(item, redact, key, free=free)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_fit(item, redact) for item in value]
+        return [_fit(item, redact, name, free=free) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else 0.0
     if isinstance(value, int) and not isinstance(value, bool):
