@@ -8,9 +8,9 @@ from pathlib import Path
 
 from benchmarks.measure import Pair, alternate
 from tieredllm.engine.ports import TurnResult
+from tieredllm.health.memory import SqliteHealth
 from tieredllm.profile.schema import HealthSettings
 from tieredllm.store.database import Database
-from tieredllm.store.health import SqliteHealth
 
 __all__ = ["decision"]
 

@@ -127,7 +127,7 @@ class Child:
             from tieredllm.kinds import ErrorKind
             from tieredllm.profile.schema import HealthSettings
             from tieredllm.store.database import Database
-            from tieredllm.store.health import SqliteHealth
+            from tieredllm.health.memory import SqliteHealth
 
             path = Path(sys.argv[1])
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from store_support import NOW, failure, success
 
-from tieredllm.engine import breaker
-from tieredllm.engine.breaker import MAX_BENCH_S, Circuit
 from tieredllm.engine.ports import TurnResult
-from tieredllm.engine.window import ACCURACY, NOTHING, Window
+from tieredllm.health import breaker
+from tieredllm.health.breaker import MAX_BENCH_S, Circuit
+from tieredllm.health.window import ACCURACY, NOTHING, Window
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import HealthSettings
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
+import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from profile_support import command, write
 
 from tieredllm.errors import TieredLLMError, UsageError
-from tieredllm.keys import Keys
+from tieredllm.keys import Keys, clean_key
 
 posix = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
 
@@ -114,12 +117,111 @@ def test_keys_are_set_replaced_and_removed(file):
 
 @given(value=st.text(st.characters(categories=["L", "N", "P", "S"]) | st.just(" "), min_size=1))
 def test_any_printable_key_comes_back(tmp_path_factory, value):
-    """Quotes, backslashes, colons and letters of any script survive."""
+    """Quotes, backslashes, colons and letters of any script survive within it."""
     file = tmp_path_factory.mktemp("k") / "keys.yaml"
-    if value.strip() and value.strip().isprintable():
-        Keys({}, file).set("K", value)
+    value = f"k{value}k"
+    Keys({}, file).set("K", value)
 
-        assert Keys({}, file).get("K") == value.strip()
+    assert Keys({}, file).get("K") == value
+
+
+@pytest.mark.parametrize(
+    ("copied", "key"),
+    [
+        ('"sk-abc"', "sk-abc"),
+        (" 'sk-abc' ", "sk-abc"),
+        ("Bearer sk-abc", "sk-abc"),
+        ('"bearer  sk-abc"\n', "sk-abc"),
+        ("sk-\"abc'", "sk-\"abc'"),
+        ('"', '"'),
+        ("''", ""),
+    ],
+)
+def test_what_is_copied_along_is_no_part_of_a_key(file, copied, key):
+    """Quotes of an env file and a header's `Bearer` go, wherever the key is from."""
+    write(file, yaml.safe_dump({"STORED": copied}))
+    keys = Keys({"SET": copied}, file)
+
+    assert clean_key(copied) == key
+    assert (keys.get("SET") or "", keys.get("STORED") or "") == (key, key)
+
+
+_WRITER = """
+import sys, time
+from pathlib import Path
+from tieredllm.keys import Keys
+
+file, writer, start = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+for turn in range(50):
+    time.sleep(max(0.0, start + turn * 0.02 - time.time()))
+    Keys({}, file).set(f"K{turn}_{writer}", "x")
+"""
+
+
+@pytest.mark.parametrize("writers", [2, 8])
+def test_keys_that_are_set_at_the_same_time_are_all_kept(file, writers):
+    """Fifty times all processes set a key of their own at the same moment."""
+    start = time.time() + 1.5
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _WRITER, str(file), str(number), str(start)])
+        for number in range(writers)
+    ]
+    codes = [process.wait(60) for process in processes]
+
+    assert codes == [0] * writers
+    assert len(Keys({}, file).names()) == 50 * writers
+    assert [path.name for path in file.parent.iterdir()] == ["keys.yaml"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tieredllm.keys import Keys
+
+os.fsync = lambda _file: os.kill(os.getpid(), signal.SIGKILL)
+Keys({}, Path(sys.argv[1])).set("B", "other-secret")
+"""
+
+
+@posix
+@pytest.mark.parametrize("then", [("keys", "list"), ("keys", "rm", "A")])
+def test_a_killed_change_leaves_no_copy_of_the_keys(tmp_path, then):
+    """The next look at the keys removes what the killed process had written; nothing is locked."""
+    file = write(tmp_path / "config/keys.yaml", "A: secret\n")
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(file)], check=False)
+    after_kill = file.read_text()
+    result = command(*then, home=tmp_path)
+
+    assert (killed.returncode, result.code) == (-signal.SIGKILL, 0)
+    assert after_kill == "A: secret\n"
+    assert [path.name for path in file.parent.iterdir()] == ["keys.yaml"]
+
+
+@posix
+def test_a_pipe_as_the_file_is_refused(file):
+    """Nobody writes to it, and nobody waits."""
+    file.parent.mkdir()
+    os.mkfifo(file)
+    keys = Keys({}, file)
+
+    assert keys.get("A") is None
+    assert "a pipe or a device, not a file" in str(keys.mistakes[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A: !sk-secret x",
+        "A: *sk-secret",
+        "A: {sk-secret-0123456789ab: 1, sk-secret-0123456789ab: 2}",
+    ],
+)
+def test_no_mistake_repeats_a_key(file, text):
+    """What YAML takes for something else than text may be a key all the same."""
+    write(file, text)
+
+    assert Keys({}, file).mistakes
+    assert "secret" not in "".join(map(str, Keys({}, file).mistakes))
 
 
 @pytest.mark.parametrize(
@@ -233,6 +335,16 @@ def test_the_command_keeps_a_key_from_standard_input(tmp_path):
     assert (result.code, result.stdout) == (0, "")
     assert result.stderr == f"kept OPENAI_API_KEY in {file}\n"
     assert Keys({}, file).get("OPENAI_API_KEY") == "sk-0123456789ab"
+
+
+def test_a_vendor_stands_for_its_variable(tmp_path):
+    """`keys set openai` keeps what the openai tiers look for, and `keys rm` removes it."""
+    kept = command("keys", "set", "OpenAI", home=tmp_path, stdin="k")
+    gone = command("keys", "rm", "openai", home=tmp_path)
+    file = tmp_path / "config/keys.yaml"
+
+    assert kept.stderr == f"kept OPENAI_API_KEY in {file}\n"
+    assert gone.stderr == f"removed OPENAI_API_KEY from {file}\n"
 
 
 def test_the_command_says_when_the_environment_hides_a_key(tmp_path):

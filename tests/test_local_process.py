@@ -267,7 +267,7 @@ except Exception as exc:
         "model_unavailable llama-cpp-python is not installed; with a C compiler: "
     )
     assert "`pip install llama-cpp-python`" in out
-    assert "--extra-index-url" in out
+    assert "`pip install --no-deps --index-url https://" in out
 
 
 def test_importing_the_backend_is_cheap(start):

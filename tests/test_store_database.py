@@ -112,7 +112,7 @@ def test_the_header_tells_whose_it_is_and_which_version(path):
 def test_importing_the_store_does_not_import_sqlite():
     """A command that needs no memory does not pay for SQLite."""
     code = (
-        "import sys, tieredllm.store.health, tieredllm.store.history, tieredllm.store.parameters;"
+        "import sys, tieredllm.health.memory, tieredllm.store.history, tieredllm.health.parameters;"
         "from pathlib import Path; from tieredllm.store.database import Database;"
         "Database(Path('/nonexistent/state.db')).read(len, None);"
         "print('sqlite3' in sys.modules, '_sqlite3' in sys.modules)"

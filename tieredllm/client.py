@@ -14,6 +14,8 @@ from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
+from tieredllm.health.memory import SqliteHealth
+from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
 from tieredllm.loop import run
 from tieredllm.paths import Places
@@ -21,14 +23,12 @@ from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
 from tieredllm.store.database import Database
-from tieredllm.store.health import SqliteHealth
-from tieredllm.store.parameters import SqliteParameters
 from tieredllm.types import Answer, Answered, Event, Prompt
 
 if TYPE_CHECKING:
     from tieredllm.engine.tooling import Tooling
+    from tieredllm.health.report import HealthReport
     from tieredllm.notify.notifier import Notifier
-    from tieredllm.probing import HealthReport
     from tieredllm.store.history import CachedAnswer
     from tieredllm.tools.approval import Approver
     from tieredllm.tools.registry import Toolbox
@@ -227,7 +227,7 @@ class FallbackManager:
         Args:
             deep: whether to ask each model for one real token, which a vendor bills.
         """
-        from tieredllm.probing import check
+        from tieredllm.health.report import check
 
         return await check(self.plans, self._health, deep=deep)
 

@@ -7,25 +7,42 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from tieredllm.errors import Mistake, ProfileError, TieredLLMError, UsageError
 
-__all__ = ["KeyOrigin", "Keys"]
+__all__ = ["KeyOrigin", "Keys", "clean_key"]
 
 KeyOrigin = Literal["environment", "keys file"]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+LOCK_S = 10.0
+"""How long a change waits for those of other processes; each takes milliseconds."""
+
 _HEADER = (
     "# Keys, kept by `tieredllm keys set NAME`. An environment variable wins over this file.\n"
 )
 
 
+def clean_key(text: str) -> str:
+    """Return a key without what is often copied along.
+
+    That is white space, one pair of quotes around it (`docker --env-file` leaves them in the value)
+    and the `Bearer ` of a header.
+    """
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1].strip()
+    return text[len("Bearer ") :].strip() if text[: len("Bearer ")].lower() == "bearer " else text
+
+
 class Keys:
-    """Hold the keys of one user.
+    """The keys of one user.
 
     The file is read when a name is asked for that the environment does not have, and then once.
+    Changes of several processes come one after the other, so none is lost.
 
     Args:
         env: the environment.
@@ -39,17 +56,17 @@ class Keys:
         self._mistakes: tuple[Mistake, ...] = ()
 
     def get(self, name: str) -> str | None:
-        """Give a key, without the white space around it; None when it is not set."""
+        """Return a key as `clean_key` leaves it; None when it is not set."""
         return self._from_environment(name) or self._read().get(name)
 
     def origin(self, name: str) -> KeyOrigin | None:
-        """Say where `get` takes a key from; None when it is not set."""
+        """Return where `get` takes a key from; None when it is not set."""
         if self._from_environment(name):
             return "environment"
         return "keys file" if name in self._read() else None
 
     def names(self) -> tuple[str, ...]:
-        """Give the names in the file, sorted."""
+        """Return the names in the file, sorted."""
         return tuple(sorted(self._read()))
 
     @property
@@ -77,12 +94,13 @@ class Keys:
             TieredLLMError: the file cannot be written.
         """
         self.check_name(name)
-        value = value.strip()
+        value = clean_key(value)
         if not value:
             raise UsageError(f"nothing was given for {name}")
         if not value.isprintable():
             raise UsageError(f"the key for {name} must be one line without control characters")
-        self._write({**self._read_to_write(), name: value})
+        with self._locked():
+            self._write({**self._read_to_write(), name: value})
 
     @staticmethod
     def check_name(name: str) -> None:
@@ -102,14 +120,55 @@ class Keys:
             UsageError: the file has no such key, or is broken (it is left as it is).
             TieredLLMError: the file cannot be written.
         """
-        stored = self._read_to_write()
-        if name not in stored:
-            hint = "; it is set in the environment" if self._from_environment(name) else ""
-            raise UsageError(f"{self.file} has no key {name}{hint}")
-        self._write({other: value for other, value in stored.items() if other != name})
+        with self._locked():
+            stored = self._read_to_write()
+            if name not in stored:
+                hint = "; it is set in the environment" if self._from_environment(name) else ""
+                raise UsageError(f"{self.file} has no key {name}{hint}")
+            self._write({other: value for other, value in stored.items() if other != name})
+
+    def tidy(self) -> None:
+        """Remove the copy that a process left when it was killed in the middle of a change."""
+        if self._part.exists():
+            with suppress(TieredLLMError), self._locked():
+                self._part.unlink(missing_ok=True)
+
+    @property
+    def _part(self) -> Path:
+        """Where the next state of the file is written before it takes the file's place."""
+        target = self.file.resolve()
+        return target.with_name(f".{target.name}.part")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from changing the file.
+
+        Raises:
+            TieredLLMError: the place cannot be written, or another process does not come to an end.
+        """
+        from filelock import FileLock, Timeout
+
+        target = self.file.resolve()
+        path = target.with_name(f".{target.name}.lock")
+        lock = FileLock(path, timeout=LOCK_S, mode=0o600)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock.acquire()
+        except Timeout as exc:
+            message = f"another process has been changing {self.file} for {LOCK_S:.0f} s: end it"
+            raise TieredLLMError(message) from exc
+        except OSError as exc:
+            raise TieredLLMError(f"cannot write {self.file}: {exc.strerror or exc}") from exc
+        try:
+            yield
+        finally:
+            # filelock takes no lock on a file that is gone, so whoever waits makes a new one.
+            with suppress(OSError):  # Windows removes no open file
+                path.unlink()
+            lock.release()
 
     def _from_environment(self, name: str) -> str | None:
-        return self._env.get(name, "").strip() or None
+        return clean_key(self._env.get(name, "")) or None
 
     def _read_to_write(self) -> dict[str, str]:
         self._stored = None
@@ -124,11 +183,13 @@ class Keys:
         return self._stored
 
     def _write(self, stored: dict[str, str]) -> None:
-        from tieredllm.profile.yaml_writing import scalar
+        from tieredllm.profile.dump import write_yaml
 
-        lines = [f"{name}: {scalar(stored[name])}\n" for name in sorted(stored)]
+        text = _HEADER + (
+            write_yaml({name: stored[name] for name in sorted(stored)}) if stored else ""
+        )
         try:
-            _replace(self.file, _HEADER + "".join(lines))
+            _replace(self.file.resolve(), self._part, text)
         except OSError as exc:
             raise TieredLLMError(f"cannot write {self.file}: {exc.strerror or exc}") from exc
         self._stored, self._mistakes = stored, ()
@@ -160,29 +221,21 @@ def _stored_in(file: Path) -> tuple[dict[str, str], tuple[Mistake, ...]]:
             mistakes.append(entry.place.mistake("a key is one line: `NAME: value`"))
         elif not _NAME.fullmatch(name):
             mistakes.append(entry.place.mistake("a key's name has letters, digits and `_`"))
-        elif entry.node.text.strip() and entry.node.value is not None:
+        elif entry.node.value is not None and (key := clean_key(entry.node.text)):
             # A key of digits alone is text too: what counts is what the file says.
-            stored[name] = entry.node.text.strip()
+            stored[name] = key
     return stored, tuple(mistakes)
 
 
-def _replace(file: Path, text: str) -> None:
-    """Put a file in place at once, readable by its owner only.
-
-    A link stays a link: what it points to is replaced.
-    """
-    from tempfile import mkstemp
-
-    target = file.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = mkstemp(dir=target.parent, prefix=f".{target.name}.")  # created with mode 0600
-    temporary = Path(name)
+def _replace(target: Path, part: Path, text: str) -> None:
+    """Put a file in place at once, readable by its owner only."""
+    part.unlink(missing_ok=True)  # of a process that was killed
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 import msgspec
 
 if TYPE_CHECKING:
-    from tieredllm.probing import HealthReport
+    from tieredllm.health.report import HealthReport
     from tieredllm.render.showing import View
     from tieredllm.store.logged import Logged
 

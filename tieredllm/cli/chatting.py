@@ -24,7 +24,7 @@ from tieredllm.types import Attachment
 
 if TYPE_CHECKING:
     from tieredllm.chat.completing import Choices
-    from tieredllm.probing import HealthReport
+    from tieredllm.health.report import HealthReport
     from tieredllm.render.showing import View
     from tieredllm.store.logged import Logged
 

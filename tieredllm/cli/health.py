@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tieredllm.client import FallbackManager
-    from tieredllm.probing import HealthReport, TierReport
+    from tieredllm.health.report import HealthReport, TierReport
 
 __all__ = ["app", "print_report"]
 

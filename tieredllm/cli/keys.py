@@ -24,7 +24,10 @@ app = typer.Typer(
 
 Name = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="The key's name, such as OPENAI_API_KEY; not the key."),
+    typer.Argument(
+        metavar="NAME",
+        help="The key's name, such as OPENAI_API_KEY, or a vendor: openai; not the key.",
+    ),
 ]
 
 _SHOWN_CHARACTERS = 4
@@ -43,6 +46,7 @@ def set_key(name: Name) -> None:
     keys = _keys(session)
     if looks_like_key(name):
         raise UsageError("give the key's name, such as OPENAI_API_KEY; the key is asked for then")
+    name = _variable(name)
     keys.check_name(name)
     keys.set(name, _asked(name, session))
     session.say(f"kept {name} in {keys.file}")
@@ -61,6 +65,7 @@ def list_keys(
     """
     session = current()
     keys = _keys(session)
+    keys.tidy()
     for mistake in keys.mistakes:
         session.warn(str(mistake))
     if keys.exposed:
@@ -81,6 +86,7 @@ def remove_key(name: Name) -> None:
     """Take a key out of the file."""
     session = current()
     keys = _keys(session)
+    name = _variable(name)
     keys.check_name(name)
     keys.remove(name)
     session.say(f"removed {name} from {keys.file}")
@@ -90,6 +96,13 @@ def remove_key(name: Name) -> None:
 
 def _keys(session: Session) -> Keys:
     return Keys(session.env, session.places.keys_file)
+
+
+def _variable(name: str) -> str:
+    """Return the variable of a vendor's key (`openai`: OPENAI_API_KEY); other names as they are."""
+    from tieredllm.profile.schema import KEY_VARIABLES
+
+    return KEY_VARIABLES.get(name.lower(), name)
 
 
 def _asked(name: str, session: Session) -> str:

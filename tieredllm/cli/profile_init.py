@@ -164,8 +164,8 @@ def _pull(name: str, session: Session) -> None:
 def _show_health(path: Path, session: Session) -> None:
     from tieredllm.cli.health import print_report
     from tieredllm.client import FallbackManager
+    from tieredllm.health.report import HealthReport
     from tieredllm.loop import run
-    from tieredllm.probing import HealthReport
 
     manager = FallbackManager(path, env=session.env, places=session.places, verbose=session.verbose)
 

@@ -36,7 +36,7 @@ PREBUILT_INDEX = "https://abetlen.github.io/llama-cpp-python/whl/cpu"
 """Where the project publishes wheels that need no compiler (its README, "Installation")."""
 INSTALL = (
     "llama-cpp-python is not installed; with a C compiler: `pip install llama-cpp-python`, "
-    f"without: `pip install llama-cpp-python --extra-index-url {PREBUILT_INDEX}`"
+    f"without: `pip install --no-deps --index-url {PREBUILT_INDEX} llama-cpp-python`"
 )
 WARN_LEVEL = 3
 ERROR_LEVEL = 4

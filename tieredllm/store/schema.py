@@ -17,7 +17,7 @@ APPLICATION_ID = 0x544C4C4D
 
 STEPS: Steps = (
     (
-        # One row per backend: its circuit (engine/breaker.py has the meaning of the columns).
+        # One row per backend: its circuit (health/breaker.py has the meaning of the columns).
         """CREATE TABLE circuits (
             identity TEXT PRIMARY KEY NOT NULL,
             failures INTEGER NOT NULL,
@@ -32,7 +32,7 @@ STEPS: Steps = (
             era INTEGER NOT NULL,
             changed_at REAL NOT NULL
         ) WITHOUT ROWID""",
-        # A slice of a backend's window summed up (engine/window.py): what a decision reads is
+        # A slice of a backend's window summed up (health/window.py): what a decision reads is
         # bounded by the number of slices, not by the number of requests.
         """CREATE TABLE window_slices (
             identity TEXT NOT NULL,

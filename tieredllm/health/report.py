@@ -1,4 +1,4 @@
-"""Find out how every tier is: what health remembers, and what a probe sees now."""
+"""Report how every tier is: what health remembers, and what a probe sees now."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from tieredllm.clock import iso
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import Standing
 from tieredllm.providers.base import DEEP_PROBE_S, PROBE_S, Backend, ProbeResult
 
 if TYPE_CHECKING:
-    from tieredllm.store.health import SqliteHealth, WindowReport
+    from tieredllm.health.memory import SqliteHealth, WindowReport
 
 __all__ = ["HealthReport", "Status", "TierReport", "check"]
 
@@ -38,7 +39,7 @@ CAN_ANSWER = frozenset({"healthy", "degraded", "half_open", "unknown"})
 
 
 class BreakerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold a circuit's state."""
+    """A circuit's state."""
 
     state: Literal["closed", "open", "half_open"] = "closed"
     retry_at: str | None = None
@@ -46,7 +47,7 @@ class BreakerReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TierReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold how one tier is: the best of its backends."""
+    """How one tier is: the best of its backends."""
 
     name: str
     level: int
@@ -68,7 +69,7 @@ class TierReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold how everything is."""
+    """How everything is."""
 
     status: Literal["healthy", "degraded", "down"]
     """`down`: no language model can answer; `healthy`: every configured one is."""
@@ -141,7 +142,10 @@ def _report(
         status=status,
         reason=reason,
         fix=fix,
-        breaker=BreakerReport(state=standing.state, retry_at=_iso(standing.retry_at)),
+        breaker=BreakerReport(
+            state=standing.state,
+            retry_at=None if standing.retry_at is None else iso(standing.retry_at),
+        ),
         window=health.window(backend.identity),
         probe=probe,
     )
@@ -162,11 +166,3 @@ def _judged(
     if standing.degraded:
         return "degraded", standing.reason, "tieredllm health --reset forgets the window"
     return "healthy", None, None
-
-
-def _iso(at: float | None) -> str | None:
-    if at is None:
-        return None
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

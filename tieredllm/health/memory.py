@@ -2,7 +2,7 @@
 
 A backend has a row with its circuit and, for each recent slice of time, a row that sums up its
 requests; a decision reads some thirty rows, however many requests there were. The decisions
-themselves are in `engine/breaker.py`.
+themselves are in `health/breaker.py`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tieredllm.clock import Clock, SystemClock
-from tieredllm.engine import breaker
-from tieredllm.engine.breaker import Circuit
 from tieredllm.engine.ports import Standing, TurnResult
-from tieredllm.engine.window import NOTHING, Window
+from tieredllm.health import breaker
+from tieredllm.health.breaker import Circuit
+from tieredllm.health.window import NOTHING, Window
 from tieredllm.profile.schema import HealthSettings
 from tieredllm.store.database import Database
 
@@ -47,7 +47,7 @@ UNKNOWN = (Circuit(), NOTHING)
 
 
 class WindowReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one backend's window as `health --json` shows it."""
+    """One backend's window as `health --json` shows it."""
 
     requests: int
     success_rate: float | None
@@ -60,7 +60,7 @@ class WindowReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SqliteHealth:
-    """Be the engine's memory of health, shared by every process of the user.
+    """The engine's memory of health, shared by every process of the user.
 
     Where the database can't be used, no backend is known and every one is closed.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from store_support import FakeClock
 
 from tieredllm.engine.ports import ParameterMemory
+from tieredllm.health.parameters import SqliteParameters
 from tieredllm.store.database import Database
-from tieredllm.store.parameters import SqliteParameters
 
 
 def test_what_a_backend_rejects_is_known_to_every_process(tmp_path):

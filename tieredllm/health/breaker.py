@@ -25,7 +25,7 @@ from __future__ import annotations
 import msgspec
 
 from tieredllm.engine.ports import Standing
-from tieredllm.engine.window import Window
+from tieredllm.health.window import Window
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import HealthSettings
 
@@ -45,7 +45,7 @@ MAX_BENCH_S = 86_400.0
 
 
 class Circuit(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one backend's circuit. Times are seconds since the epoch."""
+    """One backend's circuit. Times are seconds since the epoch."""
 
     failures: int = 0
     """Failed requests in a row."""
@@ -112,7 +112,7 @@ def weakness(window: Window, settings: HealthSettings) -> Weakness | None:
 
 
 def standing(circuit: Circuit, window: Window, *, now: float, settings: HealthSettings) -> Standing:
-    """Tell how a backend stands.
+    """Return how a backend stands.
 
     A closed circuit whose window breaks a threshold counts as open from the window's last request
     when degraded backends are skipped (`auto_skip_degraded`), so that it is probed again after a

@@ -9,11 +9,11 @@ import pytest
 from store_support import NOW, Child, FakeClock, crowd, failure, success
 
 from tieredllm.engine.ports import HealthMemory, Standing
-from tieredllm.engine.window import Window
+from tieredllm.health.memory import SLICES, SqliteHealth, WindowReport
+from tieredllm.health.window import Window
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import HealthSettings
 from tieredllm.store.database import Database
-from tieredllm.store.health import SLICES, SqliteHealth, WindowReport
 
 DEFAULTS = HealthSettings()
 

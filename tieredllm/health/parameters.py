@@ -17,7 +17,7 @@ FORGET_S = 30 * 86_400.0
 
 
 class SqliteParameters:
-    """Be the engine's memory of rejected parameters, shared by every process of the user.
+    """The engine's memory of rejected parameters, shared by every process of the user.
 
     Args:
         database: where it is kept.
@@ -29,7 +29,7 @@ class SqliteParameters:
         self._clock = clock or SystemClock()
 
     def rejected(self, identity: str) -> frozenset[str]:
-        """Give the wire names this backend has named as unsupported in the last 30 days."""
+        """Return the wire names this backend has named as unsupported in the last 30 days."""
         since = self._clock.wall() - FORGET_S
 
         def load(connection: Connection) -> frozenset[str]:
