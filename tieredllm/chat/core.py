@@ -13,7 +13,7 @@ from tieredllm.chat.tier_watch import TierWatch
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.showing import View, show
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
-from tieredllm.store.logged import is_turn
+from tieredllm.store.record import is_turn
 from tieredllm.types import Answer, Answered, Attachment, Event, Prompt, Token
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import msgspec
 if TYPE_CHECKING:
     from tieredllm.health.report import HealthReport
     from tieredllm.render.showing import View
-    from tieredllm.store.logged import Logged
+    from tieredllm.store.record import LoggedRequest
 
 __all__ = ["MakeView", "Reader", "Services", "Surroundings"]
 
@@ -73,7 +73,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 
     make_view: MakeView
     show_health: Callable[[HealthReport], None]
-    show_request: Callable[[Logged], None]
+    show_request: Callable[[LoggedRequest], None]
     show_rows: Callable[[list[tuple[str, str]]], None]
     """Print two columns."""
     show_dim: Callable[[str], None]

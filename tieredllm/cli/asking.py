@@ -90,6 +90,9 @@ def perform(session: Session, job: AskJob) -> int:
                 conversation_id=earlier.cid if earlier else None,
                 secrets=manager.secrets(),
             )
+            # Without -v only where the next question would go on from another turn.
+            if history.unsaved is not None and (session.verbose or earlier is not None):
+                session.say(f"tieredllm: this request is not in the log: {history.unsaved}")
 
     async def answered() -> int:
         try:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tieredllm.chat.completing import Choices
     from tieredllm.health.report import HealthReport
     from tieredllm.render.showing import View
-    from tieredllm.store.logged import Logged
+    from tieredllm.store.record import LoggedRequest
 
 __all__ = ["ChatJob", "perform"]
 
@@ -143,7 +143,7 @@ def _services(
 
         print_report(report, aside, as_json=False)
 
-    def show_request(request: Logged) -> None:
+    def show_request(request: LoggedRequest) -> None:
         from tieredllm.cli.log_views import show_request
 
         show_request(aside, request)

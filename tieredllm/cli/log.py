@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -11,7 +12,8 @@ from tieredllm.cli.context import Session, current
 from tieredllm.errors import TieredLLMError, UsageError
 
 if TYPE_CHECKING:
-    from tieredllm.store.history import History
+    from tieredllm.store.history import History, Unreadable
+    from tieredllm.store.record import LoggedRequest
 
 __all__ = ["app"]
 
@@ -119,13 +121,38 @@ def path() -> None:
 def _list(session: Session, *, number: int, search: str | None, as_json: bool) -> None:
     from tieredllm.cli.log_views import list_requests
 
-    found = _from_history(session, lambda history: history.recent(number, search))
-    if as_json:
-        _print_json(session, [request.to_dict() for request in found])
-    elif found:
-        list_requests(session, found)
-    else:
+    def print_them(history: History) -> bool:
+        found = _readable(session, history.recent(number, search))
+        if as_json:
+            _print_json_list(session, (request.to_dict() for request in found))
+            return True
+        first = next(found, None)
+        if first is None:
+            return False
+        list_requests(session, itertools.chain([first], found))
+        return True
+
+    if not _from_history(session, print_them):
         session.say("no request has this text" if search else "no request was logged yet")
+
+
+def _readable(
+    session: Session, found: Iterable[LoggedRequest | Unreadable]
+) -> Iterator[LoggedRequest]:
+    """Pass on what can be read, and say at the end what could not."""
+    from tieredllm.store.history import Unreadable
+
+    bad: list[Unreadable] = []
+    for request in found:
+        if isinstance(request, Unreadable):
+            bad.append(request)
+        else:
+            yield request
+    if bad:
+        session.warn(
+            f"tieredllm: {_requests(len(bad))} in the log cannot be read and left out:"
+            f" {bad[0].request_id}: {bad[0].reason}"
+        )
 
 
 def _from_history(session: Session, work: Callable[[History], T]) -> T:
@@ -151,6 +178,19 @@ def _print_json(session: Session, value: object) -> None:
     import json
 
     print(json.dumps(value, indent=2, ensure_ascii=False), file=session.stdout)
+
+
+def _print_json_list(session: Session, values: Iterable[object]) -> None:
+    """Print a list one element at a time: a log may be larger than the memory."""
+    import json
+    import textwrap
+
+    separator = "["
+    for value in values:
+        text = textwrap.indent(json.dumps(value, indent=2, ensure_ascii=False), "  ")
+        session.stdout.write(f"{separator}\n{text}")
+        separator = ","
+    session.stdout.write("[]\n" if separator == "[" else "\n]\n")
 
 
 def _requests(count: int) -> str:

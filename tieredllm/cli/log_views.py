@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from tieredllm.cli.context import Session
 from tieredllm.render.output import write
 from tieredllm.render.sanitize import clean, one_line
 from tieredllm.render.timeline import duration, ending, time_line
-from tieredllm.store.logged import Logged, iso, user_turn
+from tieredllm.store.record import LoggedRequest, iso, user_turn
 
 __all__ = ["list_requests", "show_request"]
 
@@ -22,7 +22,7 @@ FIRST_LINE = 200
 STYLES = {"ok": "green", "failed": "red", "cancelled": "yellow", "skipped": "dim"}
 
 
-def list_requests(session: Session, requests: Sequence[Logged]) -> None:
+def list_requests(session: Session, requests: Iterable[LoggedRequest]) -> None:
     """Print one line for each request."""
     if session.stdout.isatty():
         _print_table(session, requests)
@@ -40,7 +40,7 @@ def list_requests(session: Session, requests: Sequence[Logged]) -> None:
         write(session.stdout, "\t".join(map(one_line, cells)) + "\n")
 
 
-def show_request(session: Session, request: Logged) -> None:
+def show_request(session: Session, request: LoggedRequest) -> None:
     """Print one request's attempts, what was asked and what was answered."""
     if session.stdout.isatty():
         _print_time_line(session, request)
@@ -48,7 +48,7 @@ def show_request(session: Session, request: Logged) -> None:
     write(session.stdout, "\n".join(_plain_lines(request)) + "\n")
 
 
-def _print_table(session: Session, requests: Sequence[Logged]) -> None:
+def _print_table(session: Session, requests: Iterable[LoggedRequest]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -86,7 +86,7 @@ def _print_table(session: Session, requests: Sequence[Logged]) -> None:
     console.print(table)
 
 
-def _print_time_line(session: Session, request: Logged) -> None:
+def _print_time_line(session: Session, request: LoggedRequest) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -117,7 +117,7 @@ def _print_time_line(session: Session, request: Logged) -> None:
         console.print(Text(text))
 
 
-def _plain_lines(request: Logged) -> list[str]:
+def _plain_lines(request: LoggedRequest) -> list[str]:
     answer = request.answer
     lines = _head(request)
     lines.extend(
@@ -130,7 +130,7 @@ def _plain_lines(request: Logged) -> list[str]:
     return lines
 
 
-def _head(request: Logged) -> list[str]:
+def _head(request: LoggedRequest) -> list[str]:
     """Say which request it was and what came of it."""
     answer = request.answer
     lines = [
@@ -160,7 +160,7 @@ def _head(request: Logged) -> list[str]:
     return [one_line(line) for line in lines]
 
 
-def _texts(request: Logged) -> list[tuple[str, str]]:
+def _texts(request: LoggedRequest) -> list[tuple[str, str]]:
     texts = [
         ("system", request.prompt.system),
         ("asked", user_turn(request.prompt)),
@@ -169,7 +169,7 @@ def _texts(request: Logged) -> list[tuple[str, str]]:
     return [(title, clean(text).strip("\n")) for title, text in texts if text]
 
 
-def _asked(request: Logged) -> str:
+def _asked(request: LoggedRequest) -> str:
     """Give the first line of what was asked."""
     text = request.prompt.question.strip() or user_turn(request.prompt).strip()
     return one_line(text.partition("\n")[0], FIRST_LINE)

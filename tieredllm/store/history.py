@@ -19,7 +19,7 @@ from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import UsageError
 from tieredllm.store.database import Database
 from tieredllm.store.record import (
-    Record,
+    LoggedRequest,
     TierTurn,
     decode,
     encode,
@@ -55,8 +55,14 @@ MAX_BYTES = 512 * 1024 * 1024
 PRUNED_AT_ONCE = 500
 """How many requests one transaction drops: others that want to write wait for no more."""
 
+PRUNED_BY_EACH = 20
+"""How many a new request drops at most, where there are too many."""
+
 PAGE = 100
 """How many requests are read at once; each may have megabytes of text."""
+
+LAST_NUMBER = 2**63 - 1
+"""The largest number a row can have."""
 
 SAVE_WAIT_S = 5.0
 """How long a request that has ended waits for another process's lock before it is given up."""
@@ -113,6 +119,8 @@ class History:
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._database = database
         self._clock = clock or SystemClock()
+        self.unsaved: str | None = None
+        """Why the latest request is not in the log; None when it is."""
 
     def save(
         self,
@@ -122,8 +130,11 @@ class History:
         conversation_id: str | None = None,
         *,
         secrets: Collection[str] = (),
-    ) -> bool:
+    ) -> str:
         """Keep a request that has ended just now. A second one of the same id changes nothing.
+
+        Another process's lock is waited for up to `SAVE_WAIT_S`; afterwards `unsaved` says whether
+        the request is in the log.
 
         Args:
             prompt: what was asked; its history isn't kept, the conversation has it.
@@ -134,12 +145,11 @@ class History:
             secrets: texts to strike out wherever they occur, such as the keys in use.
 
         Returns:
-            Whether it is in the file; False when another process kept it locked for
-            `SAVE_WAIT_S`, or it cannot be written: `Database.problem` says why.
+            The conversation's id.
         """
         asked_at = self._clock.wall() - answer.latency_ms / 1000
         text, record = encode(
-            Record(
+            LoggedRequest(
                 asked_at=asked_at,
                 profile=profile,
                 conversation_id=conversation_id or answer.request_id,
@@ -176,7 +186,9 @@ class History:
             return True
 
         kept = self._database.write(keep, default=False, wait_s=SAVE_WAIT_S)
-        return kept and not self._database.stands_in
+        lost = not kept or self._database.stands_in
+        self.unsaved = self._database.trouble if lost else None
+        return record.conversation_id
 
     def conversation(self, cid: str | None = None) -> Conversation | None:
         """Return what a conversation goes on from.
@@ -212,7 +224,7 @@ class History:
             MAX_TURNS,
         )
         turns = [
-            record for row in reversed(rows) if isinstance(record := _record(*row), Record)
+            record for row in reversed(rows) if isinstance(record := _record(*row), LoggedRequest)
         ]
         system = self._rows(
             "SELECT json_extract(record, '$.prompt.system') FROM log WHERE conversation_id = ?"
@@ -235,7 +247,7 @@ class History:
 
         self._database.write(unmark, None, creates=False, wait_s=SAVE_WAIT_S)
 
-    def find(self, wanted: str) -> Record:
+    def find(self, wanted: str) -> LoggedRequest:
         """Return the request with this id, unique beginning of an id, or reference code.
 
         Args:
@@ -262,12 +274,12 @@ class History:
             )
         rows = self._rows("SELECT id, CAST(record AS BLOB) FROM log WHERE id = ?", request_id)
         record = _record(*rows[0]) if rows else None
-        if not isinstance(record, Record):
+        if not isinstance(record, LoggedRequest):
             reason = f"request {request_id} cannot be read"
             raise UsageError(reason if record is None else f"{reason}: {record.reason}")
         return record
 
-    def recent(self, limit: int, search: str | None = None) -> Iterator[Record | Unreadable]:
+    def recent(self, limit: int, search: str | None = None) -> Iterator[LoggedRequest | Unreadable]:
         """Yield the latest requests, the latest first, reading a few at a time.
 
         Args:
@@ -281,11 +293,11 @@ class History:
         if search:
             escaped = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
             pattern = f"%{escaped}%"
-        before = None
+        before = LAST_NUMBER
         while limit > 0:
             rows = self._rows(
                 "SELECT number, id, CAST(record AS BLOB) FROM log"
-                " WHERE (?1 IS NULL OR number < ?1) AND (?2 IS NULL OR json_valid(record) AND"
+                " WHERE number < ?1 AND (?2 IS NULL OR json_valid(record) AND"
                 r" (json_extract(record, '$.prompt.question') LIKE ?2 ESCAPE '\'"
                 r" OR json_extract(record, '$.answer.text') LIKE ?2 ESCAPE '\'))"
                 " ORDER BY number DESC LIMIT ?3",
@@ -324,7 +336,7 @@ class History:
         nothing: list[Any] = []
         for row in self._database.read(load, nothing):
             record = _record(*row)
-            if isinstance(record, Record) and record.answer.text is not None:
+            if isinstance(record, LoggedRequest) and record.answer.text is not None:
                 answer = record.answer
                 return CachedAnswer(
                     text=record.answer.text,
@@ -342,9 +354,7 @@ class History:
         Raises:
             DatabaseError: the log cannot be read.
         """
-        rows = self._rows(
-            "SELECT count(*) FROM log WHERE ?1 IS NULL OR asked_at < ?1", older_than
-        )
+        rows = self._rows("SELECT count(*) FROM log WHERE ?1 IS NULL OR asked_at < ?1", older_than)
         return int(rows[0][0]) if rows else 0
 
     def prune(self, older_than: float) -> int:
@@ -394,7 +404,7 @@ class History:
         )
 
 
-def _record(request_id: str, text: bytes) -> Record | Unreadable:
+def _record(request_id: str, text: bytes) -> LoggedRequest | Unreadable:
     try:
         return decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -403,20 +413,18 @@ def _record(request_id: str, text: bytes) -> Record | Unreadable:
 
 def _bound(connection: Connection) -> None:
     """Drop the oldest requests while there are too many, a few for each new one."""
-    newest, oldest = connection.execute("SELECT max(number), min(number) FROM log").fetchone()
-    too_many = newest - oldest >= MAX_REQUESTS
-    if not too_many:
+    oldest_first = "SELECT number, asked_at FROM log WHERE number <= ? ORDER BY number LIMIT ?"
+    newest: int = connection.execute("SELECT max(number) FROM log").fetchone()[0]
+    _drop(connection, oldest_first, (newest - MAX_REQUESTS, PRUNED_BY_EACH))
+    for _ in range(PRUNED_BY_EACH):
         pages, unused, size = (
             connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
         )
-        too_many = (pages - unused) * size > MAX_BYTES and newest > oldest
-    if too_many:
-        _drop(
-            connection,
-            "SELECT number, asked_at FROM log WHERE number < ? ORDER BY number LIMIT ?",
-            (newest, 20),
-        )
+        if (pages - unused) * size <= MAX_BYTES:
+            break
+        if not _drop(connection, oldest_first, (newest - 1, 1)):
+            break
 
 
 def _drop(connection: Connection, query: str, values: Sequence[Any]) -> int:

@@ -9,24 +9,24 @@ prompt's or an answer's own fields, and what a caller names as a secret is struc
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 
-from tieredllm.redaction import Redactor
-from tieredllm.text import iso_utc
 from tieredllm.types import Answer, Attempt, Message, Prompt
 
 __all__ = [
     "MAX_TEXT",
-    "Record",
+    "LoggedRequest",
     "TierTurn",
     "decode",
     "encode",
     "fingerprint",
     "is_reusable",
     "is_turn",
+    "iso",
     "tier_turns",
     "turn_messages",
     "user_turn",
@@ -42,7 +42,30 @@ NO_MODEL = frozenset({"rules", "cache"})
 """Providers whose answers no model has just written."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+SHORTEST_SECRET = 6
+
+
+class Redactor:
+    """Make texts fit to be kept: no secrets, no lone surrogates, no more than so much."""
+
+    def __init__(self, secrets: Collection[str] = (), *, limit: int) -> None:
+        self._secrets = sorted((s for s in secrets if len(s) >= SHORTEST_SECRET), key=len)[::-1]
+        self._limit = limit
+
+    def __call__(self, text: str) -> str:
+        """Return the text as it is kept: of a longer one its head and tail."""
+        limit = self._limit
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        if len(text) <= limit:
+            return text
+        half = limit // 2
+        left_out = len(text) - 2 * half
+        return f"{text[:half]}\n[... {left_out} characters are not kept ...]\n{text[-half:]}"
+
+
+class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request as the log has it."""
 
     asked_at: float
@@ -56,7 +79,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values: the fields of `ask --json`, and what was asked."""
         return {
-            "asked_at": iso_utc(self.asked_at),
+            "asked_at": iso(self.asked_at),
             "profile": self.profile,
             "conversation_id": self.conversation_id,
             "question": self.prompt.question,
@@ -84,11 +107,16 @@ class TierTurn(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
 
 
+def iso(at: float) -> str:
+    """Return a time as ISO 8601 in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+
+
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Record)
+_decoder = msgspec.json.Decoder(LoggedRequest)
 
 
-def encode(record: Record, secrets: Collection[str] = ()) -> tuple[str, Record]:
+def encode(record: LoggedRequest, secrets: Collection[str] = ()) -> tuple[str, LoggedRequest]:
     """Return a record's JSON, and the record as that JSON has it.
 
     Args:
@@ -105,7 +133,7 @@ def encode(record: Record, secrets: Collection[str] = ()) -> tuple[str, Record]:
     return encoded.decode(), _decoder.decode(encoded)
 
 
-def decode(text: str) -> Record:
+def decode(text: bytes) -> LoggedRequest:
     """Read a record's JSON.
 
     Raises:
@@ -134,7 +162,7 @@ def _fit(value: Any, redact: Redactor, name: str = "", *, free: bool = False) ->
     return value
 
 
-def turn_messages(record: Record) -> tuple[Message, Message]:
+def turn_messages(record: LoggedRequest) -> tuple[Message, Message]:
     """Return a turn of a conversation: what was asked, and what was answered."""
     asked, answered = user_turn(record.prompt), record.answer.text or ""
     return Message("user", asked), Message("assistant", answered)

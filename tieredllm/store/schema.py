@@ -172,8 +172,9 @@ STEPS: Steps = (
             completion_tokens INTEGER NOT NULL,
             PRIMARY KEY (asked_at, request, tier)
         ) WITHOUT ROWID""",
-        """INSERT INTO log SELECT number, id, asked_at, level, conversation_id, is_turn, reusable_as,
-            ref_code, json_object(
+        """INSERT INTO log SELECT
+            number, id, asked_at, level, conversation_id, is_turn, reusable_as, ref_code,
+            json_object(
                 'asked_at', asked_at, 'profile', profile, 'conversation_id', conversation_id,
                 'prompt', json_object(
                     'question', question, 'system', system, 'attachments',
