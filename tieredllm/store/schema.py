@@ -141,6 +141,7 @@ STEPS: Steps = (
         "ALTER TABLE attempts ADD COLUMN skip TEXT",
     ),
     (
+        # The latest 100,000 requests are taken along: the log keeps no more (store/history.py).
         # A request's whole record is JSON (store/record.py), so that a new field costs no column;
         # beside it is what queries look for. `level` is NULL where nothing answered. `is_turn`: a
         # conversation goes on from it. `reusable_as`: a hash of what was asked, set when the answer
@@ -208,7 +209,7 @@ STEPS: Steps = (
                         )
                     ))
                 )
-            ) FROM requests""",
+            ) FROM requests WHERE number > (SELECT max(number) FROM requests) - 100000""",
         """INSERT INTO tier_turns SELECT r.asked_at, r.number, a.tier, max(a.level),
             max(a.outcome IN ('ok', 'failed')),
             max(a.outcome IN ('ok', 'failed')) AND r.tier IS a.tier,
@@ -220,6 +221,7 @@ STEPS: Steps = (
             CASE WHEN r.tier IS a.tier THEN coalesce(r.prompt_tokens, 0) ELSE 0 END,
             CASE WHEN r.tier IS a.tier THEN coalesce(r.completion_tokens, 0) ELSE 0 END
             FROM requests AS r JOIN attempts AS a ON a.request = r.number
+            WHERE r.number IN (SELECT number FROM log)
             GROUP BY r.number, a.tier""",
         "DROP TABLE attempts",
         "DROP TABLE requests",
