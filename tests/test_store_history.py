@@ -12,9 +12,10 @@ from store_support import NOW, Child, FakeClock, answer, attempt
 
 from tieredllm.errors import UsageError
 from tieredllm.kinds import ErrorInfo, ErrorKind
+from tieredllm.redaction import Redactor
 from tieredllm.store.database import Database
 from tieredllm.store.history import CachedAnswer, Conversation, History, Unreadable
-from tieredllm.store.record import MAX_TEXT, Redactor, fingerprint
+from tieredllm.store.record import MAX_TEXT, fingerprint
 from tieredllm.store.schema import STEPS
 from tieredllm.store.statistics import statistics
 from tieredllm.types import Attachment, Message, Prompt, Skip, ToolUse, Usage

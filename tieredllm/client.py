@@ -10,15 +10,15 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tieredllm.aio import run
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
+from tieredllm.files import Places
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
-from tieredllm.loop import run
-from tieredllm.paths import Places
 from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
@@ -48,6 +48,7 @@ class FallbackManager:
         profile: a profile, or the name or path of one; the user's default when None.
         env: where variables (keys, directories) are looked up; the process's when None.
         places: the user's directories; found from `env` when None.
+        models: other models to ask, by tier name; a tier's alternates stay.
         persist: whether health is kept in, and shared through, the state database.
         simulate: faults to play instead of calling a tier, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
@@ -61,7 +62,7 @@ class FallbackManager:
 
     Raises:
         ProfileError: the profile has mistakes; all of them are reported.
-        UsageError: there is no such profile, or no such tier to simulate.
+        UsageError: there is no such profile, no such tier to simulate, or none with a model.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class FallbackManager:
         *,
         env: Mapping[str, str] | None = None,
         places: Places | None = None,
+        models: Mapping[str, str] | None = None,
         persist: bool = True,
         simulate: Mapping[str, ErrorKind] | None = None,
         verbose: bool = False,
@@ -91,10 +93,9 @@ class FallbackManager:
             named = str(profile) if profile is not None else None
             loaded = load(find_profile(named, self.places), self.places)
             profile = loaded.profile
-            if profile.tools.python:
-                from tieredllm.tools.registry import folders_of
-
-                tool_folders = folders_of(loaded.tree)
+            tool_folders = loaded.tool_folders
+        for tier, model in (models or {}).items():
+            profile = _with_model(profile, tier, model)
         self.profile = profile
         _check_rules(profile)
         self.check_tiers(simulate or {})
@@ -245,18 +246,14 @@ class FallbackManager:
 
         from tieredllm.providers.factory import make_backends
 
-        self.check_tiers([tier])
+        self.profile = _with_model(self.profile, tier, model)
         plan = next(plan for plan in self.plans if plan.tier.name == tier)
-        if plan.tier.model is None:
-            reason = f"tier {tier} has no model to choose"
-            raise UsageError(reason)
-        changed = replace(plan.tier, model=model)
+        changed = self.profile.tiers[plan.level]
         former, *alternates = plan.backends
         own = make_backends(changed, self._around)[0]
         plans = list(self.plans)
         plans[plan.level] = replace(plan, tier=changed, backends=(own, *alternates))
         self.plans = tuple(plans)
-        self.profile = replace(self.profile, tiers=tuple(plan.tier for plan in plans))
         await former.aclose()
 
     def forget(self) -> None:
@@ -364,6 +361,27 @@ class FallbackManager:
                     f"profile {self.profile.name} has no tier {name!r}: it has {', '.join(known)}"
                 )
                 raise UsageError(reason)
+
+
+def _with_model(profile: Profile, name: str, model: str) -> Profile:
+    """Return the profile with another model in one tier.
+
+    Raises:
+        UsageError: there is no tier of that name, or it has no model.
+    """
+    from msgspec.structs import replace
+
+    chosen = next((tier for tier in profile.tiers if tier.name == name), None)
+    if chosen is None:
+        having = ", ".join(tier.name for tier in profile.tiers if tier.model is not None)
+        raise UsageError(
+            f"profile {profile.name} has no tier {name!r} with a model: it has {having}"
+        )
+    if chosen.model is None:
+        raise UsageError(f"tier {name} has no model to choose")
+    changed = replace(chosen, model=model)
+    tiers = tuple(changed if tier is chosen else tier for tier in profile.tiers)
+    return replace(profile, tiers=tiers)
 
 
 def _check_rules(profile: Profile) -> None:

@@ -13,11 +13,11 @@ from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
+from tieredllm.aio import run
 from tieredllm.engine.core import Run
 from tieredllm.engine.plan import Options, TierPlan
 from tieredllm.engine.ports import NoMemory
 from tieredllm.kinds import ErrorKind
-from tieredllm.loop import run
 from tieredllm.profile.schema import Profile
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.base import (

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from tieredllm.cli.context import Session, current
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.output import print_json, print_json_list
+from tieredllm.clock import iso
 from tieredllm.errors import TieredLLMError, UsageError
+from tieredllm.render.plain import write
+from tieredllm.render.timeline import duration, ending, time_line
+from tieredllm.store.record import LoggedRequest, user_turn
+from tieredllm.text import clean, one_line, pluralize
 
 if TYPE_CHECKING:
     from tieredllm.store.history import History, Unreadable
-    from tieredllm.store.record import LoggedRequest
 
-__all__ = ["app"]
+__all__ = ["app", "show_request"]
 
 app = typer.Typer(
     name="log",
@@ -78,14 +84,12 @@ def show(
 
     A thin bar is the time to the first token, a thick one the answer coming, dots are waiting.
     """
-    from tieredllm.cli.log_views import show_request
-
-    session = current()
-    found = _from_history(session, lambda history: history.find(wanted))
+    environment = current()
+    found = _from_history(environment, lambda history: history.find(wanted))
     if as_json:
-        _print_json(session, found.to_dict())
+        print_json(found.to_dict(), environment)
     else:
-        show_request(session, found)
+        show_request(environment, found)
 
 
 @app.command()
@@ -97,65 +101,58 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
     """Drop old requests from the log, for good."""
-    import time
-
-    session = current()
+    environment = current()
     before = time.time() - older_than * DAY_S
-    count = _from_history(session, lambda history: history.count(before))
+    count = _from_history(environment, lambda history: history.count(before))
     if count and not yes:
-        if session.stdin is None or not session.stdin.isatty():
-            reason = f"{_requests(count)} would be dropped: add --yes"
+        if environment.stdin is None or not environment.stdin.isatty():
+            reason = f"{pluralize(count, 'request')} would be dropped: add --yes"
             raise UsageError(reason)
-        typer.confirm(f"Drop {_requests(count)} for good?", abort=True, err=True)
-    dropped = _from_history(session, lambda history: history.prune(before)) if count else 0
-    session.say(f"dropped {_requests(dropped)}")
+        typer.confirm(f"Drop {pluralize(count, 'request')} for good?", abort=True, err=True)
+    dropped = _from_history(environment, lambda history: history.prune(before)) if count else 0
+    environment.say(f"dropped {pluralize(dropped, 'request')}")
 
 
 @app.command()
 def path() -> None:
     """Print where the log's file is."""
-    session = current()
-    print(session.places.state_db, file=session.stdout)
+    environment = current()
+    print(environment.places.state_db, file=environment.stdout)
 
 
-def _list(session: Session, *, number: int, search: str | None, as_json: bool) -> None:
-    from tieredllm.cli.log_views import list_requests
-
-    def print_them(history: History) -> bool:
-        found = _readable(session, history.recent(number, search))
+def _list(environment: Environment, *, number: int, search: str | None, as_json: bool) -> None:
+    def show(history: History) -> bool:
+        found = _readable(environment, history.recent(number, search))
         if as_json:
-            _print_json_list(session, (request.to_dict() for request in found))
+            print_json_list((request.to_dict() for request in found), environment)
             return True
         first = next(found, None)
-        if first is None:
-            return False
-        list_requests(session, itertools.chain([first], found))
-        return True
+        if first is not None:
+            _show_list(environment, itertools.chain([first], found))
+        return first is not None
 
-    if not _from_history(session, print_them):
-        session.say("no request has this text" if search else "no request was logged yet")
+    if not _from_history(environment, show):
+        environment.say("no request has this text" if search else "no request was logged yet")
 
 
 def _readable(
-    session: Session, found: Iterable[LoggedRequest | Unreadable]
+    environment: Environment, found: Iterable[LoggedRequest | Unreadable]
 ) -> Iterator[LoggedRequest]:
     """Pass on what can be read, and say at the end what could not."""
-    from tieredllm.store.history import Unreadable
-
     bad: list[Unreadable] = []
     for request in found:
-        if isinstance(request, Unreadable):
-            bad.append(request)
-        else:
+        if isinstance(request, LoggedRequest):
             yield request
+        else:
+            bad.append(request)
     if bad:
-        session.warn(
-            f"tieredllm: {_requests(len(bad))} in the log cannot be read and left out:"
+        environment.warn(
+            f"tieredllm: {pluralize(len(bad), 'request')} in the log cannot be read and left out:"
             f" {bad[0].request_id}: {bad[0].reason}"
         )
 
 
-def _from_history(session: Session, work: Callable[[History], T]) -> T:
+def _from_history(environment: Environment, work: Callable[[History], T]) -> T:
     """Give what the log says.
 
     Raises:
@@ -164,7 +161,7 @@ def _from_history(session: Session, work: Callable[[History], T]) -> T:
     from tieredllm.store.database import Database
     from tieredllm.store.history import History
 
-    with Database(session.places.state_db) as database:
+    with Database(environment.places.state_db) as database:
         try:
             done = work(History(database))
         finally:
@@ -174,24 +171,168 @@ def _from_history(session: Session, work: Callable[[History], T]) -> T:
     return done
 
 
-def _print_json(session: Session, value: object) -> None:
-    import json
+SHORT_ID = 8
+"""Characters of an id in the list: 32 bits of chance, and what a reference code shows."""
 
-    print(json.dumps(value, indent=2, ensure_ascii=False), file=session.stdout)
+FIRST_LINE = 200
+"""Characters of a question in a list that isn't cut to a terminal's width."""
 
-
-def _print_json_list(session: Session, values: Iterable[object]) -> None:
-    """Print a list one element at a time: a log may be larger than the memory."""
-    import json
-    import textwrap
-
-    separator = "["
-    for value in values:
-        text = textwrap.indent(json.dumps(value, indent=2, ensure_ascii=False), "  ")
-        session.stdout.write(f"{separator}\n{text}")
-        separator = ","
-    session.stdout.write("[]\n" if separator == "[" else "\n]\n")
+STYLES = {"ok": "green", "failed": "red", "cancelled": "yellow", "skipped": "dim"}
 
 
-def _requests(count: int) -> str:
-    return f"{count} request" if count == 1 else f"{count} requests"
+def _show_list(environment: Environment, requests: Iterable[LoggedRequest]) -> None:
+    """Print one line for each request."""
+    if environment.stdout.isatty():
+        _print_table(environment, requests)
+        return
+    for request in requests:
+        answer = request.answer
+        cells = (
+            iso(request.asked_at),
+            answer.request_id,
+            answer.tier or "-",
+            answer.model_used or "-",
+            f"{answer.latency_ms:.0f}",
+            _asked(request),
+        )
+        write(environment.stdout, "\t".join(map(one_line, cells)) + "\n")
+
+
+def show_request(environment: Environment, request: LoggedRequest) -> None:
+    """Print one request's attempts, what was asked and what was answered."""
+    if environment.stdout.isatty():
+        _print_time_line(environment, request)
+        return
+    write(environment.stdout, "\n".join(_plain_lines(request)) + "\n")
+
+
+def _print_table(environment: Environment, requests: Iterable[LoggedRequest]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = environment.console()
+    width = console.width
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", expand=True)
+    columns = {
+        "when": width >= 60,
+        "id": True,
+        "tier": True,
+        "model": width >= 100,
+        "time": width >= 80,
+    }
+    for name, shown in columns.items():
+        if shown:
+            table.add_column(
+                name,
+                no_wrap=True,
+                justify="right" if name == "time" else "left",
+                max_width=max(width // 5, 8) if name in {"tier", "model"} else None,
+            )
+    table.add_column("asked", no_wrap=True, overflow="ellipsis", ratio=1)
+    for request in requests:
+        answer = request.answer
+        style = "red" if answer.tier is None else "yellow" if answer.fallback_used else ""
+        cells = {
+            "when": Text(_when(request.asked_at, short=width < 100)),
+            "id": Text(answer.request_id[:SHORT_ID], style="dim"),
+            "tier": Text(one_line(answer.tier or "none"), style=style),
+            "model": Text(one_line(answer.model_used or "")),
+            "time": Text(duration(answer.latency_ms)),
+        }
+        shown_cells = [cell for name, cell in cells.items() if columns[name]]
+        table.add_row(*shown_cells, Text(_asked(request)))
+    console.print(table)
+
+
+def _print_time_line(environment: Environment, request: LoggedRequest) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = environment.console()
+    ascii_only = not console.encoding.lower().startswith("utf")
+    for line in _head(request):
+        console.print(Text(line, style="dim"))
+    console.print()
+    answer = request.answer
+    lanes = time_line(
+        answer.attempts,
+        latency_ms=answer.latency_ms,
+        width=console.width,
+        ascii_only=ascii_only,
+    )
+    for lane in lanes:
+        bar = Text.assemble(
+            f"{lane.label} ",
+            (lane.before, "dim"),
+            (lane.bar, STYLES[lane.outcome]),
+            f"{lane.after} {lane.length}",
+        )
+        console.print(bar, no_wrap=True, overflow="crop")
+        console.print(Padding(Text(lane.why, style="dim"), (0, 0, 0, 2)))
+    for title, text in _texts(request):
+        console.print()
+        console.print(Text(title, style="bold"))
+        console.print(Text(text))
+
+
+def _plain_lines(request: LoggedRequest) -> list[str]:
+    answer = request.answer
+    lines = _head(request)
+    lines.extend(
+        f"{attempt.started_ms:.1f} ms +{attempt.duration_ms:.1f} ms"
+        f" {one_line(attempt.tier)} {ending(attempt)}"
+        for attempt in answer.attempts
+    )
+    for title, text in _texts(request):
+        lines.extend(("", title, text))
+    return lines
+
+
+def _head(request: LoggedRequest) -> list[str]:
+    """Say which request it was and what came of it."""
+    answer = request.answer
+    lines = [
+        f"request {answer.request_id}",
+        f"asked {_when(request.asked_at)}, profile {request.profile}",
+        f"conversation {request.conversation_id}",
+    ]
+    if answer.tier is None:
+        lines.append(f"not answered, after {duration(answer.latency_ms)}")
+    else:
+        model = " ".join(dict.fromkeys(filter(None, (answer.provider, answer.model_used))))
+        by = answer.tier if model == answer.tier else f"{answer.tier} ({model})"
+        lines.append(f"answered by {by} in {duration(answer.latency_ms)}")
+    details = [
+        ("first token", answer.first_token_ms and duration(answer.first_token_ms)),
+        ("prompt tokens", answer.usage.prompt_tokens),
+        ("completion tokens", answer.usage.completion_tokens),
+        ("reference", answer.ref_code),
+        ("intent", answer.intent),
+    ]
+    told = [f"{name} {value}" for name, value in details if value is not None]
+    if answer.truncated:
+        looped = answer.finish_reason == "repetition"
+        told.append("cut where it ran in circles" if looped else "cut at max_tokens")
+    if told:
+        lines.append(", ".join(told))
+    return [one_line(line) for line in lines]
+
+
+def _texts(request: LoggedRequest) -> list[tuple[str, str]]:
+    texts = [
+        ("system", request.prompt.system),
+        ("asked", user_turn(request.prompt)),
+        ("answer", request.answer.text),
+    ]
+    return [(title, clean(text).strip("\n")) for title, text in texts if text]
+
+
+def _asked(request: LoggedRequest) -> str:
+    """Give the first line of what was asked."""
+    text = request.prompt.question.strip() or user_turn(request.prompt).strip()
+    return one_line(text.partition("\n")[0], FIRST_LINE)
+
+
+def _when(at: float, *, short: bool = False) -> str:
+    """Give a time as the user's clock shows it."""
+    return time.strftime("%m-%d %H:%M" if short else "%Y-%m-%d %H:%M:%S", time.localtime(at))

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tieredllm.cli.completion import catalog_models
-from tieredllm.cli.context import current
-from tieredllm.cli.table import print_table
+from tieredllm.cli.environment import current
+from tieredllm.cli.output import print_table
 from tieredllm.errors import ModelFileError, UsageError
+from tieredllm.text import format_bytes
 
 if TYPE_CHECKING:
-    from tieredllm.cli.context import Session
+    from tieredllm.cli.environment import Environment
     from tieredllm.local.progress import Progress
     from tieredllm.local.pull import Installed
 
@@ -29,7 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-MB, GB = 1_000_000, 1_000_000_000
 PLAIN_EVERY_S = 5.0
 """How often progress is told where there is no terminal."""
 STEPS = {"download": "downloading", "unpack": "unpacking", "verify": "verifying"}
@@ -49,7 +49,7 @@ MaybeName = Annotated[
 ]
 
 
-def _user_catalog(session: Session) -> Path:
+def _user_catalog(session: Environment) -> Path:
     return session.places.config / "models.yaml"
 
 
@@ -70,7 +70,7 @@ def _row(one: Installed) -> tuple[str, ...]:
     return (
         model.name,
         "no" if one.size_bytes is None else "yes",
-        _size(model.size_bytes if one.size_bytes is None else one.size_bytes),
+        format_bytes(model.size_bytes if one.size_bytes is None else one.size_bytes),
         model.licence,
         str(model.context_tokens),
         _origin(one) if one.size_bytes is None else str(one.path),
@@ -80,10 +80,6 @@ def _row(one: Installed) -> tuple[str, ...]:
 def _origin(one: Installed) -> str:
     source = one.model.sources[0]
     return f"wheel {source.wheel}" if source.wheel else f"hub {source.hub}"
-
-
-def _size(count: float) -> str:
-    return f"{count / GB:.2f} GB" if count >= GB else f"{count / MB:.0f} MB"
 
 
 @app.command("pull")
@@ -118,7 +114,7 @@ def pull_model(name: Name) -> None:
 
 
 @contextlib.contextmanager
-def _progress(session: Session, name: str) -> Iterator[Callable[[Progress], None]]:
+def _progress(session: Environment, name: str) -> Iterator[Callable[[Progress], None]]:
     """Show a bar with rate and time left on a terminal, else a line now and then."""
     if session.quiet:
         yield lambda _: None
@@ -130,7 +126,7 @@ def _progress(session: Session, name: str) -> Iterator[Callable[[Progress], None
 
 
 @contextlib.contextmanager
-def _bar(session: Session, name: str) -> Iterator[Callable[[Progress], None]]:
+def _bar(session: Environment, name: str) -> Iterator[Callable[[Progress], None]]:
     from rich import progress as bars
 
     with bars.Progress(
@@ -164,7 +160,7 @@ def _bar(session: Session, name: str) -> Iterator[Callable[[Progress], None]]:
         yield report
 
 
-def _lines(session: Session, name: str) -> Callable[[Progress], None]:
+def _lines(session: Environment, name: str) -> Callable[[Progress], None]:
     step, started, first, told = "", 0.0, 0, 0.0
 
     def report(progress: Progress) -> None:
@@ -183,9 +179,9 @@ def _lines(session: Session, name: str) -> Callable[[Progress], None]:
 def _line(progress: Progress, rate: float) -> str:
     """Tell how far it is, how fast, and how long it will take."""
     done, total = progress.done_bytes, progress.total_bytes
-    text = _size(done) if total is None else f"{_size(done)} of {_size(total)}"
+    text = format_bytes(done) if total is None else f"{format_bytes(done)} of {format_bytes(total)}"
     if rate > 0:
-        text += f", {rate / MB:.1f} MB/s"
+        text += f", {rate / 1e6:.1f} MB/s"
         if total is not None:
             text += f", {max(0, total - done) / rate:.0f} s left"
     return text
@@ -238,7 +234,7 @@ def remove_model(
         if not typer.confirm(f"Remove {path}?", err=True):
             raise typer.Exit(1)
     freed = remove(model, session.places.models)
-    session.say(f"{name} is removed; {_size(freed)} are free again")
+    session.say(f"{name} is removed; {format_bytes(freed)} are free again")
 
 
 @app.command("path")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import date
 from pathlib import Path
 
 import msgspec
 
-from tieredllm.cli.context import Session
+from tieredllm.cli.environment import Environment
 from tieredllm.cli.profile_draft import Choice, Vendor, draft, vendors
 from tieredllm.cli.profile_questions import Questions
 from tieredllm.errors import ModelFileError, ProfileError, TieredLLMError, UsageError
+from tieredllm.files import atomic_write
 from tieredllm.keys import Keys
 from tieredllm.local.pull import Installed, installed
 
@@ -39,7 +39,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     force: bool
 
 
-def make_profile(session: Session, wishes: Wishes) -> None:
+def make_profile(session: Environment, wishes: Wishes) -> None:
     """Make a profile.
 
     Raises:
@@ -67,7 +67,8 @@ def make_profile(session: Session, wishes: Wishes) -> None:
         pulls = questions.pull(local_models[local].model)
 
     choice = Choice(name=name, vendors=chosen, local=local, made_on=date.today())  # noqa: DTZ011 - the user's own day
-    _write(path, draft(choice))
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    atomic_write(path, draft(choice))
     _verify(path, session)
     session.say(f"wrote {path}")
     if pulls and local is not None:
@@ -130,18 +131,7 @@ def _local(
     return questions.local(local_models, usual) if questions is not None else usual
 
 
-def _write(path: Path, text: str) -> None:
-    """Put the file in place at once."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _verify(path: Path, session: Session) -> None:
+def _verify(path: Path, session: Environment) -> None:
     """Read the profile back: what was given for it (an address, a model) may be wrong."""
     from tieredllm.profile.load import load_profile
 
@@ -152,7 +142,7 @@ def _verify(path: Path, session: Session) -> None:
         raise ProfileError(exc.mistakes) from exc
 
 
-def _pull(name: str, session: Session) -> None:
+def _pull(name: str, session: Environment) -> None:
     from tieredllm.cli.models import pull_model
 
     try:
@@ -161,11 +151,11 @@ def _pull(name: str, session: Session) -> None:
         session.warn(f"{name} was not pulled: {exc}")
 
 
-def _show_health(path: Path, session: Session) -> None:
+def _show_health(path: Path, session: Environment) -> None:
+    from tieredllm.aio import run
     from tieredllm.cli.health import print_report
     from tieredllm.client import FallbackManager
     from tieredllm.health.report import HealthReport
-    from tieredllm.loop import run
 
     manager = FallbackManager(path, env=session.env, places=session.places, verbose=session.verbose)
 
@@ -175,9 +165,9 @@ def _show_health(path: Path, session: Session) -> None:
         finally:
             await manager.aclose()
 
-    print_report(run(check()), session, as_json=False)
+    print_report(run(check()), manager.profile, session)
 
 
-def _say_how_to_go_on(name: str, session: Session) -> None:
+def _say_how_to_go_on(name: str, session: Environment) -> None:
     option = "" if name == "default" else f" -p {name}"
     session.say(f"try it: tieredllm{option} ask 'why is the sky blue?'")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from tieredllm.cli.context import Session, current
-from tieredllm.cli.exits import ExitCode
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.errors import UsageError
+from tieredllm.text import pluralize
 
 if TYPE_CHECKING:
     from tieredllm.rules.answer import RuleAnswer
@@ -126,16 +127,16 @@ def check(
     rows = _rows(matcher.rules)
     tests = len(matcher.rules.tests)
     print(
-        f"{source}: {_count(len(rows), 'intent')}, "
-        f"{_count(sum(row['patterns'] for row in rows), 'pattern')}, "
-        f"{_count(tests, 'test')}" + (f", {len(failed)} failed" if failed else ", ok"),
+        f"{source}: {pluralize(len(rows), 'intent')}, "
+        f"{pluralize(sum(row['patterns'] for row in rows), 'pattern')}, "
+        f"{pluralize(tests, 'test')}" + (f", {len(failed)} failed" if failed else ", ok"),
         file=session.stdout,
     )
     if failed:
         raise typer.Exit(ExitCode.FAILURE)
 
 
-def _in_use(session: Session) -> tuple[str, dict[str, str]]:
+def _in_use(session: Environment) -> tuple[str, dict[str, str]]:
     """Give the rules and variables of the profile's rules tier."""
     from tieredllm.profile.load import load_profile
     from tieredllm.rules.load import BUILTIN
@@ -189,7 +190,7 @@ def _explained(given: RuleAnswer) -> dict[str, Any]:
     }
 
 
-def _print_explained(given: RuleAnswer, *, several: bool, session: Session) -> None:
+def _print_explained(given: RuleAnswer, *, several: bool, session: Environment) -> None:
     finding = given.finding
     out = session.stdout
     print(f"intent: {given.intent}", file=out)
@@ -202,22 +203,22 @@ def _print_explained(given: RuleAnswer, *, several: bool, session: Session) -> N
         print("candidates:", file=out)
     for candidate in finding.candidates:
         print(f"  {_candidate(candidate, several=several)}", file=out)
-    print(f"tried: {finding.tried} of {_count(finding.patterns, 'pattern')}", file=out)
+    print(f"tried: {finding.tried} of {pluralize(finding.patterns, 'pattern')}", file=out)
     print(f"\n{given.text}", file=out)
 
 
 def _candidate(candidate: Candidate, *, several: bool) -> str:
-    from tieredllm.rules.text import clean
+    from tieredllm.text import printable_line
 
     lang = f" ({candidate.lang})" if several else ""
     return (
         f"{candidate.intent}{lang}, priority {candidate.priority}, "
         f"characters {candidate.start} to {candidate.end}: "
-        f"`{clean(candidate.text, SHOWN_CHARACTERS)}`, by {candidate.pattern}"
+        f"`{printable_line(candidate.text, SHOWN_CHARACTERS)}`, by {candidate.pattern}"
     )
 
 
-def _print_table(cells: list[list[str]], session: Session) -> None:
+def _print_table(cells: list[list[str]], session: Environment) -> None:
     """Print rows: lined up on a terminal, else with tabs between the cells."""
     if not session.stdout.isatty():
         for row in cells:
@@ -229,9 +230,5 @@ def _print_table(cells: list[list[str]], session: Session) -> None:
         print("  ".join(padded).rstrip(), file=session.stdout)
 
 
-def _print_json(value: dict[str, Any], session: Session) -> None:
+def _print_json(value: dict[str, Any], session: Environment) -> None:
     print(json.dumps(value, indent=2), file=session.stdout)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -228,7 +228,7 @@ class Run:
         if standing.state == "open":
             wait, retry_at = "", None
             if standing.retry_at is not None:
-                retry_at = iso(standing.retry_at)
+                retry_at = iso(standing.retry_at, ms=True)
                 wait = f", next probe in {max(0.0, standing.retry_at - self._clock.wall()):.0f} s"
             skip = Skip(why="circuit_open", cause=standing.cause, retry_at=retry_at)
             return skip, f"circuit open{wait}: {standing.reason or 'it failed repeatedly'}"

@@ -9,12 +9,13 @@ prompt's or an answer's own fields, and what a caller names as a secret is struc
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 
+from tieredllm.clock import iso
+from tieredllm.redaction import Redactor
 from tieredllm.types import Answer, Attempt, Message, Prompt
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "fingerprint",
     "is_reusable",
     "is_turn",
-    "iso",
     "tier_turns",
     "turn_messages",
     "user_turn",
@@ -40,29 +40,6 @@ MAX_COUNT = 10**12
 
 NO_MODEL = frozenset({"rules", "cache"})
 """Providers whose answers no model has just written."""
-
-
-SHORTEST_SECRET = 6
-
-
-class Redactor:
-    """Make texts fit to be kept: no secrets, no lone surrogates, no more than so much."""
-
-    def __init__(self, secrets: Collection[str] = (), *, limit: int) -> None:
-        self._secrets = sorted((s for s in secrets if len(s) >= SHORTEST_SECRET), key=len)[::-1]
-        self._limit = limit
-
-    def __call__(self, text: str) -> str:
-        """Return the text as it is kept: of a longer one its head and tail."""
-        limit = self._limit
-        for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        if len(text) <= limit:
-            return text
-        half = limit // 2
-        left_out = len(text) - 2 * half
-        return f"{text[:half]}\n[... {left_out} characters are not kept ...]\n{text[-half:]}"
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,11 +82,6 @@ class TierTurn(msgspec.Struct, frozen=True, kw_only=True):
     first_token_ms: float | None
     prompt_tokens: int
     completion_tokens: int
-
-
-def iso(at: float) -> str:
-    """Return a time as ISO 8601 in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
 _encoder = msgspec.json.Encoder()

@@ -1,0 +1,331 @@
+"""Ask the tiers within a conversation, show what they answer, and keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+import msgspec
+
+from tieredllm.chat.conversation import Dialogue, Turn, UsageTotals
+from tieredllm.chat.tier_status import TierStatus
+from tieredllm.clock import Clock, SystemClock
+from tieredllm.render.summary import failure_lines, summary_line, usage_line
+from tieredllm.render.view import View, show
+from tieredllm.store.record import is_turn
+from tieredllm.types import Answer, Answered, Attachment, Event, Prompt, Token
+
+if TYPE_CHECKING:
+    from tieredllm.client import FallbackManager
+    from tieredllm.engine.plan import Options, TierPlan
+    from tieredllm.health.report import HealthReport
+    from tieredllm.store.history import History
+    from tieredllm.store.record import LoggedRequest
+
+__all__ = ["Chat", "Environment", "MakeView", "Reader", "Services"]
+
+
+class Environment(Protocol):
+    """What a chat sees of the world."""
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The environment."""
+        ...
+
+    @property
+    def stdin(self) -> TextIO | None:
+        """Where questions come from; None when it is closed."""
+        ...
+
+    @property
+    def stdout(self) -> TextIO:
+        """Where answers go."""
+        ...
+
+    @property
+    def quiet(self) -> bool:
+        """Whether to keep remarks to oneself."""
+        ...
+
+
+class Reader(Protocol):
+    """What gives what the user types."""
+
+    async def read(self, prefill: str = "") -> str:
+        """Give the next message or command, as it was typed.
+
+        Args:
+            prefill: text to begin with, where it can be edited.
+
+        Raises:
+            EOFError: there is no more.
+            KeyboardInterrupt: Ctrl-C was pressed and nothing had been typed.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Make `read` raise KeyboardInterrupt: SIGINT came."""
+        ...
+
+    def between_messages(self) -> AbstractContextManager[None]:
+        """Keep what is typed outside `read` for the next one, and off the screen."""
+        ...
+
+
+MakeView = Callable[[Callable[[str], str | None] | None], "tuple[View, bool]"]
+"""Make the view of one answer, and say whether it needs ticks; given what heads a tier's text."""
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """What the chat lets the command line do."""
+
+    make_view: MakeView
+    show_health: Callable[[HealthReport], None]
+    show_request: Callable[[LoggedRequest], None]
+    show_rows: Callable[[list[tuple[str, str]]], None]
+    """Print two columns."""
+    show_dim: Callable[[str], None]
+    """Print a line that does not catch the eye."""
+    tell: Callable[[str], None]
+    """Print a line that is to be seen."""
+    show_gap: Callable[[], None]
+    """Set an answer off from the next prompt, on a screen."""
+    edit: Callable[[str], str]
+    """Let the user edit a text; raises UsageError."""
+
+
+class Chat:
+    """One session.
+
+    Args:
+        manager: asks; the same one for the whole session, so that connections and the loaded local
+            model are kept.
+        dialogue: what was said so far.
+        options: what every request asks for; commands may change it.
+        environment: the streams.
+        services: what the command line does for a chat.
+        reader: where messages come from.
+        history: where requests are kept; None to keep nothing.
+        interactive: whether a person is typing; else messages come from a pipe or a file.
+        usage: whether to tell tokens and time after each answer.
+        attachments: text the first message is about.
+        clock: the time.
+    """
+
+    def __init__(
+        self,
+        manager: FallbackManager,
+        dialogue: Dialogue,
+        *,
+        options: Options,
+        environment: Environment,
+        services: Services,
+        reader: Reader,
+        history: History | None,
+        interactive: bool,
+        usage: bool = False,
+        attachments: tuple[Attachment, ...] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        self.manager = manager
+        self.dialogue = dialogue
+        self.options = options
+        self.environment = environment
+        self.services = services
+        self.reader = reader
+        self.interactive = interactive
+        self.totals = UsageTotals()
+        names = [plan.tier.name for plan in manager.plans]
+        self.status = TierStatus(names, self.usual.tier.name)
+        self.last_prompt: Prompt | None = None
+        """The last question, whatever came of it."""
+        self.last_answer: Answer | None = None
+        """What came of it; None when it was stopped."""
+        self.last_asked_at = 0.0
+        """When it was asked, seconds since the epoch."""
+        self.saved_to: set[str] = set()
+        """The files this session has written."""
+        self.all_complete = True
+        """Whether every answer so far was complete, and every command was carried out."""
+        self.draft = ""
+        """What the next message begins with: it can still be edited."""
+        self.has_asked = False
+        """Whether what was typed last made a request."""
+        self.has_shown_text = False
+        """Whether some of the answer under way is on the screen."""
+        self._history = history
+        self._shows_usage = usage
+        self._attachments = attachments
+        self._told_trouble = False
+        self._clock = clock or SystemClock()
+
+    @property
+    def usual(self) -> TierPlan:
+        """The tier that is expected to answer: the chosen one, or the first that can be asked."""
+        plans = self.manager.plans
+        if self.options.start is not None:
+            return next(plan for plan in plans if plan.tier.name == self.options.start)
+        configured = [plan for plan in plans if any(b.missing() is None for b in plan.backends)]
+        return (configured or list(plans))[0]
+
+    async def say(self, question: str) -> None:
+        """Ask a new question; attached text comes with it until one was answered."""
+        await self._ask(
+            Prompt(
+                question=question,
+                system=self.dialogue.system,
+                history=self.dialogue.messages,
+                attachments=self._attachments,
+            )
+        )
+
+    async def retry(self, start: str | None) -> bool:
+        """Ask the last question again; a better answer takes the place of the one it had.
+
+        Args:
+            start: the tier to start at, this once.
+
+        Returns:
+            Whether there was a question to ask.
+        """
+        turns = self.dialogue.turns
+        replaced: Turn | None = turns[-1] if turns else None
+        prompt = self.last_prompt
+        if prompt is None:
+            if replaced is None:
+                return False
+            prompt = Prompt(question=replaced.asked)
+        elif replaced is not None and (
+            self.last_answer is None or replaced.request_id != self.last_answer.request_id
+        ):
+            replaced = None
+        messages = self.dialogue.messages
+        prompt = msgspec.structs.replace(
+            prompt,
+            system=self.dialogue.system,
+            history=messages[:-2] if replaced is not None else messages,
+        )
+        await self._ask(prompt, start=start, replaced=replaced)
+        return True
+
+    def undo(self) -> Turn | None:
+        """Take the last turn back, also for who resumes the conversation later."""
+        turn = self.dialogue.take_back()
+        if turn is not None:
+            self._leave_out(turn)
+            self.last_prompt = self.last_answer = None
+        return turn
+
+    def begin_anew(self, dialogue: Dialogue) -> None:
+        """Go on with another conversation."""
+        self.dialogue = dialogue
+        self.last_prompt = self.last_answer = None
+
+    async def _ask(
+        self, prompt: Prompt, *, start: str | None = None, replaced: Turn | None = None
+    ) -> None:
+        self.last_prompt, self.last_answer = prompt, None
+        self.last_asked_at = self._clock.wall()
+        self.has_asked, self.has_shown_text = True, False
+        options = self.options
+        self.status.begin()
+        if start is not None:
+            self.status.expect(start)
+        is_headed = self.interactive and not self.environment.quiet
+        view, animated = self.services.make_view(self.status.heading if is_headed else None)
+        if start is not None:
+            options = msgspec.structs.replace(options, start=start)
+        events = self.manager.stream(prompt, **msgspec.structs.asdict(options))
+        try:
+            answer = await show(events, _Watched(view, self), animated=animated)
+        finally:
+            view.close()
+        self._take(prompt, answer, replaced)
+
+    def _take(self, prompt: Prompt, answer: Answer, replaced: Turn | None) -> None:
+        """Keep an answer, and say what is to be said of it."""
+        self.last_answer = answer
+        self.totals.add(answer)
+        if replaced is not None and is_turn(answer):
+            self.dialogue.take_back()
+            self._leave_out(replaced)
+        self.dialogue.add(prompt, answer)
+        if is_turn(answer):
+            self._attachments = ()
+        if self._history is not None:
+            self.dialogue.cid = self._history.save(
+                prompt,
+                answer,
+                profile=self.manager.profile.name,
+                conversation_id=self.dialogue.cid,
+                secrets=self.manager.secrets(),
+            )
+            self._tell_trouble()
+        for line in self._remarks(answer):
+            self.services.tell(line)
+        if self._shows_usage and answer.error is None:
+            self.services.tell(self._worded(usage_line(answer)))
+        self.all_complete = self.all_complete and answer.error is None
+
+    def _remarks(self, answer: Answer) -> list[str]:
+        if answer.error is not None:
+            return [self._worded(line) for line in failure_lines(answer)]
+        if self.environment.quiet:
+            return []
+        if self.interactive:  # the tier was named above the answer
+            answer = msgspec.structs.replace(answer, fallback_used=False)
+        line = summary_line(answer)
+        return [] if line is None else [self._worded(line)]
+
+    def _worded(self, line: str) -> str:
+        """Leave the program's name out where it is clear who speaks."""
+        return line.removeprefix("tieredllm: ") if self.interactive else line
+
+    def _leave_out(self, turn: Turn) -> None:
+        if self._history is not None and turn.request_id is not None:
+            self._history.take_back(turn.request_id)
+
+    def _tell_trouble(self) -> None:
+        trouble = self.manager.database.trouble
+        if trouble and not self._told_trouble:
+            self._told_trouble = True
+            self.services.tell(f"the conversation is not remembered: {trouble}")
+
+
+class _Watched:
+    """Show a request in a view, and let the session follow it."""
+
+    def __init__(self, view: View, chat: Chat) -> None:
+        self._view = view
+        self._chat = chat
+
+    def handle(self, event: Event) -> None:
+        """Take the next event."""
+        chat = self._chat
+        chat.status.take(event)
+        if isinstance(event, Token):
+            chat.has_shown_text = True
+        self._view.handle(event)
+        if isinstance(event, Answered) and event.answer.tier is not None:
+            # Where the view has headed the answer, the watch knows and has nothing more to say.
+            change = chat.status.change(event.answer.tier)
+            if change is not None and chat.interactive and not chat.environment.quiet:
+                chat.services.show_dim(change)
+
+    def tick(self) -> None:
+        """Bring up to date what is shown while waiting."""
+        self._view.tick()
+
+    def pause(self) -> None:
+        """Leave the screen to a question."""
+        self._view.pause()
+
+    def resume(self) -> None:
+        """Go on after a question."""
+        self._view.resume()
+
+    def close(self) -> None:
+        """Leave the terminal as it should be."""
+        self._view.close()

@@ -1,0 +1,173 @@
+"""Read messages line by line, where lines cannot be edited; and set what a terminal's keys do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TextIO
+
+from tieredllm.chat.input import is_unfinished
+
+__all__ = ["LineReader", "line_keys", "quiet_keys"]
+
+CHUNK_BYTES = 65_536
+
+
+class LineReader:
+    """Give one line at a time; a message in three double quotes has all its lines.
+
+    Args:
+        stdin: where they come from; None when it is closed.
+        prompt: shows that a line is awaited; gets whether it goes on with a message.
+        warn: is told when bytes are not UTF-8.
+    """
+
+    def __init__(
+        self,
+        stdin: TextIO | None,
+        *,
+        prompt: Callable[[bool], None] = lambda _: None,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._stdin = stdin
+        self._prompt = prompt
+        self._warn = warn
+        self._pending = b""
+        self._at_end = stdin is None or stdin.closed
+        self._is_first = True
+        self._has_warned = False
+        self._waiting: asyncio.Future[None] | None = None
+
+    async def read(self, prefill: str = "") -> str:
+        """Give the next message; what was to be edited is given as it is.
+
+        Raises:
+            EOFError: there is no more.
+            KeyboardInterrupt: `interrupt` was called.
+        """
+        if prefill:
+            return prefill
+        self._prompt(False)
+        text = await self._line()
+        if text is None:
+            raise EOFError
+        while is_unfinished(text):
+            self._prompt(True)
+            more = await self._line()
+            if more is None:
+                break
+            text = f"{text}\n{more}"
+        return text
+
+    def interrupt(self) -> None:
+        """Make the waiting `read` raise KeyboardInterrupt."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(KeyboardInterrupt())
+
+    def between_messages(self) -> AbstractContextManager[None]:
+        """Do nothing: what is typed is the terminal driver's own business."""
+        return contextlib.nullcontext()
+
+    async def _line(self) -> str | None:
+        """Give the next line without its end; None when there is none."""
+        while b"\n" not in self._pending and not self._at_end:
+            data = await self._chunk()
+            self._at_end = not data
+            self._pending += data
+        line, _, self._pending = self._pending.partition(b"\n")
+        if not line and self._at_end and not _:
+            return None
+        return self._decoded(line.removesuffix(b"\r"))
+
+    async def _chunk(self) -> bytes:
+        """Wait for bytes."""
+        assert self._stdin is not None  # noqa: S101 - or we would be at the end
+        try:
+            descriptor = self._stdin.fileno()
+        except (OSError, ValueError):
+            return self._stdin.readline().encode("utf-8", "surrogatepass")
+        loop = asyncio.get_running_loop()
+        self._waiting = ready = loop.create_future()
+
+        def wake() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        try:
+            loop.add_reader(descriptor, wake)
+        except (OSError, NotImplementedError):  # a file, which never makes anyone wait
+            return os.read(descriptor, CHUNK_BYTES)
+        try:
+            await ready
+        finally:
+            loop.remove_reader(descriptor)
+            self._waiting = None
+        return os.read(descriptor, CHUNK_BYTES)
+
+    def _decoded(self, line: bytes) -> str:
+        encoding = "utf-8-sig" if self._is_first else "utf-8"
+        self._is_first = False
+        try:
+            return line.decode(encoding)
+        except UnicodeDecodeError:
+            if not self._has_warned:
+                self._has_warned = True
+                self._warn("stdin is not UTF-8: characters were replaced")
+            return line.decode(encoding, "replace")
+
+
+@contextlib.contextmanager
+def quiet_keys(stdin: TextIO | None) -> Iterator[None]:
+    """Turn a terminal's echo off, but leave Ctrl-C and Ctrl-Z working.
+
+    Keys typed meanwhile wait in the terminal's input, one by one (not line by line), as the next
+    prompt wants them. Does nothing where there is no terminal, or no POSIX one.
+
+    Args:
+        stdin: the terminal.
+    """
+    with _keys(stdin, quiet=True):
+        yield
+
+
+@contextlib.contextmanager
+def line_keys(stdin: TextIO | None) -> Iterator[None]:
+    """Let a terminal take a line with echo for a while: a question, or an editor, needs it.
+
+    Args:
+        stdin: the terminal.
+    """
+    with _keys(stdin, quiet=False):
+        yield
+
+
+@contextlib.contextmanager
+def _keys(stdin: TextIO | None, *, quiet: bool) -> Iterator[None]:
+    try:
+        import termios
+
+        if stdin is None or not stdin.isatty():
+            yield
+            return
+        descriptor = stdin.fileno()
+        former = termios.tcgetattr(descriptor)
+    except (ImportError, OSError, ValueError):
+        yield
+        return
+    wanted = termios.tcgetattr(descriptor)
+    if quiet:
+        wanted[0] &= ~termios.ICRNL  # Enter stays Enter: line feed is another key
+        wanted[3] &= ~(termios.ECHO | termios.ICANON)
+    else:
+        wanted[0] |= termios.ICRNL
+        wanted[3] |= termios.ECHO | termios.ICANON
+    with contextlib.suppress(termios.error):
+        termios.tcsetattr(descriptor, termios.TCSANOW, wanted)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSANOW, former)

@@ -1,0 +1,143 @@
+"""Define what one command sees of the world: environment, places, streams and global options.
+
+Commands take it from `current()`, so that tests run them against streams and directories of their
+own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tieredllm.files import Places
+
+__all__ = ["Environment", "current", "use"]
+
+
+class Environment:
+    """What one command sees of the world.
+
+    Args:
+        env: the environment; never written to.
+        stdin: where piped text comes from; None when it is closed.
+        stdout: where results go.
+        stderr: where everything else goes.
+        profile_name: the profile asked for by `-p` or `TIEREDLLM_PROFILE`; None for the default.
+        quiet: whether to keep remarks to oneself.
+        verbose: whether to tell more.
+        no_color: whether `--no-color` was given.
+    """
+
+    def __init__(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: TextIO | None = None,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        profile_name: str | None = None,
+        quiet: bool = False,
+        verbose: bool = False,
+        no_color: bool = False,
+    ) -> None:
+        self.env: Mapping[str, str] = os.environ if env is None else env
+        self.stdin: TextIO | None = stdin if stdin is not None else sys.stdin
+        self.stdout: TextIO = stdout or sys.stdout or _nowhere()
+        self.stderr: TextIO = stderr or sys.stderr or _nowhere()
+        self.profile_name = profile_name or self.env.get("TIEREDLLM_PROFILE") or None
+        self.quiet = quiet
+        self.verbose = verbose
+        self.no_color = no_color
+
+    @property
+    def places(self) -> Places:
+        """The user's directories."""
+        from tieredllm.files import Places
+
+        return Places.from_environment(self.env)
+
+    def may_color(self, stream: TextIO) -> bool:
+        """Whether a stream takes colour: a terminal that nobody asked to keep plain.
+
+        See https://no-color.org: any non-empty `NO_COLOR` counts.
+        """
+        return (
+            not self.no_color
+            and not self.env.get("NO_COLOR")
+            and self.env.get("TERM") != "dumb"
+            and stream.isatty()
+        )
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether a person is typing: stdin is a terminal."""
+        return self.stdin is not None and not self.stdin.closed and self.stdin.isatty()
+
+    @property
+    def is_piped_into(self) -> bool:
+        """Whether text may be piped in: stdin is open, and no terminal."""
+        return self.stdin is not None and not self.stdin.closed and not self.stdin.isatty()
+
+    @property
+    def color(self) -> bool:
+        """Whether stdout takes colour."""
+        return self.may_color(self.stdout)
+
+    def console(self, *, stderr: bool = False) -> Console:
+        """Make a rich console for stdout, or for stderr."""
+        from rich.console import Console
+
+        stream = self.stderr if stderr else self.stdout
+        plain = not self.may_color(stream)
+        return Console(
+            file=stream,
+            color_system=None if plain else "auto",  # None: no bold and no dim either
+            no_color=plain,
+            highlight=False,
+            soft_wrap=not stream.isatty(),
+        )
+
+    def say(self, text: str) -> None:
+        """Print a remark on stderr, unless quiet."""
+        if not self.quiet:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """Print a line on stderr; on a terminal a long one is broken between words."""
+        if self.stderr.isatty():
+            import shutil
+            import textwrap
+
+            width = shutil.get_terminal_size().columns
+            if len(text) > width and "\n" not in text:
+                text = textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
+        print(text, file=self.stderr, flush=True)
+
+
+def _nowhere() -> TextIO:
+    """Stand in for a standard stream that was closed (`>&-`)."""
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
+_current: ContextVar[Environment | None] = ContextVar("tieredllm_environment", default=None)
+
+
+def current() -> Environment:
+    """Return the environment of the running command."""
+    environment = _current.get()
+    if environment is None:
+        environment = Environment()
+        _current.set(environment)
+    return environment
+
+
+def use(environment: Environment) -> None:
+    """Make an environment the current one."""
+    _current.set(environment)

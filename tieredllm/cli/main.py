@@ -1,0 +1,116 @@
+"""Run one command line and map whatever happens to an exit code; no traceback reaches a user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from tieredllm.cli.app import app
+from tieredllm.cli.environment import Environment, use
+from tieredllm.cli.exit_codes import ExitCode
+
+__all__ = ["run"]
+
+
+def run(args: Sequence[str], environment: Environment | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        args: the words after the program's name.
+        environment: the surroundings; the process's own when None.
+
+    Returns:
+        The exit code. `TIEREDLLM_DEBUG=1` shows the traceback of an error before its message.
+    """
+    _replace_unprintable()
+    environment = environment or Environment()
+    use(environment)
+    code = _guarded(args, environment)
+    return _flushed(environment, code)
+
+
+def _guarded(args: Sequence[str], environment: Environment) -> int:
+    try:
+        result = app(args=list(args), prog_name="tieredllm", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else ExitCode.FAILURE
+    except BrokenPipeError:
+        _discard_stdout()
+        return ExitCode.FAILURE
+    except Exception as exc:  # noqa: BLE001 - the last line of defence
+        _debug(environment)
+        message, code = _explained(exc)
+        environment.warn(message)
+        return code
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _explained(exc: Exception) -> tuple[str, int]:
+    """Say in one line what went wrong (a line each for a profile's mistakes), and the exit code."""
+    if isinstance(exc, typer.TyperException):
+        context = getattr(exc, "ctx", None)
+        command = context.command_path if context is not None else "tieredllm"
+        message = exc.format_message().rstrip(".")
+        if message.startswith("Usage: "):
+            return message, exc.exit_code  # a group without a command: its help
+        return f"tieredllm: {message} (see `{command} --help`)", exc.exit_code
+    from tieredllm.errors import ProfileError, TieredLLMError, UsageError
+
+    if isinstance(exc, ProfileError):
+        return "\n".join(str(mistake) for mistake in exc.mistakes), ExitCode.USAGE
+    if isinstance(exc, TieredLLMError):
+        usage = isinstance(exc, UsageError)
+        return f"tieredllm: {exc}", ExitCode.USAGE if usage else ExitCode.FAILURE
+    if isinstance(exc, OSError):
+        where = f" ({exc.filename})" if exc.filename else ""
+        return f"tieredllm: {exc.strerror or exc}{where}", ExitCode.FAILURE
+    return (
+        f"tieredllm: unexpected {type(exc).__name__}: {exc} "
+        "(TIEREDLLM_DEBUG=1 shows where; please report it)"
+    ), ExitCode.FAILURE
+
+
+def _debug(environment: Environment) -> None:
+    if environment.env.get("TIEREDLLM_DEBUG"):
+        import traceback
+
+        traceback.print_exc(file=environment.stderr)
+
+
+def _flushed(environment: Environment, code: int) -> int:
+    """Flush stdout while an error can still be told: a full disk shows here."""
+    try:
+        environment.stdout.flush()
+    except BrokenPipeError:
+        _discard_stdout()
+        return ExitCode.FAILURE
+    except OSError as exc:
+        environment.warn(f"tieredllm: cannot write the output: {exc.strerror or exc}")
+        _discard_stdout()
+        return code or ExitCode.FAILURE
+    except ValueError:
+        return code
+    return code
+
+
+def _discard_stdout() -> None:
+    """Point stdout nowhere, so that the interpreter's own last flush has nothing to fail on."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError) as exc:
+        if getattr(exc, "errno", None) not in {errno.EBADF, None}:
+            raise
+
+
+def _replace_unprintable() -> None:
+    """Let a character the terminal's encoding lacks come out as `?` instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
