@@ -12,8 +12,9 @@ from store_support import NOW, FakeClock
 from store_support import answer as answer_of
 
 from tieredllm.clock import SystemClock
-from tieredllm.engine.core import Run
-from tieredllm.engine.plan import Options, TierPlan
+from tieredllm.engine.runner import FallbackRun, stream_events
+from tieredllm.engine.plan import TierPlan
+from tieredllm.types import Options
 from tieredllm.engine.ports import NoMemory
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
@@ -157,7 +158,7 @@ def run(*backends, prompt: Prompt = QUESTION) -> Answer:
         )
         for level, backend in enumerate(backends)
     ]
-    engine = Run(
+    engine = FallbackRun(
         plans=plans,
         profile=Profile(tiers=tuple(plan.tier for plan in plans)),
         prompt=prompt,
@@ -170,7 +171,7 @@ def run(*backends, prompt: Prompt = QUESTION) -> Answer:
     )
 
     async def last() -> Answer:
-        events = [event async for event in engine.events()]
+        events = [event async for event in stream_events(engine)]
         assert isinstance(events[-1], Answered)
         return events[-1].answer
 

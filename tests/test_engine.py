@@ -9,7 +9,7 @@ import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, rules, run_engine
 from error_table import ROWS
 
-from tieredllm.engine.plan import Options
+from tieredllm.types import Options
 from tieredllm.engine.ports import NoMemory, Standing
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Finish
