@@ -7,10 +7,9 @@ import random
 from collections.abc import AsyncGenerator
 
 from tieredllm.clock import SystemClock
-from tieredllm.engine.runner import FallbackRun, stream_events
 from tieredllm.engine.plan import TierPlan
-from tieredllm.types import Options
 from tieredllm.engine.ports import NoMemory
+from tieredllm.engine.runner import FallbackRun, stream_events
 from tieredllm.engine.tool_loop import ToolLoop
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.profile.schema import HealthSettings, Profile, Tier
@@ -25,7 +24,7 @@ from tieredllm.providers.base import (
     ProbeResult,
     ToolRequest,
 )
-from tieredllm.types import Answer, Answered, Event, Prompt, Usage
+from tieredllm.types import Answer, Answered, Event, Options, Prompt, Usage
 
 Step = str | float | Exception | Finish | CallPiece | ToolRequest
 

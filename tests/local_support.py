@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tieredllm.errors import ModelFileError
+from tieredllm.files import Places
 from tieredllm.local.catalog import find
 from tieredllm.local.pull import pull
-from tieredllm.paths import Places
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import Call, Delta, Finish
 from tieredllm.providers.llama_cpp import LlamaCppBackend

@@ -11,7 +11,7 @@ from typing import Any
 from tieredllm.cli.context import Session
 from tieredllm.cli.run import run
 from tieredllm.errors import ProfileError
-from tieredllm.paths import Places
+from tieredllm.files import Places
 from tieredllm.profile.load import load_profile
 
 

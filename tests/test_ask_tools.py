@@ -14,7 +14,7 @@ from tools_support import MCP_SERVER
 from wire_support import answers, response, stream
 
 from tieredllm.client import FallbackManager
-from tieredllm.paths import Places
+from tieredllm.files import Places
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_request_without_tools_loads_none_of_it(home):
 import sys
 from pathlib import Path
 from tieredllm.client import FallbackManager
-from tieredllm.paths import Places
+from tieredllm.files import Places
 home, path = sys.argv[1:]
 manager = FallbackManager(path, env={}, places=Places.from_environment({"TIEREDLLM_HOME": home}))
 answer = manager.ask("hello?")

@@ -12,10 +12,9 @@ from store_support import NOW, FakeClock
 from store_support import answer as answer_of
 
 from tieredllm.clock import SystemClock
-from tieredllm.engine.runner import FallbackRun, stream_events
 from tieredllm.engine.plan import TierPlan
-from tieredllm.types import Options
 from tieredllm.engine.ports import NoMemory
+from tieredllm.engine.runner import FallbackRun, stream_events
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Params, Profile, Tier
@@ -23,7 +22,7 @@ from tieredllm.providers.base import Call, Delta, Finish
 from tieredllm.providers.static import CacheBackend
 from tieredllm.store.database import Database
 from tieredllm.store.history import History
-from tieredllm.types import Answer, Answered, Attachment, Message, Prompt
+from tieredllm.types import Answer, Answered, Attachment, Message, Options, Prompt
 
 QUESTION = Prompt(question="Why is the sky blue?", system="Be brief.")
 HOUR_S = 3600.0

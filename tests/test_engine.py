@@ -9,7 +9,6 @@ import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, rules, run_engine
 from error_table import ROWS
 
-from tieredllm.types import Options
 from tieredllm.engine.ports import NoMemory, Standing
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Finish
@@ -19,6 +18,7 @@ from tieredllm.types import (
     FellBack,
     Message,
     Notice,
+    Options,
     Prompt,
     RetryScheduled,
     Skip,

@@ -10,17 +10,17 @@ import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, run_engine
 from tools_support import MCP_SERVER, session, stub
 
-from tieredllm.types import Options
 from tieredllm.engine.runner import stream_events
 from tieredllm.engine.tool_loop import ToolLoop
 from tieredllm.kinds import ErrorKind
-from tieredllm.profile.schema import Tools
+from tieredllm.profile.schema import McpSettings, Tools
 from tieredllm.providers.base import CallPiece, ToolRequest
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.registry import Toolbox
 from tieredllm.tools.session import ToolSession
 from tieredllm.types import (
     Answered,
+    Options,
     Prompt,
     ToolCall,
     ToolEnded,
@@ -155,7 +155,8 @@ def test_the_deadline_between_call_and_answer_leaves_the_result():
 def test_nothing_runs_twice_with_a_real_server_that_counts(tmp_path):
     """The count of an MCP server goes up by one per request, whatever fails after the call."""
     counted = tmp_path / "counter"
-    declared = Tools(mcp={"c": {"command": [sys.executable, str(MCP_SERVER), str(counted)]}})
+    server = McpSettings(command=(sys.executable, str(MCP_SERVER), str(counted)))
+    declared = Tools(mcp={"c": server})
 
     async def ask_all():
         toolbox = Toolbox(declared, cwd=tmp_path, env={})

@@ -8,7 +8,7 @@ import sys
 import pytest
 from profile_support import command, write
 
-from tieredllm.paths import shipped
+from tieredllm.files import shipped
 
 RULES = "tiers: [{name: rules, provider: rules}]\n"
 

@@ -8,7 +8,7 @@ from profile_support import places_in, write
 from tieredllm.profile.dump import dump
 from tieredllm.profile.lint import lint
 from tieredllm.profile.load import find_profile, known_profiles, load, load_profile
-from tieredllm.profile.masking import looks_like_key, mask_text, mask_url
+from tieredllm.redaction import looks_like_key, mask_text, mask_url
 
 
 @pytest.fixture
@@ -61,15 +61,16 @@ def test_secrets_in_a_profile_are_masked(tmp_path, places):
           - {name: r, provider: rules, vars: {help_url: https://example.com/help}}
         tools:
           mcp:
-            x: {url: "https://host/?token=secret4", headers: {Authorization: secret5}, port: 3}
-            y: {command: [run, sk-secret6secret6], env: {TOKEN: secret7, DEEP: [secret8]}}
+            x: {url: "https://host/?token=secret4", headers_env: {X-Key: NAME}, timeout_s: 3}
+            y: {command: [run, sk-secret6secret6], env: {TOKEN: secret7}}
     """
     shown = dump(load_profile(str(write(tmp_path / "p.yaml", text)), places), never)
 
     assert "secret" not in shown
     assert "base_url: https://****@host/v1?api-version=2&api_key=****\n" in shown
     assert "help_url: https://example.com/help" in shown
-    assert "      port: 3\n" in shown
+    assert "        X-Key: NAME\n" in shown
+    assert "      timeout_s: 3\n" in shown
 
 
 @pytest.mark.parametrize(

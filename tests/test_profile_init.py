@@ -12,8 +12,8 @@ from cli_support import Terminal, cli, install_model
 from profile_support import command
 
 from tieredllm.cli.profile_draft import Choice, draft, own_server, vendors
+from tieredllm.files import Places, shipped
 from tieredllm.kinds import ErrorKind
-from tieredllm.paths import Places, shipped
 from tieredllm.profile.lint import lint
 from tieredllm.profile.load import Found, load
 

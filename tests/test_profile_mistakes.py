@@ -143,7 +143,10 @@ def tier(lines: str) -> str:
         ),
         (
             tier("provider: rules") + "tools: {mcp: {docs: {command: npx}}}",
-            "4:31: `command` must be a list: the program, then its arguments",
+            (
+                "4:31: `command` must be a list: the program, then its arguments, or null, "
+                "not the text `npx`"
+            ),
         ),
         (
             tier("provider: rules") + "tools: {mcp: {docs: {}}}",
@@ -251,7 +254,7 @@ GOOD = {
     ],
     "health": {"min_requests": 1},
     "notifications": {"email": {"host": "h", "from": "f", "recipients": ["r"]}},
-    "tools": {"builtin": ["now"], "mcp": {"d": {"command": ["x"], "n": [1, {"y": None}]}}},
+    "tools": {"builtin": ["now"], "mcp": {"d": {"command": ["x"], "env": {"A": "b"}}}},
 }
 
 
@@ -290,3 +293,40 @@ def test_the_checker_finds_a_mistake_exactly_where_conversion_fails(where, other
     root, _ = parse_yaml(write_yaml(values), "f")
 
     assert (find_mistakes(root) == []) == good
+
+
+@pytest.mark.parametrize(
+    ("server", "mistake"),
+    [
+        ("{command: [x], url: 'http://x'}", "15: MCP server `d` needs either `command` (a list)"),
+        (
+            "{command: []}",
+            "28: `command` must be a list: the program, then its arguments, or null, not an empty",
+        ),
+        ("{command: ['']}", "29: item 1 of `command` must be text that is not empty, not empty"),
+        ('{command: ["a\\0"]}', "29: a word of `command` has a null character in it"),
+        (
+            "{command: [x], headers_env: {A: B}}",
+            "33: an MCP server with `command` has no `headers_env`: remove it",
+        ),
+        ("{url: 'ftp://x'}", "24: `url` must start with https:// or http://"),
+        (
+            "{url: 'http://x', env: {A: b}}",
+            "36: an MCP server with `url` has no `env`: remove it",
+        ),
+        ("{command: [x], env: {A: 1}}", "42: `env.A` must be text, not `1`: put it in quotes"),
+        ("{command: [x], cmd: 1}", "33: unknown key `cmd`: did you mean `cwd`?"),
+        ("{command: [x], timeout_s: 0}", "44: `timeout_s` must be a number above 0"),
+        (
+            "{command: [x], pass_env: [sk-0123456789]}",
+            "44: item 1 of `pass_env` must be the name of an environment variable, not the key",
+        ),
+    ],
+)
+def test_mcp_servers_are_checked(tmp_path, places, server, mistake):
+    """A mistake in a server's entry is told at its place, before anything is started."""
+    text = f"tiers: [{{name: r, provider: rules}}]\ntools: {{mcp: {{d: {server}}}}}\n"
+
+    [told] = mistakes_in(write(tmp_path / "p.yaml", text), places)
+
+    assert told.startswith(f"2:{mistake}")

@@ -6,7 +6,7 @@ import pytest
 from profile_support import mistakes_in, places_in, write
 
 from tieredllm.errors import ProfileError, UsageError
-from tieredllm.paths import shipped
+from tieredllm.files import shipped
 from tieredllm.profile.load import find_profile, known_profiles, load_profile
 
 RULES = "tiers: [{name: rules, provider: rules}]"

@@ -11,7 +11,7 @@ import yaml
 from profile_support import schema_errors
 
 from tieredllm.engine.retry import backoff_s
-from tieredllm.paths import shipped
+from tieredllm.files import shipped
 from tieredllm.profile.schema import Backoff, profile_schema
 
 SHIPPED = sorted(shipped("profiles").glob("*.yaml"))

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from profile_support import places_in
 
-from tieredllm.paths import shipped
+from tieredllm.files import shipped
 from tieredllm.profile.lint import lint
 from tieredllm.profile.load import find_profile, known_profiles, load, load_profile
 from tieredllm.profile.schema import variables_of

@@ -26,7 +26,7 @@ def loaded(code, modules):
 
 
 @pytest.mark.parametrize(
-    "module", ["plain", "plain_stream", "summary", "extract", "sanitize", "remarks", "output"]
+    "module", ["plain", "plain_stream", "summary", "extract", "remarks", "output"]
 )
 def test_a_pipe_does_not_load_rich(module):
     """Importing what `ask` into a pipe needs loads neither rich nor a Markdown parser."""

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from tieredllm.rules.text import (
     END_CHARACTERS,
-    clean,
     normalized,
     spelling_table,
     with_right_spelling,
@@ -66,21 +65,6 @@ def test_normalized_twice_is_normalized_once(text):
     assert normalized(once) == once
     assert once == " ".join(once.split())
     once.encode()
-
-
-@given(st.text(), st.integers(min_value=1, max_value=50))
-def test_clean_text_is_one_short_printable_line(text, limit):
-    """Nothing that moves a cursor or breaks a line gets through, and no more than asked."""
-    line = clean(text, limit)
-
-    assert len(line) <= limit
-    assert all(char.isprintable() for char in line.replace(" ", ""))
-    line.encode()
-
-
-def test_clean_drops_escape_sequences():
-    """The characters that make a terminal obey are gone."""
-    assert clean("a\x1b[31m\x9b0m\u202eb\n\tc", 50) == "a[31m0mb c"
 
 
 def test_slips_are_put_right():

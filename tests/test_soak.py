@@ -22,7 +22,7 @@ from wire_support import (
 )
 
 from tieredllm.client import FallbackManager
-from tieredllm.paths import Places
+from tieredllm.files import Places
 from tieredllm.profile.schema import Backoff, HealthSettings, Profile, Tier
 from tieredllm.render.plain import PlainAnswer
 from tieredllm.types import Answered, Options

@@ -9,9 +9,10 @@ from store_support import NOW, FakeClock, answer, attempt
 
 from tieredllm.errors import UsageError
 from tieredllm.kinds import ErrorInfo, ErrorKind
+from tieredllm.redaction import Redactor
 from tieredllm.store.database import Database
 from tieredllm.store.history import CachedAnswer, Conversation, History
-from tieredllm.store.logged import MAX_TEXT, Strike, fingerprint
+from tieredllm.store.logged import MAX_TEXT, fingerprint
 from tieredllm.types import Attachment, Message, Prompt, Skip, Usage
 
 FAILED = ErrorInfo(kind=ErrorKind.TIMEOUT, message="no token within 10 s")
@@ -382,7 +383,7 @@ def _attached(text):
 @given(text=st.text(max_size=50), secret=st.text("abc012-_", min_size=6, max_size=12))
 def test_a_struck_text_holds_no_secret_and_can_be_stored(text, secret):
     """Whatever the text and the secret: nothing of it stays, and SQLite takes the rest."""
-    struck = Strike([secret])(f"{text}{secret}{text}")
+    struck = Redactor([secret], limit=MAX_TEXT)(f"{text}{secret}{text}")
 
     assert secret not in struck
     struck.encode()

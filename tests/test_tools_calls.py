@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from tools_support import Box, call, carried_out, session, stub
 
+from tieredllm.text import clean, one_line
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.base import ToolFailureError
 from tieredllm.tools.builtin.calculate import make_calculate
 from tieredllm.tools.call import MAX_ARGUMENT_BYTES
 from tieredllm.tools.quoting import quoted
 from tieredllm.tools.session import MAX_CALLS, ToolSession
-from tieredllm.tools.text import MAX_RESULT_BYTES, clean, one_line, shortened
+from tieredllm.tools.text import MAX_RESULT_BYTES, shortened
 
 
 def counter(name="count", *, read_only=None, then=None):

@@ -12,14 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tools_support import MCP_SERVER, alive, call, carried_out, mcp_toolbox, servers
+from tools_support import MCP_SERVER, alive, call, carried_out, declared, mcp_toolbox, servers
 
 from tieredllm.errors import UsageError
-from tieredllm.profile.schema import Tools
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.mcp.arguments import schema_checker
 from tieredllm.tools.mcp.results import MAX_NAME, prefix, wire_name
-from tieredllm.tools.mcp.settings import read_settings
 from tieredllm.tools.registry import Toolbox
 from tieredllm.tools.session import ToolSession
 
@@ -96,7 +94,7 @@ def toolbox(request, tmp_path, http_server):
         box.folder = tmp_path
         return box
     server = http_server.ready()
-    box = Toolbox(Tools(mcp={"docs": {"url": server.url}}), cwd=tmp_path, env={})
+    box = Toolbox(declared(mcp={"docs": {"url": server.url}}), cwd=tmp_path, env={})
     box.folder = server.folder
     return box
 
@@ -172,7 +170,7 @@ def test_what_is_not_read_only_needs_approval(tmp_path):
 
 def test_a_crash_is_a_result_and_the_call_is_not_made_again(toolbox, http_server):
     """A server that dies under a call has failed it; the same call is not made to a new one."""
-    over_http = "url" in toolbox._declared.mcp["docs"]
+    over_http = toolbox._declared.mcp["docs"].url is not None
 
     async def use(tools):
         found = await carried_out(tools, call("docs__crash"), tier="primary")
@@ -390,7 +388,7 @@ def test_no_server_outlives_the_program(tmp_path, how, then, closing, expected):
 def test_a_server_that_cannot_be_used_is_a_trouble(tmp_path, settings, reason):
     """What keeps a server from starting is told in a line, and the other tools are there."""
     box = Toolbox(
-        Tools(builtin=("now",), mcp={"docs": settings}),
+        declared(builtin=("now",), mcp={"docs": settings}),
         cwd=tmp_path,
         env={"PATH": os.environ["PATH"]},
     )
@@ -464,7 +462,7 @@ def test_a_token_goes_into_its_header(tmp_path):
         port = server.sockets[0].getsockname()[1]
         headers = {"Authorization": "TOKEN", "X-Team": "TEAM"}
         box = Toolbox(
-            Tools(mcp={"crm": {"url": f"http://127.0.0.1:{port}/mcp", "headers_env": headers}}),
+            declared(mcp={"crm": {"url": f"http://127.0.0.1:{port}/mcp", "headers_env": headers}}),
             cwd=tmp_path,
             env={"TOKEN": "t0ken", "TEAM": "red"},
         )
@@ -479,31 +477,6 @@ def test_a_token_goes_into_its_header(tmp_path):
     assert "x-team: red" in seen[0].lower()
     assert len(troubles) == 1
     assert "t0ken" not in troubles[0]
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        ({}, "give either `command` (a list) or `url`"),
-        ({"command": ["x"], "url": "http://x"}, "give either"),
-        ({"command": "npx server"}, "`command`"),
-        ({"command": []}, "`command`"),
-        ({"command": [""]}, "empty word"),
-        ({"command": ["x"], "headers_env": {"A": "B"}}, "`headers_env` goes with `url` only"),
-        ({"url": "ftp://x"}, "http:// or https://"),
-        ({"url": "http://x", "env": {"A": "b"}}, "go with `command` only"),
-        ({"command": ["x"], "env": {"A": 1}}, "`env"),
-        ({"command": ["x"], "cmd": 1}, "unknown field `cmd`"),
-        ({"command": ["x"], "timeout_s": 0}, "`timeout_s`"),
-    ],
-)
-def test_settings_are_checked(values, reason):
-    """A mistake in a server's entry is one line that names the server."""
-    with pytest.raises(UsageError) as caught:
-        read_settings("docs", values)
-
-    assert str(caught.value).startswith("tools.mcp.docs: ")
-    assert reason in str(caught.value)
 
 
 def test_names_fit_all_vendors():

@@ -95,13 +95,18 @@ async def carried_out(
     return await tools.carry_out(calls, grant, tier=tier, deadline=deadline)
 
 
+def declared(**values: Any) -> Tools:
+    """Read what a profile says under `tools`."""
+    return msgspec.convert(values, Tools)
+
+
 def mcp_toolbox(folder: Path, how: str = "stdio", **settings: Any) -> Toolbox:
     """Declare the counting server, started as a program, under the name `docs`."""
     import os
 
     command = [sys.executable, str(MCP_SERVER), str(folder / "count"), how]
     return Toolbox(
-        Tools(mcp={"docs": {"command": command} | settings}),
+        declared(mcp={"docs": {"command": command} | settings}),
         cwd=folder,
         env={name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         | {"OPENAI_API_KEY": "sk-secret", "TOKEN": "t0ken"},

@@ -11,15 +11,15 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tieredllm.aio import run
 from tieredllm.clock import Clock, SystemClock
-from tieredllm.engine.runner import FallbackRun, stream_events
 from tieredllm.engine.plan import TierPlan
+from tieredllm.engine.runner import FallbackRun, stream_events
 from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
+from tieredllm.files import Places
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
-from tieredllm.loop import run
-from tieredllm.paths import Places
 from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
@@ -92,10 +92,7 @@ class FallbackManager:
             named = str(profile) if profile is not None else None
             loaded = load(find_profile(named, self.places), self.places)
             profile = loaded.profile
-            if profile.tools.python:
-                from tieredllm.tools.registry import folders_of
-
-                tool_folders = folders_of(loaded.tree)
+            tool_folders = loaded.tool_folders
         self.profile = profile
         _check_rules(profile)
         self.check_tiers(simulate or {})

@@ -32,12 +32,12 @@ class SystemClock:
         return time.time()
 
 
-def iso(at: float) -> str:
-    """Return a wall-clock time in ISO 8601, in UTC and to the millisecond.
+def iso(at: float, *, ms: bool = False) -> str:
+    """Return a wall-clock time as ISO 8601 in UTC.
 
     Args:
         at: seconds since the epoch.
+        ms: to the millisecond, for what a program waits for; else to the second.
     """
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
+    return f"{seconds}.{int(at % 1 * 1000):03}Z" if ms else f"{seconds}Z"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from tieredllm.errors import Mistake, ProfileError, TieredLLMError, UsageError
+from tieredllm.files import atomic_write
 
 __all__ = ["KeyOrigin", "Keys", "clean_key"]
 
@@ -189,7 +190,7 @@ class Keys:
             write_yaml({name: stored[name] for name in sorted(stored)}) if stored else ""
         )
         try:
-            _replace(self.file.resolve(), self._part, text)
+            atomic_write(self.file, text, private=True, part=self._part)
         except OSError as exc:
             raise TieredLLMError(f"cannot write {self.file}: {exc.strerror or exc}") from exc
         self._stored, self._mistakes = stored, ()
@@ -225,17 +226,3 @@ def _stored_in(file: Path) -> tuple[dict[str, str], tuple[Mistake, ...]]:
             # A key of digits alone is text too: what counts is what the file says.
             stored[name] = key
     return stored, tuple(mistakes)
-
-
-def _replace(target: Path, part: Path, text: str) -> None:
-    """Put a file in place at once, readable by its owner only."""
-    part.unlink(missing_ok=True)  # of a process that was killed
-    try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

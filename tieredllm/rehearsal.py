@@ -13,11 +13,11 @@ from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
-from tieredllm.engine.runner import FallbackRun
+from tieredllm.aio import run
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import NoMemory
+from tieredllm.engine.runner import FallbackRun
 from tieredllm.kinds import ErrorKind
-from tieredllm.loop import run
 from tieredllm.profile.schema import Profile
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.base import (

@@ -11,7 +11,7 @@ from tieredllm.chat.commands import help_rows
 from tieredllm.chat.core import Chat
 from tieredllm.chat.dialogue import Dialogue
 from tieredllm.errors import UsageError
-from tieredllm.render.sanitize import clean, one_line
+from tieredllm.text import clean, one_line, pluralize
 from tieredllm.types import Prompt
 
 __all__ = ["ACTIONS", "LeaveError"]
@@ -219,8 +219,7 @@ async def leave(_chat: Chat, _argument: str) -> None:
 
 
 def _turns(dialogue: Dialogue) -> str:
-    count = len(dialogue.turns)
-    return "1 turn" if count == 1 else f"{count} turns"
+    return pluralize(len(dialogue.turns), "turn")
 
 
 ACTIONS: dict[str, Callable[[Chat, str], Awaitable[None]]] = {

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import IO
 
 from tieredllm.render.output import write
-from tieredllm.render.sanitize import clean
+from tieredllm.text import clean
 
 __all__ = ["copy", "osc52", "programs"]
 

@@ -14,7 +14,7 @@ from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.showing import View, show
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
 from tieredllm.store.logged import is_turn
-from tieredllm.types import Answer, Answered, Attachment, Event, Prompt, Token
+from tieredllm.types import Answer, Answered, Attachment, Event, Options, Prompt, Token
 
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
@@ -175,10 +175,12 @@ class Chat:
         view, animated = self.services.make_view(self.watch.heading if is_headed else None)
         events = self.manager.stream(
             prompt,
-            start=start or settings.start,
-            fallback=settings.fallback,
-            require_llm=settings.require_llm,
-            deadline_s=settings.deadline_s,
+            options=Options(
+                start=start or settings.start,
+                fallback=settings.fallback,
+                require_llm=settings.require_llm,
+                deadline_s=settings.deadline_s,
+            ),
         )
         try:
             answer = await show(events, _Watched(view, self), animated=animated)

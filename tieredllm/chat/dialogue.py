@@ -9,6 +9,7 @@ import msgspec
 
 from tieredllm.errors import UsageError
 from tieredllm.store.logged import is_turn, user_turn
+from tieredllm.text import replace_surrogates
 from tieredllm.types import Answer, Message, Prompt
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Dialogue:
                 Turn(
                     asked=user_turn(prompt),
                     # No encoding takes a lone surrogate, nor would the next request.
-                    answered=(answer.text or "").encode("utf-8", "replace").decode("utf-8"),
+                    answered=replace_surrogates(answer.text or ""),
                     request_id=answer.request_id,
                 )
             )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from prompt_toolkit.history import History
 
+from tieredllm.files import atomic_write
+
 __all__ = ["PrivateHistory"]
 
 MOST_BYTES = 1_048_576
@@ -64,8 +66,4 @@ class PrivateHistory(History):
             file.seek(-MOST_BYTES // 2, os.SEEK_END)
             newer = file.read()
         start = newer.find(b"\n#")
-        part = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(newer[max(start, 0) :])
-        part.replace(self._file)
+        atomic_write(self._file, newer[max(start, 0) :], private=True)

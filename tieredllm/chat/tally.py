@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from tieredllm.text import pluralize
 from tieredllm.types import Answer
 
 __all__ = ["Tally"]
@@ -39,14 +40,10 @@ class Tally:
         if not total and not self._failures:
             return ["nothing was asked yet"]
         by_tier = ", ".join(f"{name} {count}" for name, count in self._answers.items())
-        counted = f"{_many(total, 'answer')}" + (f" ({by_tier})" if by_tier else "")
+        counted = pluralize(total, "answer") + (f" ({by_tier})" if by_tier else "")
         if self._failures:
-            counted += f", {_many(self._failures, 'failure')}"
+            counted += f", {pluralize(self._failures, 'failure')}"
         tokens = f"{self._prompt_tokens:,} prompt + {self._completion_tokens:,} completion tokens"
         if self._unreported:
-            tokens += f"; not reported for {_many(self._unreported, 'answer')}"
+            tokens += f"; not reported for {pluralize(self._unreported, 'answer')}"
         return [f"{counted}, {self._seconds:.1f} s", tokens]
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

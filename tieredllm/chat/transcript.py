@@ -6,13 +6,13 @@ file whose name ends in `.md` or `.txt` is a transcript for people, and is not r
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from tieredllm.chat.dialogue import Dialogue, paired
 from tieredllm.errors import TieredLLMError, UsageError
+from tieredllm.files import atomic_write
 from tieredllm.types import Message
 
 __all__ = ["load", "save"]
@@ -30,13 +30,8 @@ def save(dialogue: Dialogue, path: Path) -> None:
     """
     for_people = path.suffix.lower() in FOR_PEOPLE
     text = _for_people(dialogue) if for_people else _as_json(dialogue)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        try:
-            part.write_text(text, encoding="utf-8", errors="replace")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        atomic_write(path, text)
     except OSError as exc:
         raise TieredLLMError(f"cannot write {path}: {exc.strerror or exc}") from exc
 

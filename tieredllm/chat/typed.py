@@ -10,6 +10,8 @@ import re
 
 import msgspec
 
+from tieredllm.text import replace_surrogates
+
 __all__ = ["Ordered", "Said", "is_unfinished", "understood"]
 
 QUOTES = '"""'
@@ -63,4 +65,4 @@ def _said(text: str) -> Said | None:
         return None
     first = text.find(text.strip()[0])
     start = text.rfind("\n", 0, first) + 1
-    return Said(text[start:].rstrip().encode("utf-8", "replace").decode("utf-8"))
+    return Said(replace_surrogates(text[start:].rstrip()))

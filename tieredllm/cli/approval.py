@@ -28,8 +28,8 @@ def terminal_approver(session: Session) -> Approver | None:
         return None
 
     async def ask(tool: Tool, arguments: str) -> bool:
-        from tieredllm.tools.text import one_line
-        from tieredllm.tools.threads import in_thread
+        from tieredllm.aio import in_thread
+        from tieredllm.text import one_line
 
         shown = one_line(arguments, SHOWN_CHARACTERS)
         if len(arguments) > SHOWN_CHARACTERS:

@@ -7,16 +7,16 @@ from typing import TextIO
 
 import msgspec
 
+from tieredllm.aio import run
 from tieredllm.cli.approval import beside, terminal_approver
 from tieredllm.cli.context import Session
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.request_options import earlier_turns, manager_for
 from tieredllm.cli.views import make_view
 from tieredllm.client import FallbackManager
-from tieredllm.loop import run
 from tieredllm.render.showing import show
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
-from tieredllm.types import Answer, Attachment, Event, Prompt
+from tieredllm.types import Answer, Attachment, Event, Options, Prompt
 
 __all__ = ["AskJob", "perform"]
 
@@ -112,11 +112,13 @@ def perform(session: Session, job: AskJob) -> int:
 def _events(manager: FallbackManager, prompt: Prompt, job: AskJob) -> AsyncGenerator[Event, None]:
     return manager.stream(
         prompt,
-        start=job.tier,
-        fallback=job.fallback,
-        require_llm=job.require_llm,
-        deadline_s=job.deadline_s,
-        stream=False if job.no_stream else None,
+        options=Options(
+            start=job.tier,
+            fallback=job.fallback,
+            require_llm=job.require_llm,
+            deadline_s=job.deadline_s,
+            stream=False if job.no_stream else None,
+        ),
     )
 
 
@@ -177,6 +179,6 @@ def _shown(text: str, stream: TextIO) -> str:
     """Clean a text that goes to a terminal; for anything else it stays as it is."""
     if not stream.isatty():
         return text
-    from tieredllm.render.sanitize import clean
+    from tieredllm.text import clean
 
     return clean(text)

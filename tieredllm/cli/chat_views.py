@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tieredllm.cli.context import Session
-from tieredllm.render.sanitize import one_line
+from tieredllm.text import one_line, pluralize
 
 if TYPE_CHECKING:
     from tieredllm.chat.core import Chat
@@ -35,8 +35,7 @@ def opening(chat: Chat, *, resumed: bool, width: int) -> list[str]:
 
 def _recap(chat: Chat, width: int) -> list[str]:
     dialogue = chat.dialogue
-    count = len(dialogue.turns)
-    turns = "1 turn" if count == 1 else f"{count} turns"
+    turns = pluralize(len(dialogue.turns), "turn")
     about = f"resuming {(dialogue.cid or '')[:SHORT_ID]}: {turns}"
     if dialogue.system:
         about += f", system prompt: {one_line(dialogue.system, 80)}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
+from tieredllm.aio import run
 from tieredllm.chat.core import Chat, Settings
 from tieredllm.chat.dialogue import Dialogue
 from tieredllm.chat.session import Session as Loop
@@ -18,7 +19,6 @@ from tieredllm.cli.context import Session
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.request_options import earlier_turns, manager_for
 from tieredllm.client import FallbackManager
-from tieredllm.loop import run
 from tieredllm.store.history import History
 from tieredllm.types import Attachment
 

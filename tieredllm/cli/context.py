@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tieredllm.paths import Places
+    from tieredllm.files import Places
 
 __all__ = ["Session", "current", "use"]
 
@@ -59,7 +59,7 @@ class Session:
     @property
     def places(self) -> Places:
         """The user's directories."""
-        from tieredllm.paths import Places
+        from tieredllm.files import Places
 
         return Places.from_environment(self.env)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tieredllm.aio import run
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
-from tieredllm.loop import run
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,7 +10,7 @@ from tieredllm.cli.context import Session, current
 from tieredllm.cli.table import print_json, print_table
 from tieredllm.errors import UsageError
 from tieredllm.keys import Keys
-from tieredllm.profile.masking import HIDDEN, looks_like_key
+from tieredllm.redaction import HIDDEN, looks_like_key
 
 __all__ = ["app"]
 

@@ -9,6 +9,7 @@ import typer
 
 from tieredllm.cli.context import Session, current
 from tieredllm.errors import TieredLLMError, UsageError
+from tieredllm.text import pluralize
 
 if TYPE_CHECKING:
     from tieredllm.store.history import History
@@ -102,11 +103,11 @@ def prune(
     count = _from_history(session, lambda history: history.count(before))
     if count and not yes:
         if session.stdin is None or not session.stdin.isatty():
-            reason = f"{_requests(count)} would be dropped: add --yes"
+            reason = f"{pluralize(count, 'request')} would be dropped: add --yes"
             raise UsageError(reason)
-        typer.confirm(f"Drop {_requests(count)} for good?", abort=True, err=True)
+        typer.confirm(f"Drop {pluralize(count, 'request')} for good?", abort=True, err=True)
     dropped = _from_history(session, lambda history: history.prune(before)) if count else 0
-    session.say(f"dropped {_requests(dropped)}")
+    session.say(f"dropped {pluralize(dropped, 'request')}")
 
 
 @app.command()
@@ -151,7 +152,3 @@ def _print_json(session: Session, value: object) -> None:
     import json
 
     print(json.dumps(value, indent=2, ensure_ascii=False), file=session.stdout)
-
-
-def _requests(count: int) -> str:
-    return f"{count} request" if count == 1 else f"{count} requests"

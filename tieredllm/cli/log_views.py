@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 
 from tieredllm.cli.context import Session
+from tieredllm.clock import iso
 from tieredllm.render.output import write
-from tieredllm.render.sanitize import clean, one_line
 from tieredllm.render.timeline import duration, ending, time_line
-from tieredllm.store.logged import Logged, iso, user_turn
+from tieredllm.store.logged import Logged, user_turn
+from tieredllm.text import clean, one_line
 
 __all__ = ["list_requests", "show_request"]
 

@@ -14,6 +14,7 @@ from tieredllm.cli.completion import catalog_models
 from tieredllm.cli.context import current
 from tieredllm.cli.table import print_table
 from tieredllm.errors import ModelFileError, UsageError
+from tieredllm.text import format_bytes
 
 if TYPE_CHECKING:
     from tieredllm.cli.context import Session
@@ -29,7 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-MB, GB = 1_000_000, 1_000_000_000
 PLAIN_EVERY_S = 5.0
 """How often progress is told where there is no terminal."""
 STEPS = {"download": "downloading", "unpack": "unpacking", "verify": "verifying"}
@@ -70,7 +70,7 @@ def _row(one: Installed) -> tuple[str, ...]:
     return (
         model.name,
         "no" if one.size_bytes is None else "yes",
-        _size(model.size_bytes if one.size_bytes is None else one.size_bytes),
+        format_bytes(model.size_bytes if one.size_bytes is None else one.size_bytes),
         model.licence,
         str(model.context_tokens),
         _origin(one) if one.size_bytes is None else str(one.path),
@@ -80,10 +80,6 @@ def _row(one: Installed) -> tuple[str, ...]:
 def _origin(one: Installed) -> str:
     source = one.model.sources[0]
     return f"wheel {source.wheel}" if source.wheel else f"hub {source.hub}"
-
-
-def _size(count: float) -> str:
-    return f"{count / GB:.2f} GB" if count >= GB else f"{count / MB:.0f} MB"
 
 
 @app.command("pull")
@@ -183,9 +179,9 @@ def _lines(session: Session, name: str) -> Callable[[Progress], None]:
 def _line(progress: Progress, rate: float) -> str:
     """Tell how far it is, how fast, and how long it will take."""
     done, total = progress.done_bytes, progress.total_bytes
-    text = _size(done) if total is None else f"{_size(done)} of {_size(total)}"
+    text = format_bytes(done) if total is None else f"{format_bytes(done)} of {format_bytes(total)}"
     if rate > 0:
-        text += f", {rate / MB:.1f} MB/s"
+        text += f", {rate / 1e6:.1f} MB/s"
         if total is not None:
             text += f", {max(0, total - done) / rate:.0f} s left"
     return text
@@ -238,7 +234,7 @@ def remove_model(
         if not typer.confirm(f"Remove {path}?", err=True):
             raise typer.Exit(1)
     freed = remove(model, session.places.models)
-    session.say(f"{name} is removed; {_size(freed)} are free again")
+    session.say(f"{name} is removed; {format_bytes(freed)} are free again")
 
 
 @app.command("path")

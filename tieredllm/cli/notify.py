@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tieredllm.aio import run
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.table import print_json, print_table
+from tieredllm.clock import iso
 from tieredllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def send_test(
     notifier, database = _notifier(session)
     wanted = _wanted(notifier, channel)
     try:
-        deliveries = asyncio.run(notifier.send_test(wanted))
+        deliveries = run(notifier.send_test(wanted))
     finally:
         database.close()
     _print(deliveries, session)
@@ -103,7 +104,7 @@ def flush() -> None:
     notifier, database = _notifier(session)
     _wanted(notifier, None)
     try:
-        deliveries = asyncio.run(notifier.flush())
+        deliveries = run(notifier.flush())
     finally:
         database.close()
     if not deliveries:
@@ -163,7 +164,6 @@ def _print(deliveries: Sequence[Delivery], session: Session) -> None:
 def _row(entry: Entry) -> dict[str, str | int | None]:
     """Give what is told of one message that waits."""
     from tieredllm.notify.severity import severity_of
-    from tieredllm.notify.wording import iso
 
     return {
         "id": entry.id,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tieredllm.paths import Places, shipped
+from tieredllm.files import Places, shipped
 from tieredllm.profile.yaml_writing import scalar
 
 if TYPE_CHECKING:

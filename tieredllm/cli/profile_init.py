@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import date
 from pathlib import Path
@@ -13,6 +12,7 @@ from tieredllm.cli.context import Session
 from tieredllm.cli.profile_draft import Choice, Vendor, draft, vendors
 from tieredllm.cli.profile_questions import Questions
 from tieredllm.errors import ModelFileError, ProfileError, TieredLLMError, UsageError
+from tieredllm.files import atomic_write
 from tieredllm.keys import Keys
 from tieredllm.local.pull import Installed, installed
 
@@ -67,7 +67,8 @@ def make_profile(session: Session, wishes: Wishes) -> None:
         pulls = questions.pull(local_models[local].model)
 
     choice = Choice(name=name, vendors=chosen, local=local, made_on=date.today())  # noqa: DTZ011 - the user's own day
-    _write(path, draft(choice))
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    atomic_write(path, draft(choice))
     _verify(path, session)
     session.say(f"wrote {path}")
     if pulls and local is not None:
@@ -130,17 +131,6 @@ def _local(
     return questions.local(local_models, usual) if questions is not None else usual
 
 
-def _write(path: Path, text: str) -> None:
-    """Put the file in place at once."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _verify(path: Path, session: Session) -> None:
     """Read the profile back: what was given for it (an address, a model) may be wrong."""
     from tieredllm.profile.load import load_profile
@@ -162,10 +152,10 @@ def _pull(name: str, session: Session) -> None:
 
 
 def _show_health(path: Path, session: Session) -> None:
+    from tieredllm.aio import run
     from tieredllm.cli.health import print_report
     from tieredllm.client import FallbackManager
     from tieredllm.health.report import HealthReport
-    from tieredllm.loop import run
 
     manager = FallbackManager(path, env=session.env, places=session.places, verbose=session.verbose)
 

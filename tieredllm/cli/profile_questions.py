@@ -18,10 +18,9 @@ from tieredllm.errors import UsageError
 from tieredllm.keys import Keys
 from tieredllm.local.catalog import CatalogModel
 from tieredllm.local.pull import Installed
+from tieredllm.text import format_bytes
 
 __all__ = ["Questions"]
-
-MB, GB = 1_000_000, 1_000_000_000
 
 
 class Questions:
@@ -92,7 +91,7 @@ class Questions:
             model = one.model
             there = "; it is here already" if one.size_bytes is not None else ""
             self._tell(
-                f"  {number}  {model.name:<{width}}  {_size(model.size_bytes):>7}  "
+                f"  {number}  {model.name:<{width}}  {format_bytes(model.size_bytes):>7}  "
                 f"{model.licence}{there}"
             )
             indent = " " * 5
@@ -102,7 +101,7 @@ class Questions:
 
     def pull(self, model: CatalogModel) -> bool:
         """Ask whether to download a model, with its size and licence."""
-        size = _size(model.size_bytes)
+        size = format_bytes(model.size_bytes)
         return self._confirmed(f"Download {model.name} now ({size}, {model.licence})?")
 
     def _with_key(self, vendor: Vendor) -> Vendor:
@@ -177,7 +176,3 @@ def _named(word: str, names: list[str]) -> str | None:
     if word.isdecimal() and 1 <= int(word) <= len(names):
         return names[int(word) - 1]
     return word.lower() if word.lower() in names else None
-
-
-def _size(count: float) -> str:
-    return f"{count / GB:.2f} GB" if count >= GB else f"{count / MB:.0f} MB"

@@ -8,11 +8,8 @@ from tieredllm.errors import UsageError
 from tieredllm.kinds import ErrorKind
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tieredllm.cli.context import Session
     from tieredllm.client import FallbackManager
-    from tieredllm.profile.load import Loaded
     from tieredllm.profile.schema import Profile
     from tieredllm.store.history import Conversation, History
     from tieredllm.tools.approval import Approver
@@ -99,7 +96,7 @@ def manager_for(
         verbose=session.verbose,
         approve_tools=approve_tools,
         approver=approver,
-        tool_folders=_tool_folders(loaded),
+        tool_folders=loaded.tool_folders,
     )
 
 
@@ -123,15 +120,6 @@ def with_models(profile: Profile, models: dict[str, str]) -> Profile:
         for tier in profile.tiers
     )
     return msgspec.structs.replace(profile, tiers=tiers)
-
-
-def _tool_folders(loaded: Loaded) -> tuple[Path, ...]:
-    """Give where the modules of a profile's Python tools are looked for."""
-    if not loaded.profile.tools.python:
-        return ()
-    from tieredllm.tools.registry import folders_of
-
-    return folders_of(loaded.tree)
 
 
 def faults_by_tier(given: dict[str, str]) -> dict[str, ErrorKind]:

@@ -12,6 +12,7 @@ import typer
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
 from tieredllm.errors import UsageError
+from tieredllm.text import pluralize
 
 if TYPE_CHECKING:
     from tieredllm.rules.answer import RuleAnswer
@@ -126,9 +127,9 @@ def check(
     rows = _rows(matcher.rules)
     tests = len(matcher.rules.tests)
     print(
-        f"{source}: {_count(len(rows), 'intent')}, "
-        f"{_count(sum(row['patterns'] for row in rows), 'pattern')}, "
-        f"{_count(tests, 'test')}" + (f", {len(failed)} failed" if failed else ", ok"),
+        f"{source}: {pluralize(len(rows), 'intent')}, "
+        f"{pluralize(sum(row['patterns'] for row in rows), 'pattern')}, "
+        f"{pluralize(tests, 'test')}" + (f", {len(failed)} failed" if failed else ", ok"),
         file=session.stdout,
     )
     if failed:
@@ -202,18 +203,18 @@ def _print_explained(given: RuleAnswer, *, several: bool, session: Session) -> N
         print("candidates:", file=out)
     for candidate in finding.candidates:
         print(f"  {_candidate(candidate, several=several)}", file=out)
-    print(f"tried: {finding.tried} of {_count(finding.patterns, 'pattern')}", file=out)
+    print(f"tried: {finding.tried} of {pluralize(finding.patterns, 'pattern')}", file=out)
     print(f"\n{given.text}", file=out)
 
 
 def _candidate(candidate: Candidate, *, several: bool) -> str:
-    from tieredllm.rules.text import clean
+    from tieredllm.text import printable_line
 
     lang = f" ({candidate.lang})" if several else ""
     return (
         f"{candidate.intent}{lang}, priority {candidate.priority}, "
         f"characters {candidate.start} to {candidate.end}: "
-        f"`{clean(candidate.text, SHOWN_CHARACTERS)}`, by {candidate.pattern}"
+        f"`{printable_line(candidate.text, SHOWN_CHARACTERS)}`, by {candidate.pattern}"
     )
 
 
@@ -231,7 +232,3 @@ def _print_table(cells: list[list[str]], session: Session) -> None:
 
 def _print_json(value: dict[str, Any], session: Session) -> None:
     print(json.dumps(value, indent=2), file=session.stdout)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from tieredllm.cli.context import Session
 from tieredllm.render.output import write
-from tieredllm.render.sanitize import one_line
 from tieredllm.render.sparkline import sparkline
 from tieredllm.render.timeline import duration
 from tieredllm.store.statistics import Statistics, TierStatistics
+from tieredllm.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tieredllm.aio import run
 from tieredllm.cli.context import Session, current
 from tieredllm.cli.exits import ExitCode
 from tieredllm.cli.table import print_json, print_table
@@ -49,7 +50,7 @@ def list_tools(
     session = current()
     loaded = _loaded(session)
     toolbox = _toolbox(loaded, session)
-    grants = asyncio.run(_granted(toolbox, loaded.profile.tiers))
+    grants = run(_granted(toolbox, loaded.profile.tiers))
     if as_json:
         print_json([_described(tier, tools) for tier, tools in grants], session)
     else:
@@ -79,7 +80,7 @@ def call(
     session = current()
     loaded = _loaded(session)
     toolbox = _toolbox(loaded, session)
-    result = asyncio.run(
+    result = run(
         _called(toolbox, loaded, session, name=name, arguments=arguments, approved=approve_tools)
     )
     if result.outcome == "invalid":
@@ -100,7 +101,7 @@ def _toolbox(loaded: Loaded, session: Session) -> Toolbox:
     from pathlib import Path
 
     from tieredllm.keys import Keys
-    from tieredllm.tools.registry import Toolbox, folders_of
+    from tieredllm.tools.registry import Toolbox
 
     keys_file = session.places.keys_file
     return Toolbox(
@@ -108,7 +109,7 @@ def _toolbox(loaded: Loaded, session: Session) -> Toolbox:
         cwd=Path.cwd(),
         env=session.env,
         lookup=Keys(session.env, keys_file).get,
-        folders=folders_of(loaded.tree),
+        folders=loaded.tool_folders,
         private=(keys_file,),
     )
 
@@ -165,7 +166,7 @@ def _effect(tool: Tool) -> str:
 
 
 def _first_line(tool: Tool) -> str:
-    from tieredllm.tools.text import one_line
+    from tieredllm.text import one_line
 
     return one_line(tool.description.strip().partition("\n")[0], 120)
 

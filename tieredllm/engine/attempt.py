@@ -200,7 +200,12 @@ class _Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fit_to_context(
-    prompt: Prompt, tools: ToolContext, *, policy: str, budget_tokens: int, count: Callable[[str], int]
+    prompt: Prompt,
+    tools: ToolContext,
+    *,
+    policy: str,
+    budget_tokens: int,
+    count: Callable[[str], int],
 ) -> _Fit:
     """Compose a prompt beside what tools take of the context.
 

@@ -187,9 +187,7 @@ class FallbackRun:
                 return result
         return None
 
-    async def _try_tier(
-        self, plan: TierPlan, emit: Emit, *, ignore_health: bool = False
-    ) -> Result:
+    async def _try_tier(self, plan: TierPlan, emit: Emit, *, ignore_health: bool = False) -> Result:
         """Try each backend of a tier."""
         for backend in plan.backends:
             skipped, probe = self._admit(plan, backend, ignore_health=ignore_health)
@@ -232,7 +230,7 @@ class FallbackRun:
         if standing.state == "open":
             wait, retry_at = "", None
             if standing.retry_at is not None:
-                retry_at = iso(standing.retry_at)
+                retry_at = iso(standing.retry_at, ms=True)
                 wait = f", next probe in {max(0.0, standing.retry_at - self._clock.wall()):.0f} s"
             skip = Skip(why="circuit_open", cause=standing.cause, retry_at=retry_at)
             return skip, f"circuit open{wait}: {standing.reason or 'it failed repeatedly'}"
@@ -261,7 +259,7 @@ class FallbackRun:
             if tools.round:
                 # The backend's latency is that of its answer alone, not its tools'.
                 started = self._log.now()
-            return await self._attempt(plan, backend, omit, number, tools, emit)
+            return await self._attempt(plan, backend, tools, emit, omit=omit, number=number)
 
         try:
             while True:
@@ -353,12 +351,22 @@ class FallbackRun:
         self,
         plan: TierPlan,
         backend: Backend,
-        omit: frozenset[str],
-        number: int,
         tools: ToolContext,
         emit: Emit,
+        *,
+        omit: frozenset[str],
+        number: int,
     ) -> Outcome:
-        """Make one attempt and log it."""
+        """Make one attempt and log it.
+
+        Args:
+            plan: whose attempt it is.
+            backend: who is asked.
+            tools: what is told about tools.
+            emit: takes what happens.
+            omit: the parameters to leave out.
+            number: 1 for the first try.
+        """
         tier = plan.tier
         await self._say_who_is_asked(plan, backend, number, emit)
         started = self._log.now()

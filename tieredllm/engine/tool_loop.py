@@ -20,11 +20,9 @@ from tieredllm.providers.base import (
     WITH_TOOLS,
     Backend,
     ToolDeclaration,
-    ToolRequest,
     ToolTurn,
 )
 from tieredllm.types import (
-    Event,
     Notice,
     ToolCall,
     ToolEnded,

@@ -144,7 +144,7 @@ def _report(
         fix=fix,
         breaker=BreakerReport(
             state=standing.state,
-            retry_at=None if standing.retry_at is None else iso(standing.retry_at),
+            retry_at=None if standing.retry_at is None else iso(standing.retry_at, ms=True),
         ),
         window=health.window(backend.identity),
         probe=probe,

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from tieredllm.errors import ModelFileError, UnknownModelError
-from tieredllm.paths import shipped
+from tieredllm.files import shipped
 
 __all__ = ["CatalogModel", "Source", "find", "known_sha256", "load_catalog", "resolve", "sidecar"]
 

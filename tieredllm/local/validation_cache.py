@@ -8,11 +8,11 @@ written is done without.
 from __future__ import annotations
 
 import contextlib
-import secrets
 from pathlib import Path
 
 import msgspec
 
+from tieredllm.files import atomic_write
 from tieredllm.local.gguf import Header
 
 __all__ = ["FileState", "ValidationCache", "Verdict", "state_of"]
@@ -66,14 +66,9 @@ class ValidationCache:
         """Remember a verdict; the last one to be put wins."""
         verdicts = self._read()
         verdicts[str(path)] = verdict
-        temporary = self._file.with_name(f".{self._file.name}.{secrets.token_hex(4)}")
-        try:
+        with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(msgspec.json.encode(verdicts))
-            temporary.replace(self._file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            atomic_write(self._file, msgspec.json.encode(verdicts))
 
     def _read(self) -> dict[str, Verdict]:
         try:

@@ -19,8 +19,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from tieredllm.aio import await_result
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.local.generate import End, Item, Job, answer
@@ -97,7 +98,7 @@ class LlamaRunner:
             with self._lock:
                 self._waiters += 1
             try:
-                return await outcome(loading)
+                return await await_result(loading)
             except StoppedError:
                 if self._closed:
                     raise self._unavailable(CLOSED) from None
@@ -168,7 +169,7 @@ class LlamaRunner:
     async def aclose(self) -> None:
         """Stop whatever is going on, free the model and wait for that."""
         self.close()
-        await outcome(self._ended)
+        await await_result(self._ended)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread to end after `close`; False when it has not."""
@@ -305,30 +306,6 @@ def _translated(exc: BaseException) -> BaseException:
 def _import_jinja() -> None:
     with contextlib.suppress(ImportError):  # told by whoever needs it
         importlib.import_module("jinja2.sandbox")
-
-
-_T = TypeVar("_T")
-
-
-async def outcome(future: Future[_T]) -> _T:
-    """Wait for a thread's future; whoever stops waiting leaves it as it is.
-
-    `asyncio.wrap_future` would log an error when the loop is closed before the future is done.
-    """
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    def done(_: Future[_T]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(wake)
-
-    future.add_done_callback(done)
-    await waiter
-    return future.result()
 
 
 EXIT_S = 0.8

@@ -167,7 +167,7 @@ def _failure(exc: Exception, line: Line, password: str | None) -> SendError:
     """Translate an error of the SMTP client."""
     import smtplib
 
-    from tieredllm.providers.redact import presentable
+    from tieredllm.redaction import presentable
 
     def said(code: int, text: bytes | str) -> str:
         words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text

@@ -148,7 +148,7 @@ def _refusal(exc: Any, url: str) -> SendError:
     import time
 
     from tieredllm.providers.errors.retry_after import retry_after_s
-    from tieredllm.providers.redact import presentable
+    from tieredllm.redaction import presentable
 
     status: int = exc.code
     if 300 <= status < 400:

@@ -101,7 +101,7 @@ def details_of(answer: Answer) -> Details:
 
 def redacted(details: Details) -> Details:
     """Mask once more what looks like a key in an error's text, and bound its length."""
-    from tieredllm.providers.redact import redact
+    from tieredllm.redaction import redact
 
     error = details.original_error
     if error is None:

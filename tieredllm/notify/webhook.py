@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import msgspec
 
-from tieredllm.clock import Clock
+from tieredllm.clock import Clock, iso
 from tieredllm.keys import Keys
 from tieredllm.notify.http_post import post, web_address
 from tieredllm.notify.line import Line, SendError
 from tieredllm.notify.message import Event, Message, Step
 from tieredllm.notify.severity import Severity
-from tieredllm.notify.wording import iso
 from tieredllm.profile.schema import Webhook
 
 __all__ = ["Body", "WebhookSink", "body_of", "signature"]
@@ -121,7 +120,12 @@ def body_of(message: Message, *, sent_at: float) -> Body:
         original_error=details.original_error,
         attempts=details.attempts,
         ended=tuple(
-            Over(cause=over.cause, severity=over.severity, count=over.count, since=iso(over.since))
+            Over(
+                cause=over.cause,
+                severity=over.severity,
+                count=over.count,
+                since=iso(over.since),
+            )
             for over in message.ended
         ),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from tieredllm.notify.message import Message
+from tieredllm.text import pluralize
 
-__all__ = ["clock_time", "error_of", "facts", "headline", "iso"]
+__all__ = ["clock_time", "error_of", "facts", "headline"]
 
 
 def headline(message: Message) -> str:
@@ -30,7 +31,10 @@ def facts(message: Message) -> list[tuple[str, str]]:
         return [("Severity", message.severity), ("Sent", clock_time(message.last_at))]
     if message.event == "recovery":
         found += [
-            (f"Over: {over.cause}", f"{_requests(over.count)} since {clock_time(over.since)}")
+            (
+                f"Over: {over.cause}",
+                f"{pluralize(over.count, 'request')} since {clock_time(over.since)}",
+            )
             for over in message.ended
         ]
     else:
@@ -62,16 +66,7 @@ def clock_time(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
-def iso(at: float) -> str:
-    """Give a time as ISO 8601 in UTC, to the second (seconds since the epoch in)."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
-
-
 def _counted(message: Message) -> str:
     if message.count == 1:
         return "1"
     return f"{message.count} since {clock_time(message.first_at)} ({message.held_back} held back)"
-
-
-def _requests(count: int) -> str:
-    return "1 request" if count == 1 else f"{count} requests"

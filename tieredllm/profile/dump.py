@@ -10,8 +10,8 @@ import msgspec
 import yaml
 from msgspec import UNSET
 
-from tieredllm.profile.masking import HIDDEN, mask_text
 from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, Alternate, Profile, Tier
+from tieredllm.redaction import HIDDEN, mask_text
 
 __all__ = ["dump", "write_yaml"]
 
@@ -39,7 +39,7 @@ def dump(profile: Profile, origin: Callable[[str], str | None]) -> str:
     values: dict[str, Any] = msgspec.to_builtins(profile)
     values.pop("extends", None)
     values["tiers"] = [_tier(tier) for tier in profile.tiers]
-    values["tools"]["mcp"] = {name: _masked(it) for name, it in profile.tools.mcp.items()}
+    values["tools"]["mcp"] = _masked(values["tools"]["mcp"])
 
     def comment(found: re.Match[str]) -> str:
         where = origin(found[2])

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from tieredllm.errors import Mistake, ProfileError, UsageError
-from tieredllm.paths import Places, shipped
+from tieredllm.files import Places, shipped
 from tieredllm.profile.nodes import (
     Entry,
     ListNode,
@@ -63,6 +63,13 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     found: Found
     tree: MappingNode
     """What its files say, merged: every part knows its place."""
+
+    @property
+    def tool_folders(self) -> tuple[Path, ...]:
+        """The folders of the files that name Python functions, in the order of the functions."""
+        tools = self.tree.get("tools")
+        named = tools.items("python") if isinstance(tools, MappingNode) else ()
+        return tuple(dict.fromkeys(Path(node.place.file).resolve().parent for node in named))
 
 
 def load_profile(name_or_path: str | None, places: Places) -> Profile:

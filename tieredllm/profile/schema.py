@@ -22,6 +22,7 @@ __all__ = [
     "Alternate",
     "Backoff",
     "HealthSettings",
+    "McpSettings",
     "Params",
     "Profile",
     "Provider",
@@ -54,6 +55,11 @@ PythonTool = Annotated[
         pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$",
         extra={"means": "`module:function`, such as mypackage.tools:lookup_order"},
     ),
+]
+
+CommandLine = Annotated[
+    tuple[Annotated[str, Meta(min_length=1)], ...],
+    Meta(min_length=1, extra={"means": "a list: the program, then its arguments"}),
 ]
 
 
@@ -248,6 +254,27 @@ class Notifications(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A program that gets JSON."""
 
 
+class McpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One Model Context Protocol server: a program that is started, or a URL."""
+
+    command: CommandLine | None = None
+    """The program and its arguments; it speaks over its stdin and stdout."""
+    env: dict[str, str] = {}
+    """Variables it gets, besides the few that every program needs."""
+    pass_env: tuple[VariableName, ...] = ()
+    """Names of variables, or of stored keys, that are passed on to it: for what is secret."""
+    cwd: str | None = None
+    """Where it runs; relative to the working directory, which is the default."""
+    url: str | None = None
+    """Where it answers over streamable HTTP."""
+    headers_env: dict[str, VariableName] = {}
+    """HTTP headers, each with the name of the variable, or stored key, that holds its value."""
+    start_timeout_s: Seconds = 20.0
+    """How long it may take until it has told its tools, in seconds."""
+    timeout_s: Seconds = 30.0
+    """How long one call may take, in seconds."""
+
+
 class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which tools there are; a tier's `tools` says which of them it may use."""
 
@@ -255,7 +282,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Tools that come with tieredllm."""
     python: tuple[PythonTool, ...] = ()
     """Functions of your own, as `module:function`."""
-    mcp: dict[str, dict[str, Any]] = {}
+    mcp: dict[str, McpSettings] = {}
     """Model Context Protocol servers by name, each with a `command` (a list) or a `url`."""
     approve: Literal["ask", "always", "never"] = "ask"
     """Whether a tool that is not read-only may run; without a terminal `ask` means no."""

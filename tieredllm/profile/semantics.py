@@ -11,6 +11,8 @@ from tieredllm.profile.nodes import ErrorNode, ListNode, MappingNode, Node, Plac
 __all__ = ["check_semantics", "duplicate_tiers", "path_at"]
 
 _WITHOUT_MODEL = ("model", "base_url", "api_key_env", "alternates")
+_OF_A_COMMAND = ("env", "pass_env", "cwd")
+_OF_A_URL = ("headers_env",)
 _IN_PROCESS = ("base_url", "api_key_env")
 _MODEL = dict.fromkeys(("openai", "anthropic", "gemini"), "the name its server has for a model") | {
     "llama_cpp": "a catalog name such as gemma-2-2b-it, or the path of a .gguf file"
@@ -87,6 +89,7 @@ def _says_nothing(node: Node) -> bool:
         isinstance(node, ErrorNode)
         or (isinstance(node, ScalarNode) and node.value is None)
         or (isinstance(node, ListNode) and not node.items)
+        or (isinstance(node, MappingNode) and not node.entries)
     )
 
 
@@ -113,7 +116,7 @@ def _url_problem(url: str) -> str | None:
 
 
 def _shown(url: str) -> str:
-    from tieredllm.profile.masking import mask_text
+    from tieredllm.redaction import mask_text
 
     return mask_text(url)
 
@@ -191,13 +194,18 @@ def _mcp_servers(root: MappingNode) -> list[Mistake]:
         if len(given) != 1:
             message = f"MCP server `{name}` needs either `command` (a list) or `url`"
             mistakes.append(entry.place.mistake(message))
-        command, url = server.get("command"), server.text("url")
-        if command is not None and not (isinstance(command, ListNode) and command.items):
-            message = "`command` must be a list: the program, then its arguments"
-            mistakes.append(command.place.mistake(message))
+            continue
+        others = _OF_A_URL if given == ["command"] else _OF_A_COMMAND
+        mistakes += _out_of_place(server, others, f"an MCP server with `{given[0]}`")
+        url = server.text("url")
         problem = _url_problem(url) if url is not None else None
         if problem:
             mistakes.append(server.entries["url"].node.place.mistake(f"`url` {problem}"))
+        mistakes += [
+            word.place.mistake("a word of `command` has a null character in it")
+            for word in server.items("command")
+            if isinstance(word, ScalarNode) and "\0" in word.text
+        ]
     return mistakes
 
 
@@ -218,8 +226,8 @@ def _pasted_keys(node: Node) -> list[Mistake]:
 
 
 def _pasted_key(key: str, value: str, place: Place) -> list[Mistake]:
-    from tieredllm.profile.masking import looks_like_key
     from tieredllm.profile.validate import not_a_name
+    from tieredllm.redaction import looks_like_key
 
     if not looks_like_key(value):
         return []

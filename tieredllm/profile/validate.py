@@ -16,8 +16,8 @@ from typing import TypeGuard
 import msgspec.inspect as types
 
 from tieredllm.errors import Mistake
-from tieredllm.profile.masking import is_address, looks_like_key, mask_text
 from tieredllm.profile.nodes import ErrorNode, ListNode, MappingNode, Node, ScalarNode
+from tieredllm.redaction import is_address, looks_like_key, mask_text
 
 __all__ = ["check", "not_a_name", "suggestion"]
 
@@ -82,8 +82,7 @@ class _Checker:
                 for key, entry in node.entries.items():
                     self.node(entry.node, choice.value_type, f"`{name}.{key}`")
                 return
-        if not _takes_anything(parts):
-            self._wrong(node, info, label)
+        self._wrong(node, info, label)
 
     def _struct(self, node: MappingNode, info: types.StructType) -> None:
         fields = {field.encode_name: field for field in info.fields}
@@ -107,12 +106,7 @@ class _Checker:
                 if len(node.items) < (choice.min_length or 0):
                     self._wrong(node, info, label)
                 return
-        if not _takes_anything(parts):
-            self._wrong(node, info, label)
-
-
-def _takes_anything(parts: list[types.Type]) -> bool:
-    return any(isinstance(choice, types.AnyType) for choice in parts)
+        self._wrong(node, info, label)
 
 
 def _fits(node: ScalarNode, info: types.Type) -> bool:
@@ -132,7 +126,7 @@ def _fits(node: ScalarNode, info: types.Type) -> bool:
         case types.FloatType():
             fits = _is_number(value, int | float) and _in_range(value, info)
         case _:
-            fits = isinstance(info, types.AnyType)
+            fits = False
     return fits
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tieredllm.errors import Mistake, ProfileError
-from tieredllm.profile.masking import mask_text
 from tieredllm.profile.nodes import Entry, ErrorNode, ListNode, MappingNode, Node, Place, ScalarNode
+from tieredllm.redaction import mask_text
 
 if TYPE_CHECKING:
     import yaml

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from tieredllm.clock import Clock
+from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
-from tieredllm.paths import Places
 from tieredllm.profile.schema import KEY_VARIABLES, Alternate, Tier
 from tieredllm.providers.base import Backend
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tieredllm.errors import FallbackTriggerError, ModelFileError
+from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
 from tieredllm.local import catalog
 from tieredllm.local.validation_cache import FileState, ValidationCache, state_of
-from tieredllm.paths import Places
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import (
     Call,

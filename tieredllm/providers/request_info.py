@@ -31,7 +31,7 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     def presentable(self, text: str) -> str:
         """Make text from outside fit to show, with this request's key masked."""
-        from tieredllm.providers.redact import presentable
+        from tieredllm.redaction import presentable
 
         return presentable(text, (self.key, _credentials(self.url)))
 

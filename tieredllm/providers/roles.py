@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tieredllm.text import replace_surrogates
 from tieredllm.types import Message
 
-__all__ = ["OPENING", "alternating", "clean", "split_system"]
+__all__ = ["OPENING", "alternating", "split_system"]
 
 OPENING = "(The beginning of this conversation is left out.)"
 """What stands for the user's turn before an answer, where a vendor wants the user to go first."""
-
-
-def clean(text: str) -> str:
-    """Replace lone surrogates: they come from undecodable arguments, and no JSON can carry them."""
-    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
 
 
 def split_system(messages: Iterable[Message]) -> tuple[str, list[Message]]:
@@ -22,7 +18,7 @@ def split_system(messages: Iterable[Message]) -> tuple[str, list[Message]]:
     system: list[str] = []
     turns: list[Message] = []
     for message in messages:
-        content = clean(message.content)
+        content = replace_surrogates(message.content)
         if not content.strip():
             continue
         if message.role == "system":

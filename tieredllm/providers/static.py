@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from tieredllm.clock import Clock
+from tieredllm.clock import Clock, iso
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Call, Chunk, Delta, Finish, Missing, ProbeResult, TokenCounter
@@ -118,13 +117,8 @@ class CacheBackend(StaticBackend):
                 again=False,
             )
         yield Delta(earlier.text)
-        yield Finish(reason="stop", cached_at=_iso(earlier.answered_at))
+        yield Finish(reason="stop", cached_at=iso(earlier.answered_at))
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
         """Say that it can be asked; whether it knows an answer depends on the question."""
         return ProbeResult(ok=True, latency_ms=0.0)
-
-
-def _iso(at: float) -> str:
-    """Return a time as ISO 8601 in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

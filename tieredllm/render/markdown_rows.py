@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from tieredllm.render.markdown_elements import Document, code_lines, trimmed
-from tieredllm.render.sanitize import clean
+from tieredllm.text import clean
 
 __all__ = ["Row", "Rows"]
 

@@ -12,7 +12,7 @@ from tieredllm.render.live_region import LiveRegion, rewraps_on_resize
 from tieredllm.render.markdown_blocks import BlockParser, Unit, final_units
 from tieredllm.render.markdown_rows import Row, Rows
 from tieredllm.render.output import write
-from tieredllm.render.sanitize import TextFilter
+from tieredllm.text import TextFilter
 
 __all__ = ["MarkdownStream"]
 

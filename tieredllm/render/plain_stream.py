@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import IO
 
 from tieredllm.render.output import write
-from tieredllm.render.sanitize import TextFilter
+from tieredllm.text import TextFilter
 
 __all__ = ["PlainStream"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tieredllm.kinds import ErrorInfo
-from tieredllm.render.sanitize import one_line
+from tieredllm.text import one_line
 from tieredllm.types import (
     Answered,
     Attempt,

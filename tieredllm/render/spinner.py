@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.output import write
 from tieredllm.render.remarks import called_tools, describe_error
-from tieredllm.render.sanitize import one_line
+from tieredllm.text import one_line
 from tieredllm.types import (
     Answered,
     AttemptFailed,

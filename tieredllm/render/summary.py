@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tieredllm.kinds import ErrorKind
 from tieredllm.render.remarks import describe_backend, describe_failure
-from tieredllm.render.sanitize import one_line
+from tieredllm.text import one_line
 from tieredllm.types import Answer, Attempt, last_failures
 
 __all__ = ["failure_lines", "fix_for", "summary_line", "usage_line"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tieredllm.render.remarks import describe_failure
-from tieredllm.render.sanitize import one_line
+from tieredllm.text import one_line
 from tieredllm.types import Attempt
 
 __all__ = ["Lane", "duration", "ending", "time_line"]

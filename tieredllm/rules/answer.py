@@ -11,7 +11,7 @@ from tieredllm.rules.match import Finding, Matcher
 from tieredllm.rules.ref_code import last_words, ref_code
 from tieredllm.rules.schema import Intent, Language, ResponseText, Rules
 from tieredllm.rules.template import OWN_VARIABLES, fill
-from tieredllm.rules.text import clean
+from tieredllm.text import printable_line
 
 __all__ = ["RuleAnswer", "answer"]
 
@@ -69,7 +69,7 @@ def answer(
 
 def _values(finding: Finding, variables: Mapping[str, str], code: str) -> dict[str, str]:
     named = {name: value for name, value in variables.items() if "." not in name}
-    values = {name: clean(value, MAX_VARIABLE) for name, value in named.items()}
+    values = {name: printable_line(value, MAX_VARIABLE) for name, value in named.items()}
     if finding.winner is not None:
         values.update((f"match.{k}", value) for k, value in finding.winner.captures.items())
     values.update(dict.fromkeys(OWN_VARIABLES, code))

@@ -23,7 +23,8 @@ import msgspec
 from tieredllm.errors import Mistake
 from tieredllm.rules.patterns import compiled
 from tieredllm.rules.schema import Intent, Language, Rule, Rules
-from tieredllm.rules.text import clean, normalized, spelling_table, with_right_spelling
+from tieredllm.rules.text import normalized, spelling_table, with_right_spelling
+from tieredllm.text import printable_line
 
 if TYPE_CHECKING:
     from regex import Match, Pattern
@@ -284,7 +285,7 @@ def _length(match: Match[str]) -> int:
 def _candidate(language: Language, intent: Intent, rule: Rule, match: Match[str]) -> Candidate:
     captures = {}
     for name, caught in match.groupdict().items():
-        value = clean(caught or "", MAX_CAPTURE)
+        value = printable_line(caught or "", MAX_CAPTURE)
         if value:
             captures[name] = value
     return Candidate(
@@ -338,7 +339,7 @@ def failed_tests(matcher: Matcher) -> list[Mistake]:
     failed = []
     for test in matcher.rules.tests:
         finding = matcher.match(test.query)
-        query = clean(test.query, SHOWN_CHARACTERS)
+        query = printable_line(test.query, SHOWN_CHARACTERS)
         if finding.intent != test.intent:
             message = f"`{query}` is {finding.intent}, not {test.intent}: {finding.why}"
         elif test.lang is not None and finding.lang != test.lang:

@@ -1,6 +1,6 @@
-"""Prepare texts: a query for matching, a captured word for an answer.
+"""Prepare a query for matching.
 
-A query is cut to its first and last `END_CHARACTERS` characters, composed (NFC), freed of invisible
+It is cut to its first and last `END_CHARACTERS` characters, composed (NFC), freed of invisible
 characters, its apostrophes made straight, its white space single, and its words freed of the
 punctuation around them. What is inside a word stays: `AB-12`, `x.org`, `don't`.
 """
@@ -11,7 +11,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
-__all__ = ["clean", "normalized", "spelling_table", "straight", "with_right_spelling"]
+from tieredllm.text import replace_surrogates
+
+__all__ = ["normalized", "spelling_table", "straight", "with_right_spelling"]
 
 END_CHARACTERS = 2000
 """A longer query is cut to this many characters from each end: what people want stands there."""
@@ -72,29 +74,11 @@ def _split_last(text: str) -> tuple[str, str]:
 
 def _tidied(text: str) -> str:
     # A lone surrogate (a byte of the command line that was no UTF-8) cannot be printed as JSON.
-    text = text.encode("utf-8", "replace").decode("utf-8")
-    text = unicodedata.normalize("NFC", text).translate(_TABLE)
+    text = unicodedata.normalize("NFC", replace_surrogates(text)).translate(_TABLE)
     # Once more: an invisible character may have stood between a letter and its accent.
     text = unicodedata.normalize("NFC", text)
     words = (word.lstrip(LEADING).rstrip(TRAILING) for word in text.split())
     return " ".join(word for word in words if word and word not in DASHES)
-
-
-def clean(text: str, limit: int) -> str:
-    """Make a foreign text fit to be printed within an answer.
-
-    Args:
-        text: what was captured from a query, or a variable's value.
-        limit: the most characters to keep; an ellipsis takes the last one's place. What lies beyond
-            four times as many is not looked at.
-
-    Returns:
-        One line without control, formatting, private or unassigned characters and lone surrogates.
-    """
-    line = " ".join(text[: 4 * limit].split())
-    if not line.isprintable():
-        line = "".join(char for char in line if unicodedata.category(char)[0] != "C").strip()
-    return line if len(line) <= limit else f"{line[: limit - 1].rstrip()}\u2026"
 
 
 def spelling_table(spellings: Mapping[str, Iterable[str]]) -> dict[str, str]:

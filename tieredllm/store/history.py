@@ -15,12 +15,13 @@ import msgspec
 
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import UsageError
+from tieredllm.redaction import Redactor
 from tieredllm.store.database import Database
 from tieredllm.store.logged import (
     ATTEMPT_COLUMNS,
+    MAX_TEXT,
     REQUEST_COLUMNS,
     Logged,
-    Strike,
     attempt_row,
     fingerprint,
     logged,
@@ -99,7 +100,7 @@ class History:
             The conversation's id.
         """
         conversation_id = conversation_id or answer.request_id
-        strike = Strike(secrets)
+        redact = Redactor(secrets, limit=MAX_TEXT)
         asked_at = self._clock.wall() - answer.latency_ms / 1000
         request = request_row(
             prompt,
@@ -107,9 +108,9 @@ class History:
             profile=profile,
             conversation_id=conversation_id,
             asked_at=asked_at,
-            strike=strike,
+            redact=redact,
         )
-        attempts = [attempt_row(attempt, strike) for attempt in answer.attempts]
+        attempts = [attempt_row(attempt, redact) for attempt in answer.attempts]
 
         def keep(connection: Connection) -> None:
             marks = ", ".join("?" * len(REQUEST_COLUMNS))

@@ -7,24 +7,23 @@ text.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from tieredllm.clock import iso
 from tieredllm.kinds import ErrorInfo
+from tieredllm.redaction import Redactor
 from tieredllm.types import Answer, Attachment, Attempt, Message, Prompt, Usage
 
 __all__ = [
     "ATTEMPT_COLUMNS",
     "REQUEST_COLUMNS",
     "Logged",
-    "Strike",
     "attempt_row",
     "fingerprint",
     "is_turn",
-    "iso",
     "logged",
     "request_row",
     "turns",
@@ -39,9 +38,6 @@ MAX_COUNT = 10**12
 
 NO_MODEL = frozenset({"rules", "cache"})
 """Providers whose answers no model has just written."""
-
-SHORTEST_SECRET = 6
-"""Shorter ones are no keys; striking them out would only mangle texts."""
 
 REQUEST_COLUMNS = (
     "id", "asked_at", "profile", "conversation_id", "is_turn", "reusable_as", "question", "system",
@@ -78,37 +74,6 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
             "attachments": msgspec.to_builtins(self.prompt.attachments),
             **self.answer.to_dict(),
         }
-
-
-class Strike:
-    """Make a text fit to be kept: no secrets, no lone surrogates, no more than `MAX_TEXT`.
-
-    Args:
-        secrets: what must not be kept, such as the keys in use.
-    """
-
-    def __init__(self, secrets: Collection[str] = ()) -> None:
-        self._secrets = sorted((s for s in secrets if len(s) >= SHORTEST_SECRET), key=len)[::-1]
-
-    def __call__(self, text: str, limit: int = MAX_TEXT) -> str:
-        """Give the text as it is kept, of a longer one `limit` characters."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        if len(text) <= limit:
-            return text
-        half = limit // 2
-        left_out = len(text) - 2 * half
-        return f"{text[:half]}\n[... {left_out} characters are not kept ...]\n{text[-half:]}"
-
-    def maybe(self, text: str | None) -> str | None:
-        """Give the text as it is kept, if there is one."""
-        return None if text is None else self(text)
-
-
-def iso(at: float) -> str:
-    """Give a time as ISO 8601 in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
 def turns(rows: Iterable[tuple[str, str, str]]) -> Iterator[Message]:
@@ -167,16 +132,16 @@ def request_row(
     profile: str,
     conversation_id: str,
     asked_at: float,
-    strike: Strike,
+    redact: Redactor,
 ) -> list[Any]:
     """Give the values of `REQUEST_COLUMNS`."""
     is_complete = answer.error is None and answer.text is not None
     by_model = is_complete and answer.provider not in NO_MODEL
-    text = strike.maybe(answer.text)
+    text = redact.maybe(answer.text)
     reusable = by_model and not answer.truncated and bool(text) and text == answer.text
     share = MAX_TEXT // max(len(prompt.attachments), 1)
     attachments = [
-        Attachment(text=strike(part.text, share), name=strike.maybe(part.name))
+        Attachment(text=redact(part.text, share), name=redact.maybe(part.name))
         for part in prompt.attachments
     ]
     return [
@@ -186,46 +151,46 @@ def request_row(
         conversation_id,
         int(is_turn(answer)),
         fingerprint(profile, prompt) if reusable else None,
-        strike(prompt.question),
-        strike.maybe(prompt.system),
+        redact(prompt.question),
+        redact.maybe(prompt.system),
         msgspec.json.encode(attachments).decode(),
         text,
         answer.tier,
         answer.fallback_level,
         answer.provider,
-        strike.maybe(answer.model_used),
+        redact.maybe(answer.model_used),
         answer.latency_ms,
         answer.first_token_ms,
-        strike.maybe(answer.finish_reason),
+        redact.maybe(answer.finish_reason),
         int(answer.truncated),
         _integer(answer.usage.prompt_tokens),
         _integer(answer.usage.completion_tokens),
-        strike.maybe(answer.original_error),
+        redact.maybe(answer.original_error),
         answer.ref_code,
         answer.intent,
         answer.cached_at,
-        None if answer.error is None else _error(answer.error, strike),
+        None if answer.error is None else _error(answer.error, redact),
     ]
 
 
-def attempt_row(attempt: Attempt, strike: Strike) -> list[Any]:
+def attempt_row(attempt: Attempt, redact: Redactor) -> list[Any]:
     """Give the values of `ATTEMPT_COLUMNS`."""
     error = attempt.error
     return [
         attempt.tier,
         attempt.level,
         attempt.provider,
-        strike(attempt.model),
+        redact(attempt.model),
         attempt.outcome,
         None if error is None else str(error.kind),
-        None if error is None else strike(error.message),
+        None if error is None else redact(error.message),
         None if error is None else _integer(error.status),
         None if error is None else error.retry_after_s,
-        strike.maybe(attempt.reason),
+        redact.maybe(attempt.reason),
         attempt.started_ms,
         attempt.duration_ms,
         attempt.first_token_ms,
-        None if attempt.skip is None else strike(msgspec.json.encode(attempt.skip).decode()),
+        None if attempt.skip is None else redact(msgspec.json.encode(attempt.skip).decode()),
     ]
 
 
@@ -289,8 +254,8 @@ def _attempt(fields: Mapping[str, Any]) -> Attempt:
     return msgspec.convert(kept, Attempt)
 
 
-def _error(error: ErrorInfo, strike: Strike) -> str:
-    struck = msgspec.structs.replace(error, message=strike(error.message))
+def _error(error: ErrorInfo, redact: Redactor) -> str:
+    struck = msgspec.structs.replace(error, message=redact(error.message))
     return msgspec.json.encode(struck).decode()
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from tieredllm.text import clean, one_line
 from tieredllm.tools.base import ArgumentsError, Outcome, Tool, ToolCall, ToolFailureError
-from tieredllm.tools.text import clean, one_line, shortened
+from tieredllm.tools.text import shortened
 
 __all__ = ["MAX_ARGUMENT_BYTES", "SHARE_OF_REST", "Checked", "RejectedError", "check", "run"]
 

@@ -25,12 +25,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from tieredllm.aio import in_thread
 from tieredllm.errors import UsageError
+from tieredllm.text import one_line
 from tieredllm.tools.base import Tool, ToolFailureError
 from tieredllm.tools.docstrings import described
 from tieredllm.tools.schema import UnsuitableTypeError, checker, schema_of
-from tieredllm.tools.text import one_line
-from tieredllm.tools.threads import in_thread
 
 __all__ = ["load_function", "make_function_tool", "name_of"]
 

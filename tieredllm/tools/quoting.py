@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tieredllm.text import one_line
 from tieredllm.tools.session import Record
-from tieredllm.tools.text import one_line, shortened
+from tieredllm.tools.text import shortened
 
 __all__ = ["quoted"]
 

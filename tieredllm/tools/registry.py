@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import UsageError
-from tieredllm.profile.nodes import MappingNode, Node
 from tieredllm.profile.schema import Tools
 from tieredllm.tools.base import Grant, Tool
 
@@ -17,21 +16,10 @@ if TYPE_CHECKING:
     from tieredllm.tools.builtin.reach import Reach
     from tieredllm.tools.mcp.server import McpServer
 
-__all__ = ["START_S", "Toolbox", "folders_of"]
+__all__ = ["START_S", "Toolbox"]
 
 START_S = 30.0
 """How long servers may take to start when there is no deadline."""
-
-
-def folders_of(tree: Node) -> tuple[Path, ...]:
-    """Give the folders of the profiles that name Python functions, in the order of the functions.
-
-    Args:
-        tree: a profile's, with what it inherits (`profile.load.Loaded.tree`).
-    """
-    tools = tree.get("tools") if isinstance(tree, MappingNode) else None
-    entries = tools.items("python") if isinstance(tools, MappingNode) else ()
-    return tuple(dict.fromkeys(Path(entry.place.file).resolve().parent for entry in entries))
 
 
 class Toolbox:
@@ -101,7 +89,7 @@ class Toolbox:
 
         Raises:
             UsageError: a name is granted that is not declared, a Python function cannot be made a
-                tool, two tools have the same name, or a server is declared wrongly.
+                tool or two tools have the same name.
         """
         if not self.may_offer(grant):
             return ()
@@ -211,11 +199,10 @@ class Toolbox:
             self._servers, self._loop = {}, loop
         if name not in self._servers:
             from tieredllm.tools.mcp.server import McpServer
-            from tieredllm.tools.mcp.settings import read_settings
 
             self._servers[name] = McpServer(
                 name,
-                read_settings(name, self._declared.mcp[name]),
+                self._declared.mcp[name],
                 env=self._env,
                 lookup=self._lookup,
                 cwd=self._cwd,

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from tieredllm.aio import in_thread
+from tieredllm.text import clean, one_line
 from tieredllm.tools.base import Tool, ToolFailureError
 from tieredllm.tools.builtin.html_text import title_and_text
 from tieredllm.tools.builtin.page import MAX_BYTES, Page, fetch
 from tieredllm.tools.builtin.reach import PUBLIC, Reach
 from tieredllm.tools.schema import checker, schema_of
-from tieredllm.tools.text import clean, one_line
-from tieredllm.tools.threads import in_thread
 
 __all__ = ["make_fetch_url"]
 

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from tieredllm.aio import in_thread
 from tieredllm.tools.base import Tool, ToolFailureError
 from tieredllm.tools.builtin.confined import Confined
 from tieredllm.tools.schema import checker, schema_of
 from tieredllm.tools.text import MAX_RESULT_BYTES
-from tieredllm.tools.threads import in_thread
 
 __all__ = ["MAX_ENTRIES", "MAX_FILE_BYTES", "make_list_files", "make_read_file"]
 

@@ -9,9 +9,9 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 
+from tieredllm.text import one_line
 from tieredllm.tools.base import ToolFailureError
 from tieredllm.tools.builtin.reach import CONNECT_S, Reach, make_network
-from tieredllm.tools.text import one_line
 
 if TYPE_CHECKING:
     import ssl

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tieredllm.aio import in_thread
 from tieredllm.tools.base import ToolFailureError
 from tieredllm.tools.builtin.addresses import Address, Network, is_public
-from tieredllm.tools.threads import in_thread
 
 if TYPE_CHECKING:
     import httpcore

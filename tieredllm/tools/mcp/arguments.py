@@ -10,8 +10,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+from tieredllm.text import one_line
 from tieredllm.tools.base import ArgumentsError, Check
-from tieredllm.tools.text import one_line
 
 __all__ = ["schema_checker"]
 

@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+from tieredllm.aio import in_thread
+from tieredllm.profile.schema import McpSettings
+from tieredllm.text import one_line
 from tieredllm.tools.base import ToolFailureError
 from tieredllm.tools.mcp.process import Stderr
 from tieredllm.tools.mcp.results import text_of
-from tieredllm.tools.mcp.settings import McpSettings
-from tieredllm.tools.text import one_line
-from tieredllm.tools.threads import in_thread
 
 if TYPE_CHECKING:
     from mcp import Client

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tieredllm.profile.schema import McpSettings
+from tieredllm.text import clean
 from tieredllm.tools.base import Tool, ToolFailureError
 from tieredllm.tools.mcp.arguments import schema_checker
 from tieredllm.tools.mcp.connection import Connection, Ended, UnavailableError
 from tieredllm.tools.mcp.process import INHERITED, Stderr, running
 from tieredllm.tools.mcp.results import wire_name
-from tieredllm.tools.mcp.settings import McpSettings
-from tieredllm.tools.text import clean
 
 if TYPE_CHECKING:
     from mcp_types import Tool as RemoteTool

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from tieredllm.loop import run
+from tieredllm.aio import in_thread, run
 
 HANGING = """
 import socket, sys, time
@@ -53,3 +55,50 @@ def test_lookups_work():
     assert found[0][4] == ("127.0.0.1", 80)
     with pytest.raises(socket.gaierror):
         run(look_up("256.256.256.256.invalid."))
+
+
+def test_work_runs_on_a_daemon_thread_and_its_result_arrives():
+    """It sees the caller's context, and nothing waits for its thread when the program ends."""
+    seen = contextvars.ContextVar("seen")
+
+    async def main():
+        seen.set("by the caller")
+        return await in_thread(lambda: (seen.get(), threading.current_thread().daemon))
+
+    assert run(main()) == ("by the caller", True)
+
+
+@pytest.mark.parametrize(
+    ("raised", "arrives"),
+    [(KeyError, KeyError), (SystemExit, SystemExit), (StopIteration, RuntimeError)],
+)
+def test_what_work_raises_arrives(raised, arrives):
+    """An error on the thread is raised where the result is waited for."""
+
+    def work():
+        raise raised("x")
+
+    async def main():
+        with pytest.raises(arrives, match=r"x|StopIteration"):
+            await in_thread(work)
+
+    run(main())
+
+
+def test_work_nobody_waits_for_any_more_is_left_alone():
+    """A wait that is cancelled ends at once; the work goes on, and its result is dropped."""
+    release, ended = threading.Event(), threading.Event()
+
+    def work():
+        release.wait(20)
+        ended.set()
+        raise ValueError
+
+    async def main():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(in_thread(work), 0.01)
+
+    run(main())
+    release.set()
+
+    assert ended.wait(20)

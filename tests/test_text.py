@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from render_support import pieces
 
-from tieredllm.render.sanitize import TextFilter, clean, one_line
+from tieredllm.clock import iso
+from tieredllm.text import (
+    TextFilter,
+    clean,
+    format_bytes,
+    one_line,
+    pluralize,
+    printable_line,
+    replace_surrogates,
+)
 
 NASTY = st.lists(
     st.one_of(
@@ -120,3 +129,37 @@ def test_one_line_is_one_line_and_short():
     assert one_line(" a\n\tb\x1b[2J \r\n c ") == "a b c"
     assert one_line("abcdefghij", 5) == "abcd…"
     assert one_line("abcde", 5) == "abcde"
+
+
+@given(st.text(), st.integers(min_value=1, max_value=50))
+def test_a_printable_line_is_short_and_printable(text, limit):
+    """Nothing that moves a cursor or breaks a line gets through, and no more than asked."""
+    line = printable_line(text, limit)
+
+    assert len(line) <= limit
+    assert line.isprintable()
+    line.encode()
+
+
+def test_a_printable_line_has_no_characters_that_a_terminal_obeys():
+    """What makes a terminal obey is gone, and so is what joins, reorders or is no text."""
+    assert printable_line("a\x1b[31m\x9b0m\u202eb\u200d\ue000\ud800\n\tc", 50) == "a[31m0mb c"
+
+
+@given(st.text(st.characters()))
+def test_a_text_without_surrogates_can_be_encoded(text):
+    """Lone surrogates become question marks, and nothing else changes."""
+    shown = replace_surrogates(text)
+
+    assert shown.encode().decode() == shown
+    assert len(shown) == len(text)
+    assert all(a == b or "\ud800" <= b <= "\udfff" for a, b in zip(shown, text, strict=True))
+
+
+def test_counts_sizes_and_times_read_the_same_everywhere():
+    """One of a thing is singular; sizes are decimal; times are UTC to the second."""
+    assert [pluralize(count, "turn") for count in (0, 1, 2)] == ["0 turns", "1 turn", "2 turns"]
+    assert format_bytes(93_400_000) == "93 MB"
+    assert format_bytes(1_710_000_000) == "1.71 GB"
+    assert iso(1_700_000_000.9) == "2023-11-14T22:13:20Z"
+    assert iso(1_700_000_000.25, ms=True) == "2023-11-14T22:13:20.250Z"

@@ -1,6 +1,6 @@
-r"""Make a model's text safe to put on a terminal.
+r"""Clean text from outside, and word numbers, sizes and times the same way everywhere.
 
-A model's text is data from outside: it may carry escape sequences that set the window's title,
+A model's, a server's or a tool's text may carry escape sequences that set the window's title,
 write the clipboard (OSC 52), hide a link's destination (OSC 8), move the cursor, or reorder what is
 read (bidirectional overrides). What happens to it here, and why:
 
@@ -25,7 +25,16 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-__all__ = ["TextFilter", "clean", "one_line"]
+__all__ = [
+    "TextFilter",
+    "clean",
+    "format_bytes",
+    "one_line",
+    "pluralize",
+    "printable_line",
+    "replace_surrogates",
+    "truncate",
+]
 
 _INTRODUCER = re.compile("[\x1b\x90\x98\x9b\x9d-\x9f]")
 """ESC, and the C1 controls that begin a sequence: DCS, SOS, CSI, OSC, PM, APC (ECMA-48, 8.3)."""
@@ -46,7 +55,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _State(Enum):
-    """Name where in an escape sequence the text so far has ended."""
+    """Where in an escape sequence the text so far has ended."""
 
     TEXT = "text"
     ESCAPE = "after ESC"
@@ -72,7 +81,7 @@ class TextFilter:
         self._after_return = False
 
     def feed(self, text: str) -> str:
-        """Give what of the next piece may be shown."""
+        """Return what of the next piece may be shown."""
         if self._state is not _State.TEXT or _INTRODUCER.search(text):
             text = self._without_sequences(text)
         if not text:
@@ -126,7 +135,7 @@ def _begun_by(introducer: str) -> _State:
 
 
 def _after(state: _State, char: str) -> tuple[_State, bool]:
-    """Give the state after a character of a sequence, and whether the character belongs to it.
+    """Return the state after a character of a sequence, and whether the character belongs to it.
 
     The byte ranges are those of ECMA-48, 5.4 (control sequences) and ECMA-35, 13.2 (escape
     sequences). A character outside of them ends the sequence and is text.
@@ -145,18 +154,61 @@ def _after(state: _State, char: str) -> tuple[_State, bool]:
 
 
 def clean(text: str) -> str:
-    """Give a whole text as a terminal may show it."""
+    """Return a whole text as a terminal, or a model, may be shown it."""
     return TextFilter().feed(text)
 
 
 def one_line(text: str, limit: int | None = None) -> str:
-    """Give a text as one clean line: for messages that come from outside.
+    """Return a text as one clean line: for messages that come from outside.
 
     Args:
         text: any text; runs of white space become one space.
-        limit: the most characters to give, at least 1; a longer text ends in an ellipsis.
+        limit: the most characters to return, at least 1; see `truncate`.
     """
-    line = " ".join(clean(text).split())
-    if limit is not None and len(line) > limit:
-        return line[: limit - 1].rstrip() + "…"
-    return line
+    return truncate(" ".join(clean(text).split()), limit)
+
+
+def printable_line(text: str, limit: int | None = None) -> str:
+    """Return a text as one line of its printable characters.
+
+    All of Unicode's category C go, also joiners and directional marks: control, format, surrogate,
+    private and unassigned characters. Of an escape sequence what is printable stays, unlike with
+    `clean`: this is for showing people their own words.
+
+    Args:
+        text: any text; runs of white space become one space.
+        limit: the most characters to return, at least 1; see `truncate`.
+    """
+    line = " ".join(text.split())
+    if not line.isprintable():
+        from unicodedata import category
+
+        line = "".join(char for char in line if not category(char).startswith("C"))
+        line = " ".join(line.split())
+    return truncate(line, limit)
+
+
+def truncate(line: str, limit: int | None) -> str:
+    """Return a line of at most `limit` characters; one that was longer ends in an ellipsis."""
+    if limit is None or len(line) <= limit:
+        return line
+    return line[: limit - 1].rstrip() + "…"
+
+
+def replace_surrogates(text: str) -> str:
+    """Return a text that any encoding of Unicode takes: lone surrogates become `?`.
+
+    They come from undecodable arguments and from models' broken JSON; JSON and UTF-8 cannot carry
+    them.
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def pluralize(count: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 turn" or "3 turns"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def format_bytes(count: float) -> str:
+    """Return a size as people read it: in decimal megabytes, from a thousand on in gigabytes."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieredllm.providers.redact import MASK, SHOWN_CHARACTERS, presentable, redact
+from tieredllm.redaction import MASK, SHOWN_CHARACTERS, presentable, redact
 
 KEY = "kx/Zz9+abcdEFGH1234_secret=="
 
@@ -45,6 +45,8 @@ def test_the_key_that_was_sent_is_masked_in_any_form(text):
         "sk-abc***********wxyz",
         "gsk_abcdef123456",
         "xai-abcdef123456",
+        "xoxb-123456789012-abcdef",
+        "fw_abcdef123456",
         "AIzaSyA1234567890abcdefghijklmnopqrstuv",
         "AQ.Ab8RN6K1234567890",
         "hf_abcdefghijklmnop",

@@ -1,0 +1,117 @@
+"""Know the user's directories and what ships with the package; write files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+__all__ = ["Places", "atomic_write", "shipped"]
+
+APP = "tieredllm"
+
+_BINARY = getattr(os, "O_BINARY", 0)
+"""Windows would write each line feed as two characters without it."""
+
+
+class Places(msgspec.Struct, frozen=True, kw_only=True):
+    """The four directories of one user; none of them need exist."""
+
+    config: Path
+    data: Path
+    state: Path
+    cache: Path
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> Places:
+        """Return the platform's own places, or all four under `TIEREDLLM_HOME`."""
+        home = env.get("TIEREDLLM_HOME")
+        if home:
+            root = Path(home).expanduser()
+            return cls(
+                config=root / "config",
+                data=root / "data",
+                state=root / "state",
+                cache=root / "cache",
+            )
+        import platformdirs
+
+        dirs = platformdirs.PlatformDirs(APP, appauthor=False)
+        return cls(
+            config=Path(dirs.user_config_dir),
+            data=Path(dirs.user_data_dir),
+            state=Path(dirs.user_state_dir),
+            cache=Path(dirs.user_cache_dir),
+        )
+
+    @property
+    def profiles(self) -> Path:
+        """Where the user's own profiles are."""
+        return self.config / "profiles"
+
+    @property
+    def models(self) -> Path:
+        """Where pulled model files are."""
+        return self.data / "models"
+
+    @property
+    def state_db(self) -> Path:
+        """The one SQLite file: health, history, learned parameters, outbox."""
+        return self.state / "state.db"
+
+    @property
+    def keys_file(self) -> Path:
+        """Where `keys set` keeps API keys (mode 0600)."""
+        return self.config / "keys.yaml"
+
+
+def shipped(folder: str) -> Path:
+    """Return a folder that ships with tieredllm: `profiles` or `models`.
+
+    In a wheel it lies inside the package (see `force-include` in pyproject.toml); in a checkout or
+    an editable install it is the folder of that name at the top level.
+    """
+    package = Path(__file__).parent
+    inside = package / "shipped" / folder
+    return inside if inside.is_dir() else package.parent / folder
+
+
+def atomic_write(
+    path: Path, content: str | bytes, *, private: bool = False, part: Path | None = None
+) -> None:
+    """Put a file in place at once: whoever reads it finds the old content or the new, never half.
+
+    A link stays a link: what it points to is replaced. A file that was there keeps its permissions.
+    It is on the disk before it is in place. Its directory must exist.
+
+    Args:
+        path: the file.
+        content: text is written as UTF-8, lone surrogates as `?`.
+        private: whether only its owner may read it (mode 0600), whoever could before.
+        part: where the content is written first, on the same file system: who holds a lock names
+            it, so that what a killed process left is replaced. Otherwise a name of its own.
+
+    Raises:
+        OSError: it cannot be written; what was there is as it was.
+    """
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    target = path.resolve()
+    if part is None:  # not named after the file, whose name may be as long as the system allows
+        part = target.with_name(f".{os.urandom(8).hex()}.part")
+    else:
+        part.unlink(missing_ok=True)
+    mode = 0o600 if private else 0o666
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            if not private and target.exists():
+                part.chmod(target.stat().st_mode & 0o777)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
