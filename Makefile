@@ -36,6 +36,9 @@ lock: $(VENV)/.installed-dev ## write requirements/*.txt after a change of pypro
 bench: $(VENV)/.installed-dev ## measure it beside the least that could do the same
 	@$(BIN)/python -m benchmarks $(ROWS)
 
+reference: $(VENV)/.installed-dev ## make the tables of the references anew
+	@$(BIN)/python scripts/reference.py
+
 picture: $(VENV)/.installed-dev ## draw the README's pictures anew
 	@$(BIN)/python scripts/picture.py
 	@$(BIN)/python scripts/startup.py

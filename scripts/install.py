@@ -34,7 +34,7 @@ STEP = re.compile(r"\[(\d+)/(\d+)\]")
 """Ninja's count of what is built, and of what there is to build."""
 DOING = {
     r"Collecting (\S+)": "fetching {0}",
-    r"Building wheel for llama-cpp-python": COMPILING,
+    r"Building wheel for llama[-_]cpp[-_]python": COMPILING,
     r"Building wheel for (\S+)": "building {0}",
     r"Installing collected packages": "installing the packages",
 }

@@ -8,8 +8,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from tieredllm.cli.context import Session
-from tieredllm.cli.run import run
+from tieredllm.cli.environment import Environment
+from tieredllm.cli.main import run
 from tieredllm.errors import ProfileError
 from tieredllm.files import Places
 from tieredllm.profile.load import load_profile
@@ -58,13 +58,13 @@ def command(
     """Run a command line in surroundings of its own."""
     stdout = Terminal() if terminal else io.StringIO()
     stderr = io.StringIO()
-    session = Session(
+    environment = Environment(
         env={"TIEREDLLM_HOME": str(home), "TIEREDLLM_DEBUG": "", **(env or {})},
         stdin=io.StringIO(stdin),
         stdout=stdout,
         stderr=stderr,
     )
-    return Result(int(run(args, session)), stdout.getvalue(), stderr.getvalue())
+    return Result(int(run(args, environment)), stdout.getvalue(), stderr.getvalue())
 
 
 def schema_errors(

@@ -17,7 +17,7 @@ from tieredllm.aio import in_thread, run
 HANGING = """
 import socket, sys, time
 socket.getaddrinfo = lambda *args, **kwargs: time.sleep(30)
-from tieredllm.cli.run import run
+from tieredllm.cli.main import run
 sys.exit(run(["-p", sys.argv[1], "ask", "-q", "hello"]))
 """
 

@@ -8,9 +8,9 @@ import pytest
 import typer
 
 from tieredllm.cli.app import app
-from tieredllm.cli.exits import ExitCode
-from tieredllm.cli.lazy import COMMANDS
-from tieredllm.cli.run import run
+from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.lazy_group import COMMANDS
+from tieredllm.cli.main import run
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -13,7 +13,7 @@ from hub_support import FakeHub
 from local_support import write_gemma
 from typer.testing import CliRunner
 
-from tieredllm.cli import context, models
+from tieredllm.cli import environment, models
 from tieredllm.errors import ModelFileError, UsageError
 from tieredllm.local.progress import Progress
 
@@ -52,8 +52,8 @@ def run(home, server):
     def command(*arguments, terminal=False, quiet=False, stdin=None):
         out = Terminal() if terminal else io.StringIO()
         err = Terminal() if terminal else io.StringIO()
-        context.use(
-            context.Session(
+        environment.use(
+            environment.Environment(
                 env={"TIEREDLLM_HOME": str(home), "HF_ENDPOINT": server.endpoint, "NO_COLOR": "1"},
                 stdin=stdin or io.StringIO(),
                 stdout=out,
@@ -64,7 +64,7 @@ def run(home, server):
         try:
             result = CliRunner().invoke(models.app, arguments)
         finally:
-            context._current.set(None)
+            environment._current.set(None)
         error = result.exception
         if error is not None and not isinstance(error, ModelFileError | UsageError | SystemExit):
             raise error

@@ -17,7 +17,7 @@ from notify_support import (
     silent_server,
 )
 
-from tieredllm.cli.context import Session, use
+from tieredllm.cli.environment import Environment, use
 from tieredllm.cli.notify import app
 from tieredllm.errors import UsageError
 
@@ -41,7 +41,7 @@ class Notify:
 
     def __call__(self, *args: str, quiet: bool = False) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
-        session = Session(
+        environment = Environment(
             env=self.env,
             stdin=io.StringIO(),
             stdout=out,
@@ -49,7 +49,7 @@ class Notify:
             profile_name=str(self.profile),
             quiet=quiet,
         )
-        use(session)
+        use(environment)
         try:
             code = app(args=list(args), prog_name="notify", standalone_mode=False)
         except UsageError as exc:

@@ -25,9 +25,7 @@ def loaded(code, modules):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(
-    "module", ["plain", "plain_stream", "summary", "extract", "remarks", "output"]
-)
+@pytest.mark.parametrize("module", ["plain", "summary", "extract", "event_messages", "timeline"])
 def test_a_pipe_does_not_load_rich(module):
     """Importing what `ask` into a pipe needs loads neither rich nor a Markdown parser."""
     assert loaded(f"import tieredllm.render.{module}", HEAVY) == "[]"

@@ -6,7 +6,7 @@ import pytest
 from render_support import Terminal
 
 from tieredllm.render.live_region import LiveRegion, rewraps_on_resize
-from tieredllm.render.markdown_rows import Row
+from tieredllm.render.markdown_style import Row
 
 
 def rows(*texts):

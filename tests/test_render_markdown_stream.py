@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from render_support import FakeClock, Terminal, console_on, pieces
 
 from tieredllm.render.markdown_blocks import BlockParser
-from tieredllm.render.markdown_rows import Rows
 from tieredllm.render.markdown_stream import MarkdownStream
+from tieredllm.render.markdown_style import Rows
 
 DOCUMENT = """# A guide
 

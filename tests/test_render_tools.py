@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
+from tieredllm.render.event_messages import remark
 from tieredllm.render.plain import PlainAnswer
-from tieredllm.render.remarks import remark
 from tieredllm.render.spinner import Spinner
 from tieredllm.render.terminal import TerminalAnswer
 from tieredllm.types import (

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from store_support import FakeClock, answer, attempt
 
-from tieredllm.cli.context import Session
-from tieredllm.cli.run import run
+from tieredllm.cli.environment import Environment
+from tieredllm.cli.main import run
 from tieredllm.kinds import ErrorKind
-from tieredllm.render.sparkline import ASCII_BARS, sparkline
-from tieredllm.render.timeline import NARROWEST, duration, time_line
+from tieredllm.render.timeline import ASCII_BARS, NARROWEST, duration, sparkline, time_line
 from tieredllm.store.database import Database
 from tieredllm.store.history import History
 from tieredllm.types import Prompt
@@ -47,10 +46,10 @@ def tieredllm(home):
     def call(*args, terminal=False, stdin=None):
         out = Terminal() if terminal else io.StringIO()
         err = io.StringIO()
-        session = Session(
+        environment = Environment(
             env={"TIEREDLLM_HOME": str(home)}, stdin=stdin or io.StringIO(), stdout=out, stderr=err
         )
-        code = run(args, session)
+        code = run(args, environment)
         return code, out.getvalue(), err.getvalue()
 
     return call

@@ -11,9 +11,9 @@ import pexpect
 import pytest
 from tools_support import MCP_SERVER, servers
 
-from tieredllm.cli import lazy
-from tieredllm.cli.context import Session
-from tieredllm.cli.run import run
+from tieredllm.cli import lazy_group
+from tieredllm.cli.environment import Environment
+from tieredllm.cli.main import run
 
 MODULE = '''
 def close_ticket(number: int) -> str:
@@ -50,7 +50,9 @@ def home(tmp_path, monkeypatch):
     (work / "notes.txt").write_text("the note\n")
     monkeypatch.chdir(work)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setitem(lazy.COMMANDS, "tools", "Show and call the tools that models may use.")
+    monkeypatch.setitem(
+        lazy_group.COMMANDS, "tools", "Show and call the tools that models may use."
+    )
     yield folder
     sys.modules.pop("tickets_x", None)
 
@@ -58,14 +60,14 @@ def home(tmp_path, monkeypatch):
 def tools(folder, *args, profile="test.yaml"):
     """Run the command in a pipe; give its exit code, stdout and stderr."""
     stdout, stderr = io.StringIO(), io.StringIO()
-    session = Session(
+    environment = Environment(
         env={"TIEREDLLM_HOME": str(folder / "home")},
         stdin=io.StringIO("y\n"),
         stdout=stdout,
         stderr=stderr,
         profile_name=str(folder / profile),
     )
-    code = run(["tools", *args], session)
+    code = run(["tools", *args], environment)
     return code, stdout.getvalue(), stderr.getvalue()
 
 
@@ -206,9 +208,9 @@ def test_a_server_is_ended_with_the_command(home, tmp_path):
 
 CODE = """
 import sys
-from tieredllm.cli.lazy import COMMANDS
+from tieredllm.cli.lazy_group import COMMANDS
 COMMANDS.setdefault("tools", "Show and call the tools that models may use.")
-from tieredllm.cli.run import run
+from tieredllm.cli.main import run
 sys.exit(run(sys.argv[1:]))
 """
 
@@ -283,9 +285,9 @@ def test_ctrl_c_at_the_question(home):
 
 LOADED = """
 import sys
-from tieredllm.cli.lazy import COMMANDS
+from tieredllm.cli.lazy_group import COMMANDS
 COMMANDS.setdefault("tools", "x")
-from tieredllm.cli.run import run
+from tieredllm.cli.main import run
 code = run(sys.argv[1:])
 print(sorted(name for name in sys.modules if name.startswith(
     ("mcp", "jsonschema", "tieredllm.tools", "pydantic", "httpx", "httpcore", "anyio"))))

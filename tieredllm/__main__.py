@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command line and exit with its code."""
     import sys
 
-    from tieredllm.cli.run import run
+    from tieredllm.cli.main import run
 
     sys.exit(run(sys.argv[1:]))
 

@@ -49,6 +49,7 @@ class FallbackManager:
         profile: a profile, or the name or path of one; the user's default when None.
         env: where variables (keys, directories) are looked up; the process's when None.
         places: the user's directories; found from `env` when None.
+        models: other models to ask, by tier name; a tier's alternates stay.
         persist: whether health is kept in, and shared through, the state database.
         simulate: faults to play instead of calling a tier, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
@@ -62,7 +63,7 @@ class FallbackManager:
 
     Raises:
         ProfileError: the profile has mistakes; all of them are reported.
-        UsageError: there is no such profile, or no such tier to simulate.
+        UsageError: there is no such profile, no such tier to simulate, or none with a model.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class FallbackManager:
         *,
         env: Mapping[str, str] | None = None,
         places: Places | None = None,
+        models: Mapping[str, str] | None = None,
         persist: bool = True,
         simulate: Mapping[str, ErrorKind] | None = None,
         verbose: bool = False,
@@ -93,6 +95,8 @@ class FallbackManager:
             loaded = load(find_profile(named, self.places), self.places)
             profile = loaded.profile
             tool_folders = loaded.tool_folders
+        for tier, model in (models or {}).items():
+            profile = _with_model(profile, tier, model)
         self.profile = profile
         _check_rules(profile)
         self.check_tiers(simulate or {})
@@ -258,18 +262,14 @@ class FallbackManager:
 
         from tieredllm.providers.factory import make_backends
 
-        self.check_tiers([tier])
+        self.profile = _with_model(self.profile, tier, model)
         plan = next(plan for plan in self.plans if plan.tier.name == tier)
-        if plan.tier.model is None:
-            reason = f"tier {tier} has no model to choose"
-            raise UsageError(reason)
-        changed = replace(plan.tier, model=model)
+        changed = self.profile.tiers[plan.level]
         former, *alternates = plan.backends
         own = make_backends(changed, self._around)[0]
         plans = list(self.plans)
         plans[plan.level] = replace(plan, tier=changed, backends=(own, *alternates))
         self.plans = tuple(plans)
-        self.profile = replace(self.profile, tiers=tuple(plan.tier for plan in plans))
         await former.aclose()
 
     def forget(self) -> None:
@@ -377,6 +377,27 @@ class FallbackManager:
                     f"profile {self.profile.name} has no tier {name!r}: it has {', '.join(known)}"
                 )
                 raise UsageError(reason)
+
+
+def _with_model(profile: Profile, name: str, model: str) -> Profile:
+    """Return the profile with another model in one tier.
+
+    Raises:
+        UsageError: there is no tier of that name, or it has no model.
+    """
+    from msgspec.structs import replace
+
+    chosen = next((tier for tier in profile.tiers if tier.name == name), None)
+    if chosen is None:
+        having = ", ".join(tier.name for tier in profile.tiers if tier.model is not None)
+        raise UsageError(
+            f"profile {profile.name} has no tier {name!r} with a model: it has {having}"
+        )
+    if chosen.model is None:
+        raise UsageError(f"tier {name} has no model to choose")
+    changed = replace(chosen, model=model)
+    tiers = tuple(changed if tier is chosen else tier for tier in profile.tiers)
+    return replace(profile, tiers=tiers)
 
 
 def _check_rules(profile: Profile) -> None:

@@ -1,19 +1,340 @@
-"""Know the commands of a chat: their names, arguments and help."""
+"""Know the commands of a chat, and carry them out."""
 
 from __future__ import annotations
 
-from typing import Literal
+import asyncio
+import base64
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import IO, Literal
 
 import msgspec
 
-__all__ = ["ALIASES", "COMMANDS", "KEYS", "Command", "help_rows", "known", "unknown"]
+from tieredllm.chat import transcript
+from tieredllm.chat.controller import Chat
+from tieredllm.chat.conversation import Dialogue
+from tieredllm.errors import UsageError
+from tieredllm.render.plain import write
+from tieredllm.text import clean, one_line, pluralize
+from tieredllm.types import Prompt
+
+__all__ = [
+    "ALIASES",
+    "COMMANDS",
+    "KEYS",
+    "Command",
+    "LeaveError",
+    "clipboard_programs",
+    "copy_to_clipboard",
+    "find_command",
+    "help_rows",
+    "osc52",
+    "unknown_command",
+]
+
+SHOWN = 60
+"""Characters of a question that is named."""
+
+SHOW_PROGRESS_AFTER_S = 0.4
+"""Seconds of probing before it is said what takes so long."""
+
+
+class LeaveError(Exception):
+    """End the session: the user asked to."""
+
+
+async def show_help(chat: Chat, _argument: str) -> None:
+    """List the commands and keys."""
+    chat.services.show_rows(help_rows())
+
+
+async def tier(chat: Chat, argument: str) -> None:
+    """Show the tiers, or start at one from now on."""
+    if argument:
+        _start_at(chat, argument)
+        return
+    usual = chat.usual
+    rows = []
+    for plan in chat.manager.plans:
+        mark = "→" if plan is usual else " "
+        backends = [f"{b.provider} {b.model}" for b in plan.backends if b.provider != b.model]
+        missing = [gap for b in plan.backends if (gap := b.missing()) is not None]
+        about = ", ".join(map(one_line, backends)) or "rules"
+        if len(missing) == len(plan.backends):
+            about += f" (not configured: {missing[0].what})"
+        rows.append((f"{mark} {plan.tier.name}", about))
+    chat.services.show_rows(rows)
+
+
+def _start_at(chat: Chat, name: str) -> None:
+    plans = {plan.tier.name: plan for plan in chat.manager.plans}
+    if name not in plans and name != "auto":
+        raise UsageError(f"no tier {name!r}: there are {', '.join(plans)}; auto is the first")
+    start = name if name in plans else None
+    chat.options = msgspec.structs.replace(chat.options, start=start)
+    usual = chat.usual
+    chat.status.expect(usual.tier.name)
+    missing = [gap for b in usual.backends if (gap := b.missing()) is not None]
+    if len(missing) == len(usual.backends):
+        chat.services.tell(f"{name} is not configured: {missing[0].what} ({missing[0].fix})")
+    else:
+        chat.services.show_dim(f"starting at {usual.tier.name} from now on")
+
+
+async def health(chat: Chat, _argument: str) -> None:
+    """Probe and show every tier."""
+    probing = asyncio.create_task(chat.manager.check())
+    try:
+        done, _ = await asyncio.wait({probing}, timeout=SHOW_PROGRESS_AFTER_S)
+        if not done:
+            chat.services.show_dim("probing every tier: 5 s at most")
+        report = await probing
+    finally:
+        probing.cancel()
+    chat.services.show_health(report)
+
+
+async def model(chat: Chat, argument: str) -> None:
+    """Show the models, or ask another one from now on."""
+    if not argument:
+        chat.services.show_rows(
+            [(plan.tier.name, one_line(plan.tier.model or "-")) for plan in chat.manager.plans]
+        )
+        return
+    name, equals, wanted = argument.partition("=")
+    if not equals or name not in {plan.tier.name for plan in chat.manager.plans}:
+        if equals:
+            raise UsageError(f"no tier {name!r}: /tier lists them")
+        name, wanted = chat.usual.tier.name, argument
+    if not wanted:
+        raise UsageError("which model? /model TIER=MODEL")
+    await chat.manager.use_model(name, wanted)
+    chat.services.show_dim(f"{name} asks {one_line(wanted)} from now on")
+
+
+async def system(chat: Chat, argument: str) -> None:
+    """Show, set or drop the system prompt."""
+    dialogue = chat.dialogue
+    if not argument:
+        chat.services.tell(clean(dialogue.system) if dialogue.system else "no system prompt")
+        return
+    # Blank, not None: who resumes the conversation later is to find none either.
+    dialogue.system = "" if argument == "-" else argument
+    chat.services.show_dim("system prompt " + ("dropped" if argument == "-" else "set"))
+
+
+async def retry(chat: Chat, argument: str) -> None:
+    """Ask the last question again."""
+    if argument and argument not in {plan.tier.name for plan in chat.manager.plans}:
+        raise UsageError(f"no tier {argument!r}: /tier lists them")
+    if not await chat.retry(argument or None):
+        raise UsageError("nothing was asked yet")
+
+
+async def undo(chat: Chat, _argument: str) -> None:
+    """Take the last question and its answer back."""
+    turn = chat.undo()
+    if turn is None:
+        raise UsageError("there is nothing to take back")
+    chat.services.show_dim(f"took back: {one_line(turn.asked, SHOWN)}")
+
+
+async def reset(chat: Chat, _argument: str) -> None:
+    """Forget the conversation."""
+    chat.begin_anew(Dialogue(chat.dialogue.system))
+    kept = "; the system prompt stays" if chat.dialogue.system else ""
+    chat.services.show_dim(f"a new conversation{kept}")
+
+
+async def save(chat: Chat, argument: str) -> None:
+    """Save the conversation to a file."""
+    if not argument:
+        raise UsageError("where? /save FILE")
+    if not chat.dialogue.turns:
+        raise UsageError("there is nothing to save yet")
+    replaces, path = _replacing(argument)
+    if path.exists() and not replaces and str(path.absolute()) not in chat.saved_to:
+        raise UsageError(f"{path} is there already: /save -f {argument} replaces it")
+    transcript.save(chat.dialogue, path)
+    chat.saved_to.add(str(path.absolute()))
+    chat.services.show_dim(f"saved {_turns(chat.dialogue)} to {path}")
+
+
+def _replacing(argument: str) -> tuple[bool, Path]:
+    flag, _, rest = argument.partition(" ")
+    if flag == "-f" and rest.strip():
+        return True, _path(rest.strip())
+    return False, _path(argument)
+
+
+async def load(chat: Chat, argument: str) -> None:
+    """Go on from a saved conversation."""
+    if not argument:
+        raise UsageError("from where? /load FILE")
+    path = _path(argument)
+    dialogue = transcript.load(path)
+    if dialogue.system is None:
+        dialogue.system = chat.dialogue.system
+    chat.begin_anew(dialogue)
+    chat.services.show_dim(f"loaded {_turns(dialogue)} from {path}")
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as exc:
+        raise UsageError(f"{text}: {exc}") from exc
+
+
+async def copy(chat: Chat, argument: str) -> None:
+    """Put the last answer on the clipboard."""
+    from tieredllm.render.extract import first_code_block
+
+    if argument not in {"", "code"}:
+        raise UsageError(f"/copy takes nothing or `code`, not {argument!r}")
+    text = chat.last_answer.text if chat.last_answer is not None else None
+    if text is None and chat.dialogue.turns:
+        text = chat.dialogue.turns[-1].answered
+    if text is None:
+        raise UsageError("there is no answer to copy")
+    if argument == "code":
+        text = first_code_block(text)
+        if text is None:
+            raise UsageError("the last answer has no code block")
+    terminal = chat.environment.stdout if chat.environment.stdout.isatty() else None
+    chat.services.show_dim(copy_to_clipboard(text, chat.environment.env, terminal))
+
+
+async def log(chat: Chat, _argument: str) -> None:
+    """Draw the last request's attempts."""
+    from tieredllm.store.logged import Logged
+
+    if chat.last_prompt is None or chat.last_answer is None:
+        raise UsageError("no request has ended yet; `tieredllm log` has the earlier ones")
+    answer = chat.last_answer
+    chat.services.show_request(
+        Logged(
+            asked_at=chat.last_asked_at,
+            profile=chat.manager.profile.name,
+            conversation_id=chat.dialogue.cid or answer.request_id,
+            prompt=Prompt(question=chat.last_prompt.question),
+            answer=answer,
+        )
+    )
+
+
+async def usage(chat: Chat, _argument: str) -> None:
+    """Count the session's tokens and time."""
+    for line in chat.totals.lines():
+        chat.services.tell(line)
+
+
+async def edit(chat: Chat, argument: str) -> None:
+    """Write the next message in the user's editor."""
+    if not chat.interactive:
+        raise UsageError("/edit needs a terminal")
+    chat.draft = chat.services.edit(argument)
+
+
+async def leave(_chat: Chat, _argument: str) -> None:
+    """End the session."""
+    raise LeaveError
+
+
+def _turns(dialogue: Dialogue) -> str:
+    return pluralize(len(dialogue.turns), "turn")
+
+
+PROGRAMS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("WAYLAND_DISPLAY", ("wl-copy",)),
+    ("DISPLAY", ("xclip", "-selection", "clipboard")),
+    ("", ("pbcopy",)),
+)
+"""What sets the clipboard of this machine's own desktop, and the variable that tells there is one.
+They come before OSC 52, for terminals such as GNOME's ignore that without a word."""
+
+TMUX = ("tmux", "load-buffer", "-w", "-")
+"""tmux hands the text on to the user's terminal, also over SSH."""
+
+PROGRAM_S = 3.0
+"""How long a program may take; one that waits for a display that is not there would hang."""
+
+OSC52_LIMIT = 74_994
+"""Bytes that get through everywhere: many terminals take 100,000 of base64, the sequence included
+(the limit of hterm's and of vim-oscyank)."""
+
+
+def copy_to_clipboard(text: str, env: Mapping[str, str], terminal: IO[str] | None) -> str:
+    """Copy a text, and say in words what happened.
+
+    Args:
+        text: control characters are left out, for it may be pasted into a shell.
+        env: tells which desktop there is.
+        terminal: where to write an escape sequence (OSC 52); None when there is no terminal.
+    """
+    text = clean(text).rstrip("\n")
+    size = f"{len(text):,} characters" if len(text) != 1 else "1 character"
+    for command in clipboard_programs(env):
+        if _takes(command, text, env):
+            return f"copied {size} with {command[0]}"
+    if terminal is None:
+        return "not copied: there is no clipboard program and no terminal"
+    count = len(text.encode())
+    write(terminal, osc52(text))
+    said = f"sent {size} to the terminal's clipboard (OSC 52; some terminals do not take it)"
+    if count > OSC52_LIMIT:
+        said += f"; {count:,} bytes are more than most take"
+    return said
+
+
+def osc52(text: str) -> str:
+    """Return the control sequence that asks a terminal to set the clipboard.
+
+    See "Operating System Commands", Ps = 5 2, in xterm's ctlseqs.
+    """
+    return f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\x07"
+
+
+def clipboard_programs(env: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Return the programs to try, the best first.
+
+    Over SSH the desktop of the machine at the other end is not the user's: only tmux, which knows
+    the user's terminal, and the terminal itself count.
+    """
+    is_remote = bool(env.get("SSH_TTY") or env.get("SSH_CONNECTION"))
+    found = [
+        command
+        for variable, command in PROGRAMS
+        if not is_remote and (not variable or env.get(variable))
+    ]
+    return [*found, TMUX] if env.get("TMUX") else found
+
+
+def _takes(command: tuple[str, ...], text: str, env: Mapping[str, str]) -> bool:
+    try:
+        done = subprocess.run(  # noqa: S603 - one of a few fixed commands
+            command,
+            input=text.encode(),
+            env=dict(env),
+            stdout=subprocess.DEVNULL,  # xclip stays and would hold a pipe open
+            stderr=subprocess.DEVNULL,
+            timeout=PROGRAM_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
 
 ArgumentKind = Literal["", "tier", "file", "model", "code"]
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what is to know about one command."""
+    """A command: what it does, and what is to know about it."""
 
+    act: Callable[[Chat, str], Awaitable[None]]
+    """Carries it out, given what follows the name."""
     about: str
     """One line."""
     argument: str = ""
@@ -23,43 +344,50 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 
 COMMANDS: dict[str, Command] = {
-    "help": Command(about="list the commands and keys"),
+    "help": Command(act=show_help, about="list the commands and keys"),
     "tier": Command(
+        act=tier,
         argument="[NAME|auto]",
         about="show the tiers, or start at one of them from now on",
         completes="tier",
     ),
-    "health": Command(about="probe and show every tier"),
+    "health": Command(act=health, about="probe and show every tier"),
     "model": Command(
+        act=model,
         argument="[[TIER=]MODEL]",
         about="show the models, or ask another one from now on",
         completes="model",
     ),
-    "system": Command(argument="[TEXT|-]", about="show, set or (-) drop the system prompt"),
+    "system": Command(
+        act=system, argument="[TEXT|-]", about="show, set or (-) drop the system prompt"
+    ),
     "retry": Command(
+        act=retry,
         argument="[TIER]",
         about="ask the last question again, at a tier of your choice",
         completes="tier",
     ),
-    "undo": Command(about="take the last question and its answer back"),
-    "edit": Command(argument="[TEXT]", about="write the message in your $EDITOR"),
-    "reset": Command(about="forget the conversation and begin a new one"),
+    "undo": Command(act=undo, about="take the last question and its answer back"),
+    "edit": Command(act=edit, argument="[TEXT]", about="write the message in your $EDITOR"),
+    "reset": Command(act=reset, about="forget the conversation and begin a new one"),
     "save": Command(
+        act=save,
         argument="FILE",
         about="save the conversation (.md to read it, else JSON)",
         completes="file",
     ),
     "load": Command(
-        argument="FILE", about="go on from a conversation saved as JSON", completes="file"
+        act=load, argument="FILE", about="go on from a conversation saved as JSON", completes="file"
     ),
     "copy": Command(
+        act=copy,
         argument="[code]",
         about="copy the last answer, or its first code block",
         completes="code",
     ),
-    "log": Command(about="draw the last request's attempts as a time line"),
-    "usage": Command(about="count the session's tokens and time"),
-    "exit": Command(about="leave (Ctrl-D does too)"),
+    "log": Command(act=log, about="draw the last request's attempts as a time line"),
+    "usage": Command(act=usage, about="count the session's tokens and time"),
+    "exit": Command(act=leave, about="leave (Ctrl-D does too)"),
 }
 """The commands, in the order of `/help`."""
 
@@ -79,13 +407,12 @@ KEYS = (
 """What the keys do, for `/help`."""
 
 
-def known(name: str) -> str | None:
-    """Give the command's own name; None when there is no such command."""
-    name = ALIASES.get(name, name)
-    return name if name in COMMANDS else None
+def find_command(name: str) -> Command | None:
+    """Return the command of a name or alias; None when there is no such command."""
+    return COMMANDS.get(ALIASES.get(name, name))
 
 
-def unknown(name: str) -> str:
+def unknown_command(name: str) -> str:
     """Say that there is no such command, and which is near."""
     from difflib import get_close_matches
 

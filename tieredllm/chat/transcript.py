@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tieredllm.chat.dialogue import Dialogue, paired
+from tieredllm.chat.conversation import Dialogue, paired
 from tieredllm.errors import TieredLLMError, UsageError
 from tieredllm.files import atomic_write
 from tieredllm.types import Message

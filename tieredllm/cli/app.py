@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from tieredllm.cli.context import current
-from tieredllm.cli.lazy import LazyGroup
-from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
+from tieredllm.cli.environment import current
+from tieredllm.cli.lazy_group import LazyGroup
+from tieredllm.cli.options import NoColor, ProfileName, Quiet, Verbose, apply
 
 __all__ = ["app"]
 
@@ -34,7 +34,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def main(
     *,
-    profile: Profile = None,
+    profile: ProfileName = None,
     no_color: NoColor = False,
     verbose: Verbose = False,
     quiet: Quiet = False,

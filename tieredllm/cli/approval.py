@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tieredllm.cli.context import Session
+from tieredllm.cli.environment import Environment
 
 if TYPE_CHECKING:
-    from tieredllm.render.showing import View
+    from tieredllm.render.view import View
     from tieredllm.tools.approval import Approver
     from tieredllm.tools.base import Tool
 
@@ -17,13 +17,13 @@ SHOWN_CHARACTERS = 2000
 """How much of a call's arguments is shown; nobody reads more before they answer."""
 
 
-def terminal_approver(session: Session) -> Approver | None:
+def terminal_approver(environment: Environment) -> Approver | None:
     """Make the function that asks; None where nobody could answer, or see the question.
 
     The question is on stderr, the answer comes from stdin, and both have to be a terminal: what is
     piped in is never an answer. Anything but `y` or `yes` means no.
     """
-    stdin, stderr = session.stdin, session.stderr
+    stdin, stderr = environment.stdin, environment.stderr
     if stdin is None or not stdin.isatty() or not stderr.isatty():
         return None
 
@@ -68,17 +68,17 @@ class ChatApprover:
     """Ask within a chat, where the view changes with each answer and keys are quiet meanwhile.
 
     Args:
-        session: the surroundings; its stdin and stderr are terminals.
+        environment: the surroundings; its stdin and stderr are terminals.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, environment: Environment) -> None:
         self.view: View | None = None
         """What shows the answer under way."""
-        self._session = session
+        self._session = environment
 
     async def __call__(self, tool: Tool, arguments: str) -> bool:
         """Ask; no where nobody could answer."""
-        from tieredllm.chat.quiet_keys import line_keys
+        from tieredllm.chat.line_reader import line_keys
 
         approver = terminal_approver(self._session)
         if approver is None or self.view is None:

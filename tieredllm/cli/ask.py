@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from tieredllm.cli.context import Session, current
-from tieredllm.cli.exits import ExitCode
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.options import (
-    ApproveTools,
-    Cid,
-    ContinueLast,
-    Deadline,
-    Files,
-    Models,
-    NoColor,
-    NoFallback,
-    NoLog,
-    Profile,
-    Quiet,
-    Raw,
-    RequireLlm,
-    Simulate,
-    StartTier,
-    System,
-    Usage,
-    Verbose,
-    apply,
+    RequestOptions,
+    find_conversation,
+    make_manager,
+    takes_options,
 )
+
+if TYPE_CHECKING:
+    from tieredllm.types import Answer, Attachment
 
 __all__ = ["app"]
 
@@ -45,7 +34,41 @@ EXAMPLES = """Examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskOptions(RequestOptions):
+    """The options of `ask`."""
+
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, also on failure.")
+    ] = False
+    no_stream: Annotated[
+        bool, typer.Option("--no-stream", help="Print the answer when it is complete.")
+    ] = False
+    stream_always: Annotated[
+        bool, typer.Option("--stream", help="Print it as it comes, even into a pipe.")
+    ] = False
+    extract: Annotated[
+        bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
+    ] = False
+
+    def check(self) -> None:
+        """Refuse values that cannot be meant.
+
+        Raises:
+            UsageError: see `RequestOptions.check`; or two options exclude each other.
+        """
+        from tieredllm.errors import UsageError
+
+        super().check()
+        if self.stream_always and self.no_stream:
+            raise UsageError("--stream and --no-stream exclude each other")
+
+    def _request_fields(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return super()._request_fields(names) | {"stream": False if self.no_stream else None}
+
+
 @app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@takes_options(AskOptions)
 def ask(
     ctx: typer.Context,
     prompt: Annotated[
@@ -57,95 +80,155 @@ def ask(
         ),
     ] = None,
     *,
-    system: System = None,
-    model: Models = None,
-    tier: StartTier = None,
-    no_fallback: NoFallback = False,
-    require_llm: RequireLlm = False,
-    deadline: Deadline = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, also on failure.")
-    ] = False,
-    no_stream: Annotated[
-        bool, typer.Option("--no-stream", help="Print the answer when it is complete.")
-    ] = False,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Print it as it comes, even into a pipe.")
-    ] = False,
-    raw: Raw = False,
-    extract: Annotated[
-        bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
-    ] = False,
-    file: Files = None,
-    continue_last: ContinueLast = False,
-    cid: Cid = None,
-    usage: Usage = False,
-    no_log: NoLog = False,
-    approve_tools: ApproveTools = False,
-    simulate: Simulate = None,
-    profile: Profile = None,
-    no_color: NoColor = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
+    options: AskOptions,
 ) -> None:
     """Ask one question and print one answer.
 
     The tiers of the profile are tried in order until one answers completely. The answer goes to
     stdout, everything else to stderr. Exit code 0: a complete answer; 1: none; 2: wrong usage.
     """
-    from tieredllm.cli.asking import AskJob, perform
-    from tieredllm.cli.intake import question_and_attachments
-    from tieredllm.cli.request_options import pairs
+    from tieredllm.cli.prompt_input import question_and_attachments
     from tieredllm.errors import UsageError
 
-    apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
-    session = current()
-    words, files = prompt or [], file or []
-    if not words and not files and _is_interactive(session):
-        print(ctx.get_help(), file=session.stderr)
+    environment = current()
+    words, files = prompt or [], options.file or []
+    if not words and not files and not environment.is_piped_into:
+        print(ctx.get_help(), file=environment.stderr)
         raise typer.Exit(ExitCode.USAGE)
-    _check(deadline=deadline, stream=stream, no_stream=no_stream, cid=cid, last=continue_last)
-    question, attachments = question_and_attachments(session, words, files)
+    options.check()
+    question, attachments = question_and_attachments(environment, words, files)
     if not question.strip() and not any(part.text.strip() for part in attachments):
-        reason = "nothing to ask: give a question, a file, or text on stdin"
-        raise UsageError(reason)
-    code = perform(
-        session,
-        AskJob(
-            question=question,
-            attachments=attachments,
-            system=system,
-            models=pairs(model or [], "--model", "TIER=MODEL"),
-            tier=tier,
-            fallback=not no_fallback,
-            require_llm=require_llm,
-            deadline_s=deadline,
-            as_json=as_json,
-            stream=stream,
-            no_stream=no_stream,
-            raw=raw,
-            extract=extract,
-            conversation=cid if cid is not None else ("" if continue_last else None),
-            usage=usage,
-            log=not no_log,
-            approve_tools=approve_tools,
-            faults=pairs(simulate or [], "--simulate", "TIER=FAULT"),
-        ),
+        raise UsageError("nothing to ask: give a question, a file, or text on stdin")
+    raise typer.Exit(_answer(environment, question, attachments, options))
+
+
+def _answer(
+    environment: Environment,
+    question: str,
+    attachments: tuple[Attachment, ...],
+    options: AskOptions,
+) -> int:
+    """Ask, print the answer, keep it, and return the exit code.
+
+    Raises:
+        UsageError: the profile, a tier's name, a fault's name or a conversation is wrong.
+    """
+    from tieredllm.aio import run
+    from tieredllm.cli.approval import beside, terminal_approver
+    from tieredllm.cli.output import make_view
+    from tieredllm.render.view import show
+    from tieredllm.types import Prompt
+
+    view, animated = make_view(
+        environment,
+        raw=options.raw,
+        stream=options.stream_always,
+        no_stream=options.no_stream,
+        printed_later=options.as_json or options.extract,
     )
-    raise typer.Exit(code)
+    manager = make_manager(environment, options, beside(view, terminal_approver(environment)))
+    history = None
+    if not options.no_log or options.conversation is not None:
+        from tieredllm.store.history import History
+
+        history = History(manager.database)
+    earlier = find_conversation(history, options.conversation)
+    prompt = Prompt(
+        question=question,
+        system=options.system if options.system is not None else earlier and earlier.system,
+        history=earlier.messages if earlier else (),
+        attachments=attachments,
+    )
+
+    async def answered() -> int:
+        try:
+            events = manager.stream(prompt, options=options.request())
+            answer = await show(events, view, animated=animated)
+            code = _finish(environment, options, answer)
+            if answer.fallback_used or answer.error is not None:
+                for mistake in manager.key_mistakes():
+                    environment.say(str(mistake))
+            if history is not None and not options.no_log:
+                history.save(
+                    prompt,
+                    answer,
+                    profile=manager.profile.name,
+                    conversation_id=earlier.cid if earlier else None,
+                    secrets=manager.secrets(),
+                )
+            return code
+        finally:
+            await manager.aclose()
+
+    try:
+        return run(answered())
+    finally:
+        view.close()
 
 
-def _is_interactive(session: Session) -> bool:
-    return session.stdin is None or session.stdin.closed or session.stdin.isatty()
+def _finish(environment: Environment, options: AskOptions, answer: Answer) -> int:
+    """Print what comes after the answer, and judge it."""
+    from tieredllm.render.summary import failure_lines, usage_line
+
+    code = ExitCode.OK if answer.error is None else ExitCode.FAILURE
+    if options.as_json:
+        print(_as_json(answer, environment.stdout), file=environment.stdout, flush=True)
+        _say_summary(environment, answer)
+        return code
+    if answer.error is not None:
+        for line in failure_lines(answer):
+            environment.warn(line)
+        return code
+    if options.extract:
+        code = _extract(environment, answer.text or "")
+    _say_summary(environment, answer)
+    if options.usage:
+        environment.warn(usage_line(answer))
+    return code
 
 
-def _check(
-    *, deadline: float | None, stream: bool, no_stream: bool, cid: str | None, last: bool
-) -> None:
-    from tieredllm.cli.request_options import check_common
-    from tieredllm.errors import UsageError
+def _say_summary(environment: Environment, answer: Answer) -> None:
+    from tieredllm.render.summary import summary_line
 
-    check_common(deadline=deadline, cid=cid, last=last)
-    if stream and no_stream:
-        reason = "--stream and --no-stream exclude each other"
-        raise UsageError(reason)
+    summary = summary_line(answer)
+    if summary is not None:
+        environment.say(summary)
+
+
+def _as_json(answer: Answer, stream: TextIO) -> str:
+    """Encode an answer; what the stream's encoding lacks is escaped, so that nothing is lost."""
+    import msgspec
+
+    text = msgspec.json.encode(answer).decode()
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        import json
+
+        text = json.dumps(json.loads(text))
+    return text
+
+
+def _extract(environment: Environment, text: str) -> ExitCode:
+    from tieredllm.render.extract import first_code_block
+
+    block = first_code_block(text)
+    if block is None:
+        environment.warn(
+            f"{_shown(text.rstrip(), environment.stderr)}\n"
+            "tieredllm: the answer above has no code block to extract"
+        )
+        return ExitCode.FAILURE
+    block = _shown(block, environment.stdout)
+    environment.stdout.write(block if block.endswith("\n") else f"{block}\n")
+    environment.stdout.flush()
+    return ExitCode.OK
+
+
+def _shown(text: str, stream: TextIO) -> str:
+    """Clean a text that goes to a terminal; for anything else it stays as it is."""
+    if not stream.isatty():
+        return text
+    from tieredllm.text import clean
+
+    return clean(text)

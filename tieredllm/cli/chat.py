@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, TextIO
+
 import typer
 
-from tieredllm.cli.context import current
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.options import (
-    ApproveTools,
-    Cid,
-    ContinueLast,
-    Deadline,
-    Files,
-    Models,
-    NoColor,
-    NoFallback,
-    NoLog,
-    Profile,
-    Quiet,
-    Raw,
-    RequireLlm,
-    Simulate,
-    StartTier,
-    System,
-    Usage,
-    Verbose,
-    apply,
+    RequestOptions,
+    find_conversation,
+    make_manager,
+    takes_options,
 )
+
+if TYPE_CHECKING:
+    from tieredllm.chat.controller import Chat, Reader, Services
+    from tieredllm.chat.input import Choices
+    from tieredllm.cli.approval import ChatApprover
+    from tieredllm.client import FallbackManager
+    from tieredllm.health.report import HealthReport
+    from tieredllm.render.view import View
+    from tieredllm.store.logged import Logged
+    from tieredllm.types import Attachment
 
 __all__ = ["app"]
 
@@ -41,28 +41,19 @@ EXAMPLES = """Examples:
 """
 
 
+HISTORY_FILE = "chat_history"
+"""Where what was typed is kept, in the state directory."""
+
+SHORT_ID = 8
+"""Characters of a conversation's id: as the log's list shows them."""
+
+CANNOT_EDIT = frozenset({"dumb", "unknown"})
+"""Values of TERM of terminals that only print: the driver's own line editing serves there."""
+
+
 @app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
-def chat(
-    *,
-    system: System = None,
-    model: Models = None,
-    tier: StartTier = None,
-    no_fallback: NoFallback = False,
-    require_llm: RequireLlm = False,
-    deadline: Deadline = None,
-    raw: Raw = False,
-    file: Files = None,
-    continue_last: ContinueLast = False,
-    cid: Cid = None,
-    usage: Usage = False,
-    no_log: NoLog = False,
-    approve_tools: ApproveTools = False,
-    simulate: Simulate = None,
-    profile: Profile = None,
-    no_color: NoColor = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-) -> None:
+@takes_options(RequestOptions)
+def chat(*, options: RequestOptions) -> None:
     """Talk with the tiers, turn by turn.
 
     The conversation goes on whichever tier answers. Type /help in it for the commands and keys;
@@ -70,29 +61,259 @@ def chat(
     terminal each line of stdin is a question: the answers go to stdout, everything else to stderr.
     Exit code then: 0, every answer was complete; 1, one was not.
     """
-    from tieredllm.cli.chatting import ChatJob, perform
-    from tieredllm.cli.intake import read_files
-    from tieredllm.cli.request_options import check_common, pairs
+    from tieredllm.cli.prompt_input import read_files
 
-    apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
-    session = current()
-    check_common(deadline=deadline, cid=cid, last=continue_last)
-    code = perform(
-        session,
-        ChatJob(
-            system=system,
-            models=pairs(model or [], "--model", "TIER=MODEL"),
-            tier=tier,
-            fallback=not no_fallback,
-            require_llm=require_llm,
-            deadline_s=deadline,
-            raw=raw,
-            attachments=read_files(session, file or []),
-            conversation=cid if cid is not None else ("" if continue_last else None),
-            usage=usage,
-            log=not no_log,
-            approve_tools=approve_tools,
-            faults=pairs(simulate or [], "--simulate", "TIER=FAULT"),
-        ),
+    environment = current()
+    options.check()
+    attachments = read_files(environment, options.file or [])
+    raise typer.Exit(_talk(environment, attachments, options))
+
+
+def _talk(
+    environment: Environment, attachments: tuple[Attachment, ...], options: RequestOptions
+) -> int:
+    """Run a chat to its end, and return the exit code.
+
+    Raises:
+        UsageError: the profile, a tier's name, a fault's name or a conversation is wrong.
+    """
+    from tieredllm.aio import run
+    from tieredllm.chat.controller import Chat
+    from tieredllm.chat.conversation import Dialogue
+    from tieredllm.cli.approval import ChatApprover
+    from tieredllm.store.history import History
+
+    approver = ChatApprover(environment)
+    manager = make_manager(environment, options, approver)
+    manager.check_tiers([options.start] if options.start is not None else [])
+    history = History(manager.database)
+    earlier = find_conversation(history, options.conversation)
+    system = options.system
+    interactive = environment.is_interactive
+    aside = _aside(environment, interactive=interactive)
+    services = _services(
+        environment, aside, manager, approver, raw=options.raw, interactive=interactive
     )
-    raise typer.Exit(code)
+    chat = Chat(
+        manager,
+        Dialogue.resumed(earlier, system) if earlier else Dialogue(system),
+        options=options.request(),
+        environment=environment,
+        services=services,
+        reader=_reader(
+            environment,
+            aside,
+            services,
+            manager,
+            interactive=interactive,
+            log=not options.no_log,
+        ),
+        history=None if options.no_log else history,
+        interactive=interactive,
+        usage=options.usage,
+        attachments=attachments,
+    )
+    if interactive:
+        width = get_terminal_size().columns
+        for line in _opening(chat, resumed=earlier is not None, width=width):
+            services.show_dim(line)
+    run(_run(chat))
+    return ExitCode.OK if interactive or chat.all_complete else ExitCode.FAILURE
+
+
+async def _run(chat: Chat) -> None:
+    from tieredllm.chat.repl import Repl
+
+    try:
+        await Repl(chat).run()
+    finally:
+        await chat.manager.aclose()
+
+
+def _aside(environment: Environment, *, interactive: bool) -> Environment:
+    """Give the surroundings for what is no answer: stderr, or the screen if the user sees that."""
+    on_screen = interactive and environment.stdout.isatty() and not environment.stderr.isatty()
+    stream = environment.stdout if on_screen else environment.stderr
+    return Environment(
+        env=environment.env,
+        stdin=environment.stdin,
+        stdout=stream,
+        stderr=stream,
+        profile_name=environment.profile_name,
+        quiet=environment.quiet,
+        verbose=environment.verbose,
+        no_color=environment.no_color,
+    )
+
+
+def _services(
+    environment: Environment,
+    aside: Environment,
+    manager: FallbackManager,
+    approver: ChatApprover,
+    *,
+    raw: bool,
+    interactive: bool,
+) -> Services:
+    def view(heading: Callable[[str], str | None] | None) -> tuple[View, bool]:
+        from tieredllm.cli.output import make_view
+
+        made, animated = make_view(environment, raw=raw, heading=heading)
+        approver.view = made
+        return made, animated
+
+    def show_health(report: HealthReport) -> None:
+        from tieredllm.cli.health import print_report
+
+        print_report(report, manager.profile, aside)
+
+    def show_request(request: Logged) -> None:
+        from tieredllm.cli.log import show_request
+
+        show_request(aside, request)
+
+    def show_dim(line: str) -> None:
+        if not aside.quiet:
+            _print_dim(aside, line)
+
+    def show_gap() -> None:
+        if interactive and environment.stdout.isatty():
+            print(file=environment.stdout, flush=True)
+
+    def edit(text: str) -> str:
+        from tieredllm.chat.line_reader import line_keys
+        from tieredllm.cli.editor import edited
+
+        with line_keys(environment.stdin):
+            return edited(text, environment.env)
+
+    from tieredllm.chat.controller import Services
+
+    return Services(
+        make_view=view,
+        show_health=show_health,
+        show_request=show_request,
+        show_rows=lambda rows: _print_rows(aside, rows),
+        show_dim=show_dim,
+        tell=aside.warn,
+        show_gap=show_gap,
+        edit=edit,
+    )
+
+
+def _reader(
+    environment: Environment,
+    aside: Environment,
+    services: Services,
+    manager: FallbackManager,
+    *,
+    interactive: bool,
+    log: bool,
+) -> Reader:
+    """Give line editing on a terminal that can do it, else lines as they come."""
+    can_edit = (
+        interactive
+        and environment.stdout.isatty()
+        and environment.env.get("TERM") not in CANNOT_EDIT
+    )
+    if can_edit and environment.stdin is not None:
+        from tieredllm.chat.prompt_reader import PromptReader
+
+        return PromptReader(
+            environment.stdin,
+            environment.stdout,
+            choices=_choices(manager),
+            history_file=environment.places.state / HISTORY_FILE if log else None,
+            edit=services.edit,
+            tell=services.tell,
+            color=environment.color,
+        )
+    from tieredllm.chat.line_reader import LineReader
+
+    shows_prompt = interactive and aside.stderr.isatty()
+    return LineReader(
+        environment.stdin,
+        prompt=_prompt(aside.stderr) if shows_prompt else lambda _: None,
+        warn=lambda line: environment.warn(f"tieredllm: {line}"),
+    )
+
+
+def _prompt(stream: TextIO) -> Callable[[bool], None]:
+    def prompt(goes_on: bool) -> None:
+        print("... " if goes_on else "> ", end="", file=stream, flush=True)
+
+    return prompt
+
+
+def _choices(manager: FallbackManager) -> Choices:
+    from tieredllm.chat.input import Choices
+    from tieredllm.cli.completion import known_models, known_tiers
+
+    profile, places = manager.profile, manager.places
+    return Choices(tiers=lambda: known_tiers(profile), models=lambda: known_models(profile, places))
+
+
+def _opening(chat: Chat, *, resumed: bool, width: int) -> list[str]:
+    """Say where the user is: the profile and who answers; and what a resumed chat goes on from.
+
+    Args:
+        chat: before it begins.
+        resumed: whether it goes on from an earlier conversation.
+        width: the columns of the screen.
+    """
+    from tieredllm.text import one_line
+
+    plan = chat.usual
+    backend = next((b for b in plan.backends if b.missing() is None), plan.backends[0])
+    who = " ".join(dict.fromkeys((plan.tier.name, one_line(backend.model))))
+    lines = [f"tieredllm chat · {chat.manager.profile.name} · {who} · /help lists commands"]
+    if resumed:
+        lines += _recap(chat, width)
+    return lines
+
+
+def _recap(chat: Chat, width: int) -> list[str]:
+    from tieredllm.text import one_line, pluralize
+
+    dialogue = chat.dialogue
+    turns = pluralize(len(dialogue.turns), "turn")
+    about = f"resuming {(dialogue.cid or '')[:SHORT_ID]}: {turns}"
+    if dialogue.system:
+        about += f", system prompt: {one_line(dialogue.system, 80)}"
+    if not dialogue.turns:
+        return [about]
+    last = dialogue.turns[-1]
+    return [
+        about,
+        one_line(f"you asked: {last.asked}", width),
+        one_line(f"answer: {last.answered}", width),
+    ]
+
+
+def _print_dim(environment: Environment, line: str) -> None:
+    """Print a dim line; on a terminal a long one is broken between words."""
+    import textwrap
+
+    from tieredllm.render.terminal import print_dim
+
+    console = environment.console()
+    if console.is_terminal:
+        line = "\n".join(textwrap.wrap(line, console.width, break_on_hyphens=False)) or line
+    print_dim(console, line)
+
+
+def _print_rows(environment: Environment, rows: list[tuple[str, str]]) -> None:
+    """Print two columns: lined up on a terminal, the second one wrapped; else with a tab."""
+    if not environment.stdout.isatty():
+        for left, right in rows:
+            print(f"{left}\t{right}".rstrip(), file=environment.stdout)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold", style="dim")
+    for left, right in rows:
+        table.add_row(Text(left), Text(right))
+    environment.console().print(table)

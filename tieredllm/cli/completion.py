@@ -9,67 +9,112 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tieredllm.cli.context import current
+from tieredllm.cli.environment import current
 
 if TYPE_CHECKING:
-    from tieredllm.profile.schema import Alternate, Tier
+    from collections.abc import Iterator
 
-__all__ = ["catalog_models", "faults", "models", "profiles", "tiers"]
+    from tieredllm.files import Places
+    from tieredllm.profile.schema import Alternate, Profile, Tier
+
+__all__ = [
+    "catalog_models",
+    "faults",
+    "known_models",
+    "known_tiers",
+    "models",
+    "profiles",
+    "tiers",
+]
 
 
 def profiles(incomplete: str) -> list[str]:
-    """Give the profiles whose name begins so."""
+    """Return the profiles whose name begins so."""
     from tieredllm.profile.load import known_profiles
 
     return _beginning([found.name for found in known_profiles(current().places)], incomplete)
 
 
 def tiers(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Give the tiers of the profile in use whose name begins so."""
-    return _beginning([tier.name for tier in _tiers(ctx)], incomplete)
+    """Return the tiers of the profile in use whose name begins so."""
+    profile = _profile(ctx)
+    return _beginning([tier.name for tier in profile.tiers] if profile else [], incomplete)
 
 
 def models(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Give `TIER=MODEL` for the models that the profile in use names."""
-    pairs: list[str] = []
-    for tier in _tiers(ctx):
-        backends: list[Tier | Alternate] = [tier, *tier.alternates]
-        pairs += [f"{tier.name}={backend.model}" for backend in backends if backend.model]
-    return _beginning(pairs, incomplete)
+    """Return `TIER=MODEL` for the models that are known of each tier's provider."""
+    profile = _profile(ctx)
+    pairs = known_models(profile, current().places) if profile else []
+    return _beginning([pair for pair, _ in pairs], incomplete)
 
 
-def faults(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Give `TIER=FAULT` for every fault."""
-    from tieredllm.kinds import ErrorKind
+def known_tiers(profile: Profile) -> list[tuple[str, str]]:
+    """Return a profile's tiers: the name, and what it asks."""
+    return [
+        (tier.name, " ".join(dict.fromkeys(filter(None, (tier.provider, tier.model)))))
+        for tier in profile.tiers
+    ]
 
-    return _beginning(
-        [f"{tier.name}={kind}" for tier in _tiers(ctx) for kind in ErrorKind], incomplete
-    )
+
+def known_models(profile: Profile, places: Places) -> list[tuple[str, str]]:
+    """Return `TIER=MODEL` and the provider, for each model that is known of a tier's provider.
+
+    Those are the models the profile names for the provider; of a local tier, the catalog's too.
+    """
+    found: dict[str, str] = {}
+    for tier in profile.tiers:
+        if tier.model is None:
+            continue
+        for model in dict.fromkeys((tier.model, *_models(profile, tier.provider, places))):
+            found[f"{tier.name}={model}"] = tier.provider
+    return list(found.items())
 
 
-def catalog_models(incomplete: str) -> list[str]:
-    """Give the local models of the catalog whose name begins so."""
+def _models(profile: Profile, provider: str, places: Places) -> Iterator[str]:
+    for tier in profile.tiers:
+        backends: tuple[Tier | Alternate, ...] = (tier, *tier.alternates)
+        for backend in backends:
+            if backend.provider == provider and backend.model is not None:
+                yield backend.model
+    if provider == "llama_cpp":
+        yield from _catalog(places)
+
+
+def _catalog(places: Places) -> list[str]:
     from tieredllm.errors import TieredLLMError
     from tieredllm.local.catalog import load_catalog
 
     try:
-        entries = load_catalog(current().places.config / "models.yaml")
+        return list(load_catalog(places.config / "models.yaml"))
     except TieredLLMError:
         return []
-    return _beginning(list(entries), incomplete)
 
 
-def _tiers(ctx: typer.Context) -> tuple[Tier, ...]:
+def faults(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return `TIER=FAULT` for every fault."""
+    from tieredllm.kinds import ErrorKind
+
+    profile = _profile(ctx)
+    tiers = profile.tiers if profile else ()
+    return _beginning([f"{tier.name}={kind}" for tier in tiers for kind in ErrorKind], incomplete)
+
+
+def catalog_models(incomplete: str) -> list[str]:
+    """Return the local models of the catalog whose name begins so."""
+    return _beginning(_catalog(current().places), incomplete)
+
+
+def _profile(ctx: typer.Context) -> Profile | None:
     from tieredllm.errors import TieredLLMError
     from tieredllm.profile.load import load_profile
 
-    session = current()
+    environment = current()
     above = ctx.parent.params if ctx.parent is not None else {}
-    name = ctx.params.get("profile") or above.get("profile") or session.profile_name
+    name = ctx.params.get("profile") or above.get("profile") or environment.profile_name
     try:
-        return load_profile(name, session.places).tiers
+        return load_profile(name, environment.places)
     except TieredLLMError:
-        return ()
+        return None
 
 
 def _beginning(names: list[str], incomplete: str) -> list[str]:

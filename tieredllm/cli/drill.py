@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tieredllm.cli.context import Session, current
-from tieredllm.cli.exits import ExitCode
-from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.options import NoColor, ProfileName, Quiet, Verbose, apply
 
 if TYPE_CHECKING:
     from tieredllm.rehearsal import Rehearsal
@@ -29,7 +29,7 @@ EXAMPLES = """Examples:
 def drill(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
-    profile: Profile = None,
+    profile: ProfileName = None,
     no_color: NoColor = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -44,24 +44,24 @@ def drill(
     from tieredllm.rehearsal import rehearse
 
     apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
-    session = current()
+    environment = current()
     manager = FallbackManager(
-        session.profile_name, env=session.env, places=session.places, persist=False
+        environment.profile_name, env=environment.env, places=environment.places, persist=False
     )
     rehearsals = rehearse(manager.profile, manager.plans)
     if as_json:
         import msgspec
 
-        print(msgspec.json.encode(rehearsals).decode(), file=session.stdout)
+        print(msgspec.json.encode(rehearsals).decode(), file=environment.stdout)
     else:
-        _print(rehearsals, session)
+        _print(rehearsals, environment)
     lost = [case for case in rehearsals if case.leaves_nothing]
     if lost:
-        session.say(f"{len(lost)} faults would leave you without an answer")
+        environment.say(f"{len(lost)} faults would leave you without an answer")
     raise typer.Exit(ExitCode.FAILURE if lost else ExitCode.OK)
 
 
-def _print(rehearsals: list[Rehearsal], session: Session) -> None:
+def _print(rehearsals: list[Rehearsal], environment: Environment) -> None:
     rows = [
         (
             case.tier,
@@ -72,9 +72,9 @@ def _print(rehearsals: list[Rehearsal], session: Session) -> None:
         )
         for case in rehearsals
     ]
-    if not session.stdout.isatty():
+    if not environment.stdout.isatty():
         for row in rows:
-            print("\t".join(row), file=session.stdout)
+            print("\t".join(row), file=environment.stdout)
         return
     from rich import box
     from rich.table import Table
@@ -94,7 +94,7 @@ def _print(rehearsals: list[Rehearsal], session: Session) -> None:
             "" if tier == previous else tier, fault, Text(outcome, style=style), after, calls
         )
         previous = tier
-    session.console().print(table)
+    environment.console().print(table)
 
 
 def _outcome(case: Rehearsal) -> str:

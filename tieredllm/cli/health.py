@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tieredllm.aio import run
-from tieredllm.cli.context import Session, current
-from tieredllm.cli.exits import ExitCode
-from tieredllm.cli.options import NoColor, Profile, Quiet, Verbose, apply
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.options import NoColor, ProfileName, Quiet, Verbose, apply
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tieredllm.client import FallbackManager
     from tieredllm.health.report import HealthReport, TierReport
+    from tieredllm.profile.schema import Profile
 
 __all__ = ["app", "print_report"]
 
@@ -65,7 +66,7 @@ def health(
     reset: Annotated[
         bool, typer.Option("--reset", help="Forget all failures first: every circuit is closed.")
     ] = False,
-    profile: Profile = None,
+    profile: ProfileName = None,
     no_color: NoColor = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -78,19 +79,22 @@ def health(
     from tieredllm.client import FallbackManager
 
     apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
-    session = current()
+    environment = current()
     manager = FallbackManager(
-        session.profile_name, env=session.env, places=session.places, verbose=session.verbose
+        environment.profile_name,
+        env=environment.env,
+        places=environment.places,
+        verbose=environment.verbose,
     )
     if reset:
         manager.forget()
     if watch:
-        run(_watched(manager, session, seconds, deep=deep, as_json=as_json))
+        run(_watched(manager, environment, seconds, deep=deep, as_json=as_json))
         return
     report = run(_once(manager, deep=deep))
-    print_report(report, session, as_json=as_json)
+    _print(report, environment, manager, as_json=as_json)
     if manager.database.trouble:
-        session.say(f"tieredllm: health is not remembered: {manager.database.trouble}")
+        environment.say(f"tieredllm: health is not remembered: {manager.database.trouble}")
     raise typer.Exit(_code(report, strict=strict))
 
 
@@ -102,22 +106,22 @@ async def _once(manager: FallbackManager, *, deep: bool) -> HealthReport:
 
 
 async def _watched(
-    manager: FallbackManager, session: Session, seconds: float, *, deep: bool, as_json: bool
+    manager: FallbackManager, environment: Environment, seconds: float, *, deep: bool, as_json: bool
 ) -> None:
     """Show the table again and again: in place on a terminal, else one after the other."""
     try:
-        if as_json or not session.stdout.isatty():
+        if as_json or not environment.stdout.isatty():
             while True:
-                print_report(await manager.check(deep=deep), session, as_json=as_json)
-                session.stdout.flush()
+                _print(await manager.check(deep=deep), environment, manager, as_json=as_json)
+                environment.stdout.flush()
                 await asyncio.sleep(seconds)
         from rich.live import Live
 
-        console = session.console()
+        console = environment.console()
         with Live(console=console, auto_refresh=False, screen=False) as live:
             while True:
                 report = await manager.check(deep=deep)
-                live.update(_table(report, console.width), refresh=True)
+                live.update(_table(report, manager.profile, console.width), refresh=True)
                 await asyncio.sleep(seconds)
     finally:
         await manager.aclose()
@@ -132,26 +136,38 @@ def _code(report: HealthReport, *, strict: bool) -> ExitCode:
     return ExitCode.OK
 
 
-def print_report(report: HealthReport, session: Session, *, as_json: bool) -> None:
-    """Print how every tier is: a table on a terminal, else a line each; or one JSON object."""
+def _print(
+    report: HealthReport, environment: Environment, manager: FallbackManager, *, as_json: bool
+) -> None:
     if as_json:
         import msgspec
 
-        print(msgspec.json.encode(report).decode(), file=session.stdout)
-        return
-    if session.stdout.isatty():
-        console = session.console()
-        console.print(_table(report, console.width))
+        print(msgspec.json.encode(report).decode(), file=environment.stdout)
+    else:
+        print_report(report, manager.profile, environment)
+
+
+def print_report(report: HealthReport, profile: Profile, environment: Environment) -> None:
+    """Print how every tier is: a table on a terminal, else a line each.
+
+    Args:
+        report: what was found.
+        profile: the tiers' profile: over how long its window reaches.
+        environment: where to.
+    """
+    if environment.stdout.isatty():
+        console = environment.console()
+        console.print(_table(report, profile, console.width))
     else:
         for tier in report.tiers:
             parts = [tier.name, tier.status, tier.provider, tier.model, _numbers(tier), _why(tier)]
-            print("\t".join(part for part in parts if part), file=session.stdout)
+            print("\t".join(part for part in parts if part), file=environment.stdout)
     for tier in report.tiers:
         if tier.fix and tier.status != "healthy":
-            session.say(f"{tier.name}: {tier.fix}")
+            environment.say(f"{tier.name}: {tier.fix}")
 
 
-def _table(report: HealthReport, width: int) -> Table:
+def _table(report: HealthReport, profile: Profile, width: int) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -162,7 +178,7 @@ def _table(report: HealthReport, width: int) -> Table:
     if width >= 60:
         table.add_column("model", overflow="fold")
     if width >= 100:
-        table.add_column("last 15 min" if width >= 100 else "recent", no_wrap=True)
+        table.add_column(f"last {profile.health.window_minutes:g} min", no_wrap=True)
     table.add_column("", overflow="fold")
     for tier in report.tiers:
         row = [Text(tier.name), Text(tier.status, style=COLORS[tier.status])]

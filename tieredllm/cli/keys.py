@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tieredllm.cli.context import Session, current
-from tieredllm.cli.table import print_json, print_table
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
 from tieredllm.keys import Keys
 from tieredllm.redaction import HIDDEN, looks_like_key
@@ -94,7 +94,7 @@ def remove_key(name: Name) -> None:
         session.say(f"{name} is still set in the environment")
 
 
-def _keys(session: Session) -> Keys:
+def _keys(session: Environment) -> Keys:
     return Keys(session.env, session.places.keys_file)
 
 
@@ -105,7 +105,7 @@ def _variable(name: str) -> str:
     return KEY_VARIABLES.get(name.lower(), name)
 
 
-def _asked(name: str, session: Session) -> str:
+def _asked(name: str, session: Environment) -> str:
     """Read a key: at a terminal without showing it, else all of standard input."""
     if session.stdin is None:
         raise UsageError(f"standard input is closed: pipe the key for {name} into it")
@@ -119,7 +119,7 @@ def _asked(name: str, session: Session) -> str:
         raise UsageError(f"nothing was given for {name}") from exc
 
 
-def _wanted(session: Session) -> set[str]:
+def _wanted(session: Environment) -> set[str]:
     """Give the names that the profile in use asks for; none when it cannot be read."""
     from tieredllm.profile.load import load_profile
     from tieredllm.profile.schema import variables_of

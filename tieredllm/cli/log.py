@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from tieredllm.cli.context import Session, current
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.output import print_json
+from tieredllm.clock import iso
 from tieredllm.errors import TieredLLMError, UsageError
-from tieredllm.text import pluralize
+from tieredllm.render.plain import write
+from tieredllm.render.timeline import duration, ending, time_line
+from tieredllm.store.logged import Logged, user_turn
+from tieredllm.text import clean, one_line, pluralize
 
 if TYPE_CHECKING:
     from tieredllm.store.history import History
 
-__all__ = ["app"]
+__all__ = ["app", "show_request"]
 
 app = typer.Typer(
     name="log",
@@ -77,14 +83,12 @@ def show(
 
     A thin bar is the time to the first token, a thick one the answer coming, dots are waiting.
     """
-    from tieredllm.cli.log_views import show_request
-
-    session = current()
-    found = _from_history(session, lambda history: history.find(wanted))
+    environment = current()
+    found = _from_history(environment, lambda history: history.find(wanted))
     if as_json:
-        _print_json(session, found.to_dict())
+        print_json(found.to_dict(), environment)
     else:
-        show_request(session, found)
+        show_request(environment, found)
 
 
 @app.command()
@@ -96,40 +100,36 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
     """Drop old requests from the log, for good."""
-    import time
-
-    session = current()
+    environment = current()
     before = time.time() - older_than * DAY_S
-    count = _from_history(session, lambda history: history.count(before))
+    count = _from_history(environment, lambda history: history.count(before))
     if count and not yes:
-        if session.stdin is None or not session.stdin.isatty():
+        if environment.stdin is None or not environment.stdin.isatty():
             reason = f"{pluralize(count, 'request')} would be dropped: add --yes"
             raise UsageError(reason)
         typer.confirm(f"Drop {pluralize(count, 'request')} for good?", abort=True, err=True)
-    dropped = _from_history(session, lambda history: history.prune(before)) if count else 0
-    session.say(f"dropped {pluralize(dropped, 'request')}")
+    dropped = _from_history(environment, lambda history: history.prune(before)) if count else 0
+    environment.say(f"dropped {pluralize(dropped, 'request')}")
 
 
 @app.command()
 def path() -> None:
     """Print where the log's file is."""
-    session = current()
-    print(session.places.state_db, file=session.stdout)
+    environment = current()
+    print(environment.places.state_db, file=environment.stdout)
 
 
-def _list(session: Session, *, number: int, search: str | None, as_json: bool) -> None:
-    from tieredllm.cli.log_views import list_requests
-
-    found = _from_history(session, lambda history: history.recent(number, search))
+def _list(environment: Environment, *, number: int, search: str | None, as_json: bool) -> None:
+    found = _from_history(environment, lambda history: history.recent(number, search))
     if as_json:
-        _print_json(session, [request.to_dict() for request in found])
+        print_json([request.to_dict() for request in found], environment)
     elif found:
-        list_requests(session, found)
+        _show_list(environment, found)
     else:
-        session.say("no request has this text" if search else "no request was logged yet")
+        environment.say("no request has this text" if search else "no request was logged yet")
 
 
-def _from_history(session: Session, work: Callable[[History], T]) -> T:
+def _from_history(environment: Environment, work: Callable[[History], T]) -> T:
     """Give what the log says.
 
     Raises:
@@ -138,7 +138,7 @@ def _from_history(session: Session, work: Callable[[History], T]) -> T:
     from tieredllm.store.database import Database
     from tieredllm.store.history import History
 
-    with Database(session.places.state_db) as database:
+    with Database(environment.places.state_db) as database:
         try:
             done = work(History(database))
         finally:
@@ -148,7 +148,168 @@ def _from_history(session: Session, work: Callable[[History], T]) -> T:
     return done
 
 
-def _print_json(session: Session, value: object) -> None:
-    import json
+SHORT_ID = 8
+"""Characters of an id in the list: 32 bits of chance, and what a reference code shows."""
 
-    print(json.dumps(value, indent=2, ensure_ascii=False), file=session.stdout)
+FIRST_LINE = 200
+"""Characters of a question in a list that isn't cut to a terminal's width."""
+
+STYLES = {"ok": "green", "failed": "red", "cancelled": "yellow", "skipped": "dim"}
+
+
+def _show_list(environment: Environment, requests: Sequence[Logged]) -> None:
+    """Print one line for each request."""
+    if environment.stdout.isatty():
+        _print_table(environment, requests)
+        return
+    for request in requests:
+        answer = request.answer
+        cells = (
+            iso(request.asked_at),
+            answer.request_id,
+            answer.tier or "-",
+            answer.model_used or "-",
+            f"{answer.latency_ms:.0f}",
+            _asked(request),
+        )
+        write(environment.stdout, "\t".join(map(one_line, cells)) + "\n")
+
+
+def show_request(environment: Environment, request: Logged) -> None:
+    """Print one request's attempts, what was asked and what was answered."""
+    if environment.stdout.isatty():
+        _print_time_line(environment, request)
+        return
+    write(environment.stdout, "\n".join(_plain_lines(request)) + "\n")
+
+
+def _print_table(environment: Environment, requests: Sequence[Logged]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = environment.console()
+    width = console.width
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", expand=True)
+    columns = {
+        "when": width >= 60,
+        "id": True,
+        "tier": True,
+        "model": width >= 100,
+        "time": width >= 80,
+    }
+    for name, shown in columns.items():
+        if shown:
+            table.add_column(
+                name,
+                no_wrap=True,
+                justify="right" if name == "time" else "left",
+                max_width=max(width // 5, 8) if name in {"tier", "model"} else None,
+            )
+    table.add_column("asked", no_wrap=True, overflow="ellipsis", ratio=1)
+    for request in requests:
+        answer = request.answer
+        style = "red" if answer.tier is None else "yellow" if answer.fallback_used else ""
+        cells = {
+            "when": Text(_when(request.asked_at, short=width < 100)),
+            "id": Text(answer.request_id[:SHORT_ID], style="dim"),
+            "tier": Text(one_line(answer.tier or "none"), style=style),
+            "model": Text(one_line(answer.model_used or "")),
+            "time": Text(duration(answer.latency_ms)),
+        }
+        shown_cells = [cell for name, cell in cells.items() if columns[name]]
+        table.add_row(*shown_cells, Text(_asked(request)))
+    console.print(table)
+
+
+def _print_time_line(environment: Environment, request: Logged) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = environment.console()
+    ascii_only = not console.encoding.lower().startswith("utf")
+    for line in _head(request):
+        console.print(Text(line, style="dim"))
+    console.print()
+    answer = request.answer
+    lanes = time_line(
+        answer.attempts,
+        latency_ms=answer.latency_ms,
+        width=console.width,
+        ascii_only=ascii_only,
+    )
+    for lane in lanes:
+        bar = Text.assemble(
+            f"{lane.label} ",
+            (lane.before, "dim"),
+            (lane.bar, STYLES[lane.outcome]),
+            f"{lane.after} {lane.length}",
+        )
+        console.print(bar, no_wrap=True, overflow="crop")
+        console.print(Padding(Text(lane.why, style="dim"), (0, 0, 0, 2)))
+    for title, text in _texts(request):
+        console.print()
+        console.print(Text(title, style="bold"))
+        console.print(Text(text))
+
+
+def _plain_lines(request: Logged) -> list[str]:
+    answer = request.answer
+    lines = _head(request)
+    lines.extend(
+        f"{attempt.started_ms:.1f} ms +{attempt.duration_ms:.1f} ms"
+        f" {one_line(attempt.tier)} {ending(attempt)}"
+        for attempt in answer.attempts
+    )
+    for title, text in _texts(request):
+        lines.extend(("", title, text))
+    return lines
+
+
+def _head(request: Logged) -> list[str]:
+    """Say which request it was and what came of it."""
+    answer = request.answer
+    lines = [
+        f"request {answer.request_id}",
+        f"asked {_when(request.asked_at)}, profile {request.profile}",
+        f"conversation {request.conversation_id}",
+    ]
+    if answer.tier is None:
+        lines.append(f"not answered, after {duration(answer.latency_ms)}")
+    else:
+        model = " ".join(dict.fromkeys(filter(None, (answer.provider, answer.model_used))))
+        by = answer.tier if model == answer.tier else f"{answer.tier} ({model})"
+        lines.append(f"answered by {by} in {duration(answer.latency_ms)}")
+    details = [
+        ("first token", answer.first_token_ms and duration(answer.first_token_ms)),
+        ("prompt tokens", answer.usage.prompt_tokens),
+        ("completion tokens", answer.usage.completion_tokens),
+        ("reference", answer.ref_code),
+        ("intent", answer.intent),
+    ]
+    told = [f"{name} {value}" for name, value in details if value is not None]
+    if answer.truncated:
+        looped = answer.finish_reason == "repetition"
+        told.append("cut where it ran in circles" if looped else "cut at max_tokens")
+    if told:
+        lines.append(", ".join(told))
+    return [one_line(line) for line in lines]
+
+
+def _texts(request: Logged) -> list[tuple[str, str]]:
+    texts = [
+        ("system", request.prompt.system),
+        ("asked", user_turn(request.prompt)),
+        ("answer", request.answer.text),
+    ]
+    return [(title, clean(text).strip("\n")) for title, text in texts if text]
+
+
+def _asked(request: Logged) -> str:
+    """Give the first line of what was asked."""
+    text = request.prompt.question.strip() or user_turn(request.prompt).strip()
+    return one_line(text.partition("\n")[0], FIRST_LINE)
+
+
+def _when(at: float, *, short: bool = False) -> str:
+    """Give a time as the user's clock shows it."""
+    return time.strftime("%m-%d %H:%M" if short else "%Y-%m-%d %H:%M:%S", time.localtime(at))

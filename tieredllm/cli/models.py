@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tieredllm.cli.completion import catalog_models
-from tieredllm.cli.context import current
-from tieredllm.cli.table import print_table
+from tieredllm.cli.environment import current
+from tieredllm.cli.output import print_table
 from tieredllm.errors import ModelFileError, UsageError
 from tieredllm.text import format_bytes
 
 if TYPE_CHECKING:
-    from tieredllm.cli.context import Session
+    from tieredllm.cli.environment import Environment
     from tieredllm.local.progress import Progress
     from tieredllm.local.pull import Installed
 
@@ -49,7 +49,7 @@ MaybeName = Annotated[
 ]
 
 
-def _user_catalog(session: Session) -> Path:
+def _user_catalog(session: Environment) -> Path:
     return session.places.config / "models.yaml"
 
 
@@ -114,7 +114,7 @@ def pull_model(name: Name) -> None:
 
 
 @contextlib.contextmanager
-def _progress(session: Session, name: str) -> Iterator[Callable[[Progress], None]]:
+def _progress(session: Environment, name: str) -> Iterator[Callable[[Progress], None]]:
     """Show a bar with rate and time left on a terminal, else a line now and then."""
     if session.quiet:
         yield lambda _: None
@@ -126,7 +126,7 @@ def _progress(session: Session, name: str) -> Iterator[Callable[[Progress], None
 
 
 @contextlib.contextmanager
-def _bar(session: Session, name: str) -> Iterator[Callable[[Progress], None]]:
+def _bar(session: Environment, name: str) -> Iterator[Callable[[Progress], None]]:
     from rich import progress as bars
 
     with bars.Progress(
@@ -160,7 +160,7 @@ def _bar(session: Session, name: str) -> Iterator[Callable[[Progress], None]]:
         yield report
 
 
-def _lines(session: Session, name: str) -> Callable[[Progress], None]:
+def _lines(session: Environment, name: str) -> Callable[[Progress], None]:
     step, started, first, told = "", 0.0, 0, 0.0
 
     def report(progress: Progress) -> None:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tieredllm.aio import run
-from tieredllm.cli.context import Session, current
-from tieredllm.cli.exits import ExitCode
-from tieredllm.cli.table import print_json, print_table
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.output import print_json, print_table
 from tieredllm.clock import iso
 from tieredllm.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tieredllm.notify.dispatch import Delivery
+    from tieredllm.notify.channels import Delivery
     from tieredllm.notify.notifier import Notifier
     from tieredllm.store.database import Database
     from tieredllm.store.outbox_entry import Entry
@@ -53,14 +53,14 @@ def send_test(
     A line per channel says what happened. Exit code 1: one of them failed; 2: there is none, or
     none of that name.
     """
-    session = current()
-    notifier, database = _notifier(session)
+    environment = current()
+    notifier, database = _notifier(environment)
     wanted = _wanted(notifier, channel)
     try:
         deliveries = run(notifier.send_test(wanted))
     finally:
         database.close()
-    _print(deliveries, session)
+    _print(deliveries, environment)
     if any(delivery.error is not None for delivery in deliveries):
         raise typer.Exit(ExitCode.FAILURE)
 
@@ -78,19 +78,19 @@ def outbox(
     from tieredllm.store.database import Database
     from tieredllm.store.outbox import Outbox
 
-    session = current()
-    with Database(session.places.state_db) as database:
+    environment = current()
+    with Database(environment.places.state_db) as database:
         waiting = [entry for entry in Outbox(database).entries() if entry.waiting]
         trouble = database.trouble
     if trouble:
-        session.warn(f"tieredllm: {trouble}")
+        environment.warn(f"tieredllm: {trouble}")
     if as_json:
-        print_json([_row(entry) for entry in waiting], session)
+        print_json([_row(entry) for entry in waiting], environment)
         return
     if not waiting:
-        session.say("nothing waits")
+        environment.say("nothing waits")
         return
-    print_table([HEADINGS, *(_cells(entry) for entry in waiting)], session)
+    print_table([HEADINGS, *(_cells(entry) for entry in waiting)], environment)
 
 
 @app.command()
@@ -100,21 +100,21 @@ def flush() -> None:
     What is held back because a message of the same cause was sent less than `min_interval_s` ago
     stays. A line per message says what happened. Exit code 1: one of them failed.
     """
-    session = current()
-    notifier, database = _notifier(session)
+    environment = current()
+    notifier, database = _notifier(environment)
     _wanted(notifier, None)
     try:
         deliveries = run(notifier.flush())
     finally:
         database.close()
     if not deliveries:
-        session.say("nothing is to be sent")
-    _print(deliveries, session)
+        environment.say("nothing is to be sent")
+    _print(deliveries, environment)
     if any(delivery.error is not None for delivery in deliveries):
         raise typer.Exit(ExitCode.FAILURE)
 
 
-def _notifier(session: Session) -> tuple[Notifier, Database]:
+def _notifier(environment: Environment) -> tuple[Notifier, Database]:
     """Make the profile's notifier, and the database it uses."""
     from tieredllm.clock import SystemClock
     from tieredllm.keys import Keys
@@ -123,10 +123,10 @@ def _notifier(session: Session) -> tuple[Notifier, Database]:
     from tieredllm.store.database import Database
     from tieredllm.store.outbox import Outbox
 
-    profile = load_profile(session.profile_name, session.places)
-    database = Database(session.places.state_db)
+    profile = load_profile(environment.profile_name, environment.places)
+    database = Database(environment.places.state_db)
     clock = SystemClock()
-    keys = Keys(session.env, session.places.keys_file)
+    keys = Keys(environment.env, environment.places.keys_file)
     outbox = Outbox(database, clock)
     return Notifier(profile.notifications, keys, outbox, clock, profile.name), database
 
@@ -149,7 +149,7 @@ def _wanted(notifier: Notifier, channel: str | None) -> Sequence[str]:
     return channels if channel is None else [channel]
 
 
-def _print(deliveries: Sequence[Delivery], session: Session) -> None:
+def _print(deliveries: Sequence[Delivery], environment: Environment) -> None:
     """Print a line for each message."""
     rows = []
     for delivery in deliveries:
@@ -158,7 +158,7 @@ def _print(deliveries: Sequence[Delivery], session: Session) -> None:
         cells = (delivery.channel, result)
         rows.append(cells if delivery.cause == "test" else (*cells, delivery.cause))
     if rows:
-        print_table(rows, session)
+        print_table(rows, environment)
 
 
 def _row(entry: Entry) -> dict[str, str | int | None]:

@@ -1,38 +1,49 @@
-"""Define the options that several commands take."""
+"""Define the options that several commands take, each in one place, and read them.
+
+`RequestOptions` is what `ask` and `chat` share. A command takes all of it by `@takes_options`,
+which builds the signature that Typer reads: no command repeats the list. A field whose name is one
+of `types.Options` goes to the engine by itself (`RequestOptions.request`), so that one option
+more is a field here, a field there, and what the engine does with it.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from tieredllm.cli import completion
-from tieredllm.cli.context import current
+from tieredllm.cli.environment import current
+
+if TYPE_CHECKING:
+    from tieredllm.cli.environment import Environment
+    from tieredllm.client import FallbackManager
+    from tieredllm.kinds import ErrorKind
+    from tieredllm.store.history import Conversation, History
+    from tieredllm.tools.approval import Approver
+    from tieredllm.types import Options
 
 __all__ = [
-    "ApproveTools",
-    "Cid",
-    "ContinueLast",
-    "Deadline",
-    "Files",
-    "Models",
+    "GlobalOptions",
     "NoColor",
-    "NoFallback",
-    "NoLog",
-    "Profile",
+    "ProfileName",
     "Quiet",
-    "Raw",
-    "RequireLlm",
-    "Simulate",
-    "StartTier",
-    "System",
-    "Usage",
+    "RequestOptions",
     "Verbose",
     "apply",
+    "find_conversation",
+    "make_manager",
+    "takes_options",
 ]
 
-Profile = Annotated[
+MAX_DEADLINE_S = 86_400
+"""The longest deadline that can be asked for: a day, as in a profile."""
+
+ProfileName = Annotated[
     str | None,
     typer.Option(
         "--profile",
@@ -48,72 +59,264 @@ Verbose = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No remarks on stderr, only errors.")]
 
-# What `ask` and `chat` share.
-
-System = Annotated[
-    str | None, typer.Option("--system", "-s", help="A system prompt.", metavar="TEXT")
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="TIER=MODEL",
-        autocompletion=completion.models,
-        help="Another model for a tier (repeatable).",
-    ),
-]
-StartTier = Annotated[
-    str | None,
-    typer.Option(
-        "--tier",
-        "-t",
-        metavar="NAME",
-        autocompletion=completion.tiers,
-        help="Start at this tier.",
-    ),
-]
-NoFallback = Annotated[bool, typer.Option("--no-fallback", help="Ask only the first tier.")]
-RequireLlm = Annotated[
-    bool, typer.Option("--require-llm", help="Take a rule answer for a failure.")
-]
-Deadline = Annotated[
-    float | None,
-    typer.Option("--deadline", metavar="SECONDS", help="The whole request, all tiers together."),
-]
-Raw = Annotated[bool, typer.Option("--raw", "-r", help="Do not render Markdown.")]
-Files = Annotated[
-    list[Path] | None,
-    typer.Option("--file", "-f", metavar="PATH", help="A text file to ask about (repeatable)."),
-]
-ContinueLast = Annotated[
-    bool, typer.Option("--continue", "-c", help="Continue the latest conversation.")
-]
-Cid = Annotated[str | None, typer.Option("--cid", metavar="ID", help="Continue this conversation.")]
-Usage = Annotated[bool, typer.Option("--usage", "-u", help="Print tokens and time on stderr.")]
-NoLog = Annotated[bool, typer.Option("--no-log", "-n", help="Keep no record of this.")]
-ApproveTools = Annotated[
-    bool,
-    typer.Option(
-        "--approve-tools", help="Let models call tools that may change something, unasked."
-    ),
-]
-Simulate = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--simulate",
-        metavar="TIER=FAULT",
-        autocompletion=completion.faults,
-        help="Play a fault instead of calling a tier, such as primary=rate_limit (repeatable); "
-        "health learns from it as from a real one.",
-    ),
-]
-
 
 def apply(*, profile: str | None, no_color: bool, verbose: bool, quiet: bool) -> None:
-    """Take global options over into the session, adding to those given before the command."""
-    session = current()
-    session.profile_name = profile or session.profile_name
-    session.no_color = session.no_color or no_color
-    session.verbose = session.verbose or verbose
-    session.quiet = session.quiet or quiet
+    """Take global options into the environment, adding to those given before the command."""
+    environment = current()
+    environment.profile_name = profile or environment.profile_name
+    environment.no_color = environment.no_color or no_color
+    environment.verbose = environment.verbose or verbose
+    environment.quiet = environment.quiet or quiet
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalOptions:
+    """The options that every request's command takes before its name and after it."""
+
+    profile: ProfileName = None
+    no_color: NoColor = False
+    verbose: Verbose = False
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestOptions(GlobalOptions):
+    """The options that `ask` and `chat` share."""
+
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", help="A system prompt.", metavar="TEXT")
+    ] = None
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="TIER=MODEL",
+            autocompletion=completion.models,
+            help="Another model for a tier (repeatable).",
+        ),
+    ] = None
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--tier",
+            "-t",
+            metavar="NAME",
+            autocompletion=completion.tiers,
+            help="Start at this tier.",
+        ),
+    ] = None
+    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Ask only the first tier.")] = (
+        False
+    )
+    require_llm: Annotated[
+        bool, typer.Option("--require-llm", help="Take a rule answer for a failure.")
+    ] = False
+    deadline_s: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline", metavar="SECONDS", help="The whole request, all tiers together."
+        ),
+    ] = None
+    raw: Annotated[bool, typer.Option("--raw", "-r", help="Do not render Markdown.")] = False
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="PATH",
+            help="A text file to ask about; `-` is stdin (repeatable).",
+        ),
+    ] = None
+    continue_last: Annotated[
+        bool, typer.Option("--continue", "-c", help="Continue the latest conversation.")
+    ] = False
+    cid: Annotated[
+        str | None, typer.Option("--cid", metavar="ID", help="Continue this conversation.")
+    ] = None
+    usage: Annotated[
+        bool, typer.Option("--usage", "-u", help="Print tokens and time on stderr.")
+    ] = False
+    no_log: Annotated[bool, typer.Option("--no-log", "-n", help="Keep no record of this.")] = False
+    approve_tools: Annotated[
+        bool,
+        typer.Option(
+            "--approve-tools", help="Let models call tools that may change something, unasked."
+        ),
+    ] = False
+    simulate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--simulate",
+            metavar="TIER=FAULT",
+            autocompletion=completion.faults,
+            help="Play a fault instead of calling a tier, such as primary=rate_limit "
+            "(repeatable); health learns from it as from a real one.",
+        ),
+    ] = None
+
+    @property
+    def conversation(self) -> str | None:
+        """The conversation to continue: its id, `""` for the latest, None for a new one."""
+        return self.cid if self.cid is not None else "" if self.continue_last else None
+
+    def request(self) -> Options:
+        """Return what the engine is told of them: the fields of the same name."""
+        from tieredllm.types import Options
+
+        return Options(**self._request_fields(Options.__struct_fields__))
+
+    def _request_fields(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """Return those whose names the engine knows, and what is said the other way round."""
+        shared = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return shared | {"fallback": not self.no_fallback}
+
+    def check(self) -> None:
+        """Refuse values that cannot be meant.
+
+        Raises:
+            UsageError: `--deadline` is out of range, or a conversation is named twice.
+        """
+        from tieredllm.errors import UsageError
+
+        if self.deadline_s is not None and not 0 < self.deadline_s <= MAX_DEADLINE_S:
+            raise UsageError(
+                f"--deadline must be above 0 and at most {MAX_DEADLINE_S} seconds, "
+                f"not {self.deadline_s:g}"
+            )
+        if self.cid is not None and self.continue_last:
+            raise UsageError("--cid and --continue exclude each other")
+
+
+def takes_options(
+    shared: type[GlobalOptions],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take every field of a class of options, as one argument called `options`.
+
+    The command's other parameters are its own. What Typer reads is the signature alone, so it gets
+    one with an option for each field. The global options are applied before the command runs.
+
+    Args:
+        shared: the class; its fields are annotated as Typer's parameters are.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(shared, include_extras=True)
+        options = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.default is MISSING else field.default,
+                annotation=hints[field.name],
+            )
+            for field in fields(shared)
+        ]
+        signature = inspect.signature(command, eval_str=True)
+        own = [each for each in signature.parameters.values() if each.name != "options"]
+
+        def run(**given: Any) -> None:
+            mine = {each.name: given.pop(each.name) for each in own}
+            found = shared(**given)
+            apply(
+                profile=found.profile,
+                no_color=found.no_color,
+                verbose=found.verbose,
+                quiet=found.quiet,
+            )
+            command(**mine, options=found)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def make_manager(
+    environment: Environment, options: RequestOptions, approver: Approver | None
+) -> FallbackManager:
+    """Make the manager for the profile in use.
+
+    Args:
+        environment: the surroundings.
+        options: what the command was told.
+        approver: asks about tools that may change something; None where nobody can be asked.
+
+    Raises:
+        UsageError: the profile, a tier's name or a fault's name is wrong.
+    """
+    from tieredllm.client import FallbackManager
+
+    return FallbackManager(
+        environment.profile_name,
+        env=environment.env,
+        places=environment.places,
+        models=_pairs(options.model or [], "--model", "TIER=MODEL"),
+        simulate=_faults(options.simulate or []),
+        verbose=environment.verbose,
+        approve_tools=options.approve_tools,
+        approver=approver,
+    )
+
+
+def _pairs(given: list[str], option: str, shape: str) -> dict[str, str]:
+    """Read `NAME=VALUE` options.
+
+    Args:
+        given: what was given, once for each time the option was.
+        option: its name, for the message.
+        shape: what it takes, for the message.
+
+    Raises:
+        UsageError: one has not that shape.
+    """
+    from tieredllm.errors import UsageError
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"{option} takes {shape}, not {text!r}")
+        found[name] = value
+    return found
+
+
+def _faults(given: list[str]) -> dict[str, ErrorKind]:
+    """Read the faults to play.
+
+    Raises:
+        UsageError: there is no such fault.
+    """
+    from tieredllm.errors import UsageError
+    from tieredllm.kinds import ErrorKind
+
+    faults: dict[str, ErrorKind] = {}
+    for tier, name in _pairs(given, "--simulate", "TIER=FAULT").items():
+        try:
+            faults[tier] = ErrorKind(name)
+        except ValueError:
+            raise UsageError(
+                f"--simulate: no fault {name!r}: there are {', '.join(ErrorKind)}"
+            ) from None
+    return faults
+
+
+def find_conversation(history: History | None, conversation: str | None) -> Conversation | None:
+    """Return the conversation to continue.
+
+    Args:
+        history: the log; None where nothing is kept or continued.
+        conversation: its id, `""` for the latest, None for a new one.
+
+    Raises:
+        UsageError: there is none of that id, or none at all.
+    """
+    if history is None or conversation is None:
+        return None
+    earlier = history.conversation(conversation or None)
+    if earlier is None:
+        from tieredllm.errors import UsageError
+
+        what = f"no conversation {conversation!r}" if conversation else "no conversation yet"
+        raise UsageError(f"{what} to continue (see `tieredllm log`)")
+    return earlier

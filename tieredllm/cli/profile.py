@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tieredllm.cli.context import Session, current
-from tieredllm.cli.exits import ExitCode
-from tieredllm.cli.table import print_json, print_table
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import Mistake, ProfileError, UsageError
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def schema() -> None:
     print_json(profile_schema(), current())
 
 
-def _checked(name: str | None, session: Session) -> bool:
+def _checked(name: str | None, session: Environment) -> bool:
     """Check a profile and say what was found.
 
     Returns:

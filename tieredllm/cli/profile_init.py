@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from tieredllm.cli.context import Session
+from tieredllm.cli.environment import Environment
 from tieredllm.cli.profile_draft import Choice, Vendor, draft, vendors
 from tieredllm.cli.profile_questions import Questions
 from tieredllm.errors import ModelFileError, ProfileError, TieredLLMError, UsageError
@@ -39,7 +39,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     force: bool
 
 
-def make_profile(session: Session, wishes: Wishes) -> None:
+def make_profile(session: Environment, wishes: Wishes) -> None:
     """Make a profile.
 
     Raises:
@@ -131,7 +131,7 @@ def _local(
     return questions.local(local_models, usual) if questions is not None else usual
 
 
-def _verify(path: Path, session: Session) -> None:
+def _verify(path: Path, session: Environment) -> None:
     """Read the profile back: what was given for it (an address, a model) may be wrong."""
     from tieredllm.profile.load import load_profile
 
@@ -142,7 +142,7 @@ def _verify(path: Path, session: Session) -> None:
         raise ProfileError(exc.mistakes) from exc
 
 
-def _pull(name: str, session: Session) -> None:
+def _pull(name: str, session: Environment) -> None:
     from tieredllm.cli.models import pull_model
 
     try:
@@ -151,7 +151,7 @@ def _pull(name: str, session: Session) -> None:
         session.warn(f"{name} was not pulled: {exc}")
 
 
-def _show_health(path: Path, session: Session) -> None:
+def _show_health(path: Path, session: Environment) -> None:
     from tieredllm.aio import run
     from tieredllm.cli.health import print_report
     from tieredllm.client import FallbackManager
@@ -165,9 +165,9 @@ def _show_health(path: Path, session: Session) -> None:
         finally:
             await manager.aclose()
 
-    print_report(run(check()), session, as_json=False)
+    print_report(run(check()), manager.profile, session)
 
 
-def _say_how_to_go_on(name: str, session: Session) -> None:
+def _say_how_to_go_on(name: str, session: Environment) -> None:
     option = "" if name == "default" else f" -p {name}"
     session.say(f"try it: tieredllm{option} ask 'why is the sky blue?'")

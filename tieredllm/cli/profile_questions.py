@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from tieredllm.cli.context import Session
+from tieredllm.cli.environment import Environment
 from tieredllm.cli.profile_draft import (
     OWN_SERVER,
     SERVER_MODEL,
@@ -33,7 +33,7 @@ class Questions:
         keys: where keys are looked up and kept.
     """
 
-    def __init__(self, session: Session, keys: Keys) -> None:
+    def __init__(self, session: Environment, keys: Keys) -> None:
         self._session = session
         self._keys = keys
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from tieredllm.cli.context import Session, current
-from tieredllm.cli.exits import ExitCode
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.errors import UsageError
 from tieredllm.text import pluralize
 
@@ -136,7 +136,7 @@ def check(
         raise typer.Exit(ExitCode.FAILURE)
 
 
-def _in_use(session: Session) -> tuple[str, dict[str, str]]:
+def _in_use(session: Environment) -> tuple[str, dict[str, str]]:
     """Give the rules and variables of the profile's rules tier."""
     from tieredllm.profile.load import load_profile
     from tieredllm.rules.load import BUILTIN
@@ -190,7 +190,7 @@ def _explained(given: RuleAnswer) -> dict[str, Any]:
     }
 
 
-def _print_explained(given: RuleAnswer, *, several: bool, session: Session) -> None:
+def _print_explained(given: RuleAnswer, *, several: bool, session: Environment) -> None:
     finding = given.finding
     out = session.stdout
     print(f"intent: {given.intent}", file=out)
@@ -218,7 +218,7 @@ def _candidate(candidate: Candidate, *, several: bool) -> str:
     )
 
 
-def _print_table(cells: list[list[str]], session: Session) -> None:
+def _print_table(cells: list[list[str]], session: Environment) -> None:
     """Print rows: lined up on a terminal, else with tabs between the cells."""
     if not session.stdout.isatty():
         for row in cells:
@@ -230,5 +230,5 @@ def _print_table(cells: list[list[str]], session: Session) -> None:
         print("  ".join(padded).rstrip(), file=session.stdout)
 
 
-def _print_json(value: dict[str, Any], session: Session) -> None:
+def _print_json(value: dict[str, Any], session: Environment) -> None:
     print(json.dumps(value, indent=2), file=session.stdout)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tieredllm.aio import run
-from tieredllm.cli.context import Session, current
-from tieredllm.cli.exits import ExitCode
-from tieredllm.cli.table import print_json, print_table
+from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,16 +47,16 @@ def list_tools(
     Python functions are imported and MCP servers started for it. A tool that is not known to be
     read-only is run after you have approved it. Exit code 1: a server could not be started.
     """
-    session = current()
-    loaded = _loaded(session)
-    toolbox = _toolbox(loaded, session)
+    environment = current()
+    loaded = _loaded(environment)
+    toolbox = _toolbox(loaded, environment)
     grants = run(_granted(toolbox, loaded.profile.tiers))
     if as_json:
-        print_json([_described(tier, tools) for tier, tools in grants], session)
+        print_json([_described(tier, tools) for tier, tools in grants], environment)
     else:
-        print_table([row for tier, tools in grants for row in _rows(tier, tools)], session)
+        print_table([row for tier, tools in grants for row in _rows(tier, tools)], environment)
     for trouble in toolbox.troubles:
-        session.warn(f"tieredllm: {trouble}")
+        environment.warn(f"tieredllm: {trouble}")
     raise typer.Exit(ExitCode.FAILURE if toolbox.troubles else ExitCode.OK)
 
 
@@ -77,38 +77,40 @@ def call(
     A tool that is not known to be read-only needs your approval, at a terminal or by
     `--approve-tools`. Exit code 1: it was not approved, or gave an error, which is on stderr.
     """
-    session = current()
-    loaded = _loaded(session)
-    toolbox = _toolbox(loaded, session)
+    environment = current()
+    loaded = _loaded(environment)
+    toolbox = _toolbox(loaded, environment)
     result = run(
-        _called(toolbox, loaded, session, name=name, arguments=arguments, approved=approve_tools)
+        _called(
+            toolbox, loaded, environment, name=name, arguments=arguments, approved=approve_tools
+        )
     )
     if result.outcome == "invalid":
         raise UsageError(f"{name}: {result.text}")
     if result.is_error:
-        session.warn(f"tieredllm: {name}: {result.text}")
+        environment.warn(f"tieredllm: {name}: {result.text}")
         raise typer.Exit(ExitCode.FAILURE)
-    print(result.text.rstrip("\n"), file=session.stdout)
+    print(result.text.rstrip("\n"), file=environment.stdout)
 
 
-def _loaded(session: Session) -> Loaded:
+def _loaded(environment: Environment) -> Loaded:
     from tieredllm.profile.load import find_profile, load
 
-    return load(find_profile(session.profile_name, session.places), session.places)
+    return load(find_profile(environment.profile_name, environment.places), environment.places)
 
 
-def _toolbox(loaded: Loaded, session: Session) -> Toolbox:
+def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
     from pathlib import Path
 
     from tieredllm.keys import Keys
     from tieredllm.tools.registry import Toolbox
 
-    keys_file = session.places.keys_file
+    keys_file = environment.places.keys_file
     return Toolbox(
         loaded.profile.tools,
         cwd=Path.cwd(),
-        env=session.env,
-        lookup=Keys(session.env, keys_file).get,
+        env=environment.env,
+        lookup=Keys(environment.env, keys_file).get,
         folders=loaded.tool_folders,
         private=(keys_file,),
     )
@@ -129,7 +131,13 @@ async def _granted(
 
 
 async def _called(
-    toolbox: Toolbox, loaded: Loaded, session: Session, *, name: str, arguments: str, approved: bool
+    toolbox: Toolbox,
+    loaded: Loaded,
+    environment: Environment,
+    *,
+    name: str,
+    arguments: str,
+    approved: bool,
 ) -> ToolResult:
     from tieredllm.cli.approval import terminal_approver
     from tieredllm.tools.approval import Approval
@@ -137,7 +145,9 @@ async def _called(
     from tieredllm.tools.session import ToolSession
 
     profile = loaded.profile
-    approval = Approval(profile.tools.approve, ask=terminal_approver(session), approved=approved)
+    approval = Approval(
+        profile.tools.approve, ask=terminal_approver(environment), approved=approved
+    )
     tools = ToolSession(toolbox, approval=approval, max_rounds=1)
     deadline = asyncio.get_running_loop().time() + profile.deadline_s
     try:

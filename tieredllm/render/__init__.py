@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Show a request: words, live Markdown, spinner and time line; events in, text out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tieredllm.render.markdown_rows import Row
+from tieredllm.render.markdown_style import Row
 
 __all__ = ["LiveRegion", "rewraps_on_resize"]
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.live_region import LiveRegion, rewraps_on_resize
 from tieredllm.render.markdown_blocks import BlockParser, Unit, final_units
-from tieredllm.render.markdown_rows import Row, Rows
-from tieredllm.render.output import write
+from tieredllm.render.markdown_style import Row, Rows
+from tieredllm.render.plain import write
 from tieredllm.text import TextFilter
 
 __all__ = ["MarkdownStream"]

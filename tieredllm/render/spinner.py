@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tieredllm.clock import Clock, SystemClock
-from tieredllm.render.output import write
-from tieredllm.render.remarks import called_tools, describe_error
+from tieredllm.render.event_messages import called_tools, describe_error
+from tieredllm.render.plain import write
 from tieredllm.text import one_line
 from tieredllm.types import (
     Answered,

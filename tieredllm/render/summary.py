@@ -6,7 +6,7 @@ All functions are pure: an `Answer` in, text out. What comes from outside is cle
 from __future__ import annotations
 
 from tieredllm.kinds import ErrorKind
-from tieredllm.render.remarks import describe_backend, describe_failure
+from tieredllm.render.event_messages import describe_backend, describe_failure
 from tieredllm.text import one_line
 from tieredllm.types import Answer, Attempt, last_failures
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from tieredllm.clock import Clock, SystemClock
-from tieredllm.render.output import write
-from tieredllm.render.plain_stream import PlainStream
-from tieredllm.render.remarks import broke_off, called_tools, remark
+from tieredllm.render.event_messages import broke_off, called_tools, remark
+from tieredllm.render.plain import PlainStream, write
 from tieredllm.render.spinner import Spinner
 from tieredllm.types import (
     Answer,

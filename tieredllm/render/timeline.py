@@ -1,4 +1,4 @@
-"""Draw one request's attempts as bars on one time axis."""
+"""Draw with characters: one request's attempts on a time axis, and a row of numbers as a chart."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tieredllm.render.remarks import describe_failure
+from tieredllm.render.event_messages import describe_failure
 from tieredllm.text import one_line
 from tieredllm.types import Attempt
 
-__all__ = ["Lane", "duration", "ending", "time_line"]
+__all__ = ["Lane", "duration", "ending", "sparkline", "time_line"]
 
 WAIT, SILENT, FLOWING, MARK = "·", "─", "━", "✗"
 ASCII = {WAIT: ".", SILENT: "-", FLOWING: "=", MARK: "x"}
@@ -131,3 +131,31 @@ def _bar(attempt: Attempt, total_ms: float, axis: int) -> tuple[int, str]:
 
 def _in_ascii(text: str) -> str:
     return "".join(ASCII.get(char, char) for char in text)
+
+
+BARS = "▁▂▃▄▅▆▇█"
+ASCII_BARS = "_.-=+*%#"
+"""For terminals that cannot show the others."""
+
+
+def sparkline(
+    values: Sequence[float | None], *, top: float | None = None, ascii_only: bool = False
+) -> str:
+    """Draw one character per number: its height is the number's share of the largest.
+
+    Args:
+        values: numbers from 0; None, where there is none, leaves a space.
+        top: what the full height stands for; the largest number when None.
+        ascii_only: whether to keep to ASCII.
+    """
+    bars = ASCII_BARS if ascii_only else BARS
+    known = [value for value in values if value is not None]
+    if top is None:
+        top = max(known, default=0.0)
+    return "".join(" " if value is None else bars[_height(value, top)] for value in values)
+
+
+def _height(value: float, top: float) -> int:
+    if top <= 0 or value <= 0:
+        return 0
+    return min(int(value / top * len(BARS)), len(BARS) - 1)

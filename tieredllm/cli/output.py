@@ -1,22 +1,40 @@
-"""Choose how a request is shown: on a terminal, into a pipe, or not at all until it is over."""
+"""Print rows and JSON values, and choose how a request is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from tieredllm.cli.context import Session
-from tieredllm.render.showing import View
+from tieredllm.cli.environment import Environment
+from tieredllm.render.view import View
 from tieredllm.types import Event, Token
 
 if TYPE_CHECKING:
     from tieredllm.render.spinner import Spinner
 
-__all__ = ["make_view"]
+__all__ = ["make_view", "print_json", "print_table"]
+
+
+def print_json(value: Any, environment: Environment) -> None:
+    """Print one JSON value."""
+    print(json.dumps(value, indent=2, ensure_ascii=False), file=environment.stdout)
+
+
+def print_table(rows: Sequence[Sequence[str]], environment: Environment) -> None:
+    """Print rows: lined up on a terminal; else a tab between the cells, for `cut` and `awk`."""
+    if not environment.stdout.isatty():
+        for row in rows:
+            print("\t".join(row), file=environment.stdout)
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(line.rstrip(), file=environment.stdout)
 
 
 def make_view(
-    session: Session,
+    environment: Environment,
     *,
     raw: bool,
     stream: bool = False,
@@ -31,22 +49,22 @@ def make_view(
     terminal.
 
     Args:
-        session: the streams.
+        environment: the streams.
         raw: don't render Markdown.
         stream: print the answer as it comes, even into a pipe.
         no_stream: print the answer when it is complete, even on a terminal.
         printed_later: print no answer; whoever asks does, as for `--json` and `--extract`.
         heading: on a terminal, gives the dim line above a tier's text, by the tier's name.
     """
-    if session.stdout.isatty() and not printed_later:
+    if environment.stdout.isatty() and not printed_later:
         from tieredllm.render.terminal import TerminalAnswer
 
         view: View = TerminalAnswer(
-            stdout_console=session.console(),
-            stderr_console=session.console(stderr=True),
+            stdout_console=environment.console(),
+            stderr_console=environment.console(stderr=True),
             raw=raw,
-            quiet=session.quiet,
-            verbose=session.verbose,
+            quiet=environment.quiet,
+            verbose=environment.verbose,
             stream=not no_stream,
             heading=heading,
         )
@@ -54,18 +72,18 @@ def make_view(
     from tieredllm.render.plain import PlainAnswer
 
     plain: View = PlainAnswer(
-        stdout=session.stdout,
-        stderr=session.stderr,
+        stdout=environment.stdout,
+        stderr=environment.stderr,
         stream=stream,
         show=not printed_later,
-        quiet=session.quiet,
-        verbose=session.verbose,
+        quiet=environment.quiet,
+        verbose=environment.verbose,
     )
-    if session.quiet or stream or not session.stderr.isatty():
+    if environment.quiet or stream or not environment.stderr.isatty():
         return plain, False
     from tieredllm.render.spinner import Spinner
 
-    return _Waited(plain, Spinner(session.console(stderr=True))), True
+    return _Waited(plain, Spinner(environment.console(stderr=True))), True
 
 
 class _Waited:

@@ -1,4 +1,4 @@
-"""Hold what one command sees of the world: environment, places, streams and global options.
+"""Define what one command sees of the world: environment, places, streams and global options.
 
 Commands take it from `current()`, so that tests run them against streams and directories of their
 own.
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from tieredllm.files import Places
 
-__all__ = ["Session", "current", "use"]
+__all__ = ["Environment", "current", "use"]
 
 
-class Session:
-    """Be the surroundings of one command.
+class Environment:
+    """What one command sees of the world.
 
     Args:
         env: the environment; never written to.
@@ -76,6 +76,16 @@ class Session:
         )
 
     @property
+    def is_interactive(self) -> bool:
+        """Whether a person is typing: stdin is a terminal."""
+        return self.stdin is not None and not self.stdin.closed and self.stdin.isatty()
+
+    @property
+    def is_piped_into(self) -> bool:
+        """Whether text may be piped in: stdin is open, and no terminal."""
+        return self.stdin is not None and not self.stdin.closed and not self.stdin.isatty()
+
+    @property
     def color(self) -> bool:
         """Whether stdout takes colour."""
         return self.may_color(self.stdout)
@@ -116,18 +126,18 @@ def _nowhere() -> TextIO:
     return Path(os.devnull).open("w", encoding="utf-8")
 
 
-_current: ContextVar[Session | None] = ContextVar("tieredllm_session", default=None)
+_current: ContextVar[Environment | None] = ContextVar("tieredllm_environment", default=None)
 
 
-def current() -> Session:
-    """Give the session of the running command."""
-    session = _current.get()
-    if session is None:
-        session = Session()
-        _current.set(session)
-    return session
+def current() -> Environment:
+    """Return the environment of the running command."""
+    environment = _current.get()
+    if environment is None:
+        environment = Environment()
+        _current.set(environment)
+    return environment
 
 
-def use(session: Session) -> None:
-    """Make a session the current one."""
-    _current.set(session)
+def use(environment: Environment) -> None:
+    """Make an environment the current one."""
+    _current.set(environment)

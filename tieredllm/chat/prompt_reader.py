@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,18 +22,16 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import History, InMemoryHistory
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 
-from tieredllm.chat.completing import Choices, candidates
-from tieredllm.chat.history_file import PrivateHistory
-from tieredllm.chat.quiet_keys import quiet_keys
-from tieredllm.chat.typed import is_unfinished
+from tieredllm.chat.input import Choices, candidates, is_unfinished
+from tieredllm.chat.line_reader import quiet_keys
 
-__all__ = ["Keyboard"]
+__all__ = ["PromptReader", "open_history"]
 
 STYLE = Style.from_dict(
     {
@@ -51,7 +51,7 @@ MENU_ROWS = 8
 """Rows kept below the prompt for the menu while a command is being typed."""
 
 
-class Keyboard:
+class PromptReader:
     """Read messages with line editing, history and completion.
 
     Args:
@@ -78,9 +78,7 @@ class Keyboard:
         self._stdin = stdin
         self._edit = edit
         self._tell = tell
-        history: History = InMemoryHistory()
-        if history_file is not None:
-            history = PrivateHistory(history_file)
+        history = open_history(history_file) if history_file is not None else InMemoryHistory()
         encoding = (getattr(stdout, "encoding", None) or "ascii").lower()
         mark = "\u203a" if encoding.startswith("utf") else ">"
         self._session: PromptSession[str] = PromptSession(
@@ -174,6 +172,31 @@ class Keyboard:
         except UsageError as exc:
             self._tell(str(exc))
             return text
+
+
+class _FileHistory(FileHistory):
+    """A file of what was typed, that a full disk does not turn into the end of the chat."""
+
+    def store_string(self, string: str) -> None:
+        """Add an entry, if that can be done."""
+        with contextlib.suppress(OSError):
+            super().store_string(string)
+
+
+def open_history(file: Path) -> History:
+    """Return what was typed in earlier sessions, from a file only its owner can read.
+
+    Args:
+        file: need not exist; one that cannot be read or written is done without.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Made before prompt_toolkit does, which would let everybody read it.
+        os.close(os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600))
+        file.chmod(0o600)
+    except OSError:
+        return InMemoryHistory()
+    return _FileHistory(file)
 
 
 def _go_on(buffer: Buffer) -> None:

@@ -7,22 +7,66 @@ import contextlib
 import signal
 import traceback
 from collections.abc import Iterator
+from enum import Enum
 
-from tieredllm.chat.actions import ACTIONS, LeaveError
-from tieredllm.chat.commands import known, unknown
-from tieredllm.chat.core import Chat
-from tieredllm.chat.interrupts import Interrupts, Meaning
-from tieredllm.chat.typed import Ordered, Said, understood
+from tieredllm.chat.commands import LeaveError, find_command, unknown_command
+from tieredllm.chat.controller import Chat
+from tieredllm.chat.input import SlashCommand, UserMessage, parse_input
+from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import TieredLLMError, UsageError
 
-__all__ = ["Session"]
+__all__ = ["Interrupts", "Meaning", "Repl"]
+
+STILL_STOPPING_S = 0.7
+"""Who has just stopped an answer may press the key once more than needed: that is no new wish."""
+
+TWICE_S = 3.0
+"""Two presses within this many seconds are meant together."""
+
+
+class Meaning(Enum):
+    """Say what to do."""
+
+    NOTHING = "nothing"
+    HINT = "hint"
+    LEAVE = "leave"
+
+
+class Interrupts:
+    """Remember when Ctrl-C was pressed.
+
+    At an empty prompt the first press gets a hint, the second one leaves.
+
+    Args:
+        clock: the time.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._stopped_at = float("-inf")
+        self._hinted_at = float("-inf")
+
+    def stopped(self) -> None:
+        """Note that it stopped something."""
+        self._stopped_at = self._clock.monotonic()
+
+    def pressed(self) -> Meaning:
+        """Say what one more press at an empty prompt means."""
+        now = self._clock.monotonic()
+        if now - self._stopped_at < STILL_STOPPING_S:
+            return Meaning.NOTHING
+        if now - self._hinted_at < TWICE_S:
+            return Meaning.LEAVE
+        self._hinted_at = now
+        return Meaning.HINT
+
 
 BARE_LEAVE = frozenset({"exit", "quit"})
 """What people type to leave other programs; nobody asks a model that."""
 
 
-class Session:
-    """Be the loop of one chat.
+class Repl:
+    """The loop of one chat.
 
     Whatever happens to a request or a command, the loop goes on. It ends at the end of the input,
     with `/exit`, or with Ctrl-C pressed twice at an empty prompt.
@@ -36,7 +80,6 @@ class Session:
         self._chat = chat
         self._interrupts = interrupts or Interrupts()
         self._working: asyncio.Task[None] | None = None
-        self._prefill = ""
 
     async def run(self) -> None:
         """Go on until the user leaves.
@@ -46,9 +89,9 @@ class Session:
         """
         with self._catching_interrupts(), self._chat.reader.between_messages():
             while True:
-                prefill, self._prefill = self._prefill, ""
+                draft, self._chat.draft = self._chat.draft, ""
                 try:
-                    text = await self._chat.reader.read(prefill)
+                    text = await self._chat.reader.read(draft)
                 except EOFError:
                     return
                 except KeyboardInterrupt:
@@ -95,39 +138,34 @@ class Session:
 
     def _fail(self, reason: str) -> None:
         self._chat.all_complete = False
-        self._chat.services.tell(reason if self._chat.attended else f"tieredllm: {reason}")
+        self._chat.services.tell(reason if self._chat.interactive else f"tieredllm: {reason}")
 
     def _unexpected(self, exc: Exception) -> str:
-        if self._chat.around.env.get("TIEREDLLM_DEBUG"):
+        if self._chat.environment.env.get("TIEREDLLM_DEBUG"):
             return "".join(traceback.format_exception(exc)).rstrip()
         return f"unexpected {type(exc).__name__}: {exc} (TIEREDLLM_DEBUG=1 shows where)"
 
     async def _do(self, text: str) -> None:
         chat = self._chat
         chat.has_asked = chat.has_shown_text = False
-        match understood(text):
-            case Ordered(name=name, argument=argument):
+        match parse_input(text):
+            case SlashCommand(name=name, argument=argument):
                 await self._order(name, argument)
-            case Said(text=question):
-                if chat.attended and question.strip().lower() in BARE_LEAVE:
+            case UserMessage(text=question):
+                if chat.interactive and question.strip().lower() in BARE_LEAVE:
                     raise LeaveError
                 await chat.say(question)
 
     async def _order(self, name: str, argument: str) -> None:
-        found = known(name)
-        if found is None:
-            raise UsageError(unknown(name))
-        if found == "edit":
-            if not self._chat.attended:
-                raise UsageError("/edit needs a terminal")
-            self._prefill = self._chat.services.edit(argument)
-        else:
-            await ACTIONS[found](self._chat, argument)
+        command = find_command(name)
+        if command is None:
+            raise UsageError(unknown_command(name))
+        await command.act(self._chat, argument)
 
     @contextlib.contextmanager
     def _catching_interrupts(self) -> Iterator[None]:
         """Let Ctrl-C stop what is going on, not the program, where a person is typing."""
-        if not self._chat.attended:
+        if not self._chat.interactive:
             yield
             return
         loop = asyncio.get_running_loop()

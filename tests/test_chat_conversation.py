@@ -6,7 +6,7 @@ import pytest
 from chat_support import FAILURE, answer
 
 from tieredllm.chat import transcript
-from tieredllm.chat.dialogue import Dialogue, Turn
+from tieredllm.chat.conversation import Dialogue, Turn
 from tieredllm.errors import TieredLLMError, UsageError
 from tieredllm.types import Attachment, Prompt
 

@@ -2,56 +2,115 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import msgspec
 
-from tieredllm.chat.dialogue import Dialogue, Turn
-from tieredllm.chat.surroundings import Reader, Services, Surroundings
-from tieredllm.chat.tally import Tally
-from tieredllm.chat.tier_watch import TierWatch
+from tieredllm.chat.conversation import Dialogue, Turn, UsageTotals
+from tieredllm.chat.tier_status import TierStatus
 from tieredllm.clock import Clock, SystemClock
-from tieredllm.render.showing import View, show
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
+from tieredllm.render.view import View, show
 from tieredllm.store.logged import is_turn
-from tieredllm.types import Answer, Answered, Attachment, Event, Options, Prompt, Token
+from tieredllm.types import Answer, Answered, Attachment, Event, Prompt, Token
 
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
     from tieredllm.engine.plan import TierPlan
+    from tieredllm.health.report import HealthReport
     from tieredllm.store.history import History
+    from tieredllm.store.logged import Logged
+    from tieredllm.types import Options
 
-__all__ = ["Chat", "Settings"]
+__all__ = ["Chat", "Environment", "MakeView", "Reader", "Services"]
 
 
-class Settings(msgspec.Struct, kw_only=True):
-    """Hold what every request of the session asks for; commands may change it."""
+class Environment(Protocol):
+    """What a chat sees of the world."""
 
-    start: str | None = None
-    """The tier to start at; None for the first."""
-    fallback: bool = True
-    """Whether later tiers may answer."""
-    require_llm: bool = False
-    """Whether a rule answer is a failure."""
-    deadline_s: float | None = None
-    """Overrides the profile's."""
-    usage: bool = False
-    """Whether to tell tokens and time after each answer."""
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The environment."""
+        ...
+
+    @property
+    def stdin(self) -> TextIO | None:
+        """Where questions come from; None when it is closed."""
+        ...
+
+    @property
+    def stdout(self) -> TextIO:
+        """Where answers go."""
+        ...
+
+    @property
+    def quiet(self) -> bool:
+        """Whether to keep remarks to oneself."""
+        ...
+
+
+class Reader(Protocol):
+    """What gives what the user types."""
+
+    async def read(self, prefill: str = "") -> str:
+        """Give the next message or command, as it was typed.
+
+        Args:
+            prefill: text to begin with, where it can be edited.
+
+        Raises:
+            EOFError: there is no more.
+            KeyboardInterrupt: Ctrl-C was pressed and nothing had been typed.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Make `read` raise KeyboardInterrupt: SIGINT came."""
+        ...
+
+    def between_messages(self) -> AbstractContextManager[None]:
+        """Keep what is typed outside `read` for the next one, and off the screen."""
+        ...
+
+
+MakeView = Callable[[Callable[[str], str | None] | None], "tuple[View, bool]"]
+"""Make the view of one answer, and say whether it needs ticks; given what heads a tier's text."""
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """What the chat lets the command line do."""
+
+    make_view: MakeView
+    show_health: Callable[[HealthReport], None]
+    show_request: Callable[[Logged], None]
+    show_rows: Callable[[list[tuple[str, str]]], None]
+    """Print two columns."""
+    show_dim: Callable[[str], None]
+    """Print a line that does not catch the eye."""
+    tell: Callable[[str], None]
+    """Print a line that is to be seen."""
+    show_gap: Callable[[], None]
+    """Set an answer off from the next prompt, on a screen."""
+    edit: Callable[[str], str]
+    """Let the user edit a text; raises UsageError."""
 
 
 class Chat:
-    """Be one session.
+    """One session.
 
     Args:
         manager: asks; the same one for the whole session, so that connections and the loaded local
             model are kept.
         dialogue: what was said so far.
-        settings: what every request asks for.
-        around: the streams.
+        options: what every request asks for; commands may change it.
+        environment: the streams.
         services: what the command line does for a chat.
         reader: where messages come from.
         history: where requests are kept; None to keep nothing.
-        attended: whether a person is typing; else messages come from a pipe or a file.
+        interactive: whether a person is typing; else messages come from a pipe or a file.
+        usage: whether to tell tokens and time after each answer.
         attachments: text the first message is about.
         clock: the time.
     """
@@ -61,25 +120,26 @@ class Chat:
         manager: FallbackManager,
         dialogue: Dialogue,
         *,
-        settings: Settings,
-        around: Surroundings,
+        options: Options,
+        environment: Environment,
         services: Services,
         reader: Reader,
         history: History | None,
-        attended: bool,
+        interactive: bool,
+        usage: bool = False,
         attachments: tuple[Attachment, ...] = (),
         clock: Clock | None = None,
     ) -> None:
         self.manager = manager
         self.dialogue = dialogue
-        self.settings = settings
-        self.around = around
+        self.options = options
+        self.environment = environment
         self.services = services
         self.reader = reader
-        self.attended = attended
-        self.tally = Tally()
+        self.interactive = interactive
+        self.totals = UsageTotals()
         names = [plan.tier.name for plan in manager.plans]
-        self.watch = TierWatch(names, self.usual.tier.name)
+        self.status = TierStatus(names, self.usual.tier.name)
         self.last_prompt: Prompt | None = None
         """The last question, whatever came of it."""
         self.last_answer: Answer | None = None
@@ -90,11 +150,14 @@ class Chat:
         """The files this session has written."""
         self.all_complete = True
         """Whether every answer so far was complete, and every command was carried out."""
+        self.draft = ""
+        """What the next message begins with: it can still be edited."""
         self.has_asked = False
         """Whether what was typed last made a request."""
         self.has_shown_text = False
         """Whether some of the answer under way is on the screen."""
         self._history = history
+        self._shows_usage = usage
         self._attachments = attachments
         self._told_trouble = False
         self._clock = clock or SystemClock()
@@ -103,8 +166,8 @@ class Chat:
     def usual(self) -> TierPlan:
         """The tier that is expected to answer: the chosen one, or the first that can be asked."""
         plans = self.manager.plans
-        if self.settings.start is not None:
-            return next(plan for plan in plans if plan.tier.name == self.settings.start)
+        if self.options.start is not None:
+            return next(plan for plan in plans if plan.tier.name == self.options.start)
         configured = [plan for plan in plans if any(b.missing() is None for b in plan.backends)]
         return (configured or list(plans))[0]
 
@@ -167,21 +230,15 @@ class Chat:
         self.last_prompt, self.last_answer = prompt, None
         self.last_asked_at = self._clock.wall()
         self.has_asked, self.has_shown_text = True, False
-        settings = self.settings
-        self.watch.begin()
+        options = self.options
+        self.status.begin()
         if start is not None:
-            self.watch.expect(start)
-        is_headed = self.attended and not self.around.quiet
-        view, animated = self.services.make_view(self.watch.heading if is_headed else None)
-        events = self.manager.stream(
-            prompt,
-            options=Options(
-                start=start or settings.start,
-                fallback=settings.fallback,
-                require_llm=settings.require_llm,
-                deadline_s=settings.deadline_s,
-            ),
-        )
+            self.status.expect(start)
+        is_headed = self.interactive and not self.environment.quiet
+        view, animated = self.services.make_view(self.status.heading if is_headed else None)
+        if start is not None:
+            options = msgspec.structs.replace(options, start=start)
+        events = self.manager.stream(prompt, options=options)
         try:
             answer = await show(events, _Watched(view, self), animated=animated)
         finally:
@@ -191,7 +248,7 @@ class Chat:
     def _take(self, prompt: Prompt, answer: Answer, replaced: Turn | None) -> None:
         """Keep an answer, and say what is to be said of it."""
         self.last_answer = answer
-        self.tally.add(answer)
+        self.totals.add(answer)
         if replaced is not None and is_turn(answer):
             self.dialogue.take_back()
             self._leave_out(replaced)
@@ -209,23 +266,23 @@ class Chat:
             self._tell_trouble()
         for line in self._remarks(answer):
             self.services.tell(line)
-        if self.settings.usage and answer.error is None:
+        if self._shows_usage and answer.error is None:
             self.services.tell(self._worded(usage_line(answer)))
         self.all_complete = self.all_complete and answer.error is None
 
     def _remarks(self, answer: Answer) -> list[str]:
         if answer.error is not None:
             return [self._worded(line) for line in failure_lines(answer)]
-        if self.around.quiet:
+        if self.environment.quiet:
             return []
-        if self.attended:  # the tier was named above the answer
+        if self.interactive:  # the tier was named above the answer
             answer = msgspec.structs.replace(answer, fallback_used=False)
         line = summary_line(answer)
         return [] if line is None else [self._worded(line)]
 
     def _worded(self, line: str) -> str:
         """Leave the program's name out where it is clear who speaks."""
-        return line.removeprefix("tieredllm: ") if self.attended else line
+        return line.removeprefix("tieredllm: ") if self.interactive else line
 
     def _leave_out(self, turn: Turn) -> None:
         if self._history is not None and turn.request_id is not None:
@@ -248,14 +305,14 @@ class _Watched:
     def handle(self, event: Event) -> None:
         """Take the next event."""
         chat = self._chat
-        chat.watch.take(event)
+        chat.status.take(event)
         if isinstance(event, Token):
             chat.has_shown_text = True
         self._view.handle(event)
         if isinstance(event, Answered) and event.answer.tier is not None:
             # Where the view has headed the answer, the watch knows and has nothing more to say.
-            change = chat.watch.change(event.answer.tier)
-            if change is not None and chat.attended and not chat.around.quiet:
+            change = chat.status.change(event.answer.tier)
+            if change is not None and chat.interactive and not chat.environment.quiet:
                 chat.services.show_dim(change)
 
     def tick(self) -> None:

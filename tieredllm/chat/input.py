@@ -1,15 +1,82 @@
-"""Find what a half-typed command may become."""
+"""Make out what was typed: a message, a command, or nothing.
+
+A command starts with `/`; `//` sends a message that starts with `/`. Three double quotes begin a
+message that may have several lines and ends with three more; nothing in it is a command.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from tieredllm.chat.commands import COMMANDS, known
+from tieredllm.chat.commands import COMMANDS, find_command
+from tieredllm.text import replace_surrogates
 
-__all__ = ["Candidate", "Choices", "candidates"]
+__all__ = [
+    "Candidate",
+    "Choices",
+    "SlashCommand",
+    "UserMessage",
+    "candidates",
+    "is_unfinished",
+    "parse_input",
+]
+
+QUOTES = '"""'
+
+_COMMAND = re.compile(r"/(\S*)\s*(.*)", re.DOTALL)
+
+
+class UserMessage(msgspec.Struct, frozen=True):
+    """A message for the tiers."""
+
+    text: str
+
+
+class SlashCommand(msgspec.Struct, frozen=True):
+    """A command, which may not exist."""
+
+    name: str
+    """Without the slash, in lower case."""
+    argument: str
+    """What follows it, without the white space around it."""
+
+
+def is_unfinished(text: str) -> bool:
+    """Tell whether a quoted message was begun and not ended."""
+    body = text.strip()
+    return body.startswith(QUOTES) and not _is_quoted(body)
+
+
+def parse_input(text: str) -> UserMessage | SlashCommand | None:
+    """Tell messages from commands; None when there is nothing in it.
+
+    A quoted message that was never ended counts as ended.
+    """
+    body = text.strip()
+    if body.startswith(QUOTES):
+        body = body[len(QUOTES) :]
+        return _said(body.removesuffix(QUOTES))
+    if body.startswith("//"):
+        return _said(body[1:])
+    ordered = _COMMAND.fullmatch(body)
+    return SlashCommand(ordered[1].lower(), ordered[2]) if ordered else _said(text)
+
+
+def _is_quoted(body: str) -> bool:
+    return len(body) >= 2 * len(QUOTES) and body.endswith(QUOTES)
+
+
+def _said(text: str) -> UserMessage | None:
+    """Give a message without blank lines around it; what is no character becomes `?`."""
+    if not text.strip():
+        return None
+    first = text.find(text.strip()[0])
+    start = text.rfind("\n", 0, first) + 1
+    return UserMessage(replace_surrogates(text[start:].rstrip()))
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -40,28 +107,28 @@ def candidates(text: str, choices: Choices) -> Iterator[Candidate]:
         return
     word, space, argument = text[1:].partition(" ")
     if not space:
-        for name, command in COMMANDS.items():
+        for name, each in COMMANDS.items():
             if name.startswith(word.lower()):
-                ending = " " if command.argument else ""
-                yield Candidate(f"/{name}{ending}", len(text), command.about, f"/{name}")
+                ending = " " if each.argument else ""
+                yield Candidate(f"/{name}{ending}", len(text), each.about, f"/{name}")
         return
-    name = known(word.lower()) or ""
-    kind = COMMANDS[name].completes if name else ""
+    command = find_command(word.lower())
+    kind = command.completes if command is not None else ""
     if kind == "file":
         yield from _files(argument)
         return
     found: Sequence[tuple[str, str]] = ()
     if kind == "tier":
         found = choices.tiers()
-        if name == "tier":
+        if command is COMMANDS["tier"]:
             found = [*found, ("auto", "the first tier that can be asked")]
     elif kind == "model":
         found = choices.models()
     elif kind == "code":
         found = [("code", "the first code block")]
-    for each, about in found:
-        if each.startswith(argument):
-            yield Candidate(each, len(argument), about)
+    for choice, about in found:
+        if choice.startswith(argument):
+            yield Candidate(choice, len(argument), about)
 
 
 def _files(typed: str) -> Iterator[Candidate]:

@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import pytest
 
-from tieredllm.chat.actions import ACTIONS
-from tieredllm.chat.commands import ALIASES, COMMANDS, known, unknown
-from tieredllm.chat.completing import Choices, candidates
-from tieredllm.chat.typed import Ordered, Said, is_unfinished, understood
+from tieredllm.chat.commands import ALIASES, COMMANDS, find_command, unknown_command
+from tieredllm.chat.input import (
+    Choices,
+    SlashCommand,
+    UserMessage,
+    candidates,
+    is_unfinished,
+    parse_input,
+)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("why?", Said("why?")),
-        ("\n\n  indented\nmore\n\n", Said("  indented\nmore")),
+        ("why?", UserMessage("why?")),
+        ("\n\n  indented\nmore\n\n", UserMessage("  indented\nmore")),
         ("  \n\t", None),
         ("", None),
-        ("/help", Ordered("help", "")),
-        ("/", Ordered("", "")),
-        ("  /TIER  secondary ", Ordered("tier", "secondary")),
-        ("/system two\nlines", Ordered("system", "two\nlines")),
-        ("/etc/hosts is what?", Ordered("etc/hosts", "is what?")),
-        ("/ x", Ordered("", "x")),
-        ("//etc/hosts is what?", Said("/etc/hosts is what?")),
-        ('"""/help\nis text"""', Said("/help\nis text")),
-        ('"""\n  a\n\n  b\n"""', Said("  a\n\n  b")),
-        ('"""never ended', Said("never ended")),
+        ("/help", SlashCommand("help", "")),
+        ("/", SlashCommand("", "")),
+        ("  /TIER  secondary ", SlashCommand("tier", "secondary")),
+        ("/system two\nlines", SlashCommand("system", "two\nlines")),
+        ("/etc/hosts is what?", SlashCommand("etc/hosts", "is what?")),
+        ("/ x", SlashCommand("", "x")),
+        ("//etc/hosts is what?", UserMessage("/etc/hosts is what?")),
+        ('"""/help\nis text"""', UserMessage("/help\nis text")),
+        ('"""\n  a\n\n  b\n"""', UserMessage("  a\n\n  b")),
+        ('"""never ended', UserMessage("never ended")),
         ('""""""', None),
-        ("a \udcff b", Said("a ? b")),
+        ("a \udcff b", UserMessage("a ? b")),
     ],
 )
 def test_what_was_typed(text, expected):
     """Messages, commands and nothing are told apart; a block is always a message."""
-    assert understood(text) == expected
+    assert parse_input(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,10 +66,10 @@ def test_every_command_is_there_and_is_carried_out():
     }
 
     assert set(COMMANDS) == promised
-    assert set(ACTIONS) == promised - {"edit"}
+    assert all(callable(command.act) for command in COMMANDS.values())
     assert all(command.about for command in COMMANDS.values())
     assert set(ALIASES.values()) <= set(COMMANDS)
-    assert known("quit") == "exit"
+    assert find_command("quit") is COMMANDS["exit"]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_every_command_is_there_and_is_carried_out():
 )
 def test_unknown_commands_are_suggested_for(name, hint):
     """An unknown command is told, with the nearest one."""
-    said = unknown(name)
+    said = unknown_command(name)
 
     assert f"no command /{name}" in said
     assert hint in said

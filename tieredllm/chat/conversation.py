@@ -1,7 +1,8 @@
-"""Keep what was said so far."""
+"""Keep what was said so far, and count what it took."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,13 @@ import msgspec
 
 from tieredllm.errors import UsageError
 from tieredllm.store.logged import is_turn, user_turn
-from tieredllm.text import replace_surrogates
+from tieredllm.text import pluralize, replace_surrogates
 from tieredllm.types import Answer, Message, Prompt
 
 if TYPE_CHECKING:
     from tieredllm.store.history import Conversation
 
-__all__ = ["Dialogue", "Turn"]
+__all__ = ["Dialogue", "Turn", "UsageTotals"]
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,3 +105,42 @@ def paired(messages: Sequence[Message], request_ids: Sequence[str] = ()) -> list
         request_id = request_ids[number] if number < len(request_ids) else None
         turns.append(Turn(asked=pair[0].content, answered=pair[1].content, request_id=request_id))
     return turns
+
+
+class UsageTotals:
+    """Add up tokens and time."""
+
+    def __init__(self) -> None:
+        self._answers: Counter[str] = Counter()
+        self._failures = 0
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._unreported = 0
+        self._seconds = 0.0
+
+    def add(self, answer: Answer) -> None:
+        """Count an answer, complete or failed."""
+        self._seconds += answer.latency_ms / 1000
+        if answer.error is not None or answer.tier is None:
+            self._failures += 1
+            return
+        self._answers[answer.tier] += 1
+        usage = answer.usage
+        if usage.prompt_tokens is None and usage.completion_tokens is None:
+            self._unreported += answer.provider != "rules"
+        self._prompt_tokens += usage.prompt_tokens or 0
+        self._completion_tokens += usage.completion_tokens or 0
+
+    def lines(self) -> list[str]:
+        """Word it."""
+        total = self._answers.total()
+        if not total and not self._failures:
+            return ["nothing was asked yet"]
+        by_tier = ", ".join(f"{name} {count}" for name, count in self._answers.items())
+        counted = pluralize(total, "answer") + (f" ({by_tier})" if by_tier else "")
+        if self._failures:
+            counted += f", {pluralize(self._failures, 'failure')}"
+        tokens = f"{self._prompt_tokens:,} prompt + {self._completion_tokens:,} completion tokens"
+        if self._unreported:
+            tokens += f"; not reported for {pluralize(self._unreported, 'answer')}"
+        return [f"{counted}, {self._seconds:.1f} s", tokens]

@@ -13,7 +13,7 @@ from tieredllm.types import (
     TierSkipped,
 )
 
-__all__ = ["TierWatch", "in_words"]
+__all__ = ["TierStatus", "in_words"]
 
 WORDS: dict[ErrorKind, str] = {
     ErrorKind.RATE_LIMIT: "is rate limited",
@@ -52,7 +52,7 @@ SKIPPED: dict[SkipReason, str] = {
 """What a tier is or does that was not asked, where no one kind of error is behind it."""
 
 
-class TierWatch:
+class TierStatus:
     """Follow a session's requests.
 
     Args:

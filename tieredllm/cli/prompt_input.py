@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from tieredllm.cli.context import Session
+from tieredllm.cli.environment import Environment
 from tieredllm.errors import UsageError
 from tieredllm.types import Attachment
 
@@ -16,7 +16,7 @@ QUIET_STDIN_S = 2.0
 
 
 def question_and_attachments(
-    session: Session, words: list[str], files: list[Path]
+    environment: Environment, words: list[str], files: list[Path]
 ) -> tuple[str, tuple[Attachment, ...]]:
     """Join the prompt's parts.
 
@@ -27,46 +27,46 @@ def question_and_attachments(
         UsageError: a file cannot be read.
     """
     if words == ["-"]:
-        return _read_stdin(session), read_files(session, files)
-    piped = "" if _is_terminal(session) else _read_stdin(session)
+        return _read_stdin(environment), read_files(environment, files)
+    piped = "" if _is_terminal(environment) else _read_stdin(environment)
     attachments = (Attachment(text=piped),) if piped.strip() else ()
-    return " ".join(words), attachments + read_files(session, files)
+    return " ".join(words), attachments + read_files(environment, files)
 
 
-def _is_terminal(session: Session) -> bool:
-    return session.stdin is None or session.stdin.closed or session.stdin.isatty()
+def _is_terminal(environment: Environment) -> bool:
+    return environment.stdin is None or environment.stdin.closed or environment.stdin.isatty()
 
 
-def _read_stdin(session: Session) -> str:
-    if session.stdin is None or session.stdin.closed:
+def _read_stdin(environment: Environment) -> str:
+    if environment.stdin is None or environment.stdin.closed:
         return ""
-    buffer = getattr(session.stdin, "buffer", None)
+    buffer = getattr(environment.stdin, "buffer", None)
     if buffer is None:
-        return session.stdin.read()
-    _tell_if_silent(session)
+        return environment.stdin.read()
+    _tell_if_silent(environment)
     data: bytes = buffer.read()
-    return _decoded(session, data, "stdin")
+    return _decoded(environment, data, "stdin")
 
 
-def _tell_if_silent(session: Session) -> None:
+def _tell_if_silent(environment: Environment) -> None:
     """Say that stdin is being waited for when nothing comes: a script may have left it open."""
     import os
     import select
 
-    if session.stdin is None:
+    if environment.stdin is None:
         return
     try:
-        descriptor = session.stdin.fileno()
+        descriptor = environment.stdin.fileno()
         if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             return
         ready, _, _ = select.select([descriptor], [], [], QUIET_STDIN_S)
     except (OSError, ValueError):
         return
     if not ready:
-        session.say("tieredllm: waiting for text on stdin (`< /dev/null` does without)")
+        environment.say("tieredllm: waiting for text on stdin (`< /dev/null` does without)")
 
 
-def read_files(session: Session, files: list[Path]) -> tuple[Attachment, ...]:
+def read_files(environment: Environment, files: list[Path]) -> tuple[Attachment, ...]:
     """Read the files a question is about.
 
     Raises:
@@ -79,17 +79,17 @@ def read_files(session: Session, files: list[Path]) -> tuple[Attachment, ...]:
         except OSError as exc:
             reason = f"cannot read {path}: {exc.strerror or exc}"
             raise UsageError(reason) from exc
-        attachments.append(Attachment(name=str(path), text=_decoded(session, data, str(path))))
+        attachments.append(Attachment(name=str(path), text=_decoded(environment, data, str(path))))
     return tuple(attachments)
 
 
-def _decoded(session: Session, data: bytes, name: str) -> str:
+def _decoded(environment: Environment, data: bytes, name: str) -> str:
     """Decode UTF-8, a byte order mark left out, with replacement and a warning where it is not."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         text = data.decode("utf-8-sig", errors="replace")
-        session.warn(
+        environment.warn(
             f"tieredllm: {name} is not UTF-8 (byte {exc.start}): "
             f"{text.count(chr(0xFFFD))} characters were replaced"
         )

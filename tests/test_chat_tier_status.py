@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tieredllm.chat.tier_watch import WORDS, TierWatch, in_words
+from tieredllm.chat.tier_status import WORDS, TierStatus, in_words
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.types import Attempt, AttemptFailed, AttemptStarted, Skip, TierSkipped
 
@@ -47,7 +47,7 @@ def skipped(tier, why, cause=None):
 
 def test_a_change_of_tier_and_its_return_in_words():
     """The change, its staying so, a further one and the return are each said once."""
-    watch = TierWatch(TIERS, "primary")
+    watch = TierStatus(TIERS, "primary")
     limited = failed("primary", ErrorKind.RATE_LIMIT)
     shut = skipped("primary", "circuit_open", ErrorKind.RATE_LIMIT)
     said = [
@@ -73,7 +73,7 @@ def test_a_change_of_tier_and_its_return_in_words():
 
 def test_several_tiers_down_at_once():
     """Tiers with the same trouble share a verb; one that is not configured is no news."""
-    watch = TierWatch(TIERS, "primary")
+    watch = TierStatus(TIERS, "primary")
     down = [failed(tier, ErrorKind.CONNECTION) for tier in ("primary", "secondary")]
 
     assert (
@@ -91,7 +91,7 @@ def test_several_tiers_down_at_once():
 
 def test_a_broken_answer_has_been_told_already():
     """After a line about an answer that broke off, nothing more is said of the change."""
-    watch = TierWatch(TIERS, "primary")
+    watch = TierStatus(TIERS, "primary")
     broke = failed("primary", ErrorKind.STREAM_INTERRUPTED, streamed=True)
 
     assert heading(watch, "secondary", broke) is None
@@ -102,7 +102,7 @@ def test_a_broken_answer_has_been_told_already():
 
 def test_a_tier_that_was_chosen_is_no_change():
     """Who starts at a tier expects it."""
-    watch = TierWatch(TIERS, "primary")
+    watch = TierStatus(TIERS, "primary")
     watch.expect("secondary")
 
     assert heading(watch, "secondary") == "secondary · big"
@@ -110,7 +110,7 @@ def test_a_tier_that_was_chosen_is_no_change():
 
 def test_a_hedged_tier_is_slow():
     """A tier that lost a race, without an error, is said to be slow."""
-    watch = TierWatch(TIERS, "primary")
+    watch = TierStatus(TIERS, "primary")
 
     assert heading(watch, "secondary") == "primary is slow, secondary is answering"
 
@@ -139,7 +139,7 @@ def test_a_tier_that_was_not_asked_is_said_to_be_what_it_is(why, words):
 
 def test_names_cannot_carry_escape_sequences():
     """A model's name comes from a file; it is cleaned."""
-    watch = TierWatch(TIERS, "primary")
+    watch = TierStatus(TIERS, "primary")
     watch.take(started("primary", model="big\x1b]0;title\x07\nname"))
 
     assert watch.heading("primary") == "primary · big name"

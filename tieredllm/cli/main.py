@@ -10,30 +10,30 @@ from collections.abc import Sequence
 import typer
 
 from tieredllm.cli.app import app
-from tieredllm.cli.context import Session, use
-from tieredllm.cli.exits import ExitCode
+from tieredllm.cli.environment import Environment, use
+from tieredllm.cli.exit_codes import ExitCode
 
 __all__ = ["run"]
 
 
-def run(args: Sequence[str], session: Session | None = None) -> int:
+def run(args: Sequence[str], environment: Environment | None = None) -> int:
     """Run a command line.
 
     Args:
         args: the words after the program's name.
-        session: the surroundings; the process's own when None.
+        environment: the surroundings; the process's own when None.
 
     Returns:
         The exit code. `TIEREDLLM_DEBUG=1` shows the traceback of an error before its message.
     """
     _replace_unprintable()
-    session = session or Session()
-    use(session)
-    code = _guarded(args, session)
-    return _flushed(session, code)
+    environment = environment or Environment()
+    use(environment)
+    code = _guarded(args, environment)
+    return _flushed(environment, code)
 
 
-def _guarded(args: Sequence[str], session: Session) -> int:
+def _guarded(args: Sequence[str], environment: Environment) -> int:
     try:
         result = app(args=list(args), prog_name="tieredllm", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -44,9 +44,9 @@ def _guarded(args: Sequence[str], session: Session) -> int:
         _discard_stdout()
         return ExitCode.FAILURE
     except Exception as exc:  # noqa: BLE001 - the last line of defence
-        _debug(session)
+        _debug(environment)
         message, code = _explained(exc)
-        session.warn(message)
+        environment.warn(message)
         return code
     return result if isinstance(result, int) else ExitCode.OK
 
@@ -76,22 +76,22 @@ def _explained(exc: Exception) -> tuple[str, int]:
     ), ExitCode.FAILURE
 
 
-def _debug(session: Session) -> None:
-    if session.env.get("TIEREDLLM_DEBUG"):
+def _debug(environment: Environment) -> None:
+    if environment.env.get("TIEREDLLM_DEBUG"):
         import traceback
 
-        traceback.print_exc(file=session.stderr)
+        traceback.print_exc(file=environment.stderr)
 
 
-def _flushed(session: Session, code: int) -> int:
+def _flushed(environment: Environment, code: int) -> int:
     """Flush stdout while an error can still be told: a full disk shows here."""
     try:
-        session.stdout.flush()
+        environment.stdout.flush()
     except BrokenPipeError:
         _discard_stdout()
         return ExitCode.FAILURE
     except OSError as exc:
-        session.warn(f"tieredllm: cannot write the output: {exc.strerror or exc}")
+        environment.warn(f"tieredllm: cannot write the output: {exc.strerror or exc}")
         _discard_stdout()
         return code or ExitCode.FAILURE
     except ValueError:
