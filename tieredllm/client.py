@@ -53,6 +53,8 @@ class FallbackManager:
         persist: whether health is kept in, and shared through, the state database.
         simulate: faults to play instead of calling a tier, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
+        keep_contexts: whether a local model keeps what it has read in the cache directory, where
+            `aclose` leaves it, so that a later process goes on with the conversation at once.
         approve_tools: whether tools that may change something run without anybody being asked,
             where the profile says `approve: ask`.
         approver: asks a person about one call; without it, `approve: ask` means no.
@@ -76,6 +78,7 @@ class FallbackManager:
         persist: bool = True,
         simulate: Mapping[str, ErrorKind] | None = None,
         verbose: bool = False,
+        keep_contexts: bool = False,
         approve_tools: bool = False,
         approver: Approver | None = None,
         tool_folders: Sequence[Path] = (),
@@ -112,6 +115,7 @@ class FallbackManager:
             look_up=self._look_up,
             simulate=simulate or {},
             verbose=verbose,
+            keep_contexts=keep_contexts,
         )
         self.plans = tuple(
             TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))

@@ -254,6 +254,7 @@ def make_manager(
         models=_pairs(options.model or [], "--model", "TIER=MODEL"),
         simulate=_faults(options.simulate or []),
         verbose=environment.verbose,
+        keep_contexts=not options.no_log,
         approve_tools=options.approve_tools,
         approver=approver,
     )
