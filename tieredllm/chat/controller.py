@@ -18,10 +18,11 @@ from tieredllm.types import Answer, Answered, Attachment, Event, Prompt, Token
 
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
-    from tieredllm.engine.plan import Options, TierPlan
+    from tieredllm.engine.plan import TierPlan
     from tieredllm.health.report import HealthReport
     from tieredllm.store.history import History
     from tieredllm.store.logged import Logged
+    from tieredllm.types import Options
 
 __all__ = ["Chat", "Environment", "MakeView", "Reader", "Services"]
 
@@ -237,7 +238,7 @@ class Chat:
         view, animated = self.services.make_view(self.status.heading if is_headed else None)
         if start is not None:
             options = msgspec.structs.replace(options, start=start)
-        events = self.manager.stream(prompt, **msgspec.structs.asdict(options))
+        events = self.manager.stream(prompt, options=options)
         try:
             answer = await show(events, _Watched(view, self), animated=animated)
         finally:

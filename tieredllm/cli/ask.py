@@ -113,8 +113,6 @@ def _answer(
     Raises:
         UsageError: the profile, a tier's name, a fault's name or a conversation is wrong.
     """
-    import msgspec
-
     from tieredllm.aio import run
     from tieredllm.cli.approval import beside, terminal_approver
     from tieredllm.cli.output import make_view
@@ -144,7 +142,7 @@ def _answer(
 
     async def answered() -> int:
         try:
-            events = manager.stream(prompt, **msgspec.structs.asdict(options.request()))
+            events = manager.stream(prompt, options=options.request())
             answer = await show(events, view, animated=animated)
             code = _finish(environment, options, answer)
             if answer.fallback_used or answer.error is not None:

@@ -109,6 +109,11 @@ def prune(
             raise UsageError(reason)
         typer.confirm(f"Drop {pluralize(count, 'request')} for good?", abort=True, err=True)
     dropped = _from_history(environment, lambda history: history.prune(before)) if count else 0
+    if dropped:
+        from tieredllm.local.contexts import KeptContexts
+
+        # What a model has read of a conversation holds the text of all its requests.
+        KeptContexts(environment.places.cache).clear()
     environment.say(f"dropped {pluralize(dropped, 'request')}")
 
 
