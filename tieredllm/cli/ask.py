@@ -163,7 +163,7 @@ def _answer(
 
     async def answered() -> int:
         try:
-            events = manager.stream(prompt, **msgspec.structs.asdict(request))
+            events = manager.stream(prompt, options=request)
             answer = await show(events, view, animated=animated)
             code = _finish(environment, options, answer)
             if answer.fallback_used or answer.error is not None:
@@ -177,6 +177,9 @@ def _answer(
                     conversation_id=earlier.cid if earlier else None,
                     secrets=manager.secrets(),
                 )
+                # Without -v only where the next question would go on from another turn.
+                if history.unsaved is not None and (environment.verbose or earlier is not None):
+                    environment.say(f"tieredllm: this is not in the log: {history.unsaved}")
             return code
         finally:
             await manager.aclose()

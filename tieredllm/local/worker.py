@@ -31,6 +31,7 @@ from tieredllm.profile.schema import Params
 from tieredllm.types import Message
 
 if TYPE_CHECKING:
+    from tieredllm.local.contexts import KeptContexts
     from tieredllm.local.model import LoadedModel
     from tieredllm.local.template import ChatFormat
 
@@ -52,6 +53,7 @@ class LlamaRunner:
         prepare: checks the file before it is loaded, on the runner's thread; may block.
         settings: how to load it and compute with it.
         verbose: whether llama.cpp's log goes to stderr.
+        contexts: where what was read is kept for later processes, and looked for; None for not.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class LlamaRunner:
         prepare: Prepare,
         settings: LoadSettings = LoadSettings(),  # noqa: B008 - it is frozen
         verbose: bool = False,
+        contexts: KeptContexts | None = None,
     ) -> None:
+        self._contexts = contexts
         self._path = path
         self._prepare = prepare
         self._settings = settings
@@ -229,6 +233,7 @@ class LlamaRunner:
     def _run(self) -> None:
         model: LoadedModel | None = None
         chat: ChatFormat | None = None
+        answered = False
         try:
             while (item := self._work.get()) is not None:
                 if isinstance(item, Future):
@@ -241,8 +246,11 @@ class LlamaRunner:
                 elif model is None or chat is None:
                     item.post(self._unavailable("the model is not loaded"))
                 else:
-                    self._serve(item, model, chat)
+                    answered = self._serve(item, model, chat)
         finally:
+            if model is not None and self._contexts is not None and answered:
+                with contextlib.suppress(FallbackTriggerError, MemoryError):
+                    model.keep_context(self._contexts)
             if model is not None:
                 model.close()
             self._fail_rest()
@@ -278,17 +286,22 @@ class LlamaRunner:
         )
         return model, ChatFormat(model.vocabulary)
 
-    def _serve(self, job: Job, model: LoadedModel, chat: ChatFormat) -> None:
+    def _serve(self, job: Job, model: LoadedModel, chat: ChatFormat) -> bool:
+        """Answer a job; False when it came to no end."""
         with self._lock:
             if job.cancelled or self._closed:
                 job.post(self._unavailable(CLOSED))
-                return
+                return False
             self._current = job
             self._stop.clear()
         try:
-            job.post(answer(model, chat, job))
+            end = answer(model, chat, job, self._contexts)
+            is_whole = not job.cancelled  # once it is posted, whoever waited cancels
+            job.post(end)
+            return is_whole
         except BaseException as exc:  # noqa: BLE001 - it goes to whoever waits
             job.post(_translated(exc))
+            return False
         finally:
             with self._lock:
                 self._current = None

@@ -7,29 +7,32 @@ Submission is RFC 6409 with STARTTLS (RFC 3207) on port 587, or TLS from the sta
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import html
+import socket
 from typing import TYPE_CHECKING
 
+from tieredllm.aio import in_thread
 from tieredllm.clock import Clock
 from tieredllm.keys import Keys
+from tieredllm.notify.channels import SendError
 from tieredllm.notify.http_post import network_error, trusting
-from tieredllm.notify.line import Line, SendError
-from tieredllm.notify.message import Message
-from tieredllm.notify.wording import error_of, facts, headline
+from tieredllm.notify.message import Message, error_of, facts, headline
 from tieredllm.profile.schema import Email
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
     from smtplib import SMTP
 
-__all__ = ["EmailSink", "email_of"]
+__all__ = ["EmailChannel", "email_of"]
 
 GOODBYE_S = 0.2
 """How long the answer to QUIT is waited for: the message has been accepted by then."""
 
 
-class EmailSink:
-    """Be the people who get e-mail.
+class EmailChannel:
+    """The people who get e-mail.
 
     Args:
         settings: how it is sent, and to whom.
@@ -42,28 +45,19 @@ class EmailSink:
         self._keys = keys
         self._clock = clock
 
-    def send(self, message: Message, line: Line) -> str | None:
-        """Send one message; see `sinks.Sink`. Says who was refused when others were not."""
-        import smtplib
+    async def send(self, message: Message, *, within_s: float) -> str | None:
+        """Send one message; see `channels.Channel`. Says who was refused when others were not.
 
-        settings = self._settings
-        password = self._password()
-        mail = email_of(message, settings, at=self._clock.wall())
-        smtp: SMTP | None = None
+        The standard library's SMTP client blocks, so it does on a daemon thread.
+        """
+        submission = _Submission(self._settings, self._password(), within_s)
         try:
-            smtp = self._connected(line)
-            if settings.security == "starttls":
-                smtp.starttls(context=trusting())
-            if settings.username is not None and password is not None:
-                smtp.login(settings.username, password)
-            refused = smtp.send_message(mail, to_addrs=list(settings.recipients))
-            _say_goodbye(smtp)
-        except (smtplib.SMTPException, OSError, ValueError) as exc:
-            raise _failure(exc, line, password) from None
-        finally:
-            if smtp is not None:
-                smtp.close()
-        return f"refused for {', '.join(sorted(refused))}" if refused else None
+            return await in_thread(
+                lambda: submission.send(message, at=self._clock.wall()), name="tieredllm-notify"
+            )
+        except asyncio.CancelledError:
+            submission.cut()
+            raise
 
     def _password(self) -> str | None:
         settings = self._settings
@@ -79,21 +73,64 @@ class EmailSink:
             raise SendError("a user name or password that is not ASCII cannot be sent")
         return password
 
-    def _connected(self, line: Line) -> SMTP:
+
+class _Submission:
+    """One message on its way to a server, which another thread can break off."""
+
+    def __init__(self, settings: Email, password: str | None, within_s: float) -> None:
+        self._settings = settings
+        self._password = password
+        self._within_s = within_s
+        self._smtp: SMTP | None = None
+        self._is_cut = False
+
+    def send(self, message: Message, *, at: float) -> str | None:
+        """Hand the message over; blocks. Says who was refused when others were not."""
+        import smtplib
+
+        settings, password = self._settings, self._password
+        mail = email_of(message, settings, at=at)
+        try:
+            smtp = self._connect()
+            if settings.security == "starttls":
+                smtp.starttls(context=trusting())
+            if settings.username is not None and password is not None:
+                smtp.login(settings.username, password)
+            refused = smtp.send_message(mail, to_addrs=list(settings.recipients))
+            _say_goodbye(smtp)
+        except (smtplib.SMTPException, OSError, ValueError) as exc:
+            raise _failure(exc, password) from None
+        finally:
+            if self._smtp is not None:
+                self._smtp.close()
+        return f"refused for {', '.join(sorted(refused))}" if refused else None
+
+    def cut(self) -> None:
+        """Break the connection off, from any thread; who waits for it gets an error."""
+        self._is_cut = True
+        found = None if self._smtp is None else self._smtp.sock
+        if found is not None:
+            with contextlib.suppress(OSError):
+                # Not its own method: that of an encrypted one takes its cipher away from the
+                # thread that is reading.
+                socket.socket.shutdown(found, socket.SHUT_RDWR)
+
+    def _connect(self) -> SMTP:
         """Connect, encrypted at once if the profile says so."""
         import smtplib
 
         host, port = self._settings.host, self._settings.port
         # Without a name of our own, smtplib looks one up, which may take longer than all the rest.
-        name, timeout_s = "localhost", line.left_s()
+        name, timeout_s = "localhost", self._within_s
         if self._settings.security == "tls":
-            context = trusting()
             smtp: SMTP = smtplib.SMTP_SSL(
-                host, port, local_hostname=name, timeout=timeout_s, context=context
+                host, port, local_hostname=name, timeout=timeout_s, context=trusting()
             )
         else:
             smtp = smtplib.SMTP(host, port, local_hostname=name, timeout=timeout_s)
-        line.holds(lambda: smtp.sock)
+        self._smtp = smtp
+        if self._is_cut:  # while it was connecting
+            raise ConnectionAbortedError
         smtp.local_hostname = _own_name(smtp)
         return smtp
 
@@ -145,7 +182,7 @@ def _page(title: str, rows: list[tuple[str, str]], error: str | None) -> str:
 
 
 def _own_name(smtp: SMTP) -> str:
-    """Give the name to greet with: an address literal (RFC 5321, section 4.1.3)."""
+    """Return the name to greet with: an address literal (RFC 5321, section 4.1.3)."""
     if smtp.sock is None:
         return "localhost"
     address = str(smtp.sock.getsockname()[0])
@@ -154,7 +191,6 @@ def _own_name(smtp: SMTP) -> str:
 
 def _say_goodbye(smtp: SMTP) -> None:
     """Quit; what was accepted stays accepted, however that goes."""
-    import contextlib
     import smtplib
 
     with contextlib.suppress(smtplib.SMTPException, OSError):
@@ -163,7 +199,7 @@ def _say_goodbye(smtp: SMTP) -> None:
         smtp.quit()
 
 
-def _failure(exc: Exception, line: Line, password: str | None) -> SendError:
+def _failure(exc: Exception, password: str | None) -> SendError:
     """Translate an error of the SMTP client."""
     import smtplib
 
@@ -174,8 +210,6 @@ def _failure(exc: Exception, line: Line, password: str | None) -> SendError:
         return presentable(f"{code} {words}", (password,))[:150]
 
     if isinstance(exc, smtplib.SMTPServerDisconnected):
-        if isinstance(exc.__context__, TimeoutError):
-            return line.too_late()
         words = "the server closed the connection"
     elif isinstance(exc, smtplib.SMTPRecipientsRefused):
         code, text = next(iter(exc.recipients.values()))
@@ -187,5 +221,5 @@ def _failure(exc: Exception, line: Line, password: str | None) -> SendError:
     elif isinstance(exc, smtplib.SMTPException):
         words = presentable(f"the server cannot do it: {exc}", (password,))
     else:
-        return network_error(exc, line)
+        return network_error(exc)
     return SendError(words)

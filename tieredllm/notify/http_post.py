@@ -1,30 +1,35 @@
 """Send one JSON body with POST, and say what went wrong without naming the address.
 
-With the standard library, because it blocks on a thread of its own (see `line`); proxies come from
-the environment as usual, redirects are never followed.
+Proxies come from the environment as usual, redirects are never followed. The time is bounded by
+whoever cancels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from tieredllm.notify.line import Line, SendError
+from tieredllm.aio import in_thread
+from tieredllm.notify.channels import SendError
 
 if TYPE_CHECKING:
     import ssl
-    from urllib.request import OpenerDirector
+
+    import httpx
 
 __all__ = ["network_error", "post", "trusting", "web_address"]
 
 SHOWN_BODY_BYTES = 1024
 """How much of a refusal's body is looked at."""
 
+REFUSAL_S = 0.3
+"""How long a refusal's body may take: its first words are there when the status is."""
+
 _TRANSIENT = frozenset({408, 425, 429})
 
 
 def web_address(url: str | None, variable: str) -> str:
-    """Give a webhook's URL.
+    """Return a webhook's URL.
 
     Args:
         url: what the variable holds.
@@ -47,87 +52,56 @@ def web_address(url: str | None, variable: str) -> str:
     return url
 
 
-def post(url: str, body: bytes, line: Line, headers: Mapping[str, str] | None = None) -> None:
+async def post(url: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
     """Send a JSON body; any 2xx status means that it has arrived.
 
     Args:
-        url: from `web_address`.
+        url: from `web_address`; a user and password in it become a header (RFC 7617).
         body: JSON.
-        line: the time there is.
         headers: in addition to the usual ones.
 
     Raises:
         SendError: it has not arrived, as far as one can tell.
     """
-    from http.client import HTTPException
-    from urllib.error import HTTPError, URLError
-    from urllib.request import Request
+    try:
+        # Loading certificates takes some 30 ms.
+        async with await in_thread(lambda: _client(url), name="tieredllm-notify") as client:
+            request = client.build_request("POST", url, content=body, headers=headers)
+            response = await client.send(request, stream=True)
+            try:
+                # The status says it all; a body that never ends must not make this a failure.
+                if not response.is_success:
+                    raise await _refusal(response, url)
+            finally:
+                await response.aclose()
+    except SendError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - httpx's, the system's, a proxy that needs a package
+        raise network_error(exc) from None
 
-    plain, authorization = _without_user(url)
-    request = Request(  # noqa: S310 - `web_address` lets http and https through, nothing else
-        plain,
-        data=body,
-        method="POST",
+
+def _client(url: str) -> httpx.AsyncClient:
+    import ssl
+
+    from tieredllm.providers.http import spare_httpx_its_command_line
+
+    spare_httpx_its_command_line()
+    import httpx
+
+    return httpx.AsyncClient(
         headers={
             "Content-Type": "application/json; charset=utf-8",
             "User-Agent": "tieredllm",
             "Accept": "*/*",
-            **authorization,
-            **(headers or {}),
+            "Accept-Encoding": "identity",  # of a body, what is looked at is its first kilobyte
         },
+        verify=(
+            trusting()
+            if url[:6].lower() == "https:"
+            else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and is not used
+        ),
+        timeout=None,  # noqa: S113 - whoever waits bounds it, from the lookup to the status
     )
-    try:
-        # The status says it all; a body that never ends must not make this a failure.
-        _opener(line).open(request, timeout=line.left_s()).close()
-    except HTTPError as exc:
-        with exc:
-            raise _refusal(exc, url) from None
-    except URLError as exc:
-        raise network_error(exc.reason, line) from None
-    except (OSError, HTTPException, ValueError) as exc:
-        raise network_error(exc, line) from None
-
-
-def _without_user(url: str) -> tuple[str, dict[str, str]]:
-    """Turn a user and password in a URL into a header (RFC 7617)."""
-    from urllib.parse import unquote, urlsplit, urlunsplit
-
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    if not at:
-        return url, {}
-    from base64 import b64encode
-
-    token = b64encode(unquote(user).encode()).decode()
-    return urlunsplit(parts._replace(netloc=host)), {"Authorization": f"Basic {token}"}
-
-
-def _opener(line: Line) -> OpenerDirector:
-    """Make what opens URLs: its connections are the line's to cut, and it follows no redirect."""
-    from http.client import HTTPConnection, HTTPSConnection
-    from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, build_opener
-
-    def held(kind: Callable[..., Any]) -> Callable[..., Any]:
-        def make(*args: Any, **kwargs: Any) -> Any:
-            connection = kind(*args, **kwargs)
-            line.holds(lambda: connection.sock)
-            return connection
-
-        return make
-
-    class Plain(HTTPHandler):
-        def http_open(self, request: Any) -> Any:
-            return self.do_open(held(HTTPConnection), request)
-
-    class Secure(HTTPSHandler):
-        def https_open(self, request: Any) -> Any:
-            return self.do_open(held(HTTPSConnection), request, context=trusting())
-
-    class NoRedirects(HTTPRedirectHandler):
-        def redirect_request(self, *_: Any) -> None:
-            return None
-
-    return build_opener(Plain, Secure, NoRedirects)
 
 
 def trusting() -> ssl.SSLContext:
@@ -143,31 +117,44 @@ def trusting() -> ssl.SSLContext:
     return context
 
 
-def _refusal(exc: Any, url: str) -> SendError:
+async def _refusal(response: httpx.Response, url: str) -> SendError:
     """Make the error for a status other than 2xx."""
     import time
 
     from tieredllm.providers.errors.retry_after import retry_after_s
     from tieredllm.redaction import presentable
 
-    status: int = exc.code
+    status = response.status_code
     if 300 <= status < 400:
         return SendError(f"HTTP {status}: it redirects, and redirects are never followed")
-    try:
-        words = exc.read(SHOWN_BODY_BYTES).decode("utf-8", "replace")
-    except (OSError, ValueError):
-        words = ""
-    words = presentable(words, _secrets(url))[:100]
-    wait_s = retry_after_s({k.lower(): v for k, v in exc.headers.items()}, now=time.time())
+    body = await _beginning(response)
+    words = presentable(body.decode("utf-8", "replace"), _secrets(url))[:100]
     return SendError(
         f"HTTP {status}{': ' if words else ''}{words}",
         again=status >= 500 or status in _TRANSIENT,
-        retry_after_s=wait_s,
+        retry_after_s=retry_after_s(response.headers, now=time.time()),
     )
 
 
+async def _beginning(response: httpx.Response) -> bytes:
+    """Read what there is of the first `SHOWN_BODY_BYTES`; never fails."""
+    import asyncio
+    import contextlib
+
+    import httpx
+
+    body = b""
+    with contextlib.suppress(TimeoutError, httpx.HTTPError):
+        async with asyncio.timeout(REFUSAL_S):
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) >= SHOWN_BODY_BYTES:
+                    break
+    return body[:SHOWN_BODY_BYTES]
+
+
 def _secrets(url: str) -> list[str]:
-    """Give the parts of an address that a server's error page may repeat."""
+    """Return the parts of an address that a server's error page may repeat."""
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
@@ -176,14 +163,15 @@ def _secrets(url: str) -> list[str]:
     return [text for text in whole if len(text) > 1] + [text for text in pieces if len(text) > 7]
 
 
-def network_error(reason: object, line: Line) -> SendError:
+def network_error(exc: Exception) -> SendError:
     """Make the error for a failure of the network; what the exception says may name the address."""
     import os
     import socket
     import ssl
 
-    if isinstance(reason, TimeoutError):
-        return line.too_late()
+    from tieredllm.providers.errors.transport import system_causes
+
+    reason = next(iter(system_causes(exc)), None)
     if isinstance(reason, ssl.SSLCertVerificationError):
         words = f"its certificate cannot be verified: {reason.verify_message}"
     elif isinstance(reason, ssl.SSLError):
@@ -192,10 +180,24 @@ def network_error(reason: object, line: Line) -> SendError:
         words = "its name is not known, or there is no network"
     elif isinstance(reason, ConnectionRefusedError):
         words = "nothing listens there (connection refused)"
-    elif isinstance(reason, ConnectionError):
+    elif isinstance(reason, ConnectionError) or (reason is None and _is_closed(exc)):
         words = "the connection was closed without an answer"
-    elif isinstance(reason, OSError) and reason.errno is not None:
+    elif reason is not None and reason.errno is not None:
         words = f"no connection: {os.strerror(reason.errno).lower()}"
+    elif isinstance(exc, ImportError):
+        words = "the proxy in the environment is a SOCKS proxy: pip install 'httpx[socks]'"
     else:
-        words = f"no usable answer ({type(reason).__name__})"
+        words = f"no usable answer ({type(exc).__name__})"
     return SendError(words)
+
+
+def _is_closed(exc: Exception) -> bool:
+    """Tell whether the other side ended the connection, or the TLS on it."""
+    import ssl
+
+    return isinstance(exc, ssl.SSLError) or type(exc).__name__ in {
+        "ConnectError",
+        "ReadError",
+        "WriteError",
+        "RemoteProtocolError",
+    }

@@ -1,28 +1,41 @@
-"""Define what a notification says, and nothing else gets into one: no prompt, no answer, no key."""
+"""What a notification says, as data and in words; no prompt, no answer and no key get into one."""
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 import msgspec
 
 from tieredllm.notify.severity import Severity, severity_of
 from tieredllm.store.outbox_entry import RECOVERED, Claimed
+from tieredllm.text import pluralize
 from tieredllm.types import Answer, Attempt
 
-__all__ = ["Details", "Event", "Message", "Step", "details_of", "message_of", "redacted"]
+__all__ = [
+    "AttemptSummary",
+    "Details",
+    "Event",
+    "Message",
+    "details_of",
+    "error_of",
+    "facts",
+    "headline",
+    "message_of",
+    "redact_details",
+]
 
 Event = Literal["fallback", "recovery", "test"]
 
 MAX_ERROR_CHARACTERS = 2000
 """The longest `original_error` in a message: some six tiers at 300 characters each."""
 
-MAX_STEPS = 20
+MAX_ATTEMPTS = 20
 """The most attempts that a message lists."""
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one attempt, as far as a message tells of it."""
+class AttemptSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt, as far as a message tells of it."""
 
     tier: str
     provider: str
@@ -33,7 +46,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold the latest request that a message is about."""
+    """The latest request that a message is about; the fields are those of `Answer`."""
 
     tier: str | None = None
     """The tier that answered; None when nothing did."""
@@ -45,11 +58,11 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
     """Of a rule answer: the code the user was given."""
     intent: str | None = None
     original_error: str | None = None
-    attempts: tuple[Step, ...] = ()
+    attempts: tuple[AttemptSummary, ...] = ()
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold an incident that is over."""
+    """An incident that is over."""
 
     cause: str
     severity: Severity
@@ -60,7 +73,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one message to one channel."""
+    """One message to one channel."""
 
     id: str
     """The same on every try, so that a receiver can tell a message it has already had."""
@@ -86,20 +99,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 def details_of(answer: Answer) -> Details:
     """Take from an answer what a message may tell; cheap, and its text stays behind."""
-    return Details(
-        tier=answer.tier,
-        fallback_level=answer.fallback_level,
-        provider=answer.provider,
-        model_used=answer.model_used,
-        request_id=answer.request_id,
-        ref_code=answer.ref_code,
-        intent=answer.intent,
-        original_error=answer.original_error,
-        attempts=tuple(_step(attempt) for attempt in answer.attempts[:MAX_STEPS]),
-    )
+    copied = {
+        name: getattr(answer, name) for name in Details.__struct_fields__ if name != "attempts"
+    }
+    attempts = tuple(_summary(attempt) for attempt in answer.attempts[:MAX_ATTEMPTS])
+    return Details(**copied, attempts=attempts)
 
 
-def redacted(details: Details) -> Details:
+def redact_details(details: Details) -> Details:
     """Mask once more what looks like a key in an error's text, and bound its length."""
     from tieredllm.redaction import redact
 
@@ -142,9 +149,9 @@ def message_of(claimed: Claimed) -> Message:
     )
 
 
-def _step(attempt: Attempt) -> Step:
+def _summary(attempt: Attempt) -> AttemptSummary:
     error = attempt.error
-    return Step(
+    return AttemptSummary(
         tier=attempt.tier,
         provider=attempt.provider,
         model=attempt.model,
@@ -152,3 +159,60 @@ def _step(attempt: Attempt) -> Step:
         kind=None if error is None else str(error.kind),
         status=None if error is None else error.status,
     )
+
+
+def headline(message: Message) -> str:
+    """Return one line that says it all, at most 140 characters."""
+    if message.event == "test":
+        text = f"Test message of profile {message.profile}"
+    elif message.event == "recovery":
+        who = message.details.tier or "the first tier"
+        text = f"{who} answers again ({message.profile})"
+    else:
+        requests = "" if message.count == 1 else f", {message.count} requests"
+        text = f"{message.cause} ({message.profile}{requests})"
+    return text if len(text) <= 140 else text[:139] + "…"
+
+
+def facts(message: Message) -> list[tuple[str, str]]:
+    """Return label and value of what else there is to know, without the error's text."""
+    details = message.details
+    found: list[tuple[str, str | None]] = [("Severity", message.severity)]
+    if message.event == "test":
+        return [("Severity", message.severity), ("Sent", _clock_time(message.last_at))]
+    if message.event == "recovery":
+        found += [
+            (
+                f"Over: {over.cause}",
+                f"{pluralize(over.count, 'request')} since {_clock_time(over.since)}",
+            )
+            for over in message.ended
+        ]
+    else:
+        level = "" if details.fallback_level is None else f" (level {details.fallback_level})"
+        found += [
+            ("Answered by", f"{details.tier}{level}" if details.tier else "nothing"),
+            ("Cause", message.cause),
+            ("Model", details.model_used),
+            ("Reference", details.ref_code or details.request_id),
+            ("Intent", details.intent),
+            ("Requests", _counted(message)),
+        ]
+    when = "Last seen" if message.event == "fallback" else "At"
+    found += [("Profile", message.profile), (when, _clock_time(message.last_at))]
+    return [(label, value) for label, value in found if value]
+
+
+def error_of(message: Message) -> str | None:
+    """Return what every tier said before one answered, where that is to be told."""
+    return message.details.original_error if message.event == "fallback" else None
+
+
+def _clock_time(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+
+
+def _counted(message: Message) -> str:
+    if message.count == 1:
+        return "1"
+    return f"{message.count} since {_clock_time(message.first_at)} ({message.held_back} held back)"

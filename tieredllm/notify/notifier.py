@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from tieredllm.clock import Clock
 from tieredllm.keys import Keys
-from tieredllm.notify.message import Details, Message, details_of, message_of, redacted
-from tieredllm.notify.patience import tried_until
-from tieredllm.notify.pending import Pending
-from tieredllm.notify.severity import finding, is_first_tier
-from tieredllm.notify.sinks import make_sink, minimum_ranks
+from tieredllm.notify.channels import make_channel, minimum_ranks, send_all
+from tieredllm.notify.message import Details, Message, details_of, message_of, redact_details
+from tieredllm.notify.severity import RANKS, Finding, finding, is_first_tier
 from tieredllm.profile.schema import Notifications
 from tieredllm.store.outbox import Outbox, Sent
-from tieredllm.store.outbox_entry import Claimed, noted
+from tieredllm.store.outbox_entry import Claimed, Note, noted
 from tieredllm.types import Answer
 
 if TYPE_CHECKING:
-    from tieredllm.notify.dispatch import Delivery
+    from tieredllm.notify.channels import Channel, Delivery
 
 __all__ = ["Notifier"]
 
@@ -37,9 +34,26 @@ PUT_SHARE = 0.6
 SETTLE_S = 0.1
 """Seconds kept for noting what came of it: the longest that a locked database is waited for."""
 
+LAST_WAIT_S = 0.5
+"""How long it is waited for once more: what stays claimed is sent again when the lease is over."""
+
 LEASE_MARGIN_S = 10.0
 """How much longer than the sending a lease lasts, so that none ends while its message is on the
 way."""
+
+
+SHORTEST_S = 0.01
+LONGEST_S = 0.06
+"""Between which the wait is chosen by chance: never two processes for the same time, and not so
+often that they keep each other from the work."""
+
+MOST_CAUSES = 100
+"""How many different ones are held; more than that says nothing more."""
+
+Key = tuple[str, str]
+"""Channel and cause."""
+
+T = TypeVar("T")
 
 
 class Notifier:
@@ -67,7 +81,7 @@ class Notifier:
         self._clock = clock
         self._profile = profile_name
         self._ranks = minimum_ranks(settings)
-        self._pending = Pending(self._ranks)
+        self._pending = _Pending(self._ranks)
         self._back: Details | None = None
         """Of the latest answer, if the first tier gave it."""
 
@@ -165,7 +179,7 @@ class Notifier:
         if self._back is not None:
             entries = self._outbox.entries(self._profile)
             if any(entry.is_open and entry.channel in self._ranks for entry in entries):
-                body = msgspec.json.encode(redacted(self._back)).decode()
+                body = msgspec.json.encode(redact_details(self._back)).decode()
                 if not self._outbox.recover(self._profile, self._ranks, body):
                     return False
             self._back = None
@@ -194,10 +208,8 @@ class Notifier:
             Sent(claimed=claimed, error=each.error, retry_after_s=each.retry_after_s)
             for claimed, each in zip(claims, deliveries, strict=True)
         ]
-        if not await tried_until(
-            lambda: self._settle(results, keep=False) or None, until - SETTLE_S
-        ):
-            self._settle(results)
+        if not await _retry_until(lambda: self._settle(results) or None, until - SETTLE_S):
+            self._settle(results, wait_s=LAST_WAIT_S)
         left_s = until - loop.time()
         if self._back is not None and left_s > 2 * SETTLE_S:
             # What has just been delivered is over already.
@@ -223,7 +235,7 @@ class Notifier:
             return claims
 
         until = asyncio.get_running_loop().time() + within_s * PUT_SHARE
-        return await tried_until(attempt, until)
+        return await _retry_until(attempt, until)
 
     async def _send_unstored(self, until: float) -> list[Delivery]:
         """Send what was noted although the outbox is locked.
@@ -247,7 +259,7 @@ class Notifier:
         finally:
             self._pending.give_back(taken)
         if self._pending:
-            await tried_until(lambda: self.save() or None, until - SETTLE_S)
+            await _retry_until(lambda: self.save() or None, until - SETTLE_S)
         return deliveries
 
     async def _send(self, claims: Sequence[Claimed], within_s: float) -> list[Delivery]:
@@ -257,23 +269,105 @@ class Notifier:
     async def _send_messages(
         self, messages: Sequence[tuple[str, Message]], within_s: float
     ) -> list[Delivery]:
-        from tieredllm.notify.dispatch import Job, send_all
+        def make(channel: str) -> Channel:
+            return make_channel(channel, self._settings, self._keys, self._clock)
 
-        jobs = [
-            Job(
-                channel=channel,
-                sink=partial(make_sink, channel, self._settings, self._keys, self._clock),
-                message=message,
-            )
-            for channel, message in messages
-        ]
-        return await send_all(jobs, within_s=within_s)
+        return await send_all(messages, make, within_s=within_s)
 
-    def _settle(self, results: Sequence[Sent], *, keep: bool = True) -> bool:
+    def _settle(self, results: Sequence[Sent], *, wait_s: float | None = None) -> bool:
         """Note in the outbox what came of what was sent."""
         interval_s = self._settings.min_interval_s
-        return not results or self._outbox.settle(results, min_interval_s=interval_s, keep=keep)
+        return not results or self._outbox.settle(results, min_interval_s=interval_s, wait_s=wait_s)
 
 
 def _new_id() -> str:
     return os.urandom(12).hex()
+
+
+class _Held(msgspec.Struct, frozen=True, kw_only=True):
+    """How often something happened, and the last time's details."""
+
+    rank: int
+    count: int
+    details: Details
+
+
+class _Pending:
+    """What was noted and is not in the outbox yet, counted per channel and cause.
+
+    Args:
+        minimum_ranks: the channels, each with the least rank it wants.
+    """
+
+    def __init__(self, minimum_ranks: Mapping[str, int]) -> None:
+        self._minimum_ranks = minimum_ranks
+        self._held: dict[Key, _Held] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is held."""
+        return bool(self._held)
+
+    def add(self, found: Finding, details: Details) -> None:
+        """Count one more, on each channel that wants it."""
+        rank = RANKS[found.severity]
+        for channel, minimum in self._minimum_ranks.items():
+            if rank >= minimum:
+                self._add((channel, found.cause), _Held(rank=rank, count=1, details=details))
+
+    def notes(self) -> list[Note]:
+        """Return what the outbox is to take."""
+        return [
+            Note(
+                channel=channel,
+                cause=cause,
+                severity=held.rank,
+                body=msgspec.json.encode(redact_details(held.details)).decode(),
+                count=held.count,
+            )
+            for (channel, cause), held in self._held.items()
+        ]
+
+    def clear(self) -> None:
+        """Hold nothing more."""
+        self._held.clear()
+
+    def take(self, keys: Collection[Key]) -> _Pending:
+        """Hand some of it over, by channel and cause."""
+        taken = _Pending(self._minimum_ranks)
+        taken._held = {key: held for key, held in self._held.items() if key in keys}
+        for key in keys:
+            self._held.pop(key, None)
+        return taken
+
+    def give_back(self, taken: _Pending) -> None:
+        """Hold again what was handed over, in addition to what was added meanwhile."""
+        for key, held in taken._held.items():
+            self._add(key, held)
+
+    def _add(self, key: Key, held: _Held) -> None:
+        before = self._held.get(key)
+        if before is not None:
+            held = msgspec.structs.replace(
+                held, rank=max(held.rank, before.rank), count=held.count + before.count
+            )
+        elif len(self._held) >= MOST_CAUSES:
+            return
+        self._held[key] = held
+
+
+async def _retry_until(attempt: Callable[[], T | None], until: float) -> T | None:
+    """Try at least once, and then until there is a result; None when the time is up.
+
+    Args:
+        attempt: gives None while it cannot be done.
+        until: on the event loop's clock.
+    """
+    import asyncio
+    import random
+
+    loop = asyncio.get_running_loop()
+    while True:
+        result = attempt()
+        if result is not None or loop.time() >= until:
+            return result
+        await asyncio.sleep(random.uniform(SHORTEST_S, LONGEST_S))  # noqa: S311 - nothing secret

@@ -14,12 +14,10 @@ import msgspec
 
 from tieredllm.keys import Keys
 from tieredllm.notify.http_post import post, web_address
-from tieredllm.notify.line import Line
-from tieredllm.notify.message import Message
-from tieredllm.notify.wording import error_of, facts, headline
+from tieredllm.notify.message import Message, error_of, facts, headline
 from tieredllm.profile.schema import Slack
 
-__all__ = ["SlackSink", "payload"]
+__all__ = ["SlackChannel", "payload"]
 
 MAX_FIELDS = 10
 MAX_FIELD_CHARACTERS = 2000
@@ -28,8 +26,8 @@ MAX_TEXT_CHARACTERS = 2900
 _SIGNS = {"high": "🔴", "medium": "🟠", "low": "🟡"}
 
 
-class SlackSink:
-    """Be a Slack channel.
+class SlackChannel:
+    """A Slack channel.
 
     Args:
         settings: where it is.
@@ -40,17 +38,17 @@ class SlackSink:
         self._settings = settings
         self._keys = keys
 
-    def send(self, message: Message, line: Line) -> str | None:
-        """Post one message; see `sinks.Sink`."""
+    async def send(self, message: Message, *, within_s: float) -> str | None:  # noqa: ARG002
+        """Post one message; see `channels.Channel`."""
         variable = self._settings.webhook_env
         url = web_address(self._keys.get(variable), variable)
         body = msgspec.json.encode(payload(message, channel=self._settings.channel))
-        post(url, body, line)
+        await post(url, body)
         return None
 
 
 def payload(message: Message, *, channel: str | None = None) -> dict[str, Any]:
-    """Give the JSON value of one message.
+    """Return the JSON value of one message.
 
     Args:
         message: what to say.

@@ -99,7 +99,8 @@ class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     model: Annotated[str, Meta(min_length=1)]
     """A model of the provider; for llama_cpp a catalog name or the path of a .gguf file."""
     base_url: str | None = None
-    """Where the server is; null for the vendor's own."""
+    """Where the server is; null for the vendor's own. Up to and with `/v1` (openai) or `/v1beta`
+    (gemini), without `/v1` (anthropic)."""
     api_key_env: VariableName | UnsetType | None = UNSET
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
 
@@ -114,7 +115,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     model: Annotated[str, Meta(min_length=1)] | None = None
     """A model of the provider; for llama_cpp a catalog name or the path of a .gguf file."""
     base_url: str | None = None
-    """Where the server is; null for the vendor's own."""
+    """Where the server is; null for the vendor's own. Up to and with `/v1` (openai) or `/v1beta`
+    (gemini), without `/v1` (anthropic)."""
     api_key_env: VariableName | UnsetType | None = UNSET
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
     alternates: tuple[Alternate, ...] = ()
@@ -297,6 +299,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The profile's name; the file's when absent."""
     extends: str | None = None
     """The name or path of a profile this one inherits from."""
+    remove_tiers: tuple[Name, ...] = ()
+    """Inherited tiers to do without."""
     description: str | None = None
     """One line for `profile list`."""
     deadline_s: Seconds = 120.0
@@ -352,7 +356,9 @@ def profile_schema() -> dict[str, Any]:
         properties = structs.get(name, {}).get("properties", {})
         for field, description in docs.items():
             if field in properties:
-                properties[field] = {"description": description} | properties[field]
+                properties[field] = {"description": " ".join(description.split())} | properties[
+                    field
+                ]
     required = {name: structs[name].pop("required") for name in _INHERITABLE}
     structs["Tier"]["required"] = ["name"]
     root = structs.pop("Profile")
@@ -377,11 +383,11 @@ def profile_schema() -> dict[str, Any]:
     }
 
 
-def field_docs() -> dict[str, dict[str, str]]:
-    """Read the docstrings below the fields of the schema's structs; at run time they are gone."""
+def field_docs(module: str = __file__) -> dict[str, dict[str, str]]:
+    """Read the docstrings below the fields of a module's structs; at run time they are gone."""
     import ast
 
-    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(module).read_text(encoding="utf-8"))
     docs: dict[str, dict[str, str]] = {}
     for struct in tree.body:
         if not isinstance(struct, ast.ClassDef):

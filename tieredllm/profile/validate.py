@@ -19,7 +19,7 @@ from tieredllm.errors import Mistake
 from tieredllm.profile.nodes import ErrorNode, ListNode, MappingNode, Node, ScalarNode
 from tieredllm.redaction import is_address, looks_like_key, mask_text
 
-__all__ = ["check", "not_a_name", "suggestion"]
+__all__ = ["check", "describe", "not_a_name", "suggestion"]
 
 _SHOWN_CHARACTERS = 40
 _NUMBER_AND_UNIT = re.compile(r"[-+]?[0-9.]+\s*(ms|s|sec|seconds|m|min|minutes|h|hours|%|k|tokens)")

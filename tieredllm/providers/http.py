@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["MAX_BODY_BYTES", "MAX_ERROR_BODY_BYTES", "HttpClients", "Reply", "Request"]
+__all__ = [
+    "MAX_BODY_BYTES",
+    "MAX_ERROR_BODY_BYTES",
+    "HttpClients",
+    "Reply",
+    "Request",
+    "spare_httpx_its_command_line",
+]
 
 MAX_ERROR_BODY_BYTES = 64 * 1024
 """More of an error body is never read."""
@@ -149,7 +156,7 @@ class HttpClients:
         secure = url[:6].lower() == "https:"
         client = self._clients.get(secure)
         if client is None:
-            _spare_httpx_its_command_line()
+            spare_httpx_its_command_line()
             import httpx
 
             client = self._clients[secure] = httpx.AsyncClient(
@@ -289,7 +296,7 @@ def _classified(info: RequestInfo, exc: Exception) -> FallbackTriggerError:
     return classify_exception(info, exc)
 
 
-def _spare_httpx_its_command_line() -> None:
+def spare_httpx_its_command_line() -> None:
     """Import httpx without `httpx._main`, which would load rich and pygments (some 60 ms).
 
     httpx itself treats that module as optional: it goes without when click is not installed.

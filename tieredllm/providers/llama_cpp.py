@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LlamaCppBackend"]
 
-Key = tuple[Path, FileState, int]
+Key = tuple[Path, FileState, int, Path | None]
 
 
 class LlamaCppBackend:
@@ -46,6 +46,7 @@ class LlamaCppBackend:
         context_tokens: the context to load it with; at most what it was trained for is used.
         places: where pulled models, the user's catalog and the cache of verdicts are.
         verbose: whether llama.cpp's log goes to stderr.
+        keep_contexts: whether what was read and said is kept for later processes, and looked for.
         pool: where loaded models are shared; the process's own by default.
     """
 
@@ -56,12 +57,14 @@ class LlamaCppBackend:
         context_tokens: int,
         places: Places,
         verbose: bool = False,
+        keep_contexts: bool = False,
         pool: RunnerPool | None = None,
     ) -> None:
         self._model = model
         self._context_tokens = context_tokens
         self._places = places
         self._verbose = verbose
+        self._keep_contexts = keep_contexts
         self._pool = pool
         self._verdicts = ValidationCache(places.cache)
         self._path: Path | None = None
@@ -207,16 +210,23 @@ class LlamaCppBackend:
             FallbackTriggerError: there is no file.
         """
         path, state = self._file()
-        key = (path, state, self._context_tokens)
+        cache = self._places.cache if self._keep_contexts else None
+        key = (path, state, self._context_tokens, cache)
         if self._taken is not None and self._taken[0] != key:
             self._give_back()
         if self._taken is None:
+            from tieredllm.local.contexts import KeptContexts
             from tieredllm.local.worker import SHARED, LlamaRunner
 
             self._pool = self._pool or SHARED
             runner = self._pool.take(
                 key,
-                lambda: LlamaRunner(path, prepare=self._preparation(path), verbose=self._verbose),
+                lambda: LlamaRunner(
+                    path,
+                    prepare=self._preparation(path),
+                    verbose=self._verbose,
+                    contexts=KeptContexts(self._places.cache) if self._keep_contexts else None,
+                ),
             )
             self._taken = (key, runner)
         return self._taken[1]

@@ -23,7 +23,7 @@ MAX_VARIABLE = 1000
 
 
 class RuleAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold an answer from rules."""
+    """An answer from rules."""
 
     text: str
     intent: str

@@ -48,7 +48,7 @@ SHOWN_CHARACTERS = 80
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one pattern's longest match."""
+    """One pattern's longest match."""
 
     lang: str
     intent: str
@@ -65,7 +65,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold how well one language's patterns fit a query."""
+    """How well one language's patterns fit a query."""
 
     lang: str
     read_as: str
@@ -75,7 +75,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what was found, and why."""
+    """What was found, and why."""
 
     query: str
     """The query, normalized."""

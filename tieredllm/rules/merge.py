@@ -20,7 +20,7 @@ __all__ = ["Layer", "group_mistakes", "merge", "merge_mistakes"]
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one rule file."""
+    """One rule file."""
 
     origin: str
     """`builtin`, or the file's path."""

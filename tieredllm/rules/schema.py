@@ -59,36 +59,41 @@ Responses = Annotated[tuple[ResponseText, ...], Meta(min_length=1)]
 
 
 class IntentEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold what a file says about one intent.
+    """What a file says about one intent.
 
     When the intent is inherited too, each key given here replaces what was inherited, and
     `extra_patterns` and `extra_responses` add to it.
     """
 
     name: IntentName
+    """What `rules test`, logs and tests call it; unique in the file."""
     priority: Annotated[int, Meta(ge=-1000, le=1000)] | None = None
     """The highest wins; 0 when nobody says."""
     patterns: tuple[PatternSource, ...] | None = None
     """Regular expressions of the `regex` package; any of them is enough."""
     extra_patterns: tuple[PatternSource, ...] = ()
+    """Patterns besides the inherited ones."""
     responses: Responses | None = None
     """One of them is chosen by a stable hash of the query."""
     extra_responses: tuple[ResponseText, ...] = ()
+    """Responses besides the inherited ones."""
     otherwise: Responses | None = None
     """Said instead when nothing is left of any response, for want of variables."""
 
 
 class OwnTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold one of a file's own tests."""
+    """One of a file's own tests."""
 
     query: Annotated[str, Meta(min_length=1)]
+    """What a user might ask."""
     intent: IntentName
+    """The intent it must have."""
     lang: LanguageTag | None = None
     """The language that must be guessed; any when absent."""
 
 
 class RuleFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold a whole rule file."""
+    """A whole rule file."""
 
     lang: LanguageTag = "en"
     """The language of its patterns and responses."""
@@ -104,11 +109,13 @@ class RuleFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     remove: tuple[IntentName, ...] = ()
     """Inherited intents to do without."""
     intents: tuple[IntentEntry, ...] = ()
+    """What somebody may want, and what is said to it."""
     tests: tuple[OwnTest, ...] = ()
+    """Queries with the intents they must have; `rules check` runs them."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one pattern and where it is from."""
+    """One pattern and where it is from."""
 
     pattern: str
     origin: str
@@ -116,7 +123,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what somebody may want, how that is told, and what is said to it."""
+    """What somebody may want, how that is told, and what is said to it."""
 
     name: str
     priority: int = 0
@@ -128,7 +135,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Language(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold the rules of one language."""
+    """The rules of one language."""
 
     lang: str
     intents: tuple[Intent, ...]
@@ -145,7 +152,7 @@ class Language(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one of a file's own tests."""
+    """One of a file's own tests."""
 
     place: Place
     query: str
@@ -155,7 +162,7 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold all rules in use."""
+    """All rules in use."""
 
     origin: str
     """`builtin`, or the path of the file that was asked for."""

@@ -14,7 +14,7 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.request_info import RequestInfo
 
-__all__ = ["HTTPX_KINDS", "classify_exception"]
+__all__ = ["HTTPX_KINDS", "classify_exception", "system_causes"]
 
 HTTPX_KINDS: dict[str, ErrorKind] = {
     # The network gave way: see `_connection` for whether it is worth another try.
@@ -80,16 +80,8 @@ def classify_exception(info: RequestInfo, exc: BaseException) -> FallbackTrigger
     import ssl
 
     causes = list(_causes(exc))
-    # These end no handshake by themselves: they come with every wait, and with a closed connection.
-    passing = (
-        ssl.SSLWantReadError,
-        ssl.SSLWantWriteError,
-        ssl.SSLEOFError,
-        ssl.SSLZeroReturnError,
-        ssl.SSLSyscallError,
-    )
-    for cause in causes:
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, passing):
+    for cause in system_causes(exc):
+        if isinstance(cause, ssl.SSLError):
             return _tls(info, cause)
     if not type(exc).__module__.startswith("httpx"):
         return _foreign(info, exc)
@@ -108,6 +100,28 @@ def classify_exception(info: RequestInfo, exc: BaseException) -> FallbackTrigger
         ErrorKind.MALFORMED_RESPONSE: f"{info.host} sent a body that is not encoded as it says",
     }.get(kind, f"{name}: {exc}")
     return FallbackTriggerError(kind, info.presentable(message))
+
+
+def system_causes(exc: BaseException) -> Iterator[OSError]:
+    """Yield what the system, a name lookup or TLS said, of an exception and its causes.
+
+    Without what ends no handshake by itself but comes with every wait, and with a connection that
+    was closed; and without errors that only sum up others.
+    """
+    import ssl
+
+    passing = (
+        ssl.SSLWantReadError,
+        ssl.SSLWantWriteError,
+        ssl.SSLEOFError,
+        ssl.SSLZeroReturnError,
+        ssl.SSLSyscallError,
+    )
+    for cause in _causes(exc):
+        if isinstance(cause, passing) or not isinstance(cause, OSError):
+            continue
+        if cause.errno is not None or isinstance(cause, ssl.SSLError):
+            yield cause
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:
