@@ -133,7 +133,9 @@ def _answer(
         no_stream=options.no_stream,
         printed_later=options.as_json or options.extract,
     )
-    manager = make_manager(environment, options, beside(view, terminal_approver(environment)))
+    manager = make_manager(
+        environment, options, beside(view, terminal_approver(environment)), one_question=True
+    )
     history = None
     if not options.no_log or options.conversation is not None:
         from tieredllm.store.history import History
