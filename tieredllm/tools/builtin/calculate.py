@@ -205,7 +205,7 @@ def _operand(node: ast.expr, numbers: Sequence[Fraction], depth: int) -> Number:
                 wanted = str(least) if least == most else f"{least} to {most}"
                 raise ArithmeticalError(f"{name} takes {wanted} arguments, not {len(args)}")
             return function(*(_value(each, numbers, depth + 1) for each in args))
-        case ast.Tuple():
+        case ast.Tuple(elts=[_, *_]):
             raise ArithmeticalError("`,` separates arguments only: write 1000, not 1,000")
         case _:
             raise ArithmeticalError("only numbers, operators and functions are calculated")
