@@ -50,9 +50,33 @@ def places(root: Path) -> Places:
     )
 
 
-def backend(model: Path | str, root: Path, *, context_tokens: int = 2048) -> LlamaCppBackend:
+def pretend_tried(path: Path, root: Path) -> None:
+    """Remember for the places below a root that a file was tried and found good."""
+    from tieredllm.local.gguf import read_header
+    from tieredllm.local.ladder import Rates, Trial
+    from tieredllm.local.validate import _stamp
+    from tieredllm.local.validation_cache import ValidationCache, Verdict, state_of
+
+    rates = Rates(load_s=0.1, prompt_tps=500.0, decode_tps=100.0)
+    verdict = Verdict(
+        state=state_of(path),
+        header=read_header(path),
+        stamp=_stamp(),
+        trials=tuple(Trial(rung=rung, rates=rates) for rung in ("plain", "repacked")),
+    )
+    ValidationCache(places(root).cache).put(path, verdict)
+
+
+def backend(
+    model: Path | str, root: Path, *, context_tokens: int = 2048, keep_contexts: bool = False
+) -> LlamaCppBackend:
     """Make a backend with places of its own."""
-    return LlamaCppBackend(model=str(model), context_tokens=context_tokens, places=places(root))
+    return LlamaCppBackend(
+        model=str(model),
+        context_tokens=context_tokens,
+        places=places(root),
+        keep_contexts=keep_contexts,
+    )
 
 
 def call(*messages: Message, max_tokens: int = 8, **params: Any) -> Call:

@@ -40,7 +40,7 @@ class Told:
         self.n_ctx = 100_000
         self._tokens = vocabulary.tokenize(text)
 
-    def evaluate(self, prompt):
+    def evaluate(self, prompt, **_):
         pass
 
     def sample(self, limit, params):

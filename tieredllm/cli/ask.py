@@ -113,8 +113,6 @@ def _answer(
     Raises:
         UsageError: the profile, a tier's name, a fault's name or a conversation is wrong.
     """
-    import msgspec
-
     from tieredllm.aio import run
     from tieredllm.cli.approval import beside, terminal_approver
     from tieredllm.cli.output import make_view
@@ -128,7 +126,9 @@ def _answer(
         no_stream=options.no_stream,
         printed_later=options.as_json or options.extract,
     )
-    manager = make_manager(environment, options, beside(view, terminal_approver(environment)))
+    manager = make_manager(
+        environment, options, beside(view, terminal_approver(environment)), one_question=True
+    )
     history = None
     if not options.no_log or options.conversation is not None:
         from tieredllm.store.history import History
@@ -144,7 +144,7 @@ def _answer(
 
     async def answered() -> int:
         try:
-            events = manager.stream(prompt, **msgspec.structs.asdict(options.request()))
+            events = manager.stream(prompt, options=options.request())
             answer = await show(events, view, animated=animated)
             code = _finish(environment, options, answer)
             if answer.fallback_used or answer.error is not None:
@@ -158,6 +158,9 @@ def _answer(
                     conversation_id=earlier.cid if earlier else None,
                     secrets=manager.secrets(),
                 )
+                # Without -v only where the next question would go on from another turn.
+                if history.unsaved is not None and (environment.verbose or earlier is not None):
+                    environment.say(f"tieredllm: this is not in the log: {history.unsaved}")
             return code
         finally:
             await manager.aclose()

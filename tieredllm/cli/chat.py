@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
     from tieredllm.health.report import HealthReport
     from tieredllm.render.view import View
-    from tieredllm.store.logged import Logged
+    from tieredllm.store.record import LoggedRequest
     from tieredllm.types import Attachment
 
 __all__ = ["app"]
@@ -167,7 +167,7 @@ def _services(
 
         print_report(report, manager.profile, aside)
 
-    def show_request(request: Logged) -> None:
+    def show_request(request: LoggedRequest) -> None:
         from tieredllm.cli.log import show_request
 
         show_request(aside, request)

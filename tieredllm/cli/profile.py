@@ -155,7 +155,7 @@ def init(
         typer.Option(
             "--vendor",
             metavar="NAME",
-            help="openai, anthropic or gemini, the best first (repeatable); asked when not given.",
+            help="openai, anthropic, gemini or a server's address, the best first (repeatable).",
         ),
     ] = None,
     local: Annotated[
@@ -163,7 +163,7 @@ def init(
         typer.Option(
             "--local",
             metavar="MODEL",
-            help="A local model of `tieredllm models list`, or `none`; asked when not given.",
+            help="A name of `models list`, a .gguf file, or `none`; asked when not given.",
             show_default=False,
         ),
     ] = None,
@@ -177,8 +177,8 @@ def init(
 ) -> None:
     """Make a profile of your own by answering a few questions.
 
-    It looks for keys in the environment and the keys file, offers a local model, writes a file with
-    comments into your configuration directory, and ends by running `health`.
+    It looks for keys and for servers on this machine, offers a local model, writes what differs
+    from a built-in profile into your configuration directory, and ends by running `health`.
     """
     from tieredllm.cli.profile_init import Wishes, make_profile
 

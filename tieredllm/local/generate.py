@@ -14,6 +14,7 @@ from tieredllm.profile.schema import Params
 from tieredllm.types import Message
 
 if TYPE_CHECKING:
+    from tieredllm.local.contexts import KeptContexts
     from tieredllm.local.model import LoadedModel
     from tieredllm.local.template import ChatFormat
 
@@ -60,8 +61,16 @@ class Job:
         self.cancelled = False
 
 
-def answer(model: LoadedModel, chat: ChatFormat, job: Job) -> End:
-    """Post the pieces of an answer, and give how it ended.
+def answer(
+    model: LoadedModel, chat: ChatFormat, job: Job, contexts: KeptContexts | None = None
+) -> End:
+    """Post the pieces of an answer, and return how it ended.
+
+    Args:
+        model: what answers.
+        chat: how its conversations are written.
+        job: the conversation, and where the pieces go.
+        contexts: where to look for what an earlier process has read.
 
     Raises:
         StoppedError: the model was told to stop.
@@ -78,7 +87,7 @@ def answer(model: LoadedModel, chat: ChatFormat, job: Job) -> End:
             f"the context has room for {model.n_ctx} tokens",
         )
     prompt = chat.tokens(job.messages)
-    model.evaluate(prompt)
+    model.evaluate(prompt, contexts=contexts)
     limit = min(job.params.max_tokens, model.n_ctx - len(prompt))
     detokenizer = Detokenizer(chat.stop)
     loop = LoopDetector()

@@ -6,16 +6,27 @@ https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
+
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
+from tieredllm.local.contexts import MAX_BYTES, MIN_TOKENS, KeptContexts, shared_beginning
 from tieredllm.local.ladder import LoadSettings
-from tieredllm.local.llama_bindings import Flag, StoppedError, bindings, last_complaint
+from tieredllm.local.llama_bindings import (
+    Flag,
+    StoppedError,
+    binding_stamp,
+    bindings,
+    last_complaint,
+)
 from tieredllm.local.machine import physical_cores
 from tieredllm.local.sampler import make_sampler
 from tieredllm.local.tokenizer import NativeVocabulary
@@ -29,6 +40,17 @@ ABORTED = 2
 """What `llama_decode` returns when the abort callback said stop."""
 FLASH_ATTENTION_ON, FLASH_ATTENTION_OFF, FLASH_ATTENTION_AUTO = 1, 0, -1
 """`llama_flash_attn_type` of llama.h."""
+
+
+MAX_SNAPSHOTS = 4
+"""How many turns back a model that cannot cut its cache remembers; 0.1 to some 20 MB each."""
+
+
+class _Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The state a model carries from token to token, after some of them."""
+
+    tokens: int
+    data: ctypes.Array[ctypes.c_uint8]
 
 
 class BadFileError(FallbackTriggerError):
@@ -48,6 +70,7 @@ class LoadedModel:
     Attributes:
         vocabulary: to tokenise with.
         evaluated_tokens: prompt tokens evaluated so far, without those found in the cache.
+        identity: the file, the build of llama.cpp and the kind of context, for `KeptContexts`.
 
     Raises:
         StoppedError: `go_on` said so.
@@ -67,6 +90,7 @@ class LoadedModel:
         self._llama: ModuleType = bindings()
         self._context: Any = None
         self._cached: list[int] = []
+        self._snapshots: list[_Snapshot] = []
         self._name = path.name
         self._settings = settings
         self._stop = stop
@@ -85,6 +109,7 @@ class LoadedModel:
                     "is an embedding or diffusion model: it does not write one word after the other"
                 )
             self._one = (self._llama.llama_token * 1)()
+            self.identity = self._identity(path)
         except BaseException:
             self.close()
             raise
@@ -144,6 +169,8 @@ class LoadedModel:
             if not context:  # some architectures cannot
                 params.flash_attn_type = FLASH_ATTENTION_AUTO
                 context = llama.llama_init_from_model(self._model, params)
+        kind = ("flash_attn_type", "type_k", "type_v", "n_seq_max", "kv_unified", "swa_full")
+        self._kind = [(name, getattr(params, name)) for name in kind if name in fields]
         if not context:
             why = last_complaint() or "probably not enough memory"
             raise self._failed(f"has no room for a context of {self.n_ctx} tokens: {why}")
@@ -166,10 +193,19 @@ class LoadedModel:
         is_diffusion = getattr(self._llama, "llama_model_is_diffusion", None)  # since August 2025
         return bool(self._memory) and not (is_diffusion and is_diffusion(self._model))
 
-    def evaluate(self, prompt: list[int]) -> None:
+    def evaluate(
+        self, prompt: list[int], *, lasting: int = 0, contexts: KeptContexts | None = None
+    ) -> None:
         """Bring the cache to hold exactly the prompt, so that `sample` can go on from it.
 
-        The part the prompt has in common with what the cache holds is not evaluated again.
+        The part the prompt has in common with what the cache holds, or with a kept context, is not
+        evaluated again.
+
+        Args:
+            prompt: its tokens.
+            lasting: with how many of them the next prompt of the conversation will begin, too;
+                what a model that cannot cut its cache goes back to.
+            contexts: where to look for a kept context.
 
         Raises:
             StoppedError: the stop flag was set.
@@ -180,13 +216,20 @@ class LoadedModel:
                 ErrorKind.CONTEXT_LENGTH,
                 f"the prompt has {len(prompt)} tokens; the context has room for {self.n_ctx}",
             )
-        keep = 0
         # The last token is always evaluated: its logits are what the answer starts from.
-        for ours, theirs in zip(self._cached, prompt[:-1], strict=False):
-            if ours != theirs:
-                break
-            keep += 1
-        self._cut_cache(keep)
+        known = prompt[:-1]
+        if contexts is not None:
+            self._load_context(contexts, known)
+        self._cut_cache(shared_beginning(self._cached, known))
+        if self._can_cut or not len(self._cached) < lasting < len(prompt):
+            self._read(prompt)
+            return
+        self._read(prompt[:lasting])
+        self._take_snapshot()
+        self._read(prompt)
+
+    def _read(self, prompt: list[int]) -> None:
+        """Evaluate what a prompt has beyond the cache."""
         for start in range(len(self._cached), len(prompt), BATCH_TOKENS):
             piece = prompt[start : start + BATCH_TOKENS]
             self._decode(piece)
@@ -216,14 +259,113 @@ class LoadedModel:
         finally:
             llama.llama_sampler_free(sampler)
 
+    def computes_numbers(self) -> bool:
+        """Tell whether each value computed for the last token is a number."""
+        llama = self._llama
+        count = llama.llama_vocab_n_tokens(self.vocabulary.native)
+        # A sum is NaN as soon as one of its terms is.
+        return not math.isnan(sum(llama.llama_get_logits_ith(self._context, -1)[:count]))
+
     def _cut_cache(self, keep: int) -> None:
-        """Forget all but the first `keep` tokens; or all, with models that cannot do that."""
+        """Forget all but the first `keep` tokens.
+
+        Models with a state that is carried from token to token (recurrent and hybrid ones) cannot
+        forget the last tokens alone. They go back to a snapshot before them, or forget everything.
+        """
         llama = self._llama
         if keep and llama.llama_memory_seq_rm(self._memory, 0, keep, -1):
             del self._cached[keep:]
+            return
+        while self._snapshots:
+            snapshot = self._snapshots[-1]
+            if snapshot.tokens <= keep and self._return_to(snapshot):
+                return
+            self._snapshots.pop()
+        self._clear_cache()
+
+    def _clear_cache(self) -> None:
+        self._llama.llama_memory_clear(self._memory, True)
+        self._cached.clear()
+        self._snapshots.clear()
+
+    def _take_snapshot(self) -> None:
+        """Note the carried state, which is small; what attention remembers can be cut."""
+        llama, context = self._llama, self._context
+        if not hasattr(llama, "llama_state_seq_get_data_ext"):  # before llama.cpp of August 2025
+            return
+        partial = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        size = llama.llama_state_seq_get_size_ext(context, 0, partial)
+        data = (ctypes.c_uint8 * size)()
+        if size and llama.llama_state_seq_get_data_ext(context, data, size, 0, partial) == size:
+            self._snapshots.append(_Snapshot(tokens=len(self._cached), data=data))
+            del self._snapshots[:-MAX_SNAPSHOTS]
+
+    def _return_to(self, snapshot: _Snapshot) -> bool:
+        llama, data = self._llama, snapshot.data
+        partial = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        if not llama.llama_state_seq_set_data_ext(self._context, data, len(data), 0, partial):
+            return False
+        if not llama.llama_memory_seq_rm(self._memory, 0, snapshot.tokens, -1):
+            return False
+        del self._cached[snapshot.tokens :]
+        return True
+
+    def keep_context(self, contexts: KeptContexts) -> None:
+        """Keep what has been read and said, for a later process to go on from."""
+        llama, context = self._llama, self._context
+        if not self._can_cut:
+            # The next prompt parts from this one before the answer's end, if only by a token.
+            self._cut_cache(len(self._cached) - 1)
+        if len(self._cached) < MIN_TOKENS:
+            return
+        size = llama.llama_state_seq_get_size(context, 0)
+        if not 0 < size <= MAX_BYTES:
+            return
+        data = bytearray(size)
+        room = (ctypes.c_uint8 * size).from_buffer(data)
+        written = llama.llama_state_seq_get_data(context, room, size, 0)
+        del room  # a bytearray that is lent out cannot change its length
+        if written:
+            del data[written:]
+            contexts.keep(self.identity, self._cached, data)
+
+    def _load_context(self, contexts: KeptContexts, prompt: list[int]) -> None:
+        """Take a kept context into the cache if it has much more of the prompt."""
+        shared = shared_beginning(self._cached, prompt)
+        if len(prompt) - shared < MIN_TOKENS:
+            return
+        found = contexts.find(self.identity, prompt, beyond=shared)
+        if found is None or len(found[0]) >= self.n_ctx:
+            return
+        tokens, data = found
+        if not self._can_cut and tokens != prompt[: len(tokens)]:
+            return
+        self._clear_cache()
+        lent = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        if self._llama.llama_state_seq_set_data(self._context, lent, len(data), 0):
+            self._cached += tokens
         else:
-            llama.llama_memory_clear(self._memory, True)
-            self._cached.clear()
+            self._clear_cache()
+
+    @property
+    def _can_cut(self) -> bool:
+        """Whether the last tokens in the cache can be forgotten alone."""
+        llama, model = self._llama, self._model
+        if llama.llama_model_is_recurrent(model):
+            return False
+        is_hybrid = getattr(llama, "llama_model_is_hybrid", None)  # since July 2025
+        return not (is_hybrid and is_hybrid(model))
+
+    def _identity(self, path: Path) -> str:
+        """Tell contexts that can be loaded here from all others.
+
+        Another size of context or number of threads is no obstacle; flash attention, the types of
+        keys and values and the number of sequences are (tried with llama.cpp of October 2026).
+        """
+        stat = path.stat()
+        file = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+        text = f"{file}\n{binding_stamp()}\n{self._kind}"
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def _decode(self, tokens: list[int]) -> None:
         """Evaluate tokens after those in the cache."""

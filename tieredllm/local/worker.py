@@ -31,13 +31,15 @@ from tieredllm.profile.schema import Params
 from tieredllm.types import Message
 
 if TYPE_CHECKING:
+    from tieredllm.local.contexts import KeptContexts
     from tieredllm.local.model import LoadedModel
     from tieredllm.local.template import ChatFormat
 
 __all__ = ["SHARED", "End", "LlamaRunner", "Prepare", "RunnerPool"]
 
-Prepare = Callable[[Callable[[], bool]], int]
-"""Check the file and give the context to load it with; is told whether to go on."""
+Prepare = Callable[[Callable[[], bool]], tuple[int, LoadSettings]]
+"""Check the file and return the context and the settings to load it with; is told whether to go
+on."""
 
 STACK_BYTES = 16 * 1024 * 1024
 """What llama.cpp computes in; a thread has half a megabyte on macOS unless it asks for more."""
@@ -50,8 +52,8 @@ class LlamaRunner:
     Args:
         path: the GGUF file.
         prepare: checks the file before it is loaded, on the runner's thread; may block.
-        settings: how to load it and compute with it.
         verbose: whether llama.cpp's log goes to stderr.
+        contexts: where what was read is kept for later processes, and looked for; None for not.
     """
 
     def __init__(
@@ -59,12 +61,12 @@ class LlamaRunner:
         path: Path,
         *,
         prepare: Prepare,
-        settings: LoadSettings = LoadSettings(),  # noqa: B008 - it is frozen
         verbose: bool = False,
+        contexts: KeptContexts | None = None,
     ) -> None:
+        self._contexts = contexts
         self._path = path
         self._prepare = prepare
-        self._settings = settings
         self._verbose = verbose
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[Job | Future[LoadedModel] | None] = queue.SimpleQueue()
@@ -229,6 +231,7 @@ class LlamaRunner:
     def _run(self) -> None:
         model: LoadedModel | None = None
         chat: ChatFormat | None = None
+        answered = False
         try:
             while (item := self._work.get()) is not None:
                 if isinstance(item, Future):
@@ -241,8 +244,11 @@ class LlamaRunner:
                 elif model is None or chat is None:
                     item.post(self._unavailable("the model is not loaded"))
                 else:
-                    self._serve(item, model, chat)
+                    answered = self._serve(item, model, chat)
         finally:
+            if model is not None and self._contexts is not None and answered:
+                with contextlib.suppress(FallbackTriggerError, MemoryError):
+                    model.keep_context(self._contexts)
             if model is not None:
                 model.close()
             self._fail_rest()
@@ -262,7 +268,7 @@ class LlamaRunner:
         return not self._stop_loading.is_set()
 
     def _load_model(self) -> tuple[LoadedModel, ChatFormat]:
-        n_ctx = self._prepare(self._go_on_loading)
+        n_ctx, settings = self._prepare(self._go_on_loading)
         # What the chat template needs is imported while llama.cpp reads the file.
         threading.Thread(target=_import_jinja, daemon=True).start()
         from tieredllm.local.model import LoadedModel
@@ -272,23 +278,28 @@ class LlamaRunner:
         model = LoadedModel(
             self._path,
             n_ctx=n_ctx,
-            settings=self._settings,
+            settings=settings,
             stop=self._stop,
             go_on=self._go_on_loading,
         )
         return model, ChatFormat(model.vocabulary)
 
-    def _serve(self, job: Job, model: LoadedModel, chat: ChatFormat) -> None:
+    def _serve(self, job: Job, model: LoadedModel, chat: ChatFormat) -> bool:
+        """Answer a job; False when it came to no end."""
         with self._lock:
             if job.cancelled or self._closed:
                 job.post(self._unavailable(CLOSED))
-                return
+                return False
             self._current = job
             self._stop.clear()
         try:
-            job.post(answer(model, chat, job))
+            end = answer(model, chat, job, self._contexts)
+            is_whole = not job.cancelled  # once it is posted, whoever waited cancels
+            job.post(end)
+            return is_whole
         except BaseException as exc:  # noqa: BLE001 - it goes to whoever waits
             job.post(_translated(exc))
+            return False
         finally:
             with self._lock:
                 self._current = None

@@ -37,7 +37,7 @@ def dump(profile: Profile, origin: Callable[[str], str | None]) -> str:
         mean nothing to a tier's provider are left out.
     """
     values: dict[str, Any] = msgspec.to_builtins(profile)
-    values.pop("extends", None)
+    del values["extends"], values["remove_tiers"]
     values["tiers"] = [_tier(tier) for tier in profile.tiers]
     values["tools"]["mcp"] = _masked(values["tools"]["mcp"])
 

@@ -299,6 +299,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The profile's name; the file's when absent."""
     extends: str | None = None
     """The name or path of a profile this one inherits from."""
+    remove_tiers: tuple[Name, ...] = ()
+    """Inherited tiers to do without."""
     description: str | None = None
     """One line for `profile list`."""
     deadline_s: Seconds = 120.0

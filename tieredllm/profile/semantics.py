@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from tieredllm.errors import Mistake
 from tieredllm.profile.nodes import ErrorNode, ListNode, MappingNode, Node, Place, ScalarNode
 
-__all__ = ["check_semantics", "duplicate_tiers", "path_at"]
+__all__ = ["check_semantics", "duplicate_tiers", "path_at", "url_problem"]
 
 _WITHOUT_MODEL = ("model", "base_url", "api_key_env", "alternates")
 _OF_A_COMMAND = ("env", "pass_env", "cwd")
@@ -97,12 +97,12 @@ def _url(backend: MappingNode) -> list[Mistake]:
     url, node = backend.text("base_url"), backend.get("base_url")
     if url is None or node is None:
         return []
-    problem = _url_problem(url)
+    problem = url_problem(url)
     return [node.place.mistake(f"`base_url` {problem}")] if problem else []
 
 
-def _url_problem(url: str) -> str | None:
-    """Say what keeps a text from being an http(s) URL."""
+def url_problem(url: str) -> str | None:
+    """Return what keeps a text from being an http(s) URL; None when it is one."""
     if any(character.isspace() or not character.isprintable() for character in url):
         return "has a space or a control character in it"
     try:
@@ -198,7 +198,7 @@ def _mcp_servers(root: MappingNode) -> list[Mistake]:
         others = _OF_A_URL if given == ["command"] else _OF_A_COMMAND
         mistakes += _out_of_place(server, others, f"an MCP server with `{given[0]}`")
         url = server.text("url")
-        problem = _url_problem(url) if url is not None else None
+        problem = url_problem(url) if url is not None else None
         if problem:
             mistakes.append(server.entries["url"].node.place.mistake(f"`url` {problem}"))
         mistakes += [
