@@ -13,7 +13,7 @@ from tieredllm.chat.tier_status import TierStatus
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
 from tieredllm.render.view import View, show
-from tieredllm.store.logged import is_turn
+from tieredllm.store.record import is_turn
 from tieredllm.types import Answer, Answered, Attachment, Event, Prompt, Token
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tieredllm.engine.plan import TierPlan
     from tieredllm.health.report import HealthReport
     from tieredllm.store.history import History
-    from tieredllm.store.logged import Logged
+    from tieredllm.store.record import LoggedRequest
     from tieredllm.types import Options
 
 __all__ = ["Chat", "Environment", "MakeView", "Reader", "Services"]
@@ -84,7 +84,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 
     make_view: MakeView
     show_health: Callable[[HealthReport], None]
-    show_request: Callable[[Logged], None]
+    show_request: Callable[[LoggedRequest], None]
     show_rows: Callable[[list[tuple[str, str]]], None]
     """Print two columns."""
     show_dim: Callable[[str], None]
