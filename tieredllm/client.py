@@ -310,8 +310,8 @@ class FallbackManager:
             return None
         from tieredllm.engine.tool_loop import ToolLoop
         from tieredllm.tools.approval import Approval
+        from tieredllm.tools.execute import ToolSession
         from tieredllm.tools.registry import Toolbox
-        from tieredllm.tools.session import ToolSession
 
         declared = self.profile.tools
         if self._toolbox is None:
