@@ -123,6 +123,8 @@ async def chunks(job: Job) -> AsyncGenerator[Chunk, None]:
                 if isinstance(chunk, Finish | ToolRequest):
                     if isinstance(chunk, Finish) and not spoke:
                         break
+                    if isinstance(chunk, Finish):
+                        job.notices.extend(chunk.notices)
                     yield chunk
                     return
                 if isinstance(chunk, Delta) and not spoke:

@@ -131,7 +131,8 @@ class LlamaCppBackend:
                 usage = Usage(
                     prompt_tokens=item.prompt_tokens, completion_tokens=item.completion_tokens
                 )
-                yield Finish(reason=item.reason, usage=usage)
+                notices = (f"{self._model} {item.notice}",) if item.notice else ()
+                yield Finish(reason=item.reason, usage=usage, notices=notices)
 
     def warm_up(self) -> bool:
         """Start checking and loading the file in the background; False when it is not there."""
