@@ -7,10 +7,10 @@ import random
 from collections.abc import AsyncGenerator
 
 from tieredllm.clock import SystemClock
-from tieredllm.engine.core import Run
-from tieredllm.engine.plan import Options, TierPlan
+from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import NoMemory
-from tieredllm.engine.tooling import Tooling
+from tieredllm.engine.runner import FallbackRun, stream_events
+from tieredllm.engine.tool_loop import ToolLoop
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.profile.schema import HealthSettings, Profile, Tier
 from tieredllm.prompts.fit import estimate_tokens
@@ -24,7 +24,7 @@ from tieredllm.providers.base import (
     ProbeResult,
     ToolRequest,
 )
-from tieredllm.types import Answer, Answered, Event, Prompt, Usage
+from tieredllm.types import Answer, Answered, Event, Options, Prompt, Usage
 
 Step = str | float | Exception | Finish | CallPiece | ToolRequest
 
@@ -110,7 +110,7 @@ def run_engine(
     on_content_filter: str = "stop",
     prompt: Prompt | None = None,
     options: Options | None = None,
-    tools: Tooling | None = None,
+    tools: ToolLoop | None = None,
 ) -> tuple[Answer, list[Event]]:
     """Run one request over scripted tiers; give its answer and its events."""
     run = make_run(
@@ -126,7 +126,7 @@ def run_engine(
     )
 
     async def collect() -> list[Event]:
-        events = [event async for event in run.events()]
+        events = [event async for event in stream_events(run)]
         await asyncio.sleep(0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert left == set()
@@ -149,8 +149,8 @@ def make_run(
     on_content_filter: str = "stop",
     prompt: Prompt | None = None,
     options: Options | None = None,
-    tools: Tooling | None = None,
-) -> Run:
+    tools: ToolLoop | None = None,
+) -> FallbackRun:
     """Lay out one request over scripted tiers."""
     names = ["primary", "secondary", "minimal", "fourth", "fifth"]
     plans = []
@@ -177,7 +177,7 @@ def make_run(
         on_content_filter=on_content_filter,
     )
     memory = health or NoMemory()
-    return Run(
+    return FallbackRun(
         plans=plans,
         profile=profile,
         prompt=prompt or Prompt(question="Why?"),

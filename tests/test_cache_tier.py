@@ -12,9 +12,9 @@ from store_support import NOW, FakeClock
 from store_support import answer as answer_of
 
 from tieredllm.clock import SystemClock
-from tieredllm.engine.core import Run
-from tieredllm.engine.plan import Options, TierPlan
+from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import NoMemory
+from tieredllm.engine.runner import FallbackRun, stream_events
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Params, Profile, Tier
@@ -22,7 +22,7 @@ from tieredllm.providers.base import Call, Delta, Finish
 from tieredllm.providers.static import CacheBackend
 from tieredllm.store.database import Database
 from tieredllm.store.history import History
-from tieredllm.types import Answer, Answered, Attachment, Message, Prompt
+from tieredllm.types import Answer, Answered, Attachment, Message, Options, Prompt
 
 QUESTION = Prompt(question="Why is the sky blue?", system="Be brief.")
 HOUR_S = 3600.0
@@ -157,7 +157,7 @@ def run(*backends, prompt: Prompt = QUESTION) -> Answer:
         )
         for level, backend in enumerate(backends)
     ]
-    engine = Run(
+    engine = FallbackRun(
         plans=plans,
         profile=Profile(tiers=tuple(plan.tier for plan in plans)),
         prompt=prompt,
@@ -170,7 +170,7 @@ def run(*backends, prompt: Prompt = QUESTION) -> Answer:
     )
 
     async def last() -> Answer:
-        events = [event async for event in engine.events()]
+        events = [event async for event in stream_events(engine)]
         assert isinstance(events[-1], Answered)
         return events[-1].answer
 

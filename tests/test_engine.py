@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import datetime
 
 import pytest
-from engine_support import END, RULES_TEXT, Scripted, fault, rules, run_engine
+from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, run_engine
 from error_table import ROWS
 
-from tieredllm.engine.plan import Options
 from tieredllm.engine.ports import NoMemory, Standing
+from tieredllm.engine.runner import QUEUED_EVENTS, stream_events
 from tieredllm.kinds import ErrorKind
-from tieredllm.providers.base import Finish
+from tieredllm.providers.base import Delta, Finish
 from tieredllm.types import (
     Attachment,
     AttemptFailed,
     FellBack,
     Message,
     Notice,
+    Options,
     Prompt,
     RetryScheduled,
     Skip,
@@ -612,3 +614,115 @@ def test_history_follows_the_policy():
     assert sent[1].content == "turn 3"
     assert "Now?" in sent[-1].content
     assert "concise" in sent[-1].content
+
+
+def test_alternates_of_one_model_are_told_apart():
+    """Of a race's losers, the alternate with the same model at another URL is still asked."""
+    slow = Scripted([0.15, "half", fault("stream_interrupted")], name="a")
+    own = Scripted([fault("not_found")], name="twin")
+    alternate = Scripted([5.0, "x", END], ["saved", END], name="twin")
+    answer, _ = run_engine(slow, (own, alternate), rules(), tiers=HEDGED)
+
+    assert answer.text == "saved"
+
+
+def test_a_probe_is_one_attempt():
+    """A half-open backend is asked once, also where its failure could be retried."""
+    probed = Scripted([fault("service_unavailable")], name="a")
+    memory = Memory({"a": Standing(state="half_open")}, lease=True)
+    answer, _ = run_engine(
+        probed, Scripted(["y", END], name="b"), health=memory, tiers={0: {"retries": 3}}
+    )
+
+    assert answer.text == "y"
+    assert len(probed.seen) == 1
+    assert memory.results[0].probe is True
+
+
+class Endless(Scripted):
+    """A backend that goes on until it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.sent = 0
+
+    async def answer(self, call):
+        self.open_calls += 1
+        try:
+            while True:
+                self.sent += 1
+                yield Delta("x")
+        finally:
+            await asyncio.sleep(0)
+            self.open_calls -= 1
+
+
+def test_a_slow_reader_holds_the_backend_up():
+    """What is not read waits, bounded; closing the iterator ends the backend's call first."""
+    backend = Endless()
+    memory = Memory()
+
+    async def read_a_little():
+        run = make_run(backend, health=memory)
+        events = stream_events(run)
+        while not isinstance(await anext(events), Token):
+            pass
+        await asyncio.sleep(0.05)
+        sent = backend.sent
+        await events.aclose()
+        return sent, asyncio.all_tasks() - {asyncio.current_task()}
+
+    sent, left = asyncio.run(read_a_little())
+
+    assert sent < 2 * QUEUED_EVENTS
+    assert (backend.open_calls, left) == (0, set())
+    assert [(result.ok, result.counts) for result in memory.results] == [(False, False)]
+
+
+def test_a_slow_reader_is_not_the_backend_s_silence():
+    """The time that a reader takes does not count as a wait for a token."""
+    words = ["w"] * (3 * QUEUED_EVENTS)
+
+    async def read_slowly():
+        run = make_run(Scripted([*words, END]), tier={"idle_timeout_s": 0.05})
+        async for event in stream_events(run):
+            if len(read) == 1:
+                await asyncio.sleep(0.2)
+            read.append(event)
+
+    read = []
+    asyncio.run(read_slowly())
+
+    assert read[-1].answer.text == "".join(words)
+
+
+def test_who_reads_can_be_cancelled():
+    """Cancelling whoever waits for an event ends the backend's call at once."""
+    silent = Scripted([30.0])
+
+    async def give_up():
+        events = stream_events(make_run(silent))
+        await anext(events)
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0.01)
+        was_open = silent.open_calls
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        return was_open, waiting.cancelled(), asyncio.all_tasks() - {asyncio.current_task()}
+
+    was_open, cancelled, left = asyncio.run(give_up())
+
+    assert (was_open, silent.open_calls) == (1, 0)
+    assert cancelled
+    assert left == set()
+
+
+def test_a_bug_of_the_engine_reaches_whoever_reads():
+    """An exception that is nobody's failure is raised, not swallowed."""
+
+    class Broken(Memory):
+        def standings(self, identities):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_engine(Scripted(["x", END]), health=Broken())

@@ -10,8 +10,8 @@ import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, run_engine
 from tools_support import MCP_SERVER, session, stub
 
-from tieredllm.engine.plan import Options
-from tieredllm.engine.tooling import Tooling
+from tieredllm.engine.runner import stream_events
+from tieredllm.engine.tool_loop import ToolLoop
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import McpSettings, Tools
 from tieredllm.providers.base import CallPiece, ToolRequest
@@ -20,6 +20,7 @@ from tieredllm.tools.registry import Toolbox
 from tieredllm.tools.session import ToolSession
 from tieredllm.types import (
     Answered,
+    Options,
     Prompt,
     ToolCall,
     ToolEnded,
@@ -56,8 +57,8 @@ class Counter:
 
         self.tool = stub("count", run, read_only=False)
 
-    def tooling(self, **options) -> Tooling:
-        return Tooling(session(self.tool, **options))
+    def tooling(self, **options) -> ToolLoop:
+        return ToolLoop(session(self.tool, **options))
 
 
 def test_a_round_of_calls_ends_in_an_answer():
@@ -171,10 +172,10 @@ def test_nothing_runs_twice_with_a_real_server_that_counts(tmp_path):
                     Scripted(["It is so.", END], name="three"),
                     tier=ALL,
                     tiers={2: {"tools": "none"}},
-                    tools=Tooling(tools),
+                    tools=ToolLoop(tools),
                 )
                 answer = None
-                async for event in run.events():
+                async for event in stream_events(run):
                     if isinstance(event, Answered):
                         answer = event.answer
                 assert answer.text == "It is so."
@@ -334,7 +335,7 @@ def test_results_that_do_not_fit_are_told_as_text_and_cut():
     async def long(arguments):
         return "word " * 4000
 
-    tools = Tooling(session(stub("count", long)))
+    tools = ToolLoop(session(stub("count", long)))
     first = Scripted([wants("count")], [fault("timeout")], name="one")
     small = Scripted(["Short.", END], name="two")
     answer, _ = run_engine(
@@ -445,7 +446,7 @@ def test_what_is_not_approved_does_not_run():
 def test_a_grant_is_a_list_of_names():
     """A tier is told of the tools it was granted, and can call no other."""
     counter = Counter()
-    tools = Tooling(session(counter.tool, stub("now")))
+    tools = ToolLoop(session(counter.tool, stub("now")))
     model = Scripted([wants("count")], ["Fine.", END])
     answer, _ = run_engine(model, tier={"tools": ["now"]}, tools=tools)
 

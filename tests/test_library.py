@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from tieredllm import FallbackManager, UsageError
+import tieredllm
+from tieredllm import FallbackManager, Options, UsageError
 
 
 @pytest.fixture
@@ -38,3 +39,16 @@ def test_a_prompt_of_another_shape_is_a_usage_error(manager, prompt):
     """What is neither a question nor chat messages is refused by our own error."""
     with pytest.raises(UsageError, match="prompt"):
         manager.ask(prompt)
+
+
+def test_every_exported_name_is_there():
+    """What the package says it exports can be imported."""
+    missing = [name for name in tieredllm.__all__ if not hasattr(tieredllm, name)]
+
+    assert missing == []
+
+
+def test_what_a_request_asks_for_besides_is_one_value(manager):
+    """The options go in as one value; a tier that is not there is told in words."""
+    with pytest.raises(UsageError, match="no tier 'primary'"):
+        manager.ask("hello", options=Options(start="primary"))

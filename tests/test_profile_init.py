@@ -11,9 +11,8 @@ from chat_support import talking
 from cli_support import Terminal, cli, install_model
 from profile_support import command
 
-from tieredllm.cli.profile_draft import Choice, draft, own_server, vendors
 from tieredllm.files import Places, shipped
-from tieredllm.kinds import ErrorKind
+from tieredllm.profile.init_template import VENDORS, Choice, Server, draft
 from tieredllm.profile.lint import lint
 from tieredllm.profile.load import Found, load
 
@@ -42,63 +41,74 @@ def models(tier):
     return [tier.model, *(alternate.model for alternate in tier.alternates)]
 
 
-NAMES = ("openai", "anthropic", "gemini", "server")
+SERVER = Server(base_url="http://127.0.0.1:8080/v1", model="my: model, #1")
+NAMES = (*VENDORS, SERVER)
 CHOICES = [
     names for count in range(len(NAMES) + 1) for names in itertools.permutations(NAMES, count)
 ]
 
 
-@pytest.mark.parametrize("local", [None, "gemma-2-2b-it", "smollm2-135m"])
+def drafted(tmp_path, **choice):
+    """Read back what is written for a choice."""
+    text = draft(Choice(name="mine", made_on=date(2026, 1, 2), **choice))
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return text, load(Found(name="mine", path=path, origin="file"), places(tmp_path / "home"))
+
+
+@pytest.mark.parametrize("local", [None, "gemma-2-2b-it", "smollm2-135m", "/models/own.gguf"])
 def test_every_choice_makes_a_sound_profile(tmp_path, local):
-    """Whatever is chosen, the text is a profile without mistakes or doubts, and reads well."""
-    known = vendors(places(tmp_path))
-    known["server"] = own_server("http://127.0.0.1:8080/v1", "my: model, #1", None)
-    for names in CHOICES:
-        chosen = tuple(known[name] for name in names)
-        choice = Choice(name="mine", vendors=chosen, local=local, made_on=date(2026, 1, 2))
-        text = draft(choice)
-        path = tmp_path / "mine.yaml"
-        path.write_text(text)
-        loaded = load(Found(name="mine", path=path, origin="file"), places(tmp_path))
+    """Whatever is chosen, the text is a profile without mistakes or doubts, and asks just those."""
+    for sources in CHOICES:
+        text, loaded = drafted(tmp_path, sources=sources, local=local)
+        tiers = {tier.name: tier for tier in loaded.profile.tiers}
+        vendors = [source for source in sources if source is not SERVER]
+        minimal = tiers.pop("minimal", None)
+        clouds = {
+            backend.provider
+            for tier in tiers.values()
+            for backend in (tier, *tier.alternates)
+            if backend.provider in VENDORS and backend.base_url is None
+        }
 
         assert lint(loaded) == []
-        tiers = {tier.name: tier for tier in loaded.profile.tiers}
-        assert ("primary" in tiers) is bool(names)
-        assert ("secondary" in tiers) is (bool(names) and names != ("server",))
-        assert ("minimal" in tiers) is (local is not None)
+        assert clouds == set(vendors)
+        assert (minimal.model if minimal else None) == local
         assert list(tiers)[-1] == "rules"
-        if len(names) > 1:
-            assert models(tiers["primary"]) == [known[name].large.name for name in names]
-            later = (*names[1:], names[0])
-            assert models(tiers["secondary"]) == [known[name].medium.name for name in later]
-            assert tiers["secondary"].provider == known[names[1]].provider
         assert all(len(line) <= 100 for line in text.splitlines())
-        assert {line.index(" # ") for line in text.splitlines() if " # " in line[20:]} <= {33}
+        if sources:
+            first = next(iter(tiers.values()))
+            own = (first.base_url, first.model) == (SERVER.base_url, SERVER.model)
+            assert own if sources[0] is SERVER else first.provider == sources[0]
+        if vendors:
+            first, second = tiers["primary"], tiers["secondary"]
+            assert [first.provider, *(a.provider for a in first.alternates)] == vendors
+            assert second.provider == vendors[1 % len(vendors)]
 
 
-def test_the_numbers_are_those_of_the_built_in_profile(home):
-    """Tokens, retries and timeouts are those of the default profile's tiers."""
-    choice = Choice(
-        name="default",
-        vendors=tuple(vendors(places(home)).values()),
-        local="gemma-2-2b-it",
-        made_on=date(2026, 1, 2),
-    )
-    path = home / "config" / "profiles" / "default.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text(draft(choice))
-    mine = written(home).profile
+def test_a_server_and_vendors_keep_their_own_limits(tmp_path):
+    """A vendor's tier has not the small context of a server, nor the other way round."""
+    for sources in (("openai", SERVER), (SERVER, "openai", "gemini")):
+        _, loaded = drafted(tmp_path, sources=sources, local=None)
+        tiers = {tier.name: tier for tier in loaded.profile.tiers}
 
-    usual = load(
-        Found(name="default", path=shipped("profiles") / "default.yaml", origin="shipped"),
-        places(home),
-    ).profile
+        assert tiers["server"].context_tokens == 4096
+        assert tiers["primary"].context_tokens == 1_000_000
+        assert tiers["primary"].timeout_s == 30
 
-    for ours, theirs in zip(mine.tiers, usual.tiers, strict=True):
-        assert models(ours) == models(theirs)
-        for field in ("name", "prompt", "context_tokens", "timeout_s", "retries"):
-            assert getattr(ours, field) == getattr(theirs, field)
-        assert ours.params.max_tokens == theirs.params.max_tokens
+
+def test_only_differences_are_written(tmp_path):
+    """What the built-in profile says is inherited, so that a later version's models are used."""
+    _, everything = drafted(tmp_path, sources=tuple(VENDORS), local="gemma-2-2b-it")
+    text, one = drafted(tmp_path, sources=("anthropic",), local="gemma-2-2b-it")
+    home = places(tmp_path / "home")
+
+    assert "tiers:" not in text
+    for loaded, name in ((everything, "default"), (one, "anthropic")):
+        path = shipped("profiles") / f"{name}.yaml"
+        theirs = load(Found(name=name, path=path, origin="shipped"), home).profile
+        assert loaded.profile.tiers == theirs.tiers
+        assert loaded.profile.deadline_s == theirs.deadline_s
 
 
 def test_without_questions(home):
@@ -221,8 +231,8 @@ def test_questions_and_answers(home):
         terminal.type("4, 3 openai\r")
         terminal.until("Your server's address")
         terminal.type(f"{server.url}/v1\r")
-        terminal.until("Its model")
-        terminal.type("m-1\r")
+        terminal.until("Its model [m-1]")
+        terminal.type("\r")
         terminal.until("The variable with its key")
         terminal.type("\r")
         terminal.until("GEMINI_API_KEY (not shown")
@@ -242,12 +252,16 @@ def test_questions_and_answers(home):
     assert models(profile.tiers[0])[0] == "m-1"
     assert profile.tiers[0].base_url == f"{server.url}/v1"
     assert profile.tiers[0].api_key_env is None
-    assert [a.provider for a in profile.tiers[0].alternates] == ["gemini", "openai"]
-    assert [tier.name for tier in profile.tiers] == ["primary", "secondary", "minimal", "rules"]
+    assert [profile.tiers[1].provider, profile.tiers[1].alternates[0].provider] == [
+        *("gemini", "openai")
+    ]
+    assert [tier.name for tier in profile.tiers] == [
+        *("server", "primary", "secondary", "minimal", "rules")
+    ]
     assert "typed-unseen" in keys_file.read_text()
     assert stat.S_IMODE(keys_file.stat().st_mode) == 0o600
     assert b"unseen" not in terminal.raw
-    assert any("primary" in line and "healthy" in line for line in terminal.lines)
+    assert any("server" in line and "healthy" in line for line in terminal.lines)
     assert not (home / "data").exists()
 
 
@@ -280,18 +294,68 @@ def test_declined(home, key):
     assert "Traceback" not in "\n".join(terminal.lines)
 
 
-def test_an_address_that_is_wrong_is_told(home):
-    """What was typed is checked like any profile: the mistake is told with its place."""
-    terminal = Terminal(home, "profile", "init", "--name", "x", "--local", "none", rows=40)
-    terminal.until("[0]")
-    terminal.type("server\r")
-    terminal.until("address")
-    terminal.type("no-address\r")
-    terminal.until("Its model")
-    terminal.type("m\r")
-    terminal.until("The variable")
-    terminal.type("\r")
+def test_each_answer_is_checked_where_it_is_given(home):
+    """An address that is none is asked for again; `http://` and `/v1` are added."""
+    with talking() as server:
+        address = server.url.removeprefix("http://")
+        terminal = Terminal(home, "profile", "init", "--name", "x", "--local", "none", rows=60)
+        terminal.until("[0]")
+        terminal.type("server, openai\r")
+        terminal.until("address")
+        terminal.type("http://no such host\r")
+        terminal.until("has a space or a control character")
+        terminal.type("127.0.0.1:9\r")
+        terminal.until("nothing answers there (ConnectError)")
+        terminal.type("n\r")
+        terminal.until(lambda: "\n".join(terminal.lines).count("up to and with /v1") == 3)
+        terminal.type(f"{address}\r")
+        terminal.until("It has m-1")
+        terminal.type("http://x/y\r")
+        terminal.until("that is an address, not the name of a model")
+        terminal.type("m-2\r")
+        terminal.until("It does not list m-2. Take it all the same? [y/N]")
+        terminal.type("\r")
+        terminal.until(lambda: "\n".join(terminal.lines).count("Its model") == 3)
+        terminal.type("\r")
+        terminal.until("The variable")
+        terminal.type("\r")
+        terminal.until("OPENAI_API_KEY (not shown")
+        terminal.type("1 4\r")
+        terminal.until("that is no key")
+        terminal.type("\r")
+        code = terminal.run()
+    tiers = written(home, "x").profile.tiers
 
-    assert terminal.run() == 2
-    assert any("x.yaml:" in line for line in terminal.lines)
-    assert ErrorKind.UNEXPECTED not in "\n".join(terminal.lines)
+    assert code == 0
+    assert (tiers[0].base_url, tiers[0].model) == (f"{server.url}/v1", "m-1")
+    assert [tier.name for tier in tiers] == ["server", "primary", "secondary", "rules"]
+
+
+def test_what_would_have_mistakes_is_not_written(home):
+    """The profile in use stays as it was when what it would inherit from is broken."""
+    path = home / "config" / "profiles" / "default.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("# precious\n")
+    (path.parent / "openai.yaml").write_text("tiers: [\n")
+    refused = command("profile", "init", "--yes", "--force", "--vendor", "openai", home=home)
+
+    assert refused.code == 2
+    assert "openai.yaml:2:1: a value is missing here" in refused.stderr
+    assert path.read_text() == "# precious\n"
+
+
+def test_a_server_is_a_wish_too(home):
+    """`--vendor` takes a server's address, and its first model; one that is not there is told."""
+    with talking() as server:
+        done = cli(
+            *(home, "profile", "init", "--yes", "--local", "none", "--vendor", server.url),
+            **NOWHERE,
+        )
+    gone = command("profile", "init", "--yes", "--vendor", "http://127.0.0.1:9", home=home / "b")
+    tier = written(home).profile.tiers[0]
+
+    assert done.returncode == 0
+    assert (tier.base_url, tier.model, tier.api_key_env) == (f"{server.url}/v1", "m-1", None)
+    assert (gone.code, gone.stdout) == (2, "")
+    assert "--vendor http://127.0.0.1:9/v1: nothing answers there" in gone.stderr
+    assert not (home / "b").exists()

@@ -161,6 +161,29 @@ def test_lists_other_than_tiers_are_replaced(tmp_path, places, base):
     assert [each.model for each in profile.tiers[0].alternates] == ["c"]
 
 
+def test_inherited_tiers_can_be_left_out(tmp_path, places, base):
+    """What `remove_tiers` names is gone, and may be given anew."""
+    without = extended(tmp_path, places, "remove_tiers: [one]")
+    anew = extended(tmp_path, places, "remove_tiers: [one]\ntiers: [{name: one, provider: cache}]")
+
+    assert [tier.name for tier in without.tiers] == ["two", "rules"]
+    assert (anew.tiers[0].name, anew.tiers[0].provider) == ("one", "cache")
+    assert anew.tiers[0].model is None
+
+
+def test_a_tier_to_leave_out_must_be_inherited(tmp_path, places, base):
+    """A name that is not there is told at its place, with those that are."""
+    told = mistakes_in(
+        write(tmp_path / "c.yaml", "extends: ./base.yaml\nremove_tiers: [one, other]\n"), places
+    )
+    alone = "remove_tiers: [one]\ntiers: [{name: r, provider: rules}]\n"
+
+    assert told == ["2:21: no tier `other` is inherited: there are one, two, rules"]
+    assert mistakes_in(write(tmp_path / "d.yaml", alone), places) == [
+        "1:16: no tier `one` is inherited"
+    ]
+
+
 @pytest.mark.parametrize(
     ("tiers", "order"),
     [

@@ -25,7 +25,7 @@ from tieredllm.client import FallbackManager
 from tieredllm.files import Places
 from tieredllm.profile.schema import Backoff, HealthSettings, Profile, Tier
 from tieredllm.render.plain import PlainAnswer
-from tieredllm.types import Answered
+from tieredllm.types import Answered, Options
 
 DEADLINE_S = 1.5
 REQUESTS = 400
@@ -175,7 +175,7 @@ def test_soak(tmp_path, seed):
         out, err = io.StringIO(), io.StringIO()
         view = PlainAnswer(stdout=out, stderr=err, verbose=True)
         started = loop.time()
-        async for happened in manager.stream("hello?", deadline_s=DEADLINE_S):
+        async for happened in manager.stream("hello?", options=Options(deadline_s=DEADLINE_S)):
             view.handle(happened)
             if isinstance(happened, Answered):
                 answer = happened.answer

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 from store_support import Child, crowd
 
-from tieredllm.store.database import Database
-from tieredllm.store.opening import is_on_network
+from tieredllm.store.database import Database, DatabaseError, is_on_network
 from tieredllm.store.schema import APPLICATION_ID, STEPS
 
 
@@ -215,8 +214,8 @@ LOCKER = """
 """
 
 
-def test_a_locked_file_costs_a_tenth_of_a_second_and_loses_nothing(path):
-    """While another process holds the lock, reads and writes give up soon, and are made good."""
+def test_a_locked_file_costs_a_tenth_of_a_second(path):
+    """While another process holds the lock, reads and writes give up soon, and say so."""
     with Database(path) as database:
         database.write(put("first"), None)
     with Child(path, LOCKER) as locker:
@@ -226,8 +225,7 @@ def test_a_locked_file_costs_a_tenth_of_a_second_and_loses_nothing(path):
         read = database.read(rows, "default")
         first_s = time.monotonic() - started
         for number in range(10):
-            database.write(put(f"kept {number}"), None, keep=True)
-        database.write(put("not kept"), None)
+            assert database.write(put(f"lost {number}"), "default") == "default"
         rest_s = time.monotonic() - started - first_s
         trouble = database.trouble
         locker.go()
@@ -239,22 +237,26 @@ def test_a_locked_file_costs_a_tenth_of_a_second_and_loses_nothing(path):
     assert first_s < 0.5
     assert rest_s < 1.2  # a tenth of a second twice more, then a hundredth each
     assert "another process keeps it locked" in trouble
-    assert stored(path) == sorted(["first", "last", "locker", *(f"kept {n}" for n in range(10))])
+    assert stored(path) == ["first", "last", "locker"]
 
 
-def test_what_was_kept_is_made_good_on_closing(path):
-    """A write that found the file locked is not lost if the lock goes before the process ends."""
+def test_a_patient_write_waits_for_the_lock(path):
+    """What must not be lost may wait longer, also after many waits were in vain."""
     with Database(path) as database:
         database.write(put("first"), None)
     database = Database(path)
     with Child(path, LOCKER) as locker:
         locker.line()
-        database.write(put("kept"), None, keep=True)
-        locker.go()
+        for _ in range(5):
+            database.write(put("lost"), None)
+        timer = threading.Timer(0.5, locker.go)
+        timer.start()
+        database.write(put("patient"), None, wait_s=10)
+        timer.join()
         locker.end()
     database.close()
 
-    assert stored(path) == ["first", "kept", "locker"]
+    assert stored(path) == ["first", "locker", "patient"]
 
 
 HEAD, MIDDLE = b"\xde\xad\xbe\xef" * 64, b"\xff" * 3000
@@ -465,7 +467,7 @@ def test_twenty_writers_lose_nothing(path):
         row = "INSERT INTO rejected_parameters VALUES ('b', ?, 0)"
         for number in range(10):
             name = f"{os.getpid()}-{number}"
-            database.write(lambda c, name=name: c.execute(row, (name,)), None, keep=True)
+            database.write(lambda c, name=name: c.execute(row, (name,)), None, wait_s=20)
         database.close()
         say(database.trouble)
     """
@@ -546,7 +548,7 @@ def test_what_may_not_be_written_is_stood_in_for_by_memory(public_folder, what):
         path.unlink()
     public_folder.chmod(0o555)
     code = """
-        import tieredllm.store.rescue, random
+        import random
         if os.geteuid() == 0:  # root may write anything
             os.setgroups([])
             os.setgid(65534)
@@ -571,7 +573,7 @@ def test_what_may_not_be_written_is_stood_in_for_by_memory(public_folder, what):
 
 def test_without_shared_memory_the_old_journal_is_used(path, monkeypatch):
     """Where a write-ahead log cannot be had, the file works all the same, and no trial is left."""
-    monkeypatch.setattr("tieredllm.store.opening.os.urandom", lambda _: b"x")
+    monkeypatch.setattr("tieredllm.store.database.os.urandom", lambda _: b"x")
     (path.parent / "state.db.trial-78-shm").mkdir(parents=True)
     with Database(path) as database:
         database.write(put(), None)
@@ -619,7 +621,7 @@ def test_a_fork_does_not_share_a_connection(path):
         database.write(put("before"), None)
         child = os.fork()
         for number in range(20):
-            database.write(put(f"{'child' if child == 0 else 'parent'} {number}"), None, keep=True)
+            database.write(put(f"{'child' if child == 0 else 'parent'} {number}"), None, wait_s=20)
         database.close()
         if child == 0:
             sys.exit(0)
@@ -683,3 +685,70 @@ def test_compacting_removes_what_was_deleted(path):
         files = [p.read_bytes() for p in path.parent.iterdir()]
 
     assert not any(b"SECRET" in data for data in files)
+
+
+NOBODY = """
+    import random
+    if os.geteuid() == 0:  # root may read and write anything
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    database = Database(path)
+    read = lambda c: c.execute("SELECT parameter FROM rejected_parameters").fetchall()
+"""
+
+
+def test_a_folder_that_cannot_be_written_can_be_read(public_folder):
+    """A file with a write-ahead log is read where nothing can be made beside it."""
+    path = public_folder / "state.db"
+    with Database(path) as database:
+        database.write(put("old"), None)
+    path.chmod(0o444)
+    public_folder.chmod(0o555)
+    code = """
+        say(database.require(read, []), database.trouble)
+        database.write(lambda c: c.execute("DELETE FROM rejected_parameters"), None)
+        say(database.stands_in)
+    """
+    with Child(path, NOBODY, code) as child:
+        said = child.end().splitlines()
+    public_folder.chmod(0o755)
+
+    assert said == ["[('old',)] None", "True"]
+    assert stored(path) == ["old"]
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_cannot_be_read_is_not_taken_for_missing(public_folder, what):
+    """A file that may not be looked at is an error, and not an empty log."""
+    folder = public_folder / "state"
+    path = folder / "state.db"
+    with Database(path) as database:
+        database.write(put("old"), None)
+    folder.chmod(0o755)
+    (folder if what == "folder" else path).chmod(0)
+    code = """
+        from tieredllm.store.database import DatabaseError
+        say(database.read(read, "default"))
+        try:
+            database.require(read, [])
+        except DatabaseError as error:
+            say(error)
+    """
+    with Child(path, NOBODY, code) as child:
+        default, error = child.end().splitlines()
+    folder.chmod(0o755)
+
+    assert default == "default"
+    assert error.startswith(f"cannot use {path}: ")
+
+
+def test_a_damaged_file_is_not_read_as_an_empty_one(path):
+    """Whoever must know is told that the file was moved aside; afterwards there is none."""
+    with Database(path) as database:
+        database.write(put(), None)
+    damage(path, "header")
+    with Database(path) as database:
+        with pytest.raises(DatabaseError, match="was damaged: it is kept as"):
+            database.require(rows, [])
+        assert database.require(rows, "none") == "none"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store_support import NOW, FakeClock, answer, attempt
+from store_support import NOW, Child, FakeClock, answer, attempt
 
 from tieredllm.errors import UsageError
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.redaction import Redactor
 from tieredllm.store.database import Database
-from tieredllm.store.history import CachedAnswer, Conversation, History
-from tieredllm.store.logged import MAX_TEXT, fingerprint
-from tieredllm.types import Attachment, Message, Prompt, Skip, Usage
+from tieredllm.store.history import CachedAnswer, Conversation, History, Unreadable
+from tieredllm.store.record import MAX_TEXT, fingerprint
+from tieredllm.store.schema import STEPS
+from tieredllm.store.statistics import statistics
+from tieredllm.types import Attachment, Message, Prompt, Skip, ToolUse, Usage
 
 FAILED = ErrorInfo(kind=ErrorKind.TIMEOUT, message="no token within 10 s")
 
@@ -397,7 +402,7 @@ def test_lookups_use_an_index(history, database):
     history.conversation()
     history.conversation("a1")
     history.find("a1")
-    history.find("REF-0000AAAA") if history.recent(1)[0].answer.ref_code else None
+    history.find("REF-0000AAAA") if next(history.recent(1)).answer.ref_code else None
     history.cached_answer("default", Prompt(question="What?"), newer_than=0)
     database.read(lambda c: c.set_trace_callback(None), None)
     plans = [
@@ -411,5 +416,224 @@ def test_lookups_use_an_index(history, database):
 
     # Without a condition, the latest are read from the end of the table itself.
     assert len(statements) >= 7
-    assert scans <= {"SCAN requests", "SCAN r"}
+    assert scans <= {"SCAN log"}
     assert not any("TEMP B-TREE" in plan for plan in plans)
+
+
+def test_every_field_of_an_answer_comes_back(history):
+    """What is kept is the answer itself: no field is left behind, be it a new one."""
+    given_answer = msgspec.structs.replace(
+        answer("a1", tier="cache", provider="cache", usage=Usage(prompt_tokens=3)),
+        cached_at="2026-01-01T00:00:00Z",
+        intent="greeting",
+        tool_calls=(
+            ToolUse(
+                tier="primary",
+                name="look_up",
+                arguments={"order": -7, "deep": [1.5, None, True]},
+                outcome="ok",
+                result="It is on its way.",
+            ),
+        ),
+    )
+    history.save(Prompt(question="Why?"), given_answer, "default")
+
+    assert history.find("a1").answer == given_answer
+
+
+def test_what_a_tool_was_called_with_holds_no_secret(history, tmp_path):
+    """A key in the arguments of a tool's call, be it a name there, is in no byte of the file."""
+    key = "sk-proj-0123456789abcdef"
+    use = ToolUse(
+        tier="primary",
+        name="look_up",
+        arguments={key: [{"header": f"Bearer {key}"}]},
+        outcome="ok",
+        result=key,
+    )
+    history.save(
+        Prompt(question="Q?"),
+        msgspec.structs.replace(answer("a1"), tool_calls=(use,)),
+        "default",
+        secrets=[key],
+    )
+
+    assert history.find("a1").answer.tool_calls[0].arguments == {
+        "[key]": [{"header": "Bearer [key]"}]
+    }
+    assert key.encode() not in b"".join(p.read_bytes() for p in (tmp_path / "state").iterdir())
+
+
+@pytest.mark.parametrize("row", ["", "{", '{"asked_at": 1}', "[]", b"\xff\xfe", None])
+def test_one_bad_row_does_not_hide_the_others(history, database, row):
+    """A row that makes no sense is told by its id and its reason; the others are there."""
+    for request_id in ("a1", "a2", "a3"):
+        ask(history, request_id, cid="talk")
+    spoil = "UPDATE log SET record = CAST(coalesce(?, 7) AS TEXT) WHERE id = 'a2'"
+    database.write(lambda c: c.execute(spoil, (row,)), None)
+    found = list(history.recent(9))
+
+    assert [one.answer.request_id for one in found[::2]] == ["a3", "a1"]
+    assert isinstance(found[1], Unreadable)
+    assert found[1].request_id == "a2"
+    assert [one.answer.request_id for one in history.recent(9, "what")] == ["a3", "a1"]
+    assert history.conversation("talk").request_ids == ("a1", "a3")
+    with pytest.raises(UsageError, match="request a2 cannot be read: "):
+        history.find("a2")
+
+
+def test_an_answer_from_the_future_is_not_given_again(history, clock):
+    """What was kept while the clock was far ahead would never be too old: it is passed over."""
+    clock.now += 10 * 365 * 86_400
+    ask(history, "a1", "Q?", "T.")
+    clock.now = NOW
+
+    assert history.cached_answer("default", Prompt(question="Q?"), newer_than=NOW - 60) is None
+
+
+def test_the_log_keeps_the_latest_requests_only(history, monkeypatch):
+    """Beyond the number it keeps, the oldest go, with what the statistics have of them."""
+    monkeypatch.setattr("tieredllm.store.history.MAX_REQUESTS", 10)
+    for number in range(15):
+        ask(history, f"a{number:02}", attempts=[attempt()])
+
+    assert [one.answer.request_id for one in history.recent(99)] == [
+        f"a{number:02}" for number in range(14, 4, -1)
+    ]
+    count = history._database.read(lambda c: c.execute("SELECT count(*) FROM tier_turns"), None)
+    assert count.fetchone() == (10,)
+
+
+def test_the_log_does_not_outgrow_its_bytes(history, monkeypatch):
+    """Few requests with long texts go, too, once the file is full; the latest always stays."""
+    monkeypatch.setattr("tieredllm.store.history.MAX_BYTES", 1_000_000)
+    for number in range(40):
+        ask(history, f"a{number:02}", "x" * 100_000)
+
+    ids = [one.answer.request_id for one in history.recent(99)]
+    assert ids[0] == "a39"
+    assert len(ids) < 10
+    ask(history, "b", "x" * 1_000_000)
+    assert next(history.recent(1)).answer.request_id == "b"
+
+
+def test_a_long_log_is_read_a_few_at_a_time(history, monkeypatch):
+    """Who stops after the first requests has not read the others, and none is missed or doubled."""
+    monkeypatch.setattr("tieredllm.store.history.PAGE", 3)
+    for number in range(10):
+        ask(history, f"a{number}")
+    found = history.recent(8)
+    next(found)
+    ask(history, "late")
+
+    assert [one.answer.request_id for one in found] == [f"a{n}" for n in range(8, 1, -1)]
+
+
+def test_a_request_waits_for_the_log_while_others_write(tmp_path):
+    """A file that is locked for a while is waited for; the request is in the log afterwards."""
+    path = tmp_path / "state" / "state.db"
+    with Database(path) as database:
+        history = History(database)
+        ask(history, "a1")
+        with Child(path, LOCKER) as locker:
+            locker.line()
+            timer = threading.Timer(0.5, locker.go)
+            timer.start()
+            ask(history, "a2")
+            timer.join()
+            locker.end()
+
+        assert history.unsaved is None
+        assert history.conversation().request_ids == ("a2",)
+
+
+def test_a_request_that_is_not_kept_is_said(tmp_path, monkeypatch):
+    """Whoever has the file locked for too long, or where none can be, the reason is there."""
+    monkeypatch.setattr("tieredllm.store.history.SAVE_WAIT_S", 0.2)
+    path = tmp_path / "state" / "state.db"
+    with Database(path) as database:
+        history = History(database)
+        ask(history, "a1")
+        with Child(path, LOCKER) as locker:
+            locker.line()
+            ask(history, "a2")
+            locked = history.unsaved
+            locker.go()
+            locker.end()
+        ask(history, "a3")
+        again = history.unsaved
+    nowhere = History(Database(tmp_path / "state" / "state.db" / "state.db"))
+    ask(nowhere, "a1")
+
+    assert locked == f"cannot use {path}: another process keeps it locked"
+    assert again is None
+    assert "Not a directory" in nowhere.unsaved
+
+
+LOCKER = """
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    say("locked")
+    wait()
+    connection.execute("COMMIT")
+    connection.close()
+"""
+
+OLD_ROWS = """
+INSERT INTO requests VALUES (7, 'ab12', 1000.5, 'work', 'talk', 1, 'hash', 'Why "now"?', 'Be kind.',
+    '[{"text": "piped", "name": null}]', 'Because.' || char(10) || 'é', 'secondary', 1, 'openai',
+    'gpt', 250.0, 40.0, 'stop', 0, 10, 20, 'primary: timeout: it went wrong', NULL, NULL, NULL,
+    NULL);
+INSERT INTO requests VALUES (8, 'ff00', 1001.0, 'work', 'talk', 0, NULL, 'And?', NULL, 'no JSON',
+    NULL, NULL, NULL, NULL, NULL, 9.0, NULL, NULL, 0, NULL, NULL, 'rules: deadline: late',
+    'REF-00000001', NULL, NULL, '{"kind": "deadline", "message": "late"}');
+INSERT INTO attempts (request, position, tier, level, provider, model, outcome, kind, message,
+        status, retry_after_s, reason, started_ms, duration_ms, first_token_ms, skip) VALUES
+    (7, 1, 'secondary', 1, 'openai', 'gpt', 'ok', NULL, NULL, NULL, NULL, NULL, 100.0, 150.0, 40.0,
+        NULL),
+    (7, 0, 'primary', 0, 'openai', 'gpt', 'failed', 'timeout', 'it went wrong', 504, 2.0, NULL, 0.0,
+        100.0, NULL, NULL),
+    (8, 0, 'primary', 0, 'openai', 'gpt', 'skipped', NULL, NULL, NULL, NULL, 'open', 0.0, 0.0, NULL,
+        '{"why": "circuit_open", "cause": "timeout"}');
+"""
+
+
+def test_a_log_of_an_earlier_version_is_read(tmp_path, clock):
+    """What was logged in columns of its own is there after the change to records, figures too."""
+    path = tmp_path / "state.db"
+    with Database(path, steps=STEPS[:3]) as old:
+        old.write(
+            lambda c: [c.execute(statement) for statement in OLD_ROWS.strip().split(";\n")], None
+        )
+        assert old.trouble is None
+    with Database(path) as database:
+        history = History(database, clock)
+        first, second = history.find("ab12"), history.find("REF-00000001")
+        figures = {tier.name: tier for tier in statistics(database, since=0.0, until=2000.0).tiers}
+        conversation = history.conversation("talk")
+        assert database.trouble is None
+
+    assert first.prompt == Prompt(
+        question='Why "now"?', system="Be kind.", attachments=(Attachment(text="piped"),)
+    )
+    assert first.answer == msgspec.structs.replace(
+        answer("ab12", "Because.\né", tier="secondary", level=1),
+        first_token_ms=40.0,
+        original_error="primary: timeout: it went wrong",
+        attempts=(
+            msgspec.structs.replace(
+                attempt(outcome="failed"),
+                error=ErrorInfo(
+                    kind=ErrorKind.TIMEOUT, message="it went wrong", status=504, retry_after_s=2.0
+                ),
+            ),
+            attempt("secondary", 1, started_ms=100.0, duration_ms=150.0, first_token_ms=40.0),
+        ),
+    )
+    assert second.answer.error == ErrorInfo(kind=ErrorKind.DEADLINE, message="late")
+    assert second.answer.attempts[0].skip == Skip(why="circuit_open", cause=ErrorKind.TIMEOUT)
+    assert conversation.request_ids == ("ab12",)
+    assert conversation.system == "Be kind."
+    assert (figures["primary"].requests, figures["primary"].fallback_rate) == (1, 1.0)
+    assert (figures["secondary"].success_rate, figures["secondary"].latency_p50_ms) == (1.0, 150.0)
+    assert figures["secondary"].completion_tokens == 20

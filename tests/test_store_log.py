@@ -336,3 +336,24 @@ def test_a_sparkline_has_a_character_per_number():
     assert sparkline([0.5], top=1.0) == "▅"
     assert sparkline([]) == ""
     assert set(sparkline([0, 1, 2, 3], ascii_only=True)) <= set(ASCII_BARS)
+
+
+def test_a_bad_row_is_told_and_the_others_are_shown(tieredllm, filled, home):
+    """One row that makes no sense costs a line on stderr, not the list."""
+    with Database(home / "state" / "state.db") as database:
+        spoil = "UPDATE log SET record = '{' WHERE id = ?"
+        database.write(lambda c: c.execute(spoil, (FULL_ID,)), None)
+    code, out, err = tieredllm("log")
+    as_json = tieredllm("log", "--json")
+
+    assert code == 0
+    assert [line.split("\t")[1] for line in out.splitlines()] == [RULE_ID]
+    assert err.startswith(
+        f"tieredllm: 1 request in the log cannot be read and left out: {FULL_ID}: "
+    )
+    assert [one["request_id"] for one in json.loads(as_json[1])] == [RULE_ID]
+
+
+def test_an_empty_log_is_an_empty_list(tieredllm):
+    """`log --json` is JSON also when there is nothing."""
+    assert tieredllm("log", "--json") == (0, "[]\n", "")

@@ -22,40 +22,97 @@ if TYPE_CHECKING:
         UsageError,
     )
     from tieredllm.kinds import ErrorInfo, ErrorKind
-    from tieredllm.types import Answer, Attachment, Attempt, Event, Message, Prompt, Usage
+    from tieredllm.types import (
+        Answer,
+        Answered,
+        Attachment,
+        Attempt,
+        AttemptFailed,
+        AttemptStarted,
+        Event,
+        FellBack,
+        Message,
+        Notice,
+        Options,
+        Prompt,
+        RetryScheduled,
+        Skip,
+        TierSkipped,
+        Token,
+        ToolEnded,
+        ToolStarted,
+        ToolsWanted,
+        ToolUse,
+        Usage,
+    )
 
 _HOMES = {
-    "FallbackManager": "client",
-    "ErrorInfo": "kinds",
-    "ErrorKind": "kinds",
-    "FallbackTriggerError": "errors",
-    "NoAnswerError": "errors",
-    "ProfileError": "errors",
-    "TieredLLMError": "errors",
-    "UsageError": "errors",
-    "Answer": "types",
-    "Attachment": "types",
-    "Attempt": "types",
-    "Event": "types",
-    "Message": "types",
-    "Prompt": "types",
-    "Usage": "types",
+    "client": ("FallbackManager",),
+    "errors": (
+        "FallbackTriggerError",
+        "NoAnswerError",
+        "ProfileError",
+        "TieredLLMError",
+        "UsageError",
+    ),
+    "kinds": (
+        "ErrorInfo",
+        "ErrorKind",
+    ),
+    "types": (
+        "Answer",
+        "Answered",
+        "Attachment",
+        "Attempt",
+        "AttemptFailed",
+        "AttemptStarted",
+        "Event",
+        "FellBack",
+        "Message",
+        "Notice",
+        "Options",
+        "Prompt",
+        "RetryScheduled",
+        "Skip",
+        "TierSkipped",
+        "Token",
+        "ToolEnded",
+        "ToolStarted",
+        "ToolsWanted",
+        "ToolUse",
+        "Usage",
+    ),
 }
+"""Which module has which of the exported names."""
 
 __all__ = [
     "Answer",
+    "Answered",
     "Attachment",
     "Attempt",
+    "AttemptFailed",
+    "AttemptStarted",
     "ErrorInfo",
     "ErrorKind",
     "Event",
     "FallbackManager",
     "FallbackTriggerError",
+    "FellBack",
     "Message",
     "NoAnswerError",
+    "Notice",
+    "Options",
     "ProfileError",
     "Prompt",
+    "RetryScheduled",
+    "Skip",
+    "TierSkipped",
     "TieredLLMError",
+    "Token",
+    "ToolEnded",
+    "ToolStarted",
+    "ToolUse",
+    "ToolsWanted",
     "Usage",
     "UsageError",
     "__version__",
@@ -64,11 +121,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load an exported name from its module on first use (PEP 562)."""
-    if name not in _HOMES:
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     from importlib import import_module
 
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

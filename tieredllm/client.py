@@ -1,4 +1,4 @@
-"""Be the whole way through, for programs: a profile in, answers or events out."""
+"""Define the whole way through, for programs: a profile in, answers or events out."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import os
 import random
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tieredllm.aio import run
 from tieredllm.clock import Clock, SystemClock
-from tieredllm.engine.core import Run
-from tieredllm.engine.plan import Options, TierPlan
+from tieredllm.engine.plan import TierPlan
+from tieredllm.engine.runner import FallbackRun, stream_events
 from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
 from tieredllm.files import Places
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
-from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
+from tieredllm.profile.schema import Profile, Tier, Tools, rule_files, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
 from tieredllm.store.database import Database
-from tieredllm.types import Answer, Answered, Event, Prompt
+from tieredllm.types import Answer, Answered, Event, Options, Prompt
 
 if TYPE_CHECKING:
-    from tieredllm.engine.tooling import Tooling
+    from tieredllm.engine.tool_loop import ToolLoop
     from tieredllm.health.report import HealthReport
     from tieredllm.notify.notifier import Notifier
     from tieredllm.store.history import CachedAnswer
@@ -39,7 +40,7 @@ PromptLike = str | Prompt | Sequence[Mapping[str, str]]
 
 
 class FallbackManager:
-    """Ask the tiers of a profile, in order, until one answers completely.
+    """The tiers of a profile, asked in order until one answers completely.
 
     One manager serves any number of requests, also at the same time; they share connections, the
     loaded local model and what is known of each backend's health.
@@ -52,6 +53,8 @@ class FallbackManager:
         persist: whether health is kept in, and shared through, the state database.
         simulate: faults to play instead of calling a tier, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
+        one_question: whether one question is all there will be, so that a local model that loads
+            fast is better than one that computes fast.
         keep_contexts: whether a local model keeps what it has read in the cache directory, where
             `aclose` leaves it, so that a later process goes on with the conversation at once.
         approve_tools: whether tools that may change something run without anybody being asked,
@@ -77,6 +80,7 @@ class FallbackManager:
         persist: bool = True,
         simulate: Mapping[str, ErrorKind] | None = None,
         verbose: bool = False,
+        one_question: bool = False,
         keep_contexts: bool = False,
         approve_tools: bool = False,
         approver: Approver | None = None,
@@ -114,6 +118,7 @@ class FallbackManager:
             look_up=self._look_up,
             simulate=simulate or {},
             verbose=verbose,
+            one_question=one_question,
             keep_contexts=keep_contexts,
         )
         self.plans = tuple(
@@ -130,27 +135,32 @@ class FallbackManager:
         self._toolbox: Toolbox | None = None
 
     async def stream(
-        self, prompt: PromptLike, context: Mapping[str, Any] | None = None, **options: Any
+        self,
+        prompt: PromptLike,
+        context: Mapping[str, Any] | None = None,
+        *,
+        options: Options | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Yield what happens to one request; the last event is `Answered`.
 
         Text that was streamed by an attempt that then failed is void: `AttemptFailed` says so.
+        Closing the iterator ends the request at once.
 
         Args:
             prompt: a question; or chat messages, oldest first, the last one the user's; or a
                 `Prompt`, which keeps attached text apart.
             context: `request_id` (32 hexadecimal digits) and `system` are looked at.
-            options: the fields of `Options`.
+            options: what the request asks for besides.
 
         Raises:
             UsageError: the prompt is empty or of no known shape, or no tier has the name to
                 start at.
         """
         context = context or {}
-        chosen = Options(**options)
+        chosen = options or Options()
         if chosen.start is not None:
             self.check_tiers([chosen.start])
-        run = Run(
+        request = FallbackRun(
             plans=self.plans,
             profile=self.profile,
             prompt=_as_prompt(prompt, context.get("system")),
@@ -162,31 +172,32 @@ class FallbackManager:
             rng=self._rng,
             tools=self._tooling(),
         )
-        events = run.events()
-        try:
+        async with aclosing(stream_events(request)) as events:
             async for event in events:
                 yield event
                 if isinstance(event, Answered):
                     self._notify(event.answer)
-        finally:
-            await events.aclose()
 
     async def process_with_fallbacks(
-        self, prompt: PromptLike, context: Mapping[str, Any] | None = None, **options: Any
+        self,
+        prompt: PromptLike,
+        context: Mapping[str, Any] | None = None,
+        *,
+        options: Options | None = None,
     ) -> Answer:
-        """Give the first complete answer.
+        """Return the first complete answer.
 
         Args:
             prompt: see `stream`.
             context: see `stream`.
-            options: the fields of `Options`.
+            options: see `stream`.
 
         Raises:
             NoAnswerError: no tier answered; its `answer` holds every attempt.
             UsageError: see `stream`.
         """
         answer: Answer | None = None
-        async for event in self.stream(prompt, context, **options):
+        async for event in self.stream(prompt, context, options=options):
             if isinstance(event, Answered):
                 answer = event.answer
         assert answer is not None  # noqa: S101 - the stream's last event is Answered
@@ -195,9 +206,18 @@ class FallbackManager:
         return answer
 
     def ask(
-        self, prompt: PromptLike, context: Mapping[str, Any] | None = None, **options: Any
+        self,
+        prompt: PromptLike,
+        context: Mapping[str, Any] | None = None,
+        *,
+        options: Options | None = None,
     ) -> Answer:
-        """Give the first complete answer, from code that is not asynchronous.
+        """Return the first complete answer, from code that is not asynchronous.
+
+        Args:
+            prompt: see `stream`.
+            context: see `stream`.
+            options: see `stream`.
 
         Raises:
             NoAnswerError: no tier answered; its `answer` holds every attempt.
@@ -209,7 +229,7 @@ class FallbackManager:
 
         async def once() -> Answer:
             try:
-                return await self.process_with_fallbacks(prompt, context, **options)
+                return await self.process_with_fallbacks(prompt, context, options=options)
             finally:
                 self._deliver_later()
                 await self._close_tools()
@@ -284,11 +304,11 @@ class FallbackManager:
         """Close."""
         await self.aclose()
 
-    def _tooling(self) -> Tooling | None:
+    def _tooling(self) -> ToolLoop | None:
         """Make one request's tools; None, and nothing is imported, when no tier has any."""
         if not any(_has_tools(tier, self.profile.tools) for tier in self.profile.tiers):
             return None
-        from tieredllm.engine.tooling import Tooling
+        from tieredllm.engine.tool_loop import ToolLoop
         from tieredllm.tools.approval import Approval
         from tieredllm.tools.registry import Toolbox
         from tieredllm.tools.session import ToolSession
@@ -308,7 +328,7 @@ class FallbackManager:
         session = ToolSession(
             self._toolbox, approval=approval, max_rounds=declared.max_rounds, clock=self._clock
         )
-        return Tooling(session)
+        return ToolLoop(session)
 
     async def _close_tools(self) -> None:
         toolbox, self._toolbox = self._toolbox, None
@@ -394,14 +414,12 @@ def _check_rules(profile: Profile) -> None:
     Raises:
         ProfileError: they have some.
     """
-    files = {
-        tier.rules for tier in profile.tiers if tier.provider == "rules" and tier.rules != "builtin"
-    }
+    files = rule_files(profile)
     if not files:
         return
     from tieredllm.rules.load import check_rules_file
 
-    mistakes = [mistake for file in sorted(files) for mistake in check_rules_file(file)]
+    mistakes = [mistake for file in files for mistake in check_rules_file(file)]
     if mistakes:
         raise ProfileError(mistakes)
 

@@ -20,6 +20,7 @@ __all__ = [
     "FellBack",
     "Message",
     "Notice",
+    "Options",
     "Outcome",
     "Prompt",
     "RetryScheduled",
@@ -85,6 +86,21 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     history: tuple[Message, ...] = ()
     """The earlier turns, oldest first, without the question."""
     attachments: tuple[Attachment, ...] = ()
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request asks for besides its prompt."""
+
+    start: str | None = None
+    """The tier to start at; the first when None."""
+    fallback: bool = True
+    """Whether later tiers may answer."""
+    require_llm: bool = False
+    """Whether the rule engine's answer would be a failure."""
+    deadline_s: float | None = None
+    """Overrides the profile's."""
+    stream: bool | None = None
+    """Overrides the tiers' own."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,22 +211,22 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     request_id: str
-    text: str | None
-    tier: str | None
-    fallback_level: int | None
-    fallback_used: bool
-    provider: str | None
-    model_used: str | None
+    text: str | None = None
+    tier: str | None = None
+    fallback_level: int | None = None
+    fallback_used: bool = False
+    provider: str | None = None
+    model_used: str | None = None
     latency_ms: float
     """Milliseconds from the request's start to the complete answer."""
-    first_token_ms: float | None
+    first_token_ms: float | None = None
     """Milliseconds from the request's start to the first token of the answer."""
-    finish_reason: str | None
+    finish_reason: str | None = None
     """`stop`; `length` when the answer ended at `max_tokens`; `repetition` when it ran in circles
     and was cut to its first round."""
-    truncated: bool
-    usage: Usage
-    original_error: str | None
+    truncated: bool = False
+    usage: Usage = Usage()
+    original_error: str | None = None
     ref_code: str | None = None
     intent: str | None = None
     cached_at: str | None = None

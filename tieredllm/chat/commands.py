@@ -208,13 +208,13 @@ async def copy(chat: Chat, argument: str) -> None:
 
 async def log(chat: Chat, _argument: str) -> None:
     """Draw the last request's attempts."""
-    from tieredllm.store.logged import Logged
+    from tieredllm.store.record import LoggedRequest
 
     if chat.last_prompt is None or chat.last_answer is None:
         raise UsageError("no request has ended yet; `tieredllm log` has the earlier ones")
     answer = chat.last_answer
     chat.services.show_request(
-        Logged(
+        LoggedRequest(
             asked_at=chat.last_asked_at,
             profile=chat.manager.profile.name,
             conversation_id=chat.dialogue.cid or answer.request_id,

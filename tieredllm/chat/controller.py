@@ -13,15 +13,16 @@ from tieredllm.chat.tier_status import TierStatus
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
 from tieredllm.render.view import View, show
-from tieredllm.store.logged import is_turn
+from tieredllm.store.record import is_turn
 from tieredllm.types import Answer, Answered, Attachment, Event, Prompt, Token
 
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
-    from tieredllm.engine.plan import Options, TierPlan
+    from tieredllm.engine.plan import TierPlan
     from tieredllm.health.report import HealthReport
     from tieredllm.store.history import History
-    from tieredllm.store.logged import Logged
+    from tieredllm.store.record import LoggedRequest
+    from tieredllm.types import Options
 
 __all__ = ["Chat", "Environment", "MakeView", "Reader", "Services"]
 
@@ -83,7 +84,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 
     make_view: MakeView
     show_health: Callable[[HealthReport], None]
-    show_request: Callable[[Logged], None]
+    show_request: Callable[[LoggedRequest], None]
     show_rows: Callable[[list[tuple[str, str]]], None]
     """Print two columns."""
     show_dim: Callable[[str], None]
@@ -237,7 +238,7 @@ class Chat:
         view, animated = self.services.make_view(self.status.heading if is_headed else None)
         if start is not None:
             options = msgspec.structs.replace(options, start=start)
-        events = self.manager.stream(prompt, **msgspec.structs.asdict(options))
+        events = self.manager.stream(prompt, options=options)
         try:
             answer = await show(events, _Watched(view, self), animated=animated)
         finally:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tieredllm.errors import UsageError
-from tieredllm.store.logged import is_turn, user_turn
+from tieredllm.store.record import is_turn, user_turn
 from tieredllm.text import pluralize, replace_surrogates
 from tieredllm.types import Answer, Message, Prompt
 

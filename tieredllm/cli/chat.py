@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
     from tieredllm.health.report import HealthReport
     from tieredllm.render.view import View
-    from tieredllm.store.logged import Logged
+    from tieredllm.store.record import LoggedRequest
     from tieredllm.types import Attachment
 
 __all__ = ["app"]
@@ -61,11 +61,12 @@ def chat(*, options: RequestOptions) -> None:
     terminal each line of stdin is a question: the answers go to stdout, everything else to stderr.
     Exit code then: 0, every answer was complete; 1, one was not.
     """
-    from tieredllm.cli.prompt_input import read_files
+    from tieredllm.cli.prompt_input import Patience, read_files
 
     environment = current()
     options.check()
-    attachments = read_files(environment, options.file or [])
+    patience = Patience() if options.deadline_s is None else Patience(total_s=options.deadline_s)
+    attachments = read_files(environment, options.file or [], patience=patience)
     raise typer.Exit(_talk(environment, attachments, options))
 
 
@@ -167,7 +168,7 @@ def _services(
 
         print_report(report, manager.profile, aside)
 
-    def show_request(request: Logged) -> None:
+    def show_request(request: LoggedRequest) -> None:
         from tieredllm.cli.log import show_request
 
         show_request(aside, request)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from tieredllm.cli.environment import Environment, current
-from tieredllm.cli.output import print_json
+from tieredllm.cli.output import print_json, print_json_list
 from tieredllm.clock import iso
 from tieredllm.errors import TieredLLMError, UsageError
 from tieredllm.render.plain import write
 from tieredllm.render.timeline import duration, ending, time_line
-from tieredllm.store.logged import Logged, user_turn
+from tieredllm.store.record import LoggedRequest, user_turn
 from tieredllm.text import clean, one_line, pluralize
 
 if TYPE_CHECKING:
-    from tieredllm.store.history import History
+    from tieredllm.store.history import History, Unreadable
 
 __all__ = ["app", "show_request"]
 
@@ -125,13 +126,35 @@ def path() -> None:
 
 
 def _list(environment: Environment, *, number: int, search: str | None, as_json: bool) -> None:
-    found = _from_history(environment, lambda history: history.recent(number, search))
-    if as_json:
-        print_json([request.to_dict() for request in found], environment)
-    elif found:
-        _show_list(environment, found)
-    else:
+    def show(history: History) -> bool:
+        found = _readable(environment, history.recent(number, search))
+        if as_json:
+            print_json_list((request.to_dict() for request in found), environment)
+            return True
+        first = next(found, None)
+        if first is not None:
+            _show_list(environment, itertools.chain([first], found))
+        return first is not None
+
+    if not _from_history(environment, show):
         environment.say("no request has this text" if search else "no request was logged yet")
+
+
+def _readable(
+    environment: Environment, found: Iterable[LoggedRequest | Unreadable]
+) -> Iterator[LoggedRequest]:
+    """Pass on what can be read, and say at the end what could not."""
+    bad: list[Unreadable] = []
+    for request in found:
+        if isinstance(request, LoggedRequest):
+            yield request
+        else:
+            bad.append(request)
+    if bad:
+        environment.warn(
+            f"tieredllm: {pluralize(len(bad), 'request')} in the log cannot be read and left out:"
+            f" {bad[0].request_id}: {bad[0].reason}"
+        )
 
 
 def _from_history(environment: Environment, work: Callable[[History], T]) -> T:
@@ -162,7 +185,7 @@ FIRST_LINE = 200
 STYLES = {"ok": "green", "failed": "red", "cancelled": "yellow", "skipped": "dim"}
 
 
-def _show_list(environment: Environment, requests: Sequence[Logged]) -> None:
+def _show_list(environment: Environment, requests: Iterable[LoggedRequest]) -> None:
     """Print one line for each request."""
     if environment.stdout.isatty():
         _print_table(environment, requests)
@@ -180,7 +203,7 @@ def _show_list(environment: Environment, requests: Sequence[Logged]) -> None:
         write(environment.stdout, "\t".join(map(one_line, cells)) + "\n")
 
 
-def show_request(environment: Environment, request: Logged) -> None:
+def show_request(environment: Environment, request: LoggedRequest) -> None:
     """Print one request's attempts, what was asked and what was answered."""
     if environment.stdout.isatty():
         _print_time_line(environment, request)
@@ -188,7 +211,7 @@ def show_request(environment: Environment, request: Logged) -> None:
     write(environment.stdout, "\n".join(_plain_lines(request)) + "\n")
 
 
-def _print_table(environment: Environment, requests: Sequence[Logged]) -> None:
+def _print_table(environment: Environment, requests: Iterable[LoggedRequest]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -226,7 +249,7 @@ def _print_table(environment: Environment, requests: Sequence[Logged]) -> None:
     console.print(table)
 
 
-def _print_time_line(environment: Environment, request: Logged) -> None:
+def _print_time_line(environment: Environment, request: LoggedRequest) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -257,7 +280,7 @@ def _print_time_line(environment: Environment, request: Logged) -> None:
         console.print(Text(text))
 
 
-def _plain_lines(request: Logged) -> list[str]:
+def _plain_lines(request: LoggedRequest) -> list[str]:
     answer = request.answer
     lines = _head(request)
     lines.extend(
@@ -270,7 +293,7 @@ def _plain_lines(request: Logged) -> list[str]:
     return lines
 
 
-def _head(request: Logged) -> list[str]:
+def _head(request: LoggedRequest) -> list[str]:
     """Say which request it was and what came of it."""
     answer = request.answer
     lines = [
@@ -300,7 +323,7 @@ def _head(request: Logged) -> list[str]:
     return [one_line(line) for line in lines]
 
 
-def _texts(request: Logged) -> list[tuple[str, str]]:
+def _texts(request: LoggedRequest) -> list[tuple[str, str]]:
     texts = [
         ("system", request.prompt.system),
         ("asked", user_turn(request.prompt)),
@@ -309,7 +332,7 @@ def _texts(request: Logged) -> list[tuple[str, str]]:
     return [(title, clean(text).strip("\n")) for title, text in texts if text]
 
 
-def _asked(request: Logged) -> str:
+def _asked(request: LoggedRequest) -> str:
     """Give the first line of what was asked."""
     text = request.prompt.question.strip() or user_turn(request.prompt).strip()
     return one_line(text.partition("\n")[0], FIRST_LINE)

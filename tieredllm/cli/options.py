@@ -2,7 +2,7 @@
 
 `RequestOptions` is what `ask` and `chat` share. A command takes all of it by `@takes_options`,
 which builds the signature that Typer reads: no command repeats the list. A field whose name is one
-of `engine.plan.Options` goes to the engine by itself (`RequestOptions.request`), so that one option
+of `types.Options` goes to the engine by itself (`RequestOptions.request`), so that one option
 more is a field here, a field there, and what the engine does with it.
 """
 
@@ -22,10 +22,10 @@ from tieredllm.cli.environment import current
 if TYPE_CHECKING:
     from tieredllm.cli.environment import Environment
     from tieredllm.client import FallbackManager
-    from tieredllm.engine.plan import Options
     from tieredllm.kinds import ErrorKind
     from tieredllm.store.history import Conversation, History
     from tieredllm.tools.approval import Approver
+    from tieredllm.types import Options
 
 __all__ = [
     "GlobalOptions",
@@ -162,7 +162,7 @@ class RequestOptions(GlobalOptions):
 
     def request(self) -> Options:
         """Return what the engine is told of them: the fields of the same name."""
-        from tieredllm.engine.plan import Options
+        from tieredllm.types import Options
 
         return Options(**self._request_fields(Options.__struct_fields__))
 
@@ -233,7 +233,11 @@ def takes_options(
 
 
 def make_manager(
-    environment: Environment, options: RequestOptions, approver: Approver | None
+    environment: Environment,
+    options: RequestOptions,
+    approver: Approver | None,
+    *,
+    one_question: bool = False,
 ) -> FallbackManager:
     """Make the manager for the profile in use.
 
@@ -241,6 +245,7 @@ def make_manager(
         environment: the surroundings.
         options: what the command was told.
         approver: asks about tools that may change something; None where nobody can be asked.
+        one_question: whether one question is all there will be.
 
     Raises:
         UsageError: the profile, a tier's name or a fault's name is wrong.
@@ -254,6 +259,7 @@ def make_manager(
         models=_pairs(options.model or [], "--model", "TIER=MODEL"),
         simulate=_faults(options.simulate or []),
         verbose=environment.verbose,
+        one_question=one_question,
         keep_contexts=not options.no_log,
         approve_tools=options.approve_tools,
         approver=approver,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tieredllm.cli.environment import Environment
@@ -13,12 +14,22 @@ from tieredllm.types import Event, Token
 if TYPE_CHECKING:
     from tieredllm.render.spinner import Spinner
 
-__all__ = ["make_view", "print_json", "print_table"]
+__all__ = ["make_view", "print_json", "print_json_list", "print_table"]
 
 
 def print_json(value: Any, environment: Environment) -> None:
     """Print one JSON value."""
     print(json.dumps(value, indent=2, ensure_ascii=False), file=environment.stdout)
+
+
+def print_json_list(values: Iterable[Any], environment: Environment) -> None:
+    """Print a JSON list as `print_json` does, an element at a time: it may outgrow the memory."""
+    start = "["
+    for value in values:
+        text = textwrap.indent(json.dumps(value, indent=2, ensure_ascii=False), "  ")
+        environment.stdout.write(f"{start}\n{text}")
+        start = ","
+    environment.stdout.write("[]\n" if start == "[" else "\n]\n")
 
 
 def print_table(rows: Sequence[Sequence[str]], environment: Environment) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import msgspec
 
 from tieredllm.cli.environment import Environment
-from tieredllm.cli.profile_draft import Choice, Vendor, draft, vendors
-from tieredllm.cli.profile_questions import Questions
-from tieredllm.errors import ModelFileError, ProfileError, TieredLLMError, UsageError
+from tieredllm.cli.profile_questions import Questions, server_at
+from tieredllm.errors import ModelFileError, TieredLLMError, UsageError
 from tieredllm.files import atomic_write
 from tieredllm.keys import Keys
 from tieredllm.local.pull import Installed, installed
+from tieredllm.profile.init_template import VENDORS, Choice, Server, draft
+from tieredllm.profile.schema import KEY_VARIABLES
+from tieredllm.redaction import is_address
 
 __all__ = ["Wishes", "make_profile"]
 
@@ -28,10 +30,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what was said on the command line; None means that it is to be asked."""
+    """What was said on the command line; None means that it is to be asked."""
 
     name: str | None
     vendors: tuple[str, ...] | None
+    """Names of vendors, and at most one server's address."""
     local: str | None
     pull: bool
     asks: bool
@@ -44,58 +47,68 @@ def make_profile(session: Environment, wishes: Wishes) -> None:
 
     Raises:
         UsageError: there is nobody to ask, or a wish cannot be met.
+        ProfileError: what would be written has mistakes; nothing was written.
         TieredLLMError: the user would not have a file replaced; nothing was changed.
     """
-    known = vendors(session.places)
     local_models = {
         one.model.name: one
         for one in installed(session.places.models, session.places.config / "models.yaml")
     }
-    _check(wishes, known, local_models)
+    _check(wishes, local_models)
     if wishes.asks and (session.stdin is None or not session.stdin.isatty()):
         raise UsageError("there is no terminal to ask at: add --yes")
     keys = Keys(session.env, session.places.keys_file)
     questions = Questions(session, keys) if wishes.asks else None
 
-    name = wishes.name or (questions.name(_checked_name) if questions else "default")
+    name = wishes.name or (questions.name(_name_problem) if questions else "default")
     path = session.places.profiles / f"{name}.yaml"
     _may_write(path, wishes, questions)
-    chosen = _vendors(wishes, known, keys, questions)
+    sources = _sources(wishes, keys, questions)
     local = _local(wishes, local_models, questions)
-    pulls = wishes.pull and local is not None
-    if local is not None and questions and not pulls and local_models[local].size_bytes is None:
-        pulls = questions.pull(local_models[local].model)
+    pulls = wishes.pull and local in local_models
+    if local in local_models and questions and not pulls:
+        pulls = local_models[local].size_bytes is None and questions.pull(local_models[local].model)
 
-    choice = Choice(name=name, vendors=chosen, local=local, made_on=date.today())  # noqa: DTZ011 - the user's own day
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    atomic_write(path, draft(choice))
-    _verify(path, session)
+    choice = Choice(name=name, sources=sources, local=local, made_on=date.today())  # noqa: DTZ011 - the user's own day
+    _write(path, draft(choice), session)
     session.say(f"wrote {path}")
     if pulls and local is not None:
         _pull(local, session)
     _show_health(path, session)
-    _say_how_to_go_on(name, session)
+    option = "" if name == "default" else f" -p {name}"
+    session.say(f"try it: tieredllm{option} ask 'why is the sky blue?'")
 
 
-def _check(wishes: Wishes, known: dict[str, Vendor], local_models: dict[str, Installed]) -> None:
+def _check(wishes: Wishes, local_models: dict[str, Installed]) -> None:
     """Refuse wishes that cannot be met, before anything is asked."""
     if wishes.name is not None:
-        problem = _checked_name(wishes.name)
+        problem = _name_problem(wishes.name)
         if problem is not None:
             raise UsageError(f"--name: {problem}")
     for vendor in wishes.vendors or ():
-        if vendor not in known:
-            raise UsageError(f"--vendor: no vendor {vendor!r}: there are {', '.join(known)}")
-    if wishes.local is not None and wishes.local not in {NO_MODEL, *local_models}:
+        if vendor not in VENDORS and not is_address(vendor):
+            known = ", ".join(VENDORS)
+            message = f"no vendor {vendor!r}: there are {known}, or a server's address (http://…)"
+            raise UsageError(f"--vendor: {message}")
+    if len([vendor for vendor in wishes.vendors or () if is_address(vendor)]) > 1:
+        raise UsageError("--vendor: one server's address is enough; add others with an editor")
+    wish = wishes.local
+    if wish is not None and wish not in {NO_MODEL, *local_models} and not _model_file(wish):
         names = ", ".join([*local_models, NO_MODEL])
-        raise UsageError(f"--local: no model {wishes.local!r}: there are {names}")
+        raise UsageError(f"--local: no model {wish!r}: there are {names}, or a .gguf file's path")
 
 
-def _checked_name(name: str) -> str | None:
-    """Say what is wrong with a profile's name; None when nothing is."""
+def _name_problem(name: str) -> str | None:
+    """Return what is wrong with a profile's name; None when nothing is."""
     if _NAME.fullmatch(name):
         return None
     return f"{name!r} is no name: at most 64 letters, digits, `_`, `.` and `-`"
+
+
+def _model_file(text: str) -> str | None:
+    """Return the whole path of a model file; None when it is none."""
+    path = Path(text).expanduser()
+    return str(path.absolute()) if path.suffix == ".gguf" and path.is_file() else None
 
 
 def _may_write(path: Path, wishes: Wishes, questions: Questions | None) -> None:
@@ -108,38 +121,58 @@ def _may_write(path: Path, wishes: Wishes, questions: Questions | None) -> None:
         raise TieredLLMError("nothing was changed; --name makes a profile beside it")
 
 
-def _vendors(
-    wishes: Wishes, known: dict[str, Vendor], keys: Keys, questions: Questions | None
-) -> tuple[Vendor, ...]:
-    """Give the vendors, the best first: those wished for, those chosen, or those with a key."""
+def _sources(wishes: Wishes, keys: Keys, questions: Questions | None) -> tuple[str | Server, ...]:
+    """Return who is asked, the best first: those wished for, those chosen, or those with a key."""
     if wishes.vendors is not None:
-        return tuple(known[name] for name in dict.fromkeys(wishes.vendors))
-    with_key = [vendor for vendor in known.values() if keys.get(vendor.key_variable or "")]
+        return tuple(
+            vendor if vendor in VENDORS else _server(vendor)
+            for vendor in dict.fromkeys(wishes.vendors)
+        )
+    with_key = [vendor for vendor in VENDORS if keys.get(KEY_VARIABLES[vendor])]
     if questions is not None:
-        return questions.vendors(known, with_key)
+        return questions.sources(with_key)
     # Without any key all are there: whichever key is set later makes its tier work.
-    return tuple(with_key or known.values())
+    return tuple(with_key or VENDORS)
+
+
+def _server(address: str) -> Server:
+    """Return the server at an address, with the first model that it lists.
+
+    Raises:
+        UsageError: it does not answer, or lists none.
+    """
+    found = server_at(address)
+    if found.problem is not None or not found.models:
+        problem = found.problem or "it lists no model"
+        raise UsageError(f"--vendor {found.base_url}: {problem}")
+    return Server(base_url=found.base_url, model=found.models[0])
 
 
 def _local(
     wishes: Wishes, local_models: dict[str, Installed], questions: Questions | None
 ) -> str | None:
     if wishes.local is not None:
-        return None if wishes.local == NO_MODEL else wishes.local
+        return None if wishes.local == NO_MODEL else _model_file(wishes.local) or wishes.local
     present = [name for name, one in local_models.items() if one.size_bytes is not None]
     usual = BEST_LOCAL if BEST_LOCAL in present or not present else present[0]
     return questions.local(local_models, usual) if questions is not None else usual
 
 
-def _verify(path: Path, session: Environment) -> None:
-    """Read the profile back: what was given for it (an address, a model) may be wrong."""
-    from tieredllm.profile.load import load_profile
+def _write(path: Path, text: str, session: Environment) -> None:
+    """Put the profile in place, unless it would have mistakes.
 
+    Raises:
+        ProfileError: it would.
+        TieredLLMError: it cannot be written.
+    """
+    from tieredllm.profile.load import Found, load
+
+    load(Found(name=path.stem, path=path, origin="user"), session.places, text=text)
     try:
-        load_profile(str(path), session.places)
-    except ProfileError as exc:
-        session.warn(f"wrote {path}, but it has to be put right (`tieredllm profile edit`):")
-        raise ProfileError(exc.mistakes) from exc
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        atomic_write(path, text)
+    except OSError as exc:
+        raise TieredLLMError(f"cannot write {path}: {exc.strerror or exc}") from exc
 
 
 def _pull(name: str, session: Environment) -> None:
@@ -166,8 +199,3 @@ def _show_health(path: Path, session: Environment) -> None:
             await manager.aclose()
 
     print_report(run(check()), manager.profile, session)
-
-
-def _say_how_to_go_on(name: str, session: Environment) -> None:
-    option = "" if name == "default" else f" -p {name}"
-    session.say(f"try it: tieredllm{option} ask 'why is the sky blue?'")

@@ -1,30 +1,113 @@
-"""Ask at the terminal what a new profile is to be."""
+"""Ask at the terminal what a new profile is to be; each answer is checked where it is given."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
 
 from tieredllm.cli.environment import Environment
-from tieredllm.cli.profile_draft import (
-    OWN_SERVER,
-    SERVER_MODEL,
-    SERVER_URL,
-    Vendor,
-    own_server,
-)
 from tieredllm.errors import UsageError
-from tieredllm.keys import Keys
+from tieredllm.keys import Keys, clean_key
 from tieredllm.local.catalog import CatalogModel
 from tieredllm.local.pull import Installed
+from tieredllm.profile.init_template import VENDORS, Server
+from tieredllm.profile.schema import KEY_VARIABLES
+from tieredllm.profile.semantics import url_problem
+from tieredllm.redaction import is_address
 from tieredllm.text import format_bytes
 
-__all__ = ["Questions"]
+__all__ = ["FoundServer", "Questions", "server_at"]
+
+OWN_SERVER = "server"
+"""What a server of the user's own is called among the vendors."""
+
+USUAL_SERVERS = {
+    "Ollama": "http://127.0.0.1:11434/v1",
+    "LM Studio": "http://127.0.0.1:1234/v1",
+    "llama.cpp": "http://127.0.0.1:8080/v1",
+    "vLLM": "http://127.0.0.1:8000/v1",
+}
+"""Where servers are on their own machine unless told otherwise, as their documentation says."""
+
+LOOK_S = 0.5
+"""How long a server on this machine may take to say which models it has, when looked for."""
+ANSWER_S = 5.0
+"""How long one may take whose address was given."""
+MAX_LIST_BYTES = 1_048_576
+"""More than this is no list of models."""
+SHORTEST_KEY = 8
+SHOWN_MODELS = 12
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class FoundServer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server that speaks OpenAI's protocol says of itself."""
+
+    base_url: str
+    models: tuple[str, ...] = ()
+    problem: str | None = None
+    """Why it cannot be used as it is; None when it answers."""
+
+
+def server_at(address: str, wait_s: float = ANSWER_S) -> FoundServer:
+    """Ask a server which models it has.
+
+    Args:
+        address: as people write it: `http://` and `/v1` may lack.
+        wait_s: how long it may take, in seconds.
+    """
+    import httpx
+
+    url = address.strip().rstrip("/").removesuffix("/chat/completions")
+    url = url if is_address(url) else f"http://{url}"
+    problem = url_problem(url)
+    if problem is not None:
+        return FoundServer(base_url=url, problem=f"the address {problem}")
+    parts = urlsplit(url)
+    url = url if parts.path.strip("/") else f"{url}/v1"
+    try:
+        with httpx.stream(
+            "GET",
+            f"{url}/models",
+            headers={"Accept-Encoding": "identity"},
+            timeout=wait_s,
+            trust_env=parts.hostname not in _LOOPBACK,
+        ) as reply:
+            body = b""
+            for piece in reply.iter_raw():
+                body += piece
+                if len(body) > MAX_LIST_BYTES:
+                    break
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        return FoundServer(base_url=url, problem=f"nothing answers there ({type(exc).__name__})")
+    if reply.status_code in {401, 403}:  # it is there, and wants a key
+        return FoundServer(base_url=url)
+    try:
+        listed = msgspec.json.decode(body, type=_ModelList).data if reply.is_success else None
+    except msgspec.DecodeError:
+        listed = None
+    if listed is None:
+        problem = f"{url}/models is no list of models (HTTP {reply.status_code})"
+        return FoundServer(base_url=url, problem=problem)
+    return FoundServer(base_url=url, models=tuple(model.id for model in listed))
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _ModelList(msgspec.Struct):
+    """The answer to `GET /v1/models` (https://platform.openai.com/docs/api-reference/models/list)."""
+
+    data: list[_Model]
 
 
 class Questions:
-    """Put the questions; each has an answer that Enter takes.
+    """The questions; each has an answer that Enter takes.
 
     Ctrl-C and the end of the input leave, before anything was written.
 
@@ -43,39 +126,48 @@ class Questions:
         Args:
             problem: says what is wrong with a name; None when nothing is.
         """
-        self._tell("This makes a profile: which models are asked, in which order.")
+        self._print("This makes a profile: which models are asked, in which order.")
         while True:
-            answer = self._asked("Its name (`default` is used when you name none)", "default")
+            answer = self._ask("Its name (`default` is used when you name none)", "default")
             found = problem(answer)
             if found is None:
                 return answer
-            self._tell(found)
+            self._print(found)
 
     def replace(self, path: Path) -> bool:
         """Ask whether a file may be replaced."""
-        return self._confirmed(f"{path} is there already. Replace it?")
+        return self._confirm(f"{path} is there already. Replace it?")
 
-    def vendors(self, known: dict[str, Vendor], with_key: list[Vendor]) -> tuple[Vendor, ...]:
+    def sources(self, with_key: list[str]) -> tuple[str | Server, ...]:
         """Ask which vendors there are, for their keys, and where an own server is.
 
         Args:
-            known: the vendors, by name.
-            with_key: those whose key is set.
+            with_key: the vendors whose key is set.
         """
-        names = [*known, OWN_SERVER]
-        self._tell("\nWhich vendors can you use?")
-        for number, vendor in enumerate(known.values(), 1):
-            variable = vendor.key_variable or ""
+        names = [*VENDORS, OWN_SERVER]
+        self._print("\nWhich vendors can you use?")
+        for number, (vendor, title) in enumerate(VENDORS.items(), 1):
+            variable = KEY_VARIABLES[vendor]
             origin = self._keys.origin(variable)
             found = f"{variable} found ({origin})" if origin else f"{variable} is not set"
-            self._tell(f"  {number}  {vendor.title:<16} {found}")
-        servers = "Ollama, LM Studio, vLLM, llama.cpp and the like"
-        self._tell(f"  {len(names)}  {'your own server':<16} {servers}")
-        usual = " ".join(str(names.index(vendor.name) + 1) for vendor in with_key) or "0"
-        chosen = self._numbers("Their numbers, the best first; 0 for none", names, usual)
+            self._print(f"  {number}  {title:<16} {found}")
+        at, server = self._look_around()
+        self._print(f"  {len(names)}  {'your own server':<16} {at}")
+        usual = [str(names.index(vendor) + 1) for vendor in with_key]
+        usual = usual or ([str(len(names))] if server.models else ["0"])
+        chosen = self._numbers("Their numbers, the best first; 0 for none", names, " ".join(usual))
         return tuple(
-            self._server() if name == OWN_SERVER else self._with_key(known[name]) for name in chosen
+            self._server(server) if name == OWN_SERVER else self._with_key(name) for name in chosen
         )
+
+    def _look_around(self) -> tuple[str, FoundServer]:
+        """Look for a server on this machine; return what to say of it, and what it has."""
+        for title, address in USUAL_SERVERS.items():
+            found = server_at(address, LOOK_S)
+            if found.models:
+                return f"{title} found at {found.base_url}", found
+        usual = FoundServer(base_url=next(iter(USUAL_SERVERS.values())))
+        return f"{', '.join(USUAL_SERVERS)} and the like", usual
 
     def local(self, models: dict[str, Installed], usual: str) -> str | None:
         """Ask which local model is wanted.
@@ -85,94 +177,127 @@ class Questions:
             usual: what Enter takes.
         """
         names = list(models)
-        self._tell("\nWhich local model answers when no vendor does? It needs no key, no network.")
+        self._print("\nWhich local model answers when no vendor does? It needs no key, no network.")
         width = max(map(len, names))
         for number, one in enumerate(models.values(), 1):
             model = one.model
             there = "; it is here already" if one.size_bytes is not None else ""
-            self._tell(
+            self._print(
                 f"  {number}  {model.name:<{width}}  {format_bytes(model.size_bytes):>7}  "
                 f"{model.licence}{there}"
             )
             indent = " " * 5
-            self._tell(textwrap.fill(f"{indent}{model.description}", subsequent_indent=indent))
+            self._print(textwrap.fill(f"{indent}{model.description}", subsequent_indent=indent))
         answer = self._numbers("Its number; 0 for none", names, str(names.index(usual) + 1), most=1)
         return answer[0] if answer else None
 
     def pull(self, model: CatalogModel) -> bool:
         """Ask whether to download a model, with its size and licence."""
         size = format_bytes(model.size_bytes)
-        return self._confirmed(f"Download {model.name} now ({size}, {model.licence})?")
+        return self._confirm(f"Download {model.name} now ({size}, {model.licence})?")
 
-    def _with_key(self, vendor: Vendor) -> Vendor:
-        """Ask for the key that is not set; it may be left for later."""
-        variable = vendor.key_variable
-        if variable is None or self._keys.origin(variable):
-            return vendor
+    def _with_key(self, vendor: str) -> str:
+        """Ask for a vendor's key where it is not set; it may be left for later."""
+        self._ask_key(KEY_VARIABLES[vendor])
+        return vendor
+
+    def _ask_key(self, variable: str) -> None:
+        if self._keys.origin(variable):
+            return
         from getpass import getpass
 
+        prompt = f"{variable} (not shown; Enter leaves it for later): "
         while True:
             try:
-                key = getpass(
-                    f"{variable} (not shown; Enter leaves it for later): ",
-                    stream=self._session.stderr,
-                )
+                key = clean_key(getpass(prompt, stream=self._session.stderr))
             except EOFError:
                 key = ""
-            if not key.strip():
-                self._tell(f"later: `tieredllm keys set {variable}`")
-                return vendor
+            if not key:
+                self._print(f"later: `tieredllm keys set {variable}`")
+                return
+            if len(key) < SHORTEST_KEY or any(character.isspace() for character in key):
+                self._print("that is no key: too short, or with a space in it")
+                continue
             try:
                 self._keys.set(variable, key)
             except UsageError as exc:
-                self._tell(str(exc))
+                self._print(str(exc))
                 continue
-            self._tell(f"kept {variable} in {self._keys.file}")
-            return vendor
+            self._print(f"kept {variable} in {self._keys.file}")
+            return
 
-    def _server(self) -> Vendor:
-        """Ask where an own server is."""
-        base_url = self._asked("Your server's address, up to and with /v1", SERVER_URL)
-        model = self._asked("Its model", SERVER_MODEL)
+    def _server(self, usual: FoundServer) -> Server:
+        """Ask where an own server is, and for one of its models."""
         while True:
-            variable = self._asked("The variable with its key; `none` when it needs none", "none")
+            address = self._ask("Your server's address, up to and with /v1", usual.base_url)
+            found = server_at(address)
+            if found.problem is None:
+                break
+            self._print(f"{found.base_url}: {found.problem}")
+            if url_problem(found.base_url) is None and self._confirm("Keep it all the same?"):
+                break
+        return Server(
+            base_url=found.base_url,
+            model=self._model(found.models),
+            api_key_env=self._key_variable(),
+        )
+
+    def _model(self, listed: tuple[str, ...]) -> str:
+        """Ask for a model; one that the server does not list must be confirmed."""
+        if listed:
+            more = ", …" if len(listed) > SHOWN_MODELS else ""
+            self._print(f"It has {', '.join(listed[:SHOWN_MODELS])}{more}")
+        while True:
+            model = self._ask("Its model", listed[0] if listed else "gemma3:4b")
+            if is_address(model):
+                self._print("that is an address, not the name of a model")
+                continue
+            unlisted = f"It does not list {model}. Take it all the same?"
+            if not listed or model in listed or self._confirm(unlisted):
+                return model
+
+    def _key_variable(self) -> str | None:
+        """Ask for the name of the variable with the server's key."""
+        while True:
+            variable = self._ask("The variable with its key; `none` when it needs none", "none")
             if variable == "none":
-                return own_server(base_url, model, None)
+                return None
             try:
                 self._keys.check_name(variable)
             except UsageError as exc:
-                self._tell(str(exc))
+                self._print(str(exc))
                 continue
-            return self._with_key(own_server(base_url, model, variable))
+            self._ask_key(variable)
+            return variable
 
     def _numbers(self, question: str, names: list[str], usual: str, *, most: int = 9) -> list[str]:
         """Ask for some of the things listed, by number or name."""
         while True:
-            words = self._asked(question, usual).replace(",", " ").split()
+            words = self._ask(question, usual).replace(",", " ").split()
             if words == ["0"]:
                 return []
-            chosen = [_named(word, names) for word in words]
+            chosen = [_resolve(word, names) for word in words]
             if None not in chosen and len(chosen) <= most:
                 return list(dict.fromkeys(name for name in chosen if name is not None))
             wanted = "one number" if most == 1 else "numbers"
-            self._tell(f"{wanted} from 1 to {len(names)}, or 0")
+            self._print(f"{wanted} from 1 to {len(names)}, or 0")
 
-    def _asked(self, question: str, usual: str) -> str:
+    def _ask(self, question: str, usual: str) -> str:
         import typer
 
         answer: str = typer.prompt(question, default=usual, err=True)
         return answer.strip()
 
-    def _confirmed(self, question: str) -> bool:
+    def _confirm(self, question: str) -> bool:
         import typer
 
         return typer.confirm(question, default=False, err=True)
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         print(line, file=self._session.stderr)
 
 
-def _named(word: str, names: list[str]) -> str | None:
+def _resolve(word: str, names: list[str]) -> str | None:
     if word.isdecimal() and 1 <= int(word) <= len(names):
         return names[int(word) - 1]
     return word.lower() if word.lower() in names else None

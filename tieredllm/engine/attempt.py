@@ -1,31 +1,43 @@
-"""Make one attempt on one backend: compose, call, time every wait, and judge how it ended."""
+"""Make one attempt on one backend: compose, call, time every wait, and return how it ended."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from contextlib import aclosing
 
 import msgspec
 
+from tieredllm.clock import Clock
 from tieredllm.engine.budget import silence_limit_s
-from tieredllm.engine.kit import Fitted, Kit, fitted
+from tieredllm.engine.ports import Emit
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Tier
-from tieredllm.prompts.policies import Composed, ContextTooSmallError
+from tieredllm.prompts.policies import MESSAGE_TOKENS, Composed, ContextTooSmallError, compose
 from tieredllm.providers.base import (
     Backend,
     Call,
-    CallPiece,
-    Chunk,
     Delta,
     Finish,
+    ToolDeclaration,
     ToolRequest,
+    ToolTurn,
 )
-from tieredllm.types import Prompt, Skip
+from tieredllm.types import Attachment, Notice, Prompt, Skip, Token, Usage
 
-__all__ = ["ContextSkipError", "Heard", "Job", "chunks"]
+__all__ = [
+    "AttemptRequest",
+    "Completed",
+    "ContextSkipError",
+    "Failed",
+    "Outcome",
+    "StreamState",
+    "ToolCalls",
+    "ToolContext",
+    "fit_to_context",
+    "stream_attempt",
+]
 
 
 class ContextSkipError(FallbackTriggerError):
@@ -38,8 +50,22 @@ class ContextSkipError(FallbackTriggerError):
     )
 
 
-class Job(msgspec.Struct, kw_only=True):
-    """Hold what one attempt is to do; `notices` is filled on the way."""
+class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What one attempt is told about tools."""
+
+    declared: tuple[ToolDeclaration, ...] = ()
+    turns: tuple[ToolTurn, ...] = ()
+    may_call: bool = True
+    results: str | None = None
+    """All results so far as text, for where the turns are no use."""
+    spent: Usage = Usage()
+    """The tokens of the backend's earlier rounds."""
+    round: int = 0
+    """How many rounds of tools this try of the backend has had before."""
+
+
+class AttemptRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt's input."""
 
     tier: Tier
     backend: Backend
@@ -47,139 +73,224 @@ class Job(msgspec.Struct, kw_only=True):
     request_id: str
     stream: bool
     omit: frozenset[str]
+    """Wire names of parameters the backend is known to reject."""
     deadline: float
     """On the event loop's clock; infinite for a tier that cannot fail."""
     others_follow: bool
     """Whether another language model could still be asked afterwards."""
-    kit: Kit
-    notices: list[str] = []
-
-    def told(self) -> list[str]:
-        """Give the notices that have not been given yet."""
-        notices, self.notices = self.notices, []
-        return notices
+    tools: ToolContext
+    clock: Clock
 
 
-class Heard(msgspec.Struct, kw_only=True):
-    """Hold what an attempt has brought so far."""
+class StreamState(msgspec.Struct, kw_only=True):
+    """What an attempt has brought so far, also when it is cut off."""
 
     pieces: list[str] = []
-    first: float | None = None
-    """When the first token came, on the clock of whoever listens."""
-    finish: Finish | None = None
-    request: ToolRequest | None = None
+    first_token_at: float | None = None
+    """On the request's clock."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The tools it ended with calls of."""
-        return tuple(call.name for call in self.request.calls) if self.request else ()
-
-    def take(self, chunk: Chunk, *, at: float) -> None:
-        """Take the next chunk."""
-        if isinstance(chunk, Delta):
-            self.pieces.append(chunk.text)
-        elif isinstance(chunk, Finish):
-            self.finish = chunk
-        elif isinstance(chunk, ToolRequest):
-            self.request = chunk
-        if self.first is None and not isinstance(chunk, Finish):
-            self.first = at
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self.pieces)
 
 
-async def chunks(job: Job) -> AsyncGenerator[Chunk, None]:
-    """Yield an attempt's deltas and then its finish or its calls of tools, each wait bounded.
+class Completed(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt's complete answer."""
+
+    text: str
+    finish: Finish
+    first_token_at: float | None
+
+
+class ToolCalls(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt's wish for tools; nothing of it has run."""
+
+    request: ToolRequest
+    said: str
+    """What the model said before its calls."""
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt's failure, or that there was none to make."""
+
+    error: FallbackTriggerError
+
+
+Outcome = Completed | ToolCalls | Failed
+
+
+async def stream_attempt(
+    request: AttemptRequest, state: StreamState, emit: Emit
+) -> Finish | ToolRequest:
+    """Emit an attempt's tokens and return how it ended, each wait bounded.
 
     What is waited for first (loading a local model, connecting, the first token) ends at the tier's
     first-token timeout; later waits at its idle timeout; all at the deadline. An attempt that is
     not streaming has the tier's `timeout_s` as a whole. Blanks are no token: those at the start are
     held back until something else follows, and an answer of nothing else is an empty one. A piece
-    of a call is a token, too, but no text.
+    of a call is a token, too, but no text. The time that whoever reads takes is not the backend's.
+
+    Args:
+        request: what to ask, and for how long.
+        state: filled with what comes.
+        emit: takes the tokens.
 
     Raises:
         FallbackTriggerError: whatever went wrong, of a kind of the closed set.
         ContextSkipError: the question does not fit, and nothing was asked.
     """
     loop = asyncio.get_running_loop()
-    tier = job.tier
+    tier = request.tier
     now = loop.time()
-    first_limit_s = tier.first_token_timeout_s if job.stream else tier.timeout_s
+    first_limit_s = tier.first_token_timeout_s if request.stream else tier.timeout_s
     limit = now + silence_limit_s(
         timeout_s=first_limit_s,
-        left_s=max(0.0, job.deadline - now),
-        others_follow=job.others_follow,
+        left_s=max(0.0, request.deadline - now),
+        others_follow=request.others_follow,
     )
-    blanks = ""
     is_shortened = limit < now + first_limit_s
-    began = spoke = False
+    began = False
+    blanks = ""
     try:
-        async with asyncio.timeout_at(limit):
-            call = await _call(job)
-        async with aclosing(job.backend.answer(call)) as answer:
-            while True:
-                async with asyncio.timeout_at(limit):
-                    chunk = await anext(answer, None)
-                if chunk is None:
-                    break
-                if isinstance(chunk, Finish | ToolRequest):
-                    if isinstance(chunk, Finish) and not spoke:
-                        break
+        async with asyncio.timeout_at(limit) as timer:
+            call = await _compose_call(request, emit)
+            async with aclosing(request.backend.answer(call)) as answer:
+                async for chunk in answer:
+                    timer.reschedule(None)
                     if isinstance(chunk, Finish):
-                        job.notices.extend(chunk.notices)
-                    yield chunk
-                    return
-                if isinstance(chunk, Delta) and not spoke:
-                    blanks += chunk.text
-                    if blanks.isspace():
-                        continue
-                    chunk = Delta(blanks)
-                    spoke = True
-                began = True
-                if job.stream:
-                    limit = min(loop.time() + tier.idle_timeout_s, job.deadline)
-                if not isinstance(chunk, CallPiece):
-                    yield chunk
+                        if not state.pieces:
+                            break
+                        for notice in chunk.notices:
+                            await emit(Notice(tier=tier.name, message=notice))
+                        return chunk
+                    if isinstance(chunk, ToolRequest):
+                        if state.first_token_at is None:
+                            state.first_token_at = request.clock.monotonic()
+                        return chunk
+                    if isinstance(chunk, Delta):
+                        text = chunk.text
+                        if not state.pieces:
+                            blanks += text
+                            if blanks.isspace():
+                                timer.reschedule(limit)
+                                continue
+                            text = blanks
+                            state.first_token_at = request.clock.monotonic()
+                        state.pieces.append(text)
+                        await emit(Token(tier=tier.name, text=text))
+                    began = True
+                    if request.stream:
+                        limit = min(loop.time() + tier.idle_timeout_s, request.deadline)
+                    timer.reschedule(limit)
     except TimeoutError:
-        out_of_time = loop.time() >= job.deadline - 0.001 or (is_shortened and not began)
+        out_of_time = loop.time() >= request.deadline - 0.001 or (is_shortened and not began)
         raise _timeout(
-            job, began=began, out_of_time=out_of_time, after_s=loop.time() - now
+            request, began=began, out_of_time=out_of_time, after_s=loop.time() - now
         ) from None
     if began:
         raise FallbackTriggerError(ErrorKind.STREAM_INTERRUPTED, "the answer ended without an end")
     raise FallbackTriggerError(ErrorKind.EMPTY_RESPONSE, "the answer has no content")
 
 
-async def _call(job: Job) -> Call:
-    tier = job.tier
-    fit = Fitted(composed=Composed(messages=()))
-    if job.backend.is_language_model:
-        count = await job.backend.token_counter()
+class _Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt's messages, and what of its tools fits beside them."""
+
+    composed: Composed
+    declared: tuple[ToolDeclaration, ...] = ()
+    turns: tuple[ToolTurn, ...] = ()
+
+
+def fit_to_context(
+    prompt: Prompt,
+    tools: ToolContext,
+    *,
+    policy: str,
+    budget_tokens: int,
+    count: Callable[[str], int],
+) -> _Fit:
+    """Compose a prompt beside what tools take of the context.
+
+    When the rounds so far do not fit, their results are told as text, which can be cut; when the
+    declarations of the tools do not fit either, there are none.
+
+    Args:
+        prompt: the request.
+        tools: what there is to be told about tools.
+        policy: see `compose`.
+        budget_tokens: see `compose`.
+        count: see `compose`.
+
+    Raises:
+        ContextTooSmallError: not even the question fits.
+    """
+    quoted = prompt
+    if tools.results is not None:
+        results = Attachment(text=tools.results, name="tool results")
+        attachments = (*prompt.attachments, results)
+        quoted = msgspec.structs.replace(prompt, attachments=attachments)
+    declared_tokens = count(_text_of(tools.declared)) if tools.declared else 0
+    if tools.declared:
+        # Without turns the results have to be told, if there are any.
+        whole, told = (tools.turns, prompt) if tools.turns else ((), quoted)
+        tokens = declared_tokens + sum(_tokens(turn, count) for turn in whole)
+        for turns, asked, taken in ((whole, told, tokens), ((), quoted, declared_tokens)):
+            try:
+                composed = compose(
+                    asked, policy=policy, budget_tokens=budget_tokens - taken, count=count
+                )
+            except ContextTooSmallError:
+                continue
+            return _Fit(composed=composed, declared=tools.declared, turns=turns)
+    composed = compose(quoted, policy=policy, budget_tokens=budget_tokens, count=count)
+    return _Fit(composed=composed)
+
+
+async def _compose_call(request: AttemptRequest, emit: Emit) -> Call:
+    tier = request.tier
+    fit = _Fit(composed=Composed(messages=()))
+    if request.backend.is_language_model:
+        count = await request.backend.token_counter()
         try:
-            fit = fitted(
-                job.prompt,
-                job.kit,
+            fit = fit_to_context(
+                request.prompt,
+                request.tools,
                 policy=tier.prompt,
                 budget_tokens=tier.context_tokens - tier.params.max_tokens,
                 count=count,
             )
         except ContextTooSmallError as exc:
             raise ContextSkipError(ErrorKind.CONTEXT_LENGTH, str(exc)) from exc
-        job.notices.extend(fit.composed.notices)
+        for notice in fit.composed.notices:
+            await emit(Notice(tier=tier.name, message=notice))
     return Call(
-        prompt=job.prompt,
+        prompt=request.prompt,
         messages=fit.composed.messages,
         params=tier.params,
-        stream=job.stream,
+        stream=request.stream,
         connect_timeout_s=tier.connect_timeout_s,
-        omit=job.omit,
-        request_id=job.request_id,
+        omit=request.omit,
+        request_id=request.request_id,
         tools=fit.declared,
         turns=fit.turns,
-        may_call=job.kit.may_call,
+        may_call=request.tools.may_call,
     )
 
 
-def _timeout(job: Job, *, began: bool, out_of_time: bool, after_s: float) -> FallbackTriggerError:
-    """Judge a wait that was cut off.
+def _tokens(turn: ToolTurn, count: Callable[[str], int]) -> int:
+    texts = [turn.text, *(call.name + call.arguments for call in turn.calls)]
+    texts += [result.for_model for result in turn.results]
+    return sum(count(text) + MESSAGE_TOKENS for text in texts)
+
+
+def _text_of(declared: tuple[ToolDeclaration, ...]) -> str:
+    return msgspec.json.encode(declared).decode()
+
+
+def _timeout(
+    request: AttemptRequest, *, began: bool, out_of_time: bool, after_s: float
+) -> FallbackTriggerError:
+    """Return what a wait that was cut off amounts to.
 
     One that the request's own time cut short says nothing about the backend: it is a `deadline`.
     """
@@ -189,7 +300,7 @@ def _timeout(job: Job, *, began: bool, out_of_time: bool, after_s: float) -> Fal
         )
     if began:
         return FallbackTriggerError(
-            ErrorKind.STREAM_INTERRUPTED, f"no token for {job.tier.idle_timeout_s:g} s"
+            ErrorKind.STREAM_INTERRUPTED, f"no token for {request.tier.idle_timeout_s:g} s"
         )
-    what = "no token" if job.stream else "no answer"
+    what = "no token" if request.stream else "no answer"
     return FallbackTriggerError(ErrorKind.TIMEOUT, f"{what} within {after_s:.1f} s")

@@ -1,4 +1,4 @@
-"""Lay out which tiers a request may use, and what it asks for besides its prompt."""
+"""Lay out which tiers a request may use."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import msgspec
 
 from tieredllm.profile.schema import Tier
 from tieredllm.providers.base import Backend
+from tieredllm.types import Options
 
-__all__ = ["Options", "TierPlan", "leading_models", "selected"]
+__all__ = ["TierPlan", "leading_models", "selected"]
 
 
 class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one tier of the profile with the backends that serve it, in their order."""
+    """One tier of the profile with the backends that serve it, in their order."""
 
     tier: Tier
     level: int
@@ -27,23 +28,8 @@ class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.backends[0].is_language_model
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what one request asks for besides its prompt."""
-
-    start: str | None = None
-    """The tier to start at; the first when None."""
-    fallback: bool = True
-    """Whether later tiers may answer."""
-    require_llm: bool = False
-    """Whether the rule engine's answer would be a failure."""
-    deadline_s: float | None = None
-    """Overrides the profile's."""
-    stream: bool | None = None
-    """Overrides the tiers' own."""
-
-
 def selected(plans: Sequence[TierPlan], options: Options) -> list[TierPlan]:
-    """Give the tiers a request may use, in order.
+    """Return the tiers a request may use, in order.
 
     Raises:
         ValueError: no tier has the name to start at.
@@ -58,7 +44,7 @@ def selected(plans: Sequence[TierPlan], options: Options) -> list[TierPlan]:
 
 
 def leading_models(plans: Sequence[TierPlan]) -> list[TierPlan]:
-    """Give the tiers at the front whose answers a model writes: those a slow one may race."""
+    """Return the tiers at the front whose answers a model writes: those a slow one may race."""
     leading: list[TierPlan] = []
     for plan in plans:
         if not plan.is_language_model:

@@ -6,18 +6,23 @@ longer than a tenth of a second: what cannot be read is unknown, what cannot be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
 from tieredllm.kinds import ErrorKind
+from tieredllm.types import Event
 
-__all__ = ["HealthMemory", "NoMemory", "ParameterMemory", "Standing", "TurnResult"]
+__all__ = ["Emit", "HealthMemory", "NoMemory", "ParameterMemory", "Standing", "TurnResult"]
+
+
+Emit = Callable[[Event], Awaitable[None]]
+"""Takes what happens; waits while whoever reads is behind."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what is known of one backend's health at one moment."""
+    """What is known of one backend's health at one moment."""
 
     state: Literal["closed", "open", "half_open"] = "closed"
     """`half_open`: the cooldown is over and one request may probe, or is probing."""
@@ -34,7 +39,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold how one backend did in one request, all its retries together."""
+    """How one backend did in one request, all its retries together."""
 
     identity: str
     request_id: str
@@ -51,10 +56,10 @@ class TurnResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthMemory(Protocol):
-    """Remember, across processes, which backends work."""
+    """A memory, across processes, of which backends work."""
 
     def standings(self, identities: Sequence[str]) -> dict[str, Standing]:
-        """Tell how the backends stand now; one that is unknown is closed."""
+        """Return how the backends stand now; one that is unknown is closed."""
         ...
 
     def acquire_probe(self, identity: str) -> bool:
@@ -67,10 +72,10 @@ class HealthMemory(Protocol):
 
 
 class ParameterMemory(Protocol):
-    """Remember which request parameters a backend rejects."""
+    """A memory of the request parameters that a backend rejects."""
 
     def rejected(self, identity: str) -> frozenset[str]:
-        """Give the wire names this backend has named as unsupported."""
+        """Return the wire names this backend has named as unsupported."""
         ...
 
     def reject(self, identity: str, parameter: str) -> None:
@@ -79,7 +84,7 @@ class ParameterMemory(Protocol):
 
 
 class NoMemory:
-    """Remember nothing: every backend is closed, no parameter is known to be rejected."""
+    """No memory: every backend is closed, no parameter is known to be rejected."""
 
     def standings(self, identities: Sequence[str]) -> dict[str, Standing]:
         """Call every backend closed."""

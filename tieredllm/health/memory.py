@@ -167,7 +167,7 @@ class SqliteHealth:
             for (identity, era), requests in added.items():
                 self._add(connection, identity, era, Window.total(requests), now)
 
-        self._database.write(note, None, keep=True)
+        self._database.write(note, None)
 
     def window(self, identity: str) -> WindowReport:
         """Sum up a backend's requests in the window, those before its last recovery too."""

@@ -54,7 +54,7 @@ class SqliteParameters:
                 (identity, parameter, now),
             )
 
-        self._database.write(note, None, keep=True)
+        self._database.write(note, None)
 
     def reset(self, identity: str | None = None) -> None:
         """Forget what one backend rejects, or everyone."""

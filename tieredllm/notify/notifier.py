@@ -34,6 +34,9 @@ PUT_SHARE = 0.6
 SETTLE_S = 0.1
 """Seconds kept for noting what came of it: the longest that a locked database is waited for."""
 
+LAST_WAIT_S = 0.5
+"""How long it is waited for once more: what stays claimed is sent again when the lease is over."""
+
 LEASE_MARGIN_S = 10.0
 """How much longer than the sending a lease lasts, so that none ends while its message is on the
 way."""
@@ -205,10 +208,8 @@ class Notifier:
             Sent(claimed=claimed, error=each.error, retry_after_s=each.retry_after_s)
             for claimed, each in zip(claims, deliveries, strict=True)
         ]
-        if not await _retry_until(
-            lambda: self._settle(results, keep=False) or None, until - SETTLE_S
-        ):
-            self._settle(results)
+        if not await _retry_until(lambda: self._settle(results) or None, until - SETTLE_S):
+            self._settle(results, wait_s=LAST_WAIT_S)
         left_s = until - loop.time()
         if self._back is not None and left_s > 2 * SETTLE_S:
             # What has just been delivered is over already.
@@ -273,10 +274,10 @@ class Notifier:
 
         return await send_all(messages, make, within_s=within_s)
 
-    def _settle(self, results: Sequence[Sent], *, keep: bool = True) -> bool:
+    def _settle(self, results: Sequence[Sent], *, wait_s: float | None = None) -> bool:
         """Note in the outbox what came of what was sent."""
         interval_s = self._settings.min_interval_s
-        return not results or self._outbox.settle(results, min_interval_s=interval_s, keep=keep)
+        return not results or self._outbox.settle(results, min_interval_s=interval_s, wait_s=wait_s)
 
 
 def _new_id() -> str:

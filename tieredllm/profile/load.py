@@ -22,7 +22,7 @@ from tieredllm.profile.nodes import (
 )
 from tieredllm.profile.schema import PROVIDER_DEFAULTS, Profile
 from tieredllm.profile.semantics import check_semantics, duplicate_tiers, path_at
-from tieredllm.profile.yaml_reader import read_yaml
+from tieredllm.profile.yaml_reader import parse_yaml, read_yaml
 
 __all__ = [
     "Found",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_NOT_INHERITED = ("name", "extends", "description")
+_NOT_INHERITED = ("name", "extends", "remove_tiers", "description")
 _OF_THE_BACKEND = ("model", "base_url", "api_key_env", "alternates", "context_tokens")
 """What says nothing about a tier once another provider answers it."""
 DEFAULT = "default"
@@ -95,10 +95,10 @@ def find_profile(name_or_path: str | None, places: Places) -> Found:
     """
     wanted = name_or_path or DEFAULT
     if not _is_path(wanted):
-        found = _named(wanted, places)
+        found = _find_named(wanted, places)
         if found is not None:
             return found
-        raise UsageError(_unknown(wanted, places, Path()))
+        raise UsageError(_unknown_profile(wanted, places, Path()))
     path = Path(wanted).expanduser()
     if not path.exists():
         raise UsageError(f"there is no profile file {path}: `tieredllm profile list` shows names")
@@ -117,19 +117,24 @@ def known_profiles(places: Places) -> list[Found]:
     return [found[name] for name in sorted(found)]
 
 
-def load(found: Found, places: Places) -> Loaded:
+def load(found: Found, places: Places, *, text: str | None = None) -> Loaded:
     """Read a profile that has been found, with all it inherits.
+
+    Args:
+        found: where it is.
+        places: the user's directories.
+        text: what its file is going to say; None to read that.
 
     Raises:
         ProfileError: it, or one it inherits from, has mistakes; all of them are reported.
     """
-    tree, mistakes = _chain(found.path, places, ())
+    tree, mistakes = _chain(found.path, places, (), text)
     profile = convert(tree, name=found.path.stem, found=mistakes)
     return Loaded(profile=profile, found=found, tree=tree)
 
 
 def _chain(
-    path: Path, places: Places, above: tuple[Path, ...]
+    path: Path, places: Places, above: tuple[Path, ...], text: str | None = None
 ) -> tuple[MappingNode, list[Mistake]]:
     """Read a profile file and merge it over those it extends.
 
@@ -137,11 +142,12 @@ def _chain(
         path: the file.
         places: the user's directories.
         above: the files that led here, the first one first.
+        text: what the file is taken to say; None to read it.
     """
-    tree, mistakes = read_mapping(path)
+    tree, mistakes = read_mapping(path, text)
     extends, entry = tree.text("extends"), tree.entries.get("extends")
     if extends is None or entry is None:
-        return tree, mistakes
+        return tree, mistakes + _missing_tiers([], tree)
     here = (*above, path)
     try:
         parent = _parent(extends, path, places)
@@ -157,6 +163,7 @@ def _chain(
     except UsageError as exc:
         own = mistakes + find_mistakes(tree, complete=False)
         raise ProfileError(sort_mistakes([*own, entry.node.place.mistake(str(exc))])) from exc
+    mistakes += _missing_tiers(inherited.mappings("tiers"), tree)
     return inherit(inherited, tree), mistakes + more
 
 
@@ -170,17 +177,17 @@ def _parent(extends: str, path: Path, places: Places) -> Path:
         if not parent.exists():
             raise UsageError(f"there is no file {parent} to extend")
         return parent
-    found = _named(extends, places, but=path)
+    found = _find_named(extends, places, but=path)
     if found is not None:
         return found.path
-    raise UsageError(_unknown(extends, places, path.parent))
+    raise UsageError(_unknown_profile(extends, places, path.parent))
 
 
 def _folders(places: Places) -> tuple[tuple[Path, Origin], ...]:
     return ((places.profiles, "user"), (shipped("profiles"), "shipped"))
 
 
-def _named(name: str, places: Places, *, but: Path | None = None) -> Found | None:
+def _find_named(name: str, places: Places, *, but: Path | None = None) -> Found | None:
     for folder, origin in _folders(places):
         for ending in _ENDINGS:
             path = folder / (name + ending)
@@ -198,7 +205,7 @@ def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def _unknown(name: str, places: Places, folder: Path) -> str:
+def _unknown_profile(name: str, places: Places, folder: Path) -> str:
     """Word that there is no such profile, and point at a file of that name in a folder."""
     from tieredllm.profile.validate import suggestion
 
@@ -211,8 +218,8 @@ def _unknown(name: str, places: Places, folder: Path) -> str:
     return f"there is no profile `{name}`: {hint}known are {', '.join(known)}"
 
 
-def read_mapping(path: Path) -> tuple[MappingNode, list[Mistake]]:
-    """Read one profile file, without what it inherits.
+def read_mapping(path: Path, text: str | None = None) -> tuple[MappingNode, list[Mistake]]:
+    """Read one profile file, or a text in its place, without what it inherits.
 
     Returns:
         Its tree; and what can be wrong with one file by itself: keys given twice, tiers of the
@@ -221,7 +228,7 @@ def read_mapping(path: Path) -> tuple[MappingNode, list[Mistake]]:
     Raises:
         ProfileError: it cannot be read, is not YAML, is empty or no mapping.
     """
-    root, mistakes = read_yaml(path)
+    root, mistakes = read_yaml(path) if text is None else parse_yaml(text, str(path))
     start = Place(str(path), 1, 1)
     if root is None or (isinstance(root, ScalarNode) and root.value is None):
         message = "the file is empty: start with `tiers:`, or with `extends: default`"
@@ -245,7 +252,7 @@ def convert(root: MappingNode, *, name: str, found: list[Mistake]) -> Profile:
     """
     mistakes = found + check_semantics(root)
     try:
-        profile = msgspec.convert(_prepared(root, name), Profile)
+        profile = msgspec.convert(_complete(root, name), Profile)
     except msgspec.ValidationError as exc:
         mistakes += find_mistakes(root)
         if not mistakes:
@@ -276,8 +283,8 @@ def sort_mistakes(mistakes: list[Mistake], *, first: str | None = None) -> list[
     )
 
 
-def _prepared(root: MappingNode, name: str) -> Any:
-    """Give the values with the defaults of their provider below, and their paths made absolute."""
+def _complete(root: MappingNode, name: str) -> Any:
+    """Return the values, with their provider's defaults below, and with whole paths."""
     values = to_builtins(root)
     values.setdefault("name", name if _NAME.fullmatch(name) else "unnamed")
     tiers = values.get("tiers")
@@ -313,10 +320,10 @@ def _is_model_path(model: str) -> bool:
 def inherit(parent: MappingNode, child: MappingNode) -> MappingNode:
     """Merge a profile over the one it extends.
 
-    Mappings merge key by key. A tier merges over the inherited one of its name, in that one's
-    place; a new tier comes right after the one it follows in the child's list. Every other list,
-    and every single value, is the child's. A tier that changes its provider keeps nothing that
-    belongs to the old backend.
+    Mappings merge key by key. Tiers that `remove_tiers` names are left out. A tier merges over the
+    inherited one of its name, in that one's place; a new tier comes right after the one it follows
+    in the child's list. Every other list, and every single value, is the child's. A tier that
+    changes its provider keeps nothing that belongs to the old backend.
 
     Args:
         parent: the inherited profile's tree, merged with what it inherits itself.
@@ -326,13 +333,40 @@ def inherit(parent: MappingNode, child: MappingNode) -> MappingNode:
         A new tree, whose parts keep their places in their own files.
     """
     kept = {key: entry for key, entry in parent.entries.items() if key not in _NOT_INHERITED}
-    merged = _over(MappingNode(place=child.place, entries=kept), child)
+    kept |= _kept_tiers(parent, child)
+    parent = MappingNode(place=parent.place, entries=kept)
+    merged = _over(parent, child)
     ours, theirs = child.get("tiers"), parent.get("tiers")
     if isinstance(ours, ListNode) and isinstance(theirs, ListNode):
         place = child.entries["tiers"].place
         tiers = ListNode(place=ours.place, items=_tiers(theirs, ours))
         merged.entries["tiers"] = Entry(place, tiers)
     return merged
+
+
+def _kept_tiers(parent: MappingNode, child: MappingNode) -> dict[str, Entry]:
+    """Return the entry of the inherited tiers, without those to do without."""
+    entry = parent.entries.get("tiers")
+    if entry is None or not isinstance(entry.node, ListNode):
+        return {}
+    gone = {node.value for node in child.items("remove_tiers") if isinstance(node, ScalarNode)}
+    tiers = tuple(
+        tier
+        for tier in entry.node.items
+        if not (isinstance(tier, MappingNode) and tier.text("name") in gone)
+    )
+    return {"tiers": Entry(entry.place, ListNode(place=entry.node.place, items=tiers))}
+
+
+def _missing_tiers(inherited: list[MappingNode], child: MappingNode) -> list[Mistake]:
+    """Find tiers to do without that are not there."""
+    known = [name for tier in inherited if (name := tier.text("name")) is not None]
+    there_are = f": there are {', '.join(known)}" if known else ""
+    return [
+        node.place.mistake(f"no tier `{node.text}` is inherited{there_are}")
+        for node in child.items("remove_tiers")
+        if isinstance(node, ScalarNode) and node.value not in known
+    ]
 
 
 def _over(parent: MappingNode, child: MappingNode) -> MappingNode:

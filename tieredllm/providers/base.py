@@ -147,6 +147,10 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     ok: bool
     latency_ms: float
     error: str | None = None
+    fix: str | None = None
+    """What to do about the error, where the backend knows."""
+    note: str | None = None
+    """What is worth knowing of a backend that is well."""
 
 
 class Backend(Protocol):

@@ -1,49 +1,82 @@
-"""Keep requests, their attempts and conversations: what `log`, `stats` and `ask -c` go by.
+"""Requests, their attempts and conversations: what `log`, `stats` and `ask -c` go by.
 
 Every request belongs to a conversation; one that continues none starts its own, whose id is the
 request's. What a conversation goes on from are its complete answers only: a failed request, or one
 that the rules answered, is in the log but is no turn, so no model ever reads a rule answer as
 something it said. After one, `ask -c` goes on from the turns before it in the same conversation.
+
+The log bounds itself: beyond `MAX_REQUESTS` or `MAX_BYTES`, each new request drops the oldest ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import UsageError
-from tieredllm.redaction import Redactor
 from tieredllm.store.database import Database
-from tieredllm.store.logged import (
-    ATTEMPT_COLUMNS,
-    MAX_TEXT,
-    REQUEST_COLUMNS,
-    Logged,
-    attempt_row,
+from tieredllm.store.record import (
+    LoggedRequest,
+    TierTurn,
+    decode,
+    encode,
     fingerprint,
-    logged,
-    request_row,
-    turns,
+    is_reusable,
+    is_turn,
+    tier_turns,
+    turn_messages,
 )
 from tieredllm.types import Answer, Message, Prompt
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-__all__ = ["CachedAnswer", "Conversation", "History"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_REQUESTS",
+    "CachedAnswer",
+    "Conversation",
+    "History",
+    "Unreadable",
+]
 
-MOST_TURNS = 1000
+MAX_TURNS = 1000
 """How many of the latest turns a conversation goes on from; no model's context holds more."""
 
-# The names of columns are put into statements below (hence S608): they come from here alone.
-REQUEST = ", ".join(f"r.{column}" for column in REQUEST_COLUMNS)
+MAX_REQUESTS = 100_000
+"""How many requests the log keeps; a request has some kilobyte."""
+
+MAX_BYTES = 512 * 1024 * 1024
+"""How much of the file may be in use before the oldest requests go, however few there are."""
+
+PRUNED_AT_ONCE = 500
+"""How many requests one transaction drops: others that want to write wait for no more."""
+
+PRUNED_BY_EACH = 20
+"""How many a new request drops at most, where there are too many."""
+
+PAGE = 100
+"""How many requests are read at once; each may have megabytes of text."""
+
+LAST_NUMBER = 2**63 - 1
+"""The largest number a row can have."""
+
+SAVE_WAIT_S = 5.0
+"""How long a request that has ended waits for another process's lock before it is given up."""
+
+TURN_COLUMNS = TierTurn.__struct_fields__
+# Columns of the statistics' table are the fields of `TierTurn` (hence S608): no text from outside.
+INSERT_TURN = (
+    f"INSERT INTO tier_turns (asked_at, request, {', '.join(TURN_COLUMNS)})"  # noqa: S608
+    f" VALUES (?, ?{', ?' * len(TURN_COLUMNS)})"
+)
 
 
 class Conversation(NamedTuple):
-    """Hold what a conversation goes on from."""
+    """What a conversation goes on from."""
 
     cid: str
     messages: tuple[Message, ...]
@@ -55,7 +88,7 @@ class Conversation(NamedTuple):
 
 
 class CachedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold a complete answer that was given before."""
+    """A complete answer that was given before."""
 
     text: str
     answered_at: float
@@ -66,8 +99,17 @@ class CachedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the log that is not what was written."""
+
+    request_id: str
+    reason: str
+
+
 class History:
-    """Be the log of one user's requests.
+    """The log of one user's requests.
+
+    Where the file is there and cannot be read, every question about it raises `DatabaseError`.
 
     Args:
         database: where it is kept.
@@ -77,6 +119,8 @@ class History:
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._database = database
         self._clock = clock or SystemClock()
+        self.unsaved: str | None = None
+        """Why the latest request is not in the log; None when it is."""
 
     def save(
         self,
@@ -89,50 +133,65 @@ class History:
     ) -> str:
         """Keep a request that has ended just now. A second one of the same id changes nothing.
 
+        Another process's lock is waited for up to `SAVE_WAIT_S`; afterwards `unsaved` says whether
+        the request is in the log.
+
         Args:
             prompt: what was asked; its history isn't kept, the conversation has it.
             answer: what came of it, complete or failed.
             profile: the profile's name.
-            conversation_id: which conversation it continues; None starts one.
+            conversation_id: which conversation it continues; None starts one, named after the
+                request.
             secrets: texts to strike out wherever they occur, such as the keys in use.
 
         Returns:
             The conversation's id.
         """
-        conversation_id = conversation_id or answer.request_id
-        redact = Redactor(secrets, limit=MAX_TEXT)
         asked_at = self._clock.wall() - answer.latency_ms / 1000
-        request = request_row(
-            prompt,
-            answer,
-            profile=profile,
-            conversation_id=conversation_id,
-            asked_at=asked_at,
-            redact=redact,
+        text, record = encode(
+            LoggedRequest(
+                asked_at=asked_at,
+                profile=profile,
+                conversation_id=conversation_id or answer.request_id,
+                prompt=prompt,
+                answer=answer,
+            ),
+            secrets,
         )
-        attempts = [attempt_row(attempt, redact) for attempt in answer.attempts]
+        reusable = is_reusable(answer, record.answer)
+        row = (
+            answer.request_id,
+            asked_at,
+            answer.fallback_level,
+            record.conversation_id,
+            is_turn(answer),
+            fingerprint(profile, prompt) if reusable else None,
+            answer.ref_code,
+            text,
+        )
+        turns = tier_turns(record.answer)
 
-        def keep(connection: Connection) -> None:
-            marks = ", ".join("?" * len(REQUEST_COLUMNS))
+        def keep(connection: Connection) -> bool:
             added = connection.execute(
-                f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) VALUES ({marks})"  # noqa: S608
-                " ON CONFLICT (id) DO NOTHING",
-                request,
+                "INSERT INTO log (id, asked_at, level, conversation_id, is_turn, reusable_as,"
+                " ref_code, record) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                row,
             )
-            if not added.rowcount:
-                return
-            marks = ", ".join("?" * (2 + len(ATTEMPT_COLUMNS)))
-            connection.executemany(
-                f"INSERT INTO attempts (request, position, {', '.join(ATTEMPT_COLUMNS)})"  # noqa: S608
-                f" VALUES ({marks})",
-                [[added.lastrowid, position, *row] for position, row in enumerate(attempts)],
-            )
+            if added.rowcount:
+                connection.executemany(
+                    INSERT_TURN,
+                    [(asked_at, added.lastrowid, *msgspec.structs.astuple(turn)) for turn in turns],
+                )
+                _bound(connection)
+            return True
 
-        self._database.write(keep, None, keep=True)
-        return conversation_id
+        kept = self._database.write(keep, default=False, wait_s=SAVE_WAIT_S)
+        lost = not kept or self._database.stands_in
+        self.unsaved = self._database.trouble if lost else None
+        return record.conversation_id
 
     def conversation(self, cid: str | None = None) -> Conversation | None:
-        """Give what a conversation goes on from.
+        """Return what a conversation goes on from.
 
         Args:
             cid: its id or the unique beginning of it; None for that of the latest request.
@@ -143,11 +202,10 @@ class History:
 
         Raises:
             UsageError: no conversation has this id, or several begin with it.
+            DatabaseError: the log cannot be read.
         """
         if cid is None:
-            latest = self._rows(
-                "SELECT conversation_id FROM requests ORDER BY number DESC LIMIT 1", ()
-            )
+            latest = self._rows("SELECT conversation_id FROM log ORDER BY number DESC LIMIT 1")
             if not latest:
                 return None
             found = str(latest[0][0])
@@ -155,113 +213,148 @@ class History:
             found = self._only(
                 cid,
                 "conversation",
-                "SELECT DISTINCT conversation_id FROM requests"
+                "SELECT DISTINCT conversation_id FROM log"
                 " WHERE conversation_id >= ?1 AND conversation_id < ?2"
                 " ORDER BY conversation_id LIMIT 2",
             )
-
-        def load(connection: Connection) -> Conversation:
-            rows = connection.execute(
-                "SELECT id, question, attachments, text FROM requests"
-                " WHERE conversation_id = ? AND is_turn ORDER BY number DESC LIMIT ?",
-                (found, MOST_TURNS),
-            ).fetchall()[::-1]
-            given = connection.execute(
-                "SELECT system FROM requests WHERE conversation_id = ? AND system IS NOT NULL"
-                " ORDER BY number DESC LIMIT 1",
-                (found,),
-            ).fetchone()
-            return Conversation(
-                cid=found,
-                messages=tuple(turns(row[1:] for row in rows)),
-                system=given[0] if given else None,
-                request_ids=tuple(row[0] for row in rows),
-            )
-
-        return self._database.read(load, Conversation(found, (), None))
+        rows = self._rows(
+            "SELECT id, CAST(record AS BLOB) FROM log"
+            " WHERE conversation_id = ? AND is_turn ORDER BY number DESC LIMIT ?",
+            found,
+            MAX_TURNS,
+        )
+        turns = [
+            record for row in reversed(rows) if isinstance(record := _record(*row), LoggedRequest)
+        ]
+        system = self._rows(
+            "SELECT json_extract(record, '$.prompt.system') FROM log WHERE conversation_id = ?"
+            " AND json_valid(record) AND json_extract(record, '$.prompt.system') IS NOT NULL"
+            " ORDER BY number DESC LIMIT 1",
+            found,
+        )
+        return Conversation(
+            cid=found,
+            messages=tuple(message for turn in turns for message in turn_messages(turn)),
+            system=system[0][0] if system else None,
+            request_ids=tuple(turn.answer.request_id for turn in turns),
+        )
 
     def take_back(self, request_id: str) -> None:
         """Leave a request out of what its conversation goes on from; the log still has it."""
 
         def unmark(connection: Connection) -> None:
-            connection.execute("UPDATE requests SET is_turn = 0 WHERE id = ?", (request_id,))
+            connection.execute("UPDATE log SET is_turn = 0 WHERE id = ?", (request_id,))
 
-        self._database.write(unmark, None, creates=False, keep=True)
+        self._database.write(unmark, None, creates=False, wait_s=SAVE_WAIT_S)
 
-    def find(self, wanted: str) -> Logged:
-        """Give the request with this id, unique beginning of an id, or reference code.
+    def find(self, wanted: str) -> LoggedRequest:
+        """Return the request with this id, unique beginning of an id, or reference code.
 
         Args:
-            wanted: of a code (`REF-` and 8 hexadecimal digits) the latest request is given.
+            wanted: of a code (`REF-` and 8 hexadecimal digits) the latest request is returned.
 
         Raises:
-            UsageError: there is none, or several begin with it.
+            UsageError: there is none, several begin with it, or its row makes no sense.
+            DatabaseError: the log cannot be read.
         """
         text = wanted.strip()
         if text.upper().startswith("REF-"):
-            found = self._load("WHERE r.ref_code = ? ORDER BY r.number DESC LIMIT 1", text.upper())
-            if not found:
+            rows = self._rows(
+                "SELECT id FROM log WHERE ref_code = ? ORDER BY number DESC LIMIT 1", text.upper()
+            )
+            if not rows:
                 reason = f"no logged request has the code {text.upper()}"
                 raise UsageError(reason)
-            return found[0]
-        name = self._only(
-            text,
-            "request",
-            "SELECT id FROM requests WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 2",
-        )
-        found = self._load("WHERE r.id = ?", name)
-        if not found:
-            reason = f"request {name} cannot be read"
-            raise UsageError(reason)
-        return found[0]
+            request_id = str(rows[0][0])
+        else:
+            request_id = self._only(
+                text,
+                "request",
+                "SELECT id FROM log WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 2",
+            )
+        rows = self._rows("SELECT id, CAST(record AS BLOB) FROM log WHERE id = ?", request_id)
+        record = _record(*rows[0]) if rows else None
+        if not isinstance(record, LoggedRequest):
+            reason = f"request {request_id} cannot be read"
+            raise UsageError(reason if record is None else f"{reason}: {record.reason}")
+        return record
 
-    def recent(self, limit: int, search: str | None = None) -> list[Logged]:
-        """Give the latest requests, the latest first.
+    def recent(self, limit: int, search: str | None = None) -> Iterator[LoggedRequest | Unreadable]:
+        """Yield the latest requests, the latest first, reading a few at a time.
 
         Args:
             limit: how many at most.
             search: a text the question or the answer holds; ASCII letters match in both cases.
+
+        Raises:
+            DatabaseError: the log cannot be read.
         """
-        if not search:
-            return self._load("ORDER BY r.number DESC LIMIT ?", limit)
-        escaped = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        return self._load(
-            r"WHERE r.question LIKE ?1 ESCAPE '\' OR r.text LIKE ?1 ESCAPE '\'"
-            " ORDER BY r.number DESC LIMIT ?2",
-            f"%{escaped}%",
-            limit,
-        )
+        pattern = None
+        if search:
+            escaped = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+            pattern = f"%{escaped}%"
+        before = LAST_NUMBER
+        while limit > 0:
+            rows = self._rows(
+                "SELECT number, id, CAST(record AS BLOB) FROM log"
+                " WHERE number < ?1 AND (?2 IS NULL OR json_valid(record) AND"
+                r" (json_extract(record, '$.prompt.question') LIKE ?2 ESCAPE '\'"
+                r" OR json_extract(record, '$.answer.text') LIKE ?2 ESCAPE '\'))"
+                " ORDER BY number DESC LIMIT ?3",
+                before,
+                pattern,
+                min(limit, PAGE),
+            )
+            for number, request_id, record in rows:
+                before = number
+                yield _record(request_id, record)
+            limit = limit - len(rows) if len(rows) == PAGE else 0
 
     def cached_answer(
         self, profile: str, prompt: Prompt, *, newer_than: float
     ) -> CachedAnswer | None:
-        """Give the latest complete answer a model gave to the same request, whole and kept whole.
+        """Return the latest complete answer a model gave to the same request, kept whole.
+
+        One that seems to come from later than now, since a clock was wrong, is passed over: how old
+        it is cannot be told.
 
         Args:
             profile: the profile's name.
-            prompt: what is asked; see `logged.fingerprint` for what counts as the same.
+            prompt: what is asked; see `record.fingerprint` for what counts as the same.
             newer_than: when it must have been asked after, seconds since the epoch.
         """
-        names = CachedAnswer.__struct_fields__
+        asked = (fingerprint(profile, prompt), newer_than, self._clock.wall())
 
-        def load(connection: Connection) -> CachedAnswer | None:
-            row = connection.execute(
-                "SELECT text, asked_at + latency_ms / 1000, id, tier, provider, model"
-                " FROM requests WHERE reusable_as = ? AND asked_at > ?"
+        def load(connection: Connection) -> list[Any]:
+            return connection.execute(
+                "SELECT id, CAST(record AS BLOB) FROM log"
+                " WHERE reusable_as = ? AND asked_at > ? AND asked_at <= ?"
                 " ORDER BY asked_at DESC LIMIT 1",
-                (fingerprint(profile, prompt), newer_than),
-            ).fetchone()
-            if row is None:
-                return None
-            return msgspec.convert(dict(zip(names, row, strict=True)), CachedAnswer)
+                asked,
+            ).fetchall()
 
-        return self._database.read(load, None)
+        nothing: list[Any] = []
+        for row in self._database.read(load, nothing):
+            record = _record(*row)
+            if isinstance(record, LoggedRequest) and record.answer.text is not None:
+                answer = record.answer
+                return CachedAnswer(
+                    text=record.answer.text,
+                    answered_at=record.asked_at + answer.latency_ms / 1000,
+                    request_id=answer.request_id,
+                    tier=answer.tier or "",
+                    provider=answer.provider or "",
+                    model=answer.model_used or "",
+                )
+        return None
 
     def count(self, older_than: float | None = None) -> int:
-        """Count the requests there are, or those asked before a time (seconds since the epoch)."""
-        rows = self._rows(
-            "SELECT count(*) FROM requests WHERE ?1 IS NULL OR asked_at < ?1", (older_than,)
-        )
+        """Count the requests there are, or those asked before a time (seconds since the epoch).
+
+        Raises:
+            DatabaseError: the log cannot be read.
+        """
+        rows = self._rows("SELECT count(*) FROM log WHERE ?1 IS NULL OR asked_at < ?1", older_than)
         return int(rows[0][0]) if rows else 0
 
     def prune(self, older_than: float) -> int:
@@ -275,26 +368,26 @@ class History:
         """
 
         def drop(connection: Connection) -> int:
-            connection.execute(
-                "DELETE FROM attempts WHERE request IN"
-                " (SELECT number FROM requests WHERE asked_at < ?)",
-                (older_than,),
+            return _drop(
+                connection,
+                "SELECT number, asked_at FROM log WHERE asked_at < ? ORDER BY asked_at LIMIT ?",
+                (older_than, PRUNED_AT_ONCE),
             )
-            dropped = connection.execute("DELETE FROM requests WHERE asked_at < ?", (older_than,))
-            return dropped.rowcount
 
-        dropped = self._database.write(drop, 0, creates=False)
+        dropped = 0
+        while gone := self._database.write(drop, 0, creates=False, wait_s=SAVE_WAIT_S):
+            dropped += gone
         if dropped:
             self._database.compact()
         return dropped
 
     def _only(self, beginning: str, what: str, query: str) -> str:
-        """Give the one id that begins so."""
+        """Return the one id that begins so."""
         beginning = beginning.strip()
         rows: list[Any] = []
         for start in dict.fromkeys((beginning, beginning.lower())):
             if start and not rows:
-                rows = self._rows(query, (start, start + "\U0010ffff"))
+                rows = self._rows(query, start, start + "\U0010ffff")
         exact = [row for row in rows if row[0] == beginning]
         if len(exact or rows) > 1:
             reason = f"several {what}s begin with {beginning!r}: give more of the id"
@@ -304,32 +397,38 @@ class History:
             raise UsageError(reason)
         return str((exact or rows)[0][0])
 
-    def _rows(self, query: str, values: Sequence[Any]) -> list[Any]:
+    def _rows(self, query: str, *values: Any) -> list[Any]:
         nothing: list[Any] = []
-        return self._database.read(
+        return self._database.require(
             lambda connection: connection.execute(query, values).fetchall(), nothing
         )
 
-    def _load(self, rest: str, *values: Any) -> list[Logged]:
-        """Read the requests a query's end selects, with their attempts."""
-        nothing: list[Logged] = []
-        return self._database.read(_loading(rest, values), nothing)
+
+def _record(request_id: str, text: bytes) -> LoggedRequest | Unreadable:
+    try:
+        return decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return Unreadable(request_id=str(request_id), reason=str(error))
 
 
-def _loading(rest: str, values: Sequence[Any]) -> Callable[[Connection], list[Logged]]:
-    def load(connection: Connection) -> list[Logged]:
-        rows = connection.execute(
-            f"SELECT r.number, {REQUEST} FROM requests AS r {rest}",  # noqa: S608
-            values,
-        ).fetchall()
-        requests: list[Logged] = []
-        for number, *row in rows:
-            attempts = connection.execute(
-                f"SELECT {', '.join(ATTEMPT_COLUMNS)} FROM attempts"  # noqa: S608
-                " WHERE request = ? ORDER BY position",
-                (number,),
-            ).fetchall()
-            requests.append(logged(row, attempts))
-        return requests
+def _bound(connection: Connection) -> None:
+    """Drop the oldest requests while there are too many, a few for each new one."""
+    oldest_first = "SELECT number, asked_at FROM log WHERE number <= ? ORDER BY number LIMIT ?"
+    newest: int = connection.execute("SELECT max(number) FROM log").fetchone()[0]
+    _drop(connection, oldest_first, (newest - MAX_REQUESTS, PRUNED_BY_EACH))
+    for _ in range(PRUNED_BY_EACH):
+        pages, unused, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - unused) * size <= MAX_BYTES:
+            break
+        if not _drop(connection, oldest_first, (newest - 1, 1)):
+            break
 
-    return load
+
+def _drop(connection: Connection, query: str, values: Sequence[Any]) -> int:
+    rows = connection.execute(query, values).fetchall()
+    connection.executemany("DELETE FROM log WHERE number = ?", [row[:1] for row in rows])
+    connection.executemany("DELETE FROM tier_turns WHERE request = ? AND asked_at = ?", rows)
+    return len(rows)

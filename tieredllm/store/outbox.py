@@ -210,13 +210,15 @@ class Outbox:
 
         return self._database.write(take, None, creates=bool(notes))
 
-    def settle(self, results: Sequence[Sent], *, min_interval_s: float, keep: bool = True) -> bool:
+    def settle(
+        self, results: Sequence[Sent], *, min_interval_s: float, wait_s: float | None = None
+    ) -> bool:
         """Note what came of what was claimed.
 
         Args:
             results: one for each message that was claimed.
             min_interval_s: how long the next message of the same cause is held back.
-            keep: whether to make it good later in this process when the file is locked now.
+            wait_s: the longest wait for another process's lock, in seconds.
 
         Returns:
             Whether it was done; False while another process keeps the file locked.
@@ -242,7 +244,7 @@ class Outbox:
                 rows.save(connection, moved)
             return True
 
-        return self._database.write(note, default=False, creates=False, keep=keep)
+        return self._database.write(note, default=False, creates=False, wait_s=wait_s)
 
 
 def _add(connection: Connection, profile: str, notes: Iterable[Note], now: float) -> None:

@@ -140,4 +140,94 @@ STEPS: Steps = (
         "ALTER TABLE circuits ADD COLUMN kind TEXT",
         "ALTER TABLE attempts ADD COLUMN skip TEXT",
     ),
+    (
+        # The latest 100,000 requests are taken along: the log keeps no more (store/history.py).
+        # A request's whole record is JSON (store/record.py), so that a new field costs no column;
+        # beside it is what queries look for. `level` is NULL where nothing answered. `is_turn`: a
+        # conversation goes on from it. `reusable_as`: a hash of what was asked, set when the answer
+        # may be given again.
+        """CREATE TABLE log (
+            number INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            asked_at REAL NOT NULL,
+            level INTEGER,
+            conversation_id TEXT NOT NULL,
+            is_turn INTEGER NOT NULL,
+            reusable_as TEXT,
+            ref_code TEXT,
+            record TEXT NOT NULL
+        )""",
+        # A row per request and tier, for the statistics; narrow, and in the order of time.
+        """CREATE TABLE tier_turns (
+            asked_at REAL NOT NULL,
+            request INTEGER NOT NULL,
+            tier TEXT NOT NULL,
+            level INTEGER NOT NULL,
+            asked INTEGER NOT NULL,
+            answered INTEGER NOT NULL,
+            reached INTEGER NOT NULL,
+            went_on INTEGER NOT NULL,
+            latency_ms REAL,
+            first_token_ms REAL,
+            prompt_tokens INTEGER NOT NULL,
+            completion_tokens INTEGER NOT NULL,
+            PRIMARY KEY (asked_at, request, tier)
+        ) WITHOUT ROWID""",
+        """INSERT INTO log SELECT
+            number, id, asked_at, level, conversation_id, is_turn, reusable_as, ref_code,
+            json_object(
+                'asked_at', asked_at, 'profile', profile, 'conversation_id', conversation_id,
+                'prompt', json_object(
+                    'question', question, 'system', system, 'attachments',
+                    json(CASE WHEN json_valid(attachments) THEN attachments ELSE '[]' END)
+                ),
+                'answer', json_object(
+                    'request_id', id, 'text', text, 'tier', tier, 'fallback_level', level,
+                    'fallback_used', json(CASE WHEN level > 0 THEN 'true' ELSE 'false' END),
+                    'provider', provider, 'model_used', model, 'latency_ms', latency_ms,
+                    'first_token_ms', first_token_ms, 'finish_reason', finish_reason,
+                    'truncated', json(CASE WHEN truncated THEN 'true' ELSE 'false' END),
+                    'usage', json_object(
+                        'prompt_tokens', prompt_tokens, 'completion_tokens', completion_tokens
+                    ),
+                    'original_error', original_error, 'ref_code', ref_code, 'intent', intent,
+                    'cached_at', cached_at,
+                    'error', json(CASE WHEN json_valid(error) THEN error END),
+                    'attempts', json((
+                        SELECT json_group_array(json_object(
+                            'tier', tier, 'level', level, 'provider', provider, 'model', model,
+                            'outcome', outcome,
+                            'error', json(CASE WHEN kind IS NOT NULL THEN json_object(
+                                'kind', kind, 'message', coalesce(message, ''),
+                                'status', status, 'retry_after_s', retry_after_s
+                            ) END),
+                            'skip', json(CASE WHEN json_valid(skip) THEN skip END),
+                            'reason', reason, 'started_ms', started_ms,
+                            'duration_ms', duration_ms, 'first_token_ms', first_token_ms
+                        )) FROM (
+                            SELECT * FROM attempts WHERE request = number ORDER BY position
+                        )
+                    ))
+                )
+            ) FROM requests WHERE number > (SELECT max(number) FROM requests) - 100000""",
+        """INSERT INTO tier_turns SELECT r.asked_at, r.number, a.tier, max(a.level),
+            max(a.outcome IN ('ok', 'failed')),
+            max(a.outcome IN ('ok', 'failed')) AND r.tier IS a.tier,
+            max(a.outcome <> 'cancelled') OR r.level IS NULL OR r.level > max(a.level),
+            (max(a.outcome <> 'cancelled') OR r.level IS NULL OR r.level > max(a.level))
+                AND r.tier IS NOT a.tier,
+            max(CASE a.outcome WHEN 'ok' THEN a.duration_ms END),
+            max(CASE a.outcome WHEN 'ok' THEN a.first_token_ms END),
+            CASE WHEN r.tier IS a.tier THEN coalesce(r.prompt_tokens, 0) ELSE 0 END,
+            CASE WHEN r.tier IS a.tier THEN coalesce(r.completion_tokens, 0) ELSE 0 END
+            FROM requests AS r JOIN attempts AS a ON a.request = r.number
+            WHERE r.number IN (SELECT number FROM log)
+            GROUP BY r.number, a.tier""",
+        "DROP TABLE attempts",
+        "DROP TABLE requests",
+        "CREATE INDEX log_by_time ON log (asked_at, level)",
+        "CREATE INDEX log_by_conversation ON log (conversation_id, number)",
+        "CREATE INDEX log_by_reuse ON log (reusable_as, asked_at) WHERE reusable_as IS NOT NULL",
+        "CREATE INDEX log_by_code ON log (ref_code) WHERE ref_code IS NOT NULL",
+    ),
 )

@@ -8,23 +8,21 @@ the session behind it runs nothing twice. A model that has no tools gets the res
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tieredllm.engine.kit import Kit, summed
-from tieredllm.errors import FallbackTriggerError, UsageError
+from tieredllm.engine.attempt import Completed, Failed, Outcome, ToolCalls, ToolContext
+from tieredllm.engine.ports import Emit
+from tieredllm.errors import UsageError
 from tieredllm.providers.base import (
     WITH_TOOLS,
     Backend,
     ToolDeclaration,
-    ToolRequest,
     ToolTurn,
 )
 from tieredllm.types import (
-    Event,
     Notice,
     ToolCall,
     ToolEnded,
@@ -38,9 +36,7 @@ if TYPE_CHECKING:
     from tieredllm.profile.schema import Tier
     from tieredllm.tools.session import ToolSession
 
-__all__ = ["START_S", "Tooling"]
-
-_Happened = Event | FallbackTriggerError
+__all__ = ["START_S", "ToolLoop"]
 
 START_S = 15.0
 """How long a request waits for tool servers to start before it goes on without them."""
@@ -49,8 +45,8 @@ SHARE_OF_REST = 0.25
 """The most of the request's time that this may take."""
 
 
-class Tooling:
-    """Be one request's tools.
+class ToolLoop:
+    """One request's tools.
 
     Args:
         session: runs them.
@@ -70,92 +66,100 @@ class Tooling:
         """All calls so far, in the order of their rounds."""
         return tuple(self._uses)
 
-    async def rounds(
+    async def run_rounds(
         self,
-        attempt: Callable[[Kit], AsyncGenerator[_Happened, None]],
+        attempt: Callable[[ToolContext], Awaitable[Outcome]],
         *,
         tier: Tier,
         backend: Backend,
         omit: frozenset[str],
         deadline: float,
-    ) -> AsyncGenerator[_Happened, None]:
+        emit: Emit,
+    ) -> Completed | Failed:
         """Make attempts, and run what they call in between, until one calls nothing.
 
         Args:
-            attempt: makes one, and leaves in the kit what it ends with.
+            attempt: makes one.
             tier: whose attempts they are.
             backend: who is asked.
             omit: the parameters it is known to reject.
             deadline: the request's, on the event loop's clock.
-        """
-        while True:
-            kit = await self._kit(tier, backend, omit, deadline=deadline)
-            for notice in self._troubles(tier.name):
-                yield notice
-            async with aclosing(attempt(kit)) as events:
-                async for event in events:
-                    yield event
-            if kit.request is None:
-                return
-            calls = self._carry_out(
-                kit.request, said=kit.said, tier=tier, backend=backend, deadline=deadline
-            )
-            async with aclosing(calls):
-                async for happened in calls:
-                    yield happened
+            emit: takes what happens.
 
-    async def _kit(
-        self, tier: Tier, backend: Backend, omit: frozenset[str], *, deadline: float
-    ) -> Kit:
-        """Put together what an attempt is told; servers that its tools need are started.
+        Returns:
+            How the last attempt ended, with the tokens of all rounds.
+        """
+        number = 0
+        while True:
+            context = await self._context(tier, backend, omit, number, deadline=deadline)
+            for notice in self._new_notices(tier.name):
+                await emit(notice)
+            outcome = await attempt(context)
+            if isinstance(outcome, Completed):
+                usage = add_usage(context.spent, outcome.finish.usage)
+                finish = msgspec.structs.replace(outcome.finish, usage=usage)
+                return msgspec.structs.replace(outcome, finish=finish)
+            if isinstance(outcome, Failed):
+                return outcome
+            await self._execute(outcome, tier=tier, backend=backend, deadline=deadline, emit=emit)
+            number += 1
+
+    async def _context(
+        self, tier: Tier, backend: Backend, omit: frozenset[str], number: int, *, deadline: float
+    ) -> ToolContext:
+        """Return what an attempt is told; servers that its tools need are started.
 
         Args:
             tier: whose tools they are.
             backend: who is asked.
             omit: the parameters it is known to reject, `tools` perhaps among them.
+            number: how many rounds there were before.
             deadline: the request's, on the event loop's clock.
         """
         declared: tuple[ToolDeclaration, ...] = ()
         if backend.provider in WITH_TOOLS and "tools" not in omit:
             declared = await self._offered(tier, deadline)
-        return Kit(
+        return ToolContext(
             declared=declared,
             turns=tuple(self._turns) if declared else (),
             may_call=self._session.rounds_left > 0,
             results=self._quoted(),
             spent=self._spent.get(backend.identity, Usage()),
+            round=number,
         )
 
-    def _troubles(self, tier: str) -> list[Notice]:
-        """Give what is missing and was not said yet."""
+    def _new_notices(self, tier: str) -> list[Notice]:
+        """Return what is missing and was not said yet."""
         troubles = (*self._problems, *self._session.troubles)
         new = [trouble for trouble in troubles if trouble not in self._told]
         self._told.update(new)
         return [Notice(tier=tier, message=trouble) for trouble in new]
 
-    async def _carry_out(
-        self, request: ToolRequest, *, said: str, tier: Tier, backend: Backend, deadline: float
-    ) -> AsyncGenerator[Event, None]:
+    async def _execute(
+        self, wanted: ToolCalls, *, tier: Tier, backend: Backend, deadline: float, emit: Emit
+    ) -> None:
         """Run one round of calls, and keep what came of it for whoever is asked next.
 
         Args:
-            request: the calls.
-            said: what the model said before them.
+            wanted: the calls.
             tier: whose model it was.
             backend: which backend.
             deadline: the request's, on the event loop's clock.
+            emit: takes what happens.
         """
-        calls = request.calls
+        request, calls = wanted.request, wanted.request.calls
         for call in calls:
-            yield ToolStarted(
-                tier=tier.name, call_id=call.id, name=call.name, arguments=call.arguments
+            await emit(
+                ToolStarted(
+                    tier=tier.name, call_id=call.id, name=call.name, arguments=call.arguments
+                )
             )
         spent = self._spent.get(backend.identity, Usage())
-        self._spent[backend.identity] = summed(spent, request.usage)
+        self._spent[backend.identity] = add_usage(spent, request.usage)
         results = await self._results(calls, tier, deadline)
         self._turns.append(
             ToolTurn(
-                text=said,
+                text=wanted.said,
                 calls=calls,
                 results=tuple(results),
                 made_by=backend.identity,
@@ -165,7 +169,7 @@ class Tooling:
         for call, result in zip(calls, results, strict=True):
             self._uses.append(_use(tier.name, call, result))
         for result in results:
-            yield ToolEnded(tier=tier.name, result=result)
+            await emit(ToolEnded(tier=tier.name, result=result))
 
     async def _results(
         self, calls: tuple[ToolCall, ...], tier: Tier, deadline: float
@@ -211,6 +215,18 @@ class Tooling:
         from tieredllm.tools.quoting import quoted
 
         return quoted(self._session.records)
+
+
+def add_usage(one: Usage, other: Usage) -> Usage:
+    """Return the tokens of two rounds; what neither tells stays unknown."""
+
+    def both(a: int | None, b: int | None) -> int | None:
+        return None if a is None and b is None else (a or 0) + (b or 0)
+
+    return Usage(
+        prompt_tokens=both(one.prompt_tokens, other.prompt_tokens),
+        completion_tokens=both(one.completion_tokens, other.completion_tokens),
+    )
 
 
 def _use(tier: str, call: ToolCall, result: ToolResult) -> ToolUse:

@@ -1,34 +1,37 @@
-"""Keep one request's attempts in order, and make its answer out of them."""
+"""Log one request's attempts in order, and make its answer out of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from tieredllm.clock import Clock
-from tieredllm.engine.attempt import ContextSkipError
+from tieredllm.engine.attempt import Completed, ContextSkipError
 from tieredllm.engine.plan import TierPlan
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.providers.base import Backend, Finish
-from tieredllm.types import Answer, Attempt, Outcome, Skip, ToolUse, Usage, last_failures
+from tieredllm.types import Answer, Attempt, Outcome, Skip, ToolUse, last_failures
 
-__all__ = ["Ledger", "Won"]
+__all__ = ["AttemptLog", "Winner"]
 
 
-class Won(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold the attempt that answered."""
+SHARED = tuple(name for name in Finish.__struct_fields__ if name in Answer.__struct_fields__)
+"""What a backend says at its answer's end and the answer passes on as it is."""
+
+
+class Winner(msgspec.Struct, frozen=True, kw_only=True):
+    """The backend that answered, and its answer."""
 
     plan: TierPlan
     backend: Backend
-    finish: Finish
-    text: str
-    first_token_at: float | None
+    completed: Completed
 
 
-class Ledger:
-    """Record what was tried, on the request's own clock.
+class AttemptLog:
+    """What was tried, on the request's own clock.
 
     Args:
         request_id: 32 hexadecimal digits.
@@ -38,11 +41,13 @@ class Ledger:
     def __init__(self, *, request_id: str, clock: Clock) -> None:
         self.request_id = request_id
         self.attempts: list[Attempt] = []
+        self._ended: set[int] = set()
+        """The backends that have failed or were passed over; two may have the same model."""
         self._clock = clock
         self._started = clock.monotonic()
 
     def now(self) -> float:
-        """Give the time, to be handed back as `started` or `first`."""
+        """Return the time, to be handed back as `started` or `first`."""
         return self._clock.monotonic()
 
     def attempt(
@@ -86,65 +91,39 @@ class Ledger:
             started=self.now(),
         )
 
-    def gave_way(self, plan: TierPlan) -> bool:
+    def is_exhausted(self, plan: TierPlan) -> bool:
         """Whether every backend of a tier was tried or passed over, to no avail."""
-        ended = [
-            attempt
-            for attempt in self.attempts
-            if attempt.tier == plan.tier.name and attempt.outcome != "cancelled"
-        ]
-        return len({(a.provider, a.model) for a in ended}) >= len(
-            {(b.provider, b.model) for b in plan.backends}
-        )
+        return all(id(backend) in self._ended for backend in plan.backends)
 
     def last_other(self, tier: str) -> Attempt | None:
-        """Give the latest attempt that was not this tier's."""
+        """Return the latest attempt that was not this tier's."""
         return next((a for a in reversed(self.attempts) if a.tier != tier), None)
 
-    def answer(self, won: Won | None, *, tool_calls: tuple[ToolUse, ...] = ()) -> Answer:
-        """Make the answer: complete if an attempt won, else failed."""
-        why = " → ".join(self._last_errors()) or None
-        attempts = tuple(sorted(self.attempts, key=lambda attempt: attempt.started_ms))
-        latency_ms = self._ms(self.now())
-        if won is None:
-            return Answer(
-                request_id=self.request_id,
-                text=None,
-                tier=None,
-                fallback_level=None,
-                fallback_used=False,
-                provider=None,
-                model_used=None,
-                latency_ms=latency_ms,
-                first_token_ms=None,
-                finish_reason=None,
-                truncated=False,
-                usage=Usage(),
-                original_error=why,
-                error=self._final_error(),
-                attempts=attempts,
-                tool_calls=tool_calls,
-            )
-        finish = won.finish
+    def answer(self, winner: Winner | None, *, tool_calls: tuple[ToolUse, ...] = ()) -> Answer:
+        """Return the answer: complete if an attempt won, else failed."""
+        common: dict[str, Any] = {
+            "request_id": self.request_id,
+            "latency_ms": self._ms(self.now()),
+            "original_error": " → ".join(self._last_errors()) or None,
+            "attempts": tuple(sorted(self.attempts, key=lambda attempt: attempt.started_ms)),
+            "tool_calls": tool_calls,
+        }
+        if winner is None:
+            return Answer(error=self._final_error(), **common)
+        completed, finish = winner.completed, winner.completed.finish
+        first_token_at = completed.first_token_at
         return Answer(
-            request_id=self.request_id,
-            text=won.text,
-            tier=won.plan.tier.name,
-            fallback_level=won.plan.level,
-            fallback_used=won.plan.level > 0,
-            provider=won.backend.provider,
-            model_used=finish.model or won.backend.model,
-            latency_ms=latency_ms,
-            first_token_ms=None if won.first_token_at is None else self._ms(won.first_token_at),
+            text=completed.text,
+            tier=winner.plan.tier.name,
+            fallback_level=winner.plan.level,
+            fallback_used=winner.plan.level > 0,
+            provider=winner.backend.provider,
+            model_used=finish.model or winner.backend.model,
+            first_token_ms=None if first_token_at is None else self._ms(first_token_at),
             finish_reason=finish.reason,
             truncated=finish.reason in ("length", "repetition"),
-            usage=finish.usage,
-            original_error=why,
-            ref_code=finish.ref_code,
-            intent=finish.intent,
-            cached_at=finish.cached_at,
-            attempts=attempts,
-            tool_calls=tool_calls,
+            **{name: getattr(finish, name) for name in SHARED},
+            **common,
         )
 
     def _add(
@@ -173,18 +152,20 @@ class Ledger:
             first_token_ms=None if first is None else round((first - started) * 1000, 1),
         )
         self.attempts.append(attempt)
+        if outcome != "cancelled":
+            self._ended.add(id(backend))
         return attempt
 
     def _ms(self, at: float) -> float:
-        """Give milliseconds from the request's start, to a tenth."""
+        """Return milliseconds from the request's start, to a tenth."""
         return round((at - self._started) * 1000, 1)
 
     def _last_errors(self) -> list[str]:
-        """Give `tier: why` for each tier that gave way, its last error, the first tier first."""
+        """Return `tier: why` for each tier that gave way, its last error, the first tier first."""
         return [f"{attempt.tier}: {attempt.why}" for attempt in last_failures(self.attempts)]
 
     def _final_error(self) -> ErrorInfo:
-        """Give the error of a request that nothing answered: the last real one."""
+        """Return the error of a request that nothing answered: the last real one."""
         for attempt in reversed(self.attempts):
             if attempt.error is not None:
                 return attempt.error

@@ -1,0 +1,491 @@
+"""Ask tier after tier until one answers completely: one request's way down.
+
+In each tier the backends (the tier's own, then alternates) are tried: one attempt and its retries.
+What happens is emitted as events; what came of it is returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
+
+import msgspec
+
+from tieredllm.clock import Clock, iso
+from tieredllm.engine.attempt import (
+    AttemptRequest,
+    Completed,
+    ContextSkipError,
+    Failed,
+    Outcome,
+    StreamState,
+    ToolCalls,
+    ToolContext,
+    stream_attempt,
+)
+from tieredllm.engine.attempt_log import AttemptLog, Winner
+from tieredllm.engine.budget import models_deadline_s
+from tieredllm.engine.hedge import hedge
+from tieredllm.engine.plan import TierPlan, leading_models, selected
+from tieredllm.engine.ports import Emit, HealthMemory, ParameterMemory, Standing, TurnResult
+from tieredllm.engine.retry import bench_s, retry_wait_s
+from tieredllm.engine.tool_loop import ToolLoop
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.kinds import POLICIES, ErrorKind
+from tieredllm.profile.schema import Profile
+from tieredllm.providers.base import Backend, ToolRequest
+from tieredllm.types import (
+    Answer,
+    Answered,
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    FellBack,
+    Notice,
+    Options,
+    Prompt,
+    RetryScheduled,
+    Skip,
+    TierSkipped,
+    ToolsWanted,
+)
+
+__all__ = ["FallbackRun", "stream_events"]
+
+MAX_REPAIRS = 8
+"""How many unsupported parameters one try leaves out; no vendor has more optional ones we send."""
+
+QUEUED_EVENTS = 64
+"""How many events wait for a slow reader before the backend has to."""
+
+Result = Winner | Failed | None
+"""What a part of the way down comes to: an answer, a failure that ends the request, or neither."""
+
+
+class FallbackRun:
+    """One request on its way down the tiers. Use it once.
+
+    Args:
+        plans: the tiers with their backends.
+        profile: whose deadline, thresholds and refusal policy hold.
+        prompt: the request.
+        options: what the caller wants besides.
+        request_id: 32 hexadecimal digits.
+        health: the memory of what works.
+        parameters: the memory of rejected parameters.
+        clock: the time.
+        rng: where jitter comes from.
+        tools: what models may call; None for nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        plans: Sequence[TierPlan],
+        profile: Profile,
+        prompt: Prompt,
+        options: Options,
+        request_id: str,
+        health: HealthMemory,
+        parameters: ParameterMemory,
+        clock: Clock,
+        rng: random.Random,
+        tools: ToolLoop | None = None,
+    ) -> None:
+        self._plans = selected(plans, options)
+        self._profile = profile
+        self._prompt = prompt
+        self._options = options
+        self._request_id = request_id
+        self._health = health
+        self._parameters = parameters
+        self._clock = clock
+        self._rng = rng
+        self._tools = tools
+        self._log = AttemptLog(request_id=request_id, clock=clock)
+        self._deadline = float("inf")
+        self._standings: dict[str, Standing] = {}
+        self._set_aside: list[TierPlan] = []
+        """Backends passed over for their health, each as a tier of its own."""
+        self._asked: str | None = None
+        """The tier that was asked last."""
+        self._warmed = False
+        self._successes: list[TurnResult] = []
+
+    async def run(self, emit: Emit) -> Answer:
+        """Return the answer, complete or failed.
+
+        Args:
+            emit: takes what happens; the last event is `Answered`.
+        """
+        deadline_s = self._options.deadline_s or self._profile.deadline_s
+        self._deadline = asyncio.get_running_loop().time() + models_deadline_s(deadline_s)
+        self._standings = self._health.standings(
+            [backend.identity for plan in self._plans for backend in plan.backends]
+        )
+        try:
+            result = await self._try_tiers(list(self._plans), emit)
+            answer = self._log.answer(
+                result if isinstance(result, Winner) else None,
+                tool_calls=self._tools.uses if self._tools is not None else (),
+            )
+            await emit(Answered(answer=answer))
+            # Whoever waits for the answer has it before the database is written.
+            await asyncio.sleep(0)
+            return answer
+        finally:
+            for success in self._successes:
+                self._health.record(success)
+
+    async def _try_tiers(
+        self, plans: list[TierPlan], emit: Emit, *, hedging: bool = False
+    ) -> Result:
+        """Go down the tiers until one has answered or none is left.
+
+        Models that were set aside as unhealthy are asked all the same before the rules are.
+
+        Args:
+            plans: the tiers, in order.
+            emit: takes what happens.
+            hedging: whether this is a race's other side, which leaves those set aside alone.
+        """
+        while plans:
+            if not plans[0].is_language_model:
+                result = await self._try_those_set_aside(emit)
+                if result is not None:
+                    return result
+            plan = plans.pop(0)
+            partners = leading_models(plans)
+            if plan.tier.hedge_after_s is None or not plan.is_language_model or not partners:
+                result = await self._try_tier(plan, emit)
+            else:
+                result = await hedge(
+                    partial(self._try_tier, plan),
+                    partial(self._try_beside, plan, partners),
+                    after_s=plan.tier.hedge_after_s,
+                    emit=emit,
+                )
+            if result is not None:
+                return result
+            # Partners of a race may have given way already; one that was cancelled has not.
+            plans = [later for later in plans if not self._log.is_exhausted(later)]
+        return None if hedging else await self._try_those_set_aside(emit)
+
+    async def _try_beside(self, slow: TierPlan, partners: list[TierPlan], emit: Emit) -> Result:
+        """Go down the tiers that race a slow one."""
+        message = f"no token after {slow.tier.hedge_after_s:g} s, so the next tier is asked too"
+        await emit(Notice(tier=slow.tier.name, message=message))
+        return await self._try_tiers(partners, emit, hedging=True)
+
+    async def _try_those_set_aside(self, emit: Emit) -> Result:
+        plans, self._set_aside = self._set_aside, []
+        for plan in plans:
+            result = await self._try_tier(plan, emit, ignore_health=True)
+            if result is not None:
+                return result
+        return None
+
+    async def _try_tier(self, plan: TierPlan, emit: Emit, *, ignore_health: bool = False) -> Result:
+        """Try each backend of a tier."""
+        for backend in plan.backends:
+            skipped, probe = self._admit(plan, backend, ignore_health=ignore_health)
+            if skipped is not None:
+                await emit(TierSkipped(attempt=self._log.skip(plan, backend, *skipped)))
+                self._warm_up(plan.level)
+                continue
+            outcome = await self._try_backend(plan, backend, emit, probe=probe)
+            if isinstance(outcome, Completed):
+                return Winner(plan=plan, backend=backend, completed=outcome)
+            refused = outcome.error.kind is ErrorKind.CONTENT_FILTER
+            if refused and self._profile.on_content_filter == "stop":
+                return outcome
+        return None
+
+    def _admit(
+        self, plan: TierPlan, backend: Backend, *, ignore_health: bool
+    ) -> tuple[tuple[Skip, str] | None, bool]:
+        """Return why a backend is passed over, None when it is asked; and if asking is a probe."""
+        missing = backend.missing()
+        if missing is not None:
+            return (Skip(why="not_configured", fix=missing.fix), missing.what), False
+        if not plan.is_language_model:
+            return None, False
+        if self._left_s() <= 0:
+            return (Skip(why="no_time"), "no time is left"), False
+        standing = self._standings.get(backend.identity, Standing())
+        probe = standing.state == "half_open" and self._health.acquire_probe(backend.identity)
+        if ignore_health or probe:
+            return None, probe
+        skipped = self._unhealthy(standing)
+        if skipped is not None:
+            self._set_aside.append(msgspec.structs.replace(plan, backends=(backend,)))
+        return skipped, False
+
+    def _unhealthy(self, standing: Standing) -> tuple[Skip, str] | None:
+        if standing.state == "half_open":
+            skip = Skip(why="half_open", cause=standing.cause)
+            return skip, "circuit half-open: another request is probing it"
+        if standing.state == "open":
+            wait, retry_at = "", None
+            if standing.retry_at is not None:
+                retry_at = iso(standing.retry_at, ms=True)
+                wait = f", next probe in {max(0.0, standing.retry_at - self._clock.wall()):.0f} s"
+            skip = Skip(why="circuit_open", cause=standing.cause, retry_at=retry_at)
+            return skip, f"circuit open{wait}: {standing.reason or 'it failed repeatedly'}"
+        if standing.degraded and self._profile.health.auto_skip_degraded:
+            skip = Skip(why="degraded", cause=standing.cause)
+            return skip, f"degraded: {standing.reason or 'its recent requests did badly'}"
+        return None
+
+    async def _try_backend(
+        self, plan: TierPlan, backend: Backend, emit: Emit, *, probe: bool
+    ) -> Completed | Failed:
+        """Ask one backend, and again as long as its failures allow.
+
+        A probe of a half-open circuit is one attempt: it is to find out, not to insist.
+        """
+        tier = plan.tier
+        omit: frozenset[str] = frozenset()
+        if plan.is_language_model:
+            omit = self._parameters.rejected(backend.identity)
+        number, repairs = 1, 0
+        started = self._log.now()
+        outcome: Completed | Failed | None = None
+
+        async def attempt(tools: ToolContext) -> Outcome:
+            nonlocal started
+            if tools.round:
+                # The backend's latency is that of its answer alone, not its tools'.
+                started = self._log.now()
+            return await self._attempt(plan, backend, tools, emit, omit=omit, number=number)
+
+        try:
+            while True:
+                asked = await self._ask(plan, backend, attempt, omit, emit)
+                if isinstance(asked, Completed):
+                    outcome = asked
+                    return outcome
+                error = asked.error
+                if isinstance(error, ContextSkipError):
+                    outcome = asked
+                    return outcome
+                self._warm_up(plan.level)
+                if error.parameter and error.parameter not in omit and repairs < MAX_REPAIRS:
+                    self._parameters.reject(backend.identity, error.parameter)
+                    omit |= {error.parameter}
+                    repairs += 1
+                    number += 1
+                    continue
+                wait_s = retry_wait_s(
+                    error,
+                    number=number - repairs,
+                    retries=0 if probe else tier.retries,
+                    backoff=tier.backoff,
+                    budget_s=self._left_s(),
+                    rng=self._rng,
+                )
+                if wait_s is None:
+                    outcome = asked
+                    return outcome
+                await emit(RetryScheduled(tier=tier.name, wait_s=wait_s, error=error.info))
+                await asyncio.sleep(wait_s)
+                number += 1
+        finally:
+            if plan.is_language_model:
+                self._record(backend, outcome, probe=probe, latency_s=self._log.now() - started)
+
+    def _record(
+        self, backend: Backend, outcome: Completed | Failed | None, *, probe: bool, latency_s: float
+    ) -> None:
+        """Remember how a backend did: a failure at once, so that others learn of it; success later.
+
+        Args:
+            backend: who was asked.
+            outcome: what came of it; None when it was called off.
+            probe: whether this request held the half-open lease.
+            latency_s: how long it took.
+        """
+        error = outcome.error if isinstance(outcome, Failed) else None
+        result = TurnResult(
+            identity=backend.identity,
+            request_id=self._request_id,
+            ok=isinstance(outcome, Completed),
+            kind=error.kind if error else None,
+            counts=bool(error and POLICIES[error.kind].counts),
+            bench_s=bench_s(error) if error else None,
+            latency_s=latency_s,
+            probe=probe,
+        )
+        if result.ok:
+            self._successes.append(result)
+        else:
+            self._health.record(result)
+
+    async def _ask(
+        self,
+        plan: TierPlan,
+        backend: Backend,
+        attempt: Callable[[ToolContext], Awaitable[Outcome]],
+        omit: frozenset[str],
+        emit: Emit,
+    ) -> Completed | Failed:
+        """Make one attempt, and one more after each round of tools that it asks for."""
+        if self._tools is not None and plan.is_language_model:
+            return await self._tools.run_rounds(
+                attempt,
+                tier=plan.tier,
+                backend=backend,
+                omit=omit,
+                deadline=self._deadline,
+                emit=emit,
+            )
+        outcome = await attempt(ToolContext())
+        if isinstance(outcome, ToolCalls):
+            message = "the model called a tool that it was not given"
+            return Failed(error=FallbackTriggerError(ErrorKind.MALFORMED_RESPONSE, message))
+        return outcome
+
+    async def _attempt(
+        self,
+        plan: TierPlan,
+        backend: Backend,
+        tools: ToolContext,
+        emit: Emit,
+        *,
+        omit: frozenset[str],
+        number: int,
+    ) -> Outcome:
+        """Make one attempt and log it.
+
+        Args:
+            plan: whose attempt it is.
+            backend: who is asked.
+            tools: what is told about tools.
+            emit: takes what happens.
+            omit: the parameters to leave out.
+            number: 1 for the first try.
+        """
+        tier = plan.tier
+        await self._say_who_is_asked(plan, backend, number, emit)
+        started = self._log.now()
+        state = StreamState()
+        called: tuple[str, ...] = ()
+        error: FallbackTriggerError | None = None
+        ended = False
+        request = AttemptRequest(
+            tier=tier,
+            backend=backend,
+            prompt=self._prompt,
+            request_id=self._request_id,
+            stream=tier.stream if self._options.stream is None else self._options.stream,
+            omit=omit,
+            deadline=self._deadline if plan.is_language_model else float("inf"),
+            others_follow=self._models_follow(plan, backend),
+            tools=tools,
+            clock=self._clock,
+        )
+        try:
+            end = await stream_attempt(request, state, emit)
+            if isinstance(end, ToolRequest):
+                called = tuple(call.name for call in end.calls)
+                # In a race this waits until the other has ended; who has lost runs no tools.
+                await emit(ToolsWanted(tier=tier.name, names=called, streamed=bool(state.pieces)))
+            ended = True
+        except FallbackTriggerError as exc:
+            error = exc
+        except Exception as exc:  # noqa: BLE001 - no bug of a backend may take the answer away
+            error = FallbackTriggerError(ErrorKind.UNEXPECTED, f"{type(exc).__name__}: {exc}"[:300])
+            error.__cause__ = exc
+        finally:
+            attempt = self._log.attempt(
+                plan,
+                backend,
+                started=started,
+                first=state.first_token_at,
+                error=error,
+                cancelled=not ended and error is None,
+                called=called,
+            )
+        if error is not None:
+            if isinstance(error, ContextSkipError):
+                await emit(TierSkipped(attempt=attempt))
+            else:
+                await emit(AttemptFailed(attempt=attempt, streamed=bool(state.pieces)))
+            return Failed(error=error)
+        if isinstance(end, ToolRequest):
+            return ToolCalls(request=end, said=state.text)
+        return Completed(text=state.text, finish=end, first_token_at=state.first_token_at)
+
+    async def _say_who_is_asked(
+        self, plan: TierPlan, backend: Backend, number: int, emit: Emit
+    ) -> None:
+        tier = plan.tier.name
+        if tier != self._asked:
+            self._asked = tier
+            # None while the other tier is still being waited for.
+            last = self._log.last_other(tier)
+            if last is not None:
+                await emit(FellBack(from_tier=last.tier, to_tier=tier, reason=last.why))
+        await emit(
+            AttemptStarted(
+                tier=tier,
+                level=plan.level,
+                provider=backend.provider,
+                model=backend.model,
+                number=number,
+            )
+        )
+
+    def _models_follow(self, plan: TierPlan, backend: Backend) -> bool:
+        """Whether another configured language model comes after this one."""
+        here = plan.backends.index(backend)
+        rest = [*plan.backends[here + 1 :]]
+        for later in self._plans:
+            if later.level > plan.level and later.is_language_model:
+                rest.extend(later.backends)
+        return any(other.missing() is None for other in rest)
+
+    def _warm_up(self, level: int) -> None:
+        """Let the next backend that needs it get ready, once, because one above looks bad."""
+        if self._warmed:
+            return
+        self._warmed = True
+        below = (plan.backends for plan in self._plans if plan.level > level)
+        any(backend.warm_up() for backends in below for backend in backends)
+
+    def _left_s(self) -> float:
+        return self._deadline - asyncio.get_running_loop().time()
+
+
+async def stream_events(request: FallbackRun) -> AsyncGenerator[Event, None]:
+    """Yield what happens to a request, from a task that runs it; the last event is `Answered`.
+
+    The task waits while more than `QUEUED_EVENTS` events are unread. Closing the iterator, or
+    cancelling whoever reads, cancels the task and waits for its end.
+
+    Args:
+        request: what to run.
+    """
+    queue: asyncio.Queue[Event | Exception] = asyncio.Queue(QUEUED_EVENTS)
+
+    async def run() -> None:
+        try:
+            await request.run(queue.put)
+        except Exception as exc:  # noqa: BLE001 - raised to whoever reads
+            await queue.put(exc)
+
+    task = asyncio.create_task(run())
+    try:
+        while True:
+            event = await queue.get()
+            if isinstance(event, Exception):
+                raise event
+            yield event
+            if isinstance(event, Answered):
+                await task
+                return
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
