@@ -50,6 +50,23 @@ def places(root: Path) -> Places:
     )
 
 
+def pretend_tried(path: Path, root: Path) -> None:
+    """Remember for the places below a root that a file was tried and found good."""
+    from tieredllm.local.gguf import read_header
+    from tieredllm.local.ladder import Rates, Trial
+    from tieredllm.local.validate import _stamp
+    from tieredllm.local.validation_cache import ValidationCache, Verdict, state_of
+
+    rates = Rates(load_s=0.1, prompt_tps=500.0, decode_tps=100.0)
+    verdict = Verdict(
+        state=state_of(path),
+        header=read_header(path),
+        stamp=_stamp(),
+        trials=tuple(Trial(rung=rung, rates=rates) for rung in ("plain", "repacked")),
+    )
+    ValidationCache(places(root).cache).put(path, verdict)
+
+
 def backend(
     model: Path | str, root: Path, *, context_tokens: int = 2048, keep_contexts: bool = False
 ) -> LlamaCppBackend:

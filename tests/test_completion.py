@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+import pexpect
 import pytest
-from cli_support import cli, profile
+from cli_support import cli, environment, profile
+
+from tieredllm.kinds import ErrorKind
 
 
 def completed(home, line: str) -> list[str]:
@@ -35,6 +41,44 @@ def completed(home, line: str) -> list[str]:
 def test_completions(tmp_path, line, expected):
     """Commands, options, profiles, tiers, models and faults complete."""
     assert completed(tmp_path, line) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("tieredllm ask -m minimal = sm", ["smollm2-135m"]),
+        ("tieredllm ask --simulate primary = q", ["quota_exhausted"]),
+        ("tieredllm ask --tier = sec", ["secondary"]),
+        ("tieredllm ask --model = minimal = sm", ["smollm2-135m"]),
+        ("tieredllm ask --simulate primary =", [kind.value for kind in ErrorKind]),
+    ],
+)
+def test_bash_cuts_words_at_equals_signs(tmp_path, line, expected):
+    """What stands after `=` completes, though bash gives it as a word; only that comes back."""
+    assert completed(tmp_path, line) == expected
+
+
+def test_bash_cuts_words_at_colons(tmp_path):
+    """A model's name with a colon in it completes on both sides of the colon."""
+    path = profile(
+        tmp_path,
+        "name: p\ntiers:\n  - {name: own, provider: openai, model: 'gemma3:4b'}\n",
+    )
+
+    assert completed(tmp_path, f"tieredllm -p {path} ask -m own = gem") == ["gemma3:4b"]
+    assert completed(tmp_path, f"tieredllm -p {path} ask -m own = gemma3 : 4") == ["4b"]
+
+
+def test_in_a_real_bash(tmp_path):
+    """Tab completes a model's name after `=` in an interactive bash."""
+    env = environment(tmp_path, PS1="$ ", TERM="dumb", INPUTRC="/dev/null")
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    with pexpect.spawn("bash", ["--norc", "--noprofile", "-i"], env=env, timeout=30) as bash:
+        bash.sendline("bind 'set enable-bracketed-paste off'; PS1='$ '")
+        bash.sendline('eval "$(_TIEREDLLM_COMPLETE=source_bash tieredllm)"; echo rea""dy')
+        bash.expect("ready")
+        bash.send("tieredllm ask -m minimal=sm\t")
+        bash.expect_exact("tieredllm ask -m minimal=smollm2-135m ")
 
 
 def test_tiers_are_those_of_the_profile_named_before(tmp_path):

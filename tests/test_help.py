@@ -70,3 +70,24 @@ def test_exit_codes():
         "USAGE": 2,
         "INTERRUPTED": 130,
     }
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["helth"], "did you mean 'health'?"),
+        (["modles", "list"], "did you mean 'models'?"),
+        (["help"], "did you mean `tieredllm --help`?"),
+        (["--json", "health"], "try `health --json`"),
+    ],
+)
+def test_a_slip_is_no_question(args, said, capsys):
+    """What looks like a command with a slip is named, and no model is asked for it."""
+    assert run(args) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_question_with_a_dash_first_gets_a_hint(capsys):
+    """A question that was taken for an option is told how to come through."""
+    assert run(["ask", "-1 what is it"]) == 2
+    assert 'after `--`: tieredllm ask -- "-1' in capsys.readouterr().err

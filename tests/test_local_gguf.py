@@ -119,7 +119,7 @@ def test_block_sizes_are_those_of_ggml():
     [
         (b"", "it is empty"),
         (b"GGUF", "it is too short"),
-        (b"PK\x03\x04" + b"\0" * 100, "it starts with b'PK\\x03\\x04' instead of b'GGUF'"),
+        (b"\1\2\3\4" + b"\0" * 100, "it starts with b'\\x01\\x02\\x03\\x04' instead of b'GGUF'"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0) + b"\0" * 64, "big-endian"),
         (header(version=1), "version 1 is not known"),
         (header(version=99), "version 99 is not known"),
@@ -131,7 +131,7 @@ def test_block_sizes_are_those_of_ggml():
         (header(keys=1, rest=string("a") + struct.pack("<I", 77)), "unknown type 77"),
         (
             header(keys=1, rest=string("a") + struct.pack("<IIQ", 9, 8, 2**40)),
-            "it has arrays of 1099511627776 strings",
+            "a length points beyond its end",
         ),
         (
             header(keys=1, rest=string("a") + struct.pack("<IIQ", 9, 4, 2**61)),
@@ -188,7 +188,7 @@ def test_an_absent_file_is_an_error_of_ours(tmp_path):
     """A file that is not there or is a directory gives a ModelFileError."""
     with pytest.raises(ModelFileError, match="cannot be read"):
         read_header(tmp_path / "absent.gguf")
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError, match=r"is a directory: name the \.gguf file in it"):
         read_header(tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_an_endless_header_is_refused_quickly(tmp_path):
     path.write_bytes(header(keys=5, rest=keys))
     started = time.perf_counter()
 
-    with pytest.raises(ModelFileError, match="arrays of 2700000 strings"):
+    with pytest.raises(ModelFileError, match="cut short"):
         read_header(path)
     assert time.perf_counter() - started < 10
 

@@ -198,7 +198,7 @@ def test_ctrl_c_while_the_file_is_tried(start, tmp_path):
     body = (
         "from tieredllm.local import validate\n"
         "import functools\n"
-        "validate.try_in_child = functools.partial(validate.try_in_child,"
+        "validate.probe_in_child = functools.partial(validate.probe_in_child,"
         " command=(sys.executable, '-c', 'import time; time.sleep(60)'))\n"
         "async def main():\n"
         " asyncio.get_running_loop().call_later(0.5, lambda: print('now', flush=True))\n"

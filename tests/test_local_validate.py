@@ -13,10 +13,12 @@ from local_support import smollm2, write_gemma
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.local import probe, validate
+from tieredllm.local import validate
 from tieredllm.local.gguf import read_header
+from tieredllm.local.ladder import RUNGS, Rates, Trial
 from tieredllm.local.llama_bindings import StoppedError
-from tieredllm.local.probe import try_in_child
+from tieredllm.local.probe import RejectedError, probe_in_child
+from tieredllm.local.probe_child import ProbeRequest
 from tieredllm.local.validate import needed_bytes, quick_check, validate_model
 from tieredllm.local.validation_cache import ValidationCache, Verdict, state_of
 
@@ -31,16 +33,36 @@ def verdicts(tmp_path):
     return ValidationCache(tmp_path / "cache")
 
 
-class Trial:
-    """Stand for the child process, and count how often it is asked."""
+RATES = Rates(load_s=0.1, prompt_tps=500.0, decode_tps=100.0)
 
-    def __init__(self, reason=None):
-        self.reason = reason
-        self.runs = 0
 
-    def __call__(self, path, go_on):
-        self.runs += 1
-        return self.reason
+class FakeProbe:
+    """Stand for the child process, and keep what it is asked."""
+
+    def __init__(self, *, crashing=(), rejected=None, rates=None):
+        self.crashing = crashing
+        self.rejected = rejected
+        self.rates = rates or {}
+        self.asked = []
+
+    def __call__(self, request, go_on):
+        self.asked.append(request.rungs)
+        if self.rejected is not None:
+            raise RejectedError(ErrorKind.MODEL_UNAVAILABLE, self.rejected)
+        trials = []
+        for rung in request.rungs:
+            if rung in self.crashing:
+                return [*trials, Trial(rung=rung, fault="SIGSEGV: boom")]
+            trials.append(Trial(rung=rung, rates=self.rates.get(rung, RATES)))
+        return trials
+
+    @property
+    def runs(self):
+        return len(self.asked)
+
+
+def request_for(path, *rungs):
+    return ProbeRequest(path=str(path), rungs=rungs or ("plain",), n_ctx=1024, budget_s=0.1)
 
 
 def failing(path, verdicts, **options):
@@ -58,41 +80,42 @@ def child(code):
 
 def test_a_sound_file_passes(tiny, verdicts):
     """A real child process loads the file, decodes a token and finds nothing wrong."""
-    header = validate_model(tiny, n_ctx=512, verdicts=verdicts)
+    found = validate_model(tiny, n_ctx=512, verdicts=verdicts)
 
-    assert header == read_header(tiny)
+    assert found.header == read_header(tiny)
+    assert found.chosen.rates.decode_tps > 0
     assert verdicts.get(tiny, state_of(tiny)).reason is None
 
 
 def test_the_trial_runs_once_per_file(tiny, verdicts):
     """A verdict holds until size or time of the file change."""
-    trial = Trial()
+    trial = FakeProbe()
     for _ in range(3):
-        validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
+        validate_model(tiny, n_ctx=512, verdicts=verdicts, probe=trial)
     assert trial.runs == 1
 
     with tiny.open("ab") as file:
         file.write(b"\0")
-    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, probe=trial)
 
     assert trial.runs == 2
 
 
 def test_a_bad_verdict_is_remembered(tiny, verdicts):
     """A file found bad is not tried again, and the reason is given again."""
-    trial = Trial("makes llama.cpp crash (SIGSEGV: boom)")
-    messages = {failing(tiny, verdicts, try_out=trial) for _ in range(3)}
+    trial = FakeProbe(rejected="cannot be loaded by llama.cpp: boom")
+    messages = {failing(tiny, verdicts, probe=trial) for _ in range(3)}
 
     assert trial.runs == 1
-    assert messages == {"tiny.gguf makes llama.cpp crash (SIGSEGV: boom)"}
+    assert messages == {"tiny.gguf cannot be loaded by llama.cpp: boom"}
 
 
 def test_another_llama_cpp_tries_again(tiny, verdicts, monkeypatch):
     """A file that one installation of llama.cpp rejected is tried again with the next."""
-    failing(tiny, verdicts, try_out=Trial("is of an unknown architecture"))
+    failing(tiny, verdicts, probe=FakeProbe(rejected="is of an unknown architecture"))
     monkeypatch.setattr(validate, "binding_stamp", lambda: "another")
-    trial = Trial()
-    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
+    trial = FakeProbe()
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, probe=trial)
 
     assert trial.runs == 1
 
@@ -105,9 +128,9 @@ def test_a_corrupt_cache_is_an_empty_one(tiny, verdicts, tmp_path, content):
     cache = tmp_path / "cache" / "model-verdicts.json"
     cache.parent.mkdir()
     cache.write_bytes(content)
-    trial = Trial()
+    trial = FakeProbe()
     for _ in range(2):
-        validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
+        validate_model(tiny, n_ctx=512, verdicts=verdicts, probe=trial)
 
     assert trial.runs == 1
     assert json.loads(cache.read_bytes())[str(tiny)]["reason"] is None
@@ -117,9 +140,9 @@ def test_a_cache_that_cannot_be_written_is_done_without(tiny, tmp_path):
     """A file where the cache directory should be does not stop the examination."""
     (tmp_path / "file").write_text("in the way")
     verdicts = ValidationCache(tmp_path / "file")
-    trial = Trial()
+    trial = FakeProbe()
     for _ in range(2):
-        validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial)
+        validate_model(tiny, n_ctx=512, verdicts=verdicts, probe=trial)
 
     assert trial.runs == 2
     assert (tmp_path / "file").read_text() == "in the way"
@@ -127,7 +150,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tiny, tmp_path):
 
 def test_no_temporary_file_is_left(tiny, verdicts, tmp_path):
     """Writing the cache leaves the cache and nothing else."""
-    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=Trial())
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, probe=FakeProbe())
 
     assert [file.name for file in (tmp_path / "cache").iterdir()] == ["model-verdicts.json"]
 
@@ -136,11 +159,9 @@ def test_a_file_that_is_not_gguf_is_not_tried(tmp_path, verdicts):
     """A wrong header ends the examination before any process is started."""
     path = tmp_path / "page.gguf"
     path.write_text("<html>" * 100)
-    trial = Trial()
+    trial = FakeProbe()
 
-    assert "page.gguf is not a usable GGUF file: it starts with b'<htm'" in failing(
-        path, verdicts, try_out=trial
-    )
+    assert "page.gguf is no GGUF file but a web page" in failing(path, verdicts, probe=trial)
     assert trial.runs == 0
 
 
@@ -153,10 +174,10 @@ def test_an_absent_file_is_reported(tmp_path, verdicts):
 
 def test_a_wrong_hash_is_noticed_before_the_trial(tiny, verdicts):
     """A file with another SHA-256 than it should have is not loaded, not even in a child."""
-    trial = Trial()
+    trial = FakeProbe()
     found = hashlib.sha256(tiny.read_bytes()).hexdigest()
 
-    message = failing(tiny, verdicts, sha256="0" * 64, try_out=trial)
+    message = failing(tiny, verdicts, sha256="0" * 64, probe=trial)
     assert f"tiny.gguf has the SHA-256 {found}, not {'0' * 64}: pull it again" == message
     assert trial.runs == 0
 
@@ -164,31 +185,31 @@ def test_a_wrong_hash_is_noticed_before_the_trial(tiny, verdicts):
 def test_the_hash_is_computed_once(tiny, verdicts, monkeypatch):
     """A hash that was computed is remembered with the verdict."""
     sha256 = hashlib.sha256(tiny.read_bytes()).hexdigest()
-    validate_model(tiny, n_ctx=512, verdicts=verdicts, sha256=sha256, try_out=Trial())
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, sha256=sha256, probe=FakeProbe())
     monkeypatch.setattr(validate, "hash_file", None)
 
-    validate_model(tiny, n_ctx=512, verdicts=verdicts, sha256=sha256, try_out=Trial())
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, sha256=sha256, probe=FakeProbe())
 
 
 def test_too_little_memory_is_told_and_not_remembered(tiny, verdicts):
     """A file that does not fit is refused before it is loaded, and tried when there is room."""
-    trial = Trial()
+    trial = FakeProbe()
     needed = needed_bytes(read_header(tiny), 512)
-    message = failing(tiny, verdicts, try_out=trial, available=lambda: needed - 1)
+    message = failing(tiny, verdicts, probe=trial, available=lambda: needed - 1)
     assert "tiny.gguf needs about" in message
     assert "for a context of 512 tokens" in message
     assert trial.runs == 0
 
-    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial, available=lambda: needed)
-    failing(tiny, verdicts, try_out=trial, available=lambda: needed - 1)
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, probe=trial, available=lambda: needed)
+    failing(tiny, verdicts, probe=trial, available=lambda: needed - 1)
 
     assert trial.runs == 1
 
 
 def test_unknown_memory_is_enough(tiny, verdicts):
     """Where free memory is not known the file is tried."""
-    trial = Trial()
-    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=trial, available=lambda: None)
+    trial = FakeProbe()
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, probe=trial, available=lambda: None)
 
     assert trial.runs == 1
 
@@ -228,17 +249,33 @@ print(peak() - before)
 
 
 @pytest.mark.parametrize("signal_name", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"])
-def test_a_crash_is_a_verdict(tiny, signal_name):
-    """A child that dies of a signal of its own making condemns the file."""
+def test_a_crash_is_a_finding(tiny, signal_name):
+    """A child that dies of a signal of its own making condemns what it was just trying."""
     code = (
         "import os, resource, signal, sys; resource.setrlimit(resource.RLIMIT_CORE, (0, 0));"
+        "print('{}', flush=True);"
         "print('GGML_ASSERT(x) failed', file=sys.stderr, flush=True);"
         f"os.kill(os.getpid(), signal.{signal_name})"
     )
 
-    assert f"makes llama.cpp crash ({signal_name}: GGML_ASSERT(x) failed)" == try_in_child(
-        tiny, command=child(code)
+    assert probe_in_child(request_for(tiny, "repacked"), command=child(code)) == [
+        Trial(rung="repacked", fault=f"{signal_name}: GGML_ASSERT(x) failed")
+    ]
+
+
+def test_a_llama_cpp_that_cannot_start_is_told(tiny, verdicts):
+    """A build for another processor dies before it tries anything; the file is not blamed."""
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
+
+    def trial(request, go_on):
+        return probe_in_child(request, go_on, command=child(code))
+
+    message = failing(tiny, verdicts, probe=trial)
+    assert message.startswith(
+        "llama.cpp cannot start on this processor (SIGILL: no message): "
+        "this build of llama.cpp does not suit it; try another: `pip install "
     )
+    assert verdicts.get(tiny, state_of(tiny)).reason is None
 
 
 @pytest.mark.parametrize(
@@ -249,7 +286,7 @@ def test_a_crash_is_a_verdict(tiny, signal_name):
         ("raise ImportError('half a package')", "exit code 1: ImportError: half a package"),
         ("print('nonsense')", "gave no result"),
         (
-            """print('{"reason": "has no room for a context", "bad_file": false}')""",
+            """print('{"rung": "plain", "rejected": "tiny.gguf has no room for a context"}')""",
             "tiny.gguf has no room for a context",
         ),
     ],
@@ -259,12 +296,12 @@ def test_an_accident_is_no_verdict(tiny, verdicts, code, words):
     command = child(code)
     runs = []
 
-    def trial(path, go_on):
-        runs.append(path)
-        return try_in_child(path, go_on, command=command)
+    def trial(request, go_on):
+        runs.append(request)
+        return probe_in_child(request, go_on, command=command)
 
     for _ in range(2):
-        assert words in failing(tiny, verdicts, try_out=trial)
+        assert words in failing(tiny, verdicts, probe=trial)
     assert len(runs) == 2
 
 
@@ -284,7 +321,7 @@ def test_a_trial_that_takes_too_long_is_killed(tiny):
     """The child ends at its time limit."""
     started = time.monotonic()
     with pytest.raises(FallbackTriggerError, match=r"took more than 0\.3 s"):
-        try_in_child(tiny, command=child("import time; time.sleep(60)"), limit_s=0.3)
+        probe_in_child(request_for(tiny), command=child("import time; time.sleep(60)"), limit_s=0.3)
 
     assert time.monotonic() - started < 5
 
@@ -294,7 +331,9 @@ def test_a_trial_ends_when_nobody_waits(tiny):
     answers = iter([True, True, False])
     started = time.monotonic()
     with pytest.raises(StoppedError):
-        try_in_child(tiny, lambda: next(answers), command=child("import time; time.sleep(60)"))
+        probe_in_child(
+            request_for(tiny), lambda: next(answers), command=child("import time; time.sleep(60)")
+        )
 
     assert time.monotonic() - started < 5
 
@@ -306,36 +345,38 @@ def test_a_module_in_the_way_is_not_imported(tiny, tmp_path, monkeypatch):
     (trap / "__init__.py").write_text("raise SystemExit('trapped')")
     monkeypatch.chdir(tmp_path)
 
-    assert try_in_child(tiny) is None
+    assert [trial.rung for trial in probe_in_child(request_for(tiny))] == ["plain"]
 
 
-def test_without_an_interpreter_there_is_no_trial(tiny, monkeypatch):
+def test_without_an_interpreter_there_is_no_trial(tiny, verdicts, monkeypatch):
     """Where Python is embedded and has no executable, the trial is left out."""
-    monkeypatch.setattr(probe.sys, "executable", "")
+    monkeypatch.setattr(validate.sys, "executable", "")
+    monkeypatch.setattr("subprocess.Popen", None)
+    found = validate_model(tiny, n_ctx=512, verdicts=verdicts)
 
-    assert try_in_child(tiny) is None
+    assert found.settings == RUNGS["plain"]
 
 
 def test_a_glance_starts_no_process(tiny, verdicts, monkeypatch):
     """A probe checks header, memory and what is remembered, and nothing else."""
     monkeypatch.setattr("subprocess.Popen", None)
 
-    assert read_header(tiny) == quick_check(tiny, n_ctx=512, verdicts=verdicts)
+    assert read_header(tiny) == quick_check(tiny, n_ctx=512, verdicts=verdicts).header
     with pytest.raises(FallbackTriggerError, match="needs about"):
         quick_check(tiny, n_ctx=512, verdicts=verdicts, available=lambda: 1)
 
 
 def test_a_glance_sees_a_bad_verdict(tiny, verdicts):
-    """A file known to crash llama.cpp fails a probe."""
-    failing(tiny, verdicts, try_out=Trial("makes llama.cpp crash"))
+    """A file that llama.cpp is known to reject fails a probe."""
+    failing(tiny, verdicts, probe=FakeProbe(rejected="cannot be loaded"))
 
-    with pytest.raises(FallbackTriggerError, match=r"makes llama\.cpp crash"):
+    with pytest.raises(FallbackTriggerError, match="cannot be loaded"):
         quick_check(tiny, n_ctx=512, verdicts=verdicts)
 
 
 def test_later_examinations_take_no_time(tiny, verdicts):
     """With a verdict at hand an examination costs milliseconds."""
-    validate_model(tiny, n_ctx=512, verdicts=verdicts, try_out=Trial())
+    validate_model(tiny, n_ctx=512, verdicts=verdicts, probe=FakeProbe())
     best = 1e9
     for _ in range(5):
         started = time.perf_counter()

@@ -9,7 +9,7 @@ import time
 
 import msgspec
 import pytest
-from local_support import answer, backend, call, smollm2, user, write_gemma
+from local_support import answer, backend, call, pretend_tried, smollm2, user, write_gemma
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
@@ -280,7 +280,7 @@ def test_loading_is_stopped_when_nobody_waits(root):
 
                 raise StoppedError
             time.sleep(0.005)
-        return 512
+        return 512, LoadSettings()
 
     async def main():
         runner = LlamaRunner(smollm2(), prepare=prepare)
@@ -306,7 +306,7 @@ def test_loading_goes_on_when_it_was_asked_for_in_advance(root):
         starts.append(1)
         gate.wait(10)
         assert go_on()
-        return 512
+        return 512, LoadSettings()
 
     async def main():
         runner = LlamaRunner(smollm2(), prepare=prepare)
@@ -497,6 +497,7 @@ def test_deltas_are_never_empty(root):
 def test_values_that_are_no_numbers_are_noticed(root, tmp_path, temperature):
     """A model that computes NaN has failed, whatever token the sampler makes of that."""
     path = write_gemma(tmp_path / "damaged.gguf", damaged="▁q")
+    pretend_tried(path, root)  # the trial would have noticed
 
     async def body(made):
         whole, _ = await answer(made, call(user("abc"), max_tokens=3))

@@ -294,7 +294,7 @@ def test_something_that_is_no_model_is_not_kept(server, folder):
     page = b"<html>" * 1000
     server.files[REPOSITORY, FILE] = page
 
-    assert "not a usable GGUF file" in refused(tiny(page), folder, server)
+    assert "is no GGUF file but a web page" in refused(tiny(page), folder, server)
     assert left(folder) == []
 
 
@@ -511,29 +511,32 @@ def test_what_a_killed_pull_left_is_cleared(content, index, folder):
 # What is there.
 
 
-def test_verify_tells_sound_from_damaged(content, server, folder):
+def test_verify_tells_sound_from_damaged(content, server, folder, tmp_path):
     """A verified file gives its hash; a changed one an error that says to pull it again."""
     model = tiny(content)
     path = fetch(model, folder, server).path
-    assert sha(content) == pull.verify(path, model)
+    assert sha(content) == pull.verify(path, model, cache_dir=tmp_path).sha256
 
     path.write_bytes(content[:-1] + b"x")
     with pytest.raises(ModelFileError, match="run `tieredllm models pull tiny`"):
-        pull.verify(path, model)
+        pull.verify(path, model, cache_dir=tmp_path)
     path.write_bytes(content[:1000])
     with pytest.raises(ModelFileError, match="cut short"):
-        pull.verify(path, model)
+        pull.verify(path, model, cache_dir=tmp_path)
     path.unlink()
     with pytest.raises(ModelFileError, match="tiny is not installed"):
-        pull.verify(path, model)
+        pull.verify(path, model, cache_dir=tmp_path)
 
 
-def test_verify_without_a_known_hash_checks_the_header(content, tmp_path):
-    """A file nobody knows the hash of is checked for its form alone."""
+def test_verify_without_a_known_hash_tries_the_file(content, tmp_path):
+    """A file nobody knows the hash of is checked for its form, and loaded."""
     path = tmp_path / "own.gguf"
     path.write_bytes(content)
 
-    assert pull.verify(path) is None
+    found = pull.verify(path, cache_dir=tmp_path)
+
+    assert found.sha256 is None
+    assert found.validated.chosen.rates.decode_tps > 0
 
 
 def test_remove_takes_everything_of_a_model(content, server, folder):
@@ -554,7 +557,8 @@ def test_the_first_use_is_prepared(content, server, folder, tmp_path):
     from tieredllm.local.validation_cache import ValidationCache, state_of
 
     pulled = fetch(tiny(content), folder, server)
-    assert pull.first_use(pulled, tmp_path / "cache") is None
+    found = pull.first_use(pulled, tmp_path / "cache")
+    assert found.chosen is not None
 
     verdict = ValidationCache(tmp_path / "cache").get(pulled.path, state_of(pulled.path))
     assert (sha(content), None) == (verdict.sha256, verdict.reason)

@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 from tools_support import used
 
 from tieredllm.tools.base import ToolFailureError
-from tieredllm.tools.builtin.arithmetic import MAX_BITS, ArithmeticalError
-from tieredllm.tools.builtin.calculate import make_calculate, worded
-from tieredllm.tools.builtin.expression import MAX_CHARACTERS, evaluate
+from tieredllm.tools.builtin.calculate import (
+    MAX_CHARACTERS,
+    evaluate,
+    format_number,
+    make_calculate,
+)
+from tieredllm.tools.builtin.math_functions import MAX_BITS, ArithmeticalError
 
 _OPERATORS = {
     ast.Add: lambda a, b: a + b,
@@ -74,7 +78,7 @@ def test_it_is_what_python_makes_of_fractions(text):
 @settings(deadline=None)
 def test_decimals_are_exact(number):
     """A decimal comes out as it went in: nothing is binary floating point."""
-    assert Fraction(worded(evaluate(f"{number:f}"))) == Fraction(number)
+    assert Fraction(format_number(evaluate(f"{number:f}"))) == Fraction(number)
 
 
 @given(st.text("0123456789+-*/%^!().,e _xpiabsqrtn", max_size=60))
@@ -82,7 +86,7 @@ def test_decimals_are_exact(number):
 def test_any_text_has_a_value_or_an_error(text):
     """Whatever is written, the outcome is a number or an error of its own kind."""
     with suppress(ArithmeticalError):
-        assert worded(evaluate(text))
+        assert format_number(evaluate(text))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,7 @@ def test_any_text_has_a_value_or_an_error(text):
 )
 def test_values(text, expected):
     """What is exact is given in full, and what is not is called approximate."""
-    assert worded(evaluate(text)) == expected
+    assert format_number(evaluate(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -216,14 +220,14 @@ def test_the_most_expensive_expressions_are_quick(text):
     """As many operations on as large numbers as fit take a fraction of a second."""
     assert len(text) <= MAX_CHARACTERS
     started = time.perf_counter()
-    worded(evaluate(text))
+    format_number(evaluate(text))
 
     assert time.perf_counter() - started < 1.0
 
 
 def test_the_largest_number_can_be_printed():
     """What is within the bound is given digit by digit."""
-    largest = worded(evaluate(f"2**{MAX_BITS - 1}"))
+    largest = format_number(evaluate(f"2**{MAX_BITS - 1}"))
 
     assert largest == str(2 ** (MAX_BITS - 1))
     assert len(largest) == math.floor((MAX_BITS - 1) * math.log10(2)) + 1

@@ -15,12 +15,12 @@ import msgspec
 from tieredllm.profile.schema import Tools
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.base import Tool, ToolCall, ToolResult
-from tieredllm.tools.builtin.reach import Reach
+from tieredllm.tools.builtin.egress import EgressPolicy
 from tieredllm.tools.registry import Toolbox
 from tieredllm.tools.session import ToolSession
 
 MCP_SERVER = Path(__file__).parent / "tools_mcp_server.py"
-HERE = Reach(
+HERE = EgressPolicy(
     ports=None,
     allowed=(ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")),
 )

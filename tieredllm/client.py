@@ -20,7 +20,7 @@ from tieredllm.files import Places
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
-from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
+from tieredllm.profile.schema import Profile, Tier, Tools, rule_files, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
 from tieredllm.store.database import Database
@@ -53,6 +53,8 @@ class FallbackManager:
         persist: whether health is kept in, and shared through, the state database.
         simulate: faults to play instead of calling a tier, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
+        one_question: whether one question is all there will be, so that a local model that loads
+            fast is better than one that computes fast.
         keep_contexts: whether a local model keeps what it has read in the cache directory, where
             `aclose` leaves it, so that a later process goes on with the conversation at once.
         approve_tools: whether tools that may change something run without anybody being asked,
@@ -78,6 +80,7 @@ class FallbackManager:
         persist: bool = True,
         simulate: Mapping[str, ErrorKind] | None = None,
         verbose: bool = False,
+        one_question: bool = False,
         keep_contexts: bool = False,
         approve_tools: bool = False,
         approver: Approver | None = None,
@@ -115,6 +118,7 @@ class FallbackManager:
             look_up=self._look_up,
             simulate=simulate or {},
             verbose=verbose,
+            one_question=one_question,
             keep_contexts=keep_contexts,
         )
         self.plans = tuple(
@@ -410,14 +414,12 @@ def _check_rules(profile: Profile) -> None:
     Raises:
         ProfileError: they have some.
     """
-    files = {
-        tier.rules for tier in profile.tiers if tier.provider == "rules" and tier.rules != "builtin"
-    }
+    files = rule_files(profile)
     if not files:
         return
     from tieredllm.rules.load import check_rules_file
 
-    mistakes = [mistake for file in sorted(files) for mistake in check_rules_file(file)]
+    mistakes = [mistake for file in files for mistake in check_rules_file(file)]
     if mistakes:
         raise ProfileError(mistakes)
 

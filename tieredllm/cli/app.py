@@ -18,8 +18,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with `tieredllm ask 'why is the sky blue?'`. Without any key, a local model or "
-    "the built-in rules answer.",
+    epilog="Start with `tieredllm 'why is the sky blue?'`, which is short for `tieredllm ask`. "
+    "Without any key, a local model or the built-in rules answer.",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -17,7 +18,9 @@ from tieredllm.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from tieredllm.types import Answer, Attachment
+    from pathlib import Path
+
+    from tieredllm.types import Answer
 
 __all__ = ["app"]
 
@@ -49,6 +52,14 @@ class AskOptions(RequestOptions):
     ] = False
     extract: Annotated[
         bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
+    ] = False
+
+    no_stdin: Annotated[
+        bool,
+        typer.Option(
+            "--no-stdin",
+            help="Leave stdin alone: in a `while read` loop it is the loop's own.",
+        ),
     ] = False
 
     def check(self) -> None:
@@ -87,35 +98,31 @@ def ask(
     The tiers of the profile are tried in order until one answers completely. The answer goes to
     stdout, everything else to stderr. Exit code 0: a complete answer; 1: none; 2: wrong usage.
     """
-    from tieredllm.cli.prompt_input import question_and_attachments
-    from tieredllm.errors import UsageError
-
     environment = current()
     words, files = prompt or [], options.file or []
-    if not words and not files and not environment.is_piped_into:
+    if not words and not files and (options.no_stdin or not environment.is_piped_into):
         print(ctx.get_help(), file=environment.stderr)
         raise typer.Exit(ExitCode.USAGE)
     options.check()
-    question, attachments = question_and_attachments(environment, words, files)
-    if not question.strip() and not any(part.text.strip() for part in attachments):
-        raise UsageError("nothing to ask: give a question, a file, or text on stdin")
-    raise typer.Exit(_answer(environment, question, attachments, options))
+    raise typer.Exit(_answer(environment, words, files, options))
 
 
 def _answer(
-    environment: Environment,
-    question: str,
-    attachments: tuple[Attachment, ...],
-    options: AskOptions,
+    environment: Environment, words: list[str], files: list[Path], options: AskOptions
 ) -> int:
     """Ask, print the answer, keep it, and return the exit code.
 
     Raises:
-        UsageError: the profile, a tier's name, a fault's name or a conversation is wrong.
+        UsageError: the profile, a tier's name, a fault's name, a conversation, stdin or a file is
+            wrong, or there is nothing to ask.
     """
+    import msgspec
+
     from tieredllm.aio import run
     from tieredllm.cli.approval import beside, terminal_approver
     from tieredllm.cli.output import make_view
+    from tieredllm.cli.prompt_input import Patience, question_and_attachments
+    from tieredllm.errors import UsageError
     from tieredllm.render.view import show
     from tieredllm.types import Prompt
 
@@ -126,13 +133,29 @@ def _answer(
         no_stream=options.no_stream,
         printed_later=options.as_json or options.extract,
     )
-    manager = make_manager(environment, options, beside(view, terminal_approver(environment)))
+    manager = make_manager(
+        environment, options, beside(view, terminal_approver(environment)), one_question=True
+    )
     history = None
     if not options.no_log or options.conversation is not None:
         from tieredllm.store.history import History
 
         history = History(manager.database)
     earlier = find_conversation(history, options.conversation)
+    started = time.monotonic()
+    question, attachments = question_and_attachments(
+        environment,
+        words,
+        files,
+        patience=Patience.within(options.deadline_s, manager.profile.deadline_s),
+        read_stdin=not options.no_stdin,
+    )
+    if not question.strip() and not any(part.text.strip() for part in attachments):
+        raise UsageError("nothing to ask: give a question, a file, or text on stdin")
+    request = options.request()
+    if request.deadline_s is not None:  # what was waited for counts
+        left_s = max(request.deadline_s - (time.monotonic() - started), 0.001)
+        request = msgspec.structs.replace(request, deadline_s=left_s)
     prompt = Prompt(
         question=question,
         system=options.system if options.system is not None else earlier and earlier.system,
@@ -142,7 +165,7 @@ def _answer(
 
     async def answered() -> int:
         try:
-            events = manager.stream(prompt, options=options.request())
+            events = manager.stream(prompt, options=request)
             answer = await show(events, view, animated=animated)
             code = _finish(environment, options, answer)
             if answer.fallback_used or answer.error is not None:

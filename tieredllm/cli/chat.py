@@ -61,11 +61,12 @@ def chat(*, options: RequestOptions) -> None:
     terminal each line of stdin is a question: the answers go to stdout, everything else to stderr.
     Exit code then: 0, every answer was complete; 1, one was not.
     """
-    from tieredllm.cli.prompt_input import read_files
+    from tieredllm.cli.prompt_input import Patience, read_files
 
     environment = current()
     options.check()
-    attachments = read_files(environment, options.file or [])
+    patience = Patience() if options.deadline_s is None else Patience(total_s=options.deadline_s)
+    attachments = read_files(environment, options.file or [], patience=patience)
     raise typer.Exit(_talk(environment, attachments, options))
 
 

@@ -5,6 +5,7 @@ A shell asks while somebody types, so a file with mistakes completes to nothing 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import typer
@@ -115,6 +116,63 @@ def _profile(ctx: typer.Context) -> Profile | None:
         return load_profile(name, environment.places)
     except TieredLLMError:
         return None
+
+
+def mend_bash() -> None:
+    """Let bash complete what stands after `=` and `:`, at which it cuts words (COMP_WORDBREAKS).
+
+    Typer, like click (https://github.com/pallets/click/issues/2847), takes bash's pieces for words:
+    `-m minimal=sm` comes as three. They are put together again, and as bash replaces the last piece
+    alone, only what follows the last break is given back.
+    """
+    from typer._click.shell_completion import (
+        CompletionItem,
+        add_completion_class,
+        split_arg_string,
+    )
+    from typer._completion_classes import BashComplete
+
+    class Bash(BashComplete):
+        head = ""
+        """What of the word stands before its last piece."""
+
+        def get_completion_args(self) -> tuple[list[str], str]:
+            words = split_arg_string(os.environ["COMP_WORDS"])
+            at = int(os.environ["COMP_CWORD"])
+            pieces = words[: at + 1] if at < len(words) else [*words, ""]
+            joined, self.head = join_pieces(pieces)
+            return joined[1:-1], joined[-1]
+
+        def format_completion(self, item: CompletionItem) -> str:
+            value = str(item.value)
+            starts = (at for at in range(len(self.head)) if value.startswith(self.head[at:]))
+            start = next(starts, len(self.head))
+            return value[len(self.head) - start :]
+
+    add_completion_class(Bash, "bash")
+
+
+def join_pieces(pieces: list[str]) -> tuple[list[str], str]:
+    """Put together the words that bash has cut, each break being a piece of its own.
+
+    Args:
+        pieces: the command line up to the piece under the cursor; the program's name comes first.
+
+    Returns:
+        The words; and what of the last one bash will leave as it is.
+    """
+    joined: list[str] = []
+    head = ""
+    for index, piece in enumerate(pieces):
+        is_break = bool(piece) and not piece.strip("=:")
+        follows_break = bool(piece) and index > 1 and not pieces[index - 1].strip("=:")
+        if index > 1 and (is_break or follows_break) and pieces[index - 1]:
+            head = joined[-1] + (piece if is_break else "")
+            joined[-1] += piece
+        else:
+            head = ""
+            joined.append(piece)
+    return joined, head
 
 
 def _beginning(names: list[str], incomplete: str) -> list[str]:

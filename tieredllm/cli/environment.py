@@ -7,6 +7,7 @@ own.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -84,6 +85,19 @@ class Environment:
     def is_piped_into(self) -> bool:
         """Whether text may be piped in: stdin is open, and no terminal."""
         return self.stdin is not None and not self.stdin.closed and not self.stdin.isatty()
+
+    @property
+    def has_piped_text(self) -> bool:
+        """Whether something is piped in: a pipe, a socket, or a file that is not empty."""
+        if self.stdin is None or self.stdin.closed:
+            return False
+        try:
+            found = os.fstat(self.stdin.fileno())
+        except (OSError, ValueError):
+            return False
+        if stat.S_ISREG(found.st_mode):
+            return found.st_size > 0
+        return stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode)
 
     @property
     def color(self) -> bool:

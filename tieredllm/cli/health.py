@@ -202,4 +202,6 @@ def _numbers(tier: TierReport) -> str:
 def _why(tier: TierReport) -> str:
     if tier.reason:
         return tier.reason
-    return f"{tier.probe.latency_ms:.0f} ms" if tier.probe and tier.probe.ok else ""
+    if not tier.probe or not tier.probe.ok:
+        return ""
+    return ", ".join(filter(None, (f"{tier.probe.latency_ms:.0f} ms", tier.probe.note)))

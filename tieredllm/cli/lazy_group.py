@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import MutableMapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
@@ -32,11 +34,19 @@ COMMANDS = {
 line must be the first of its own help (a test compares them)."""
 
 
+DEFAULT = "ask"
+"""What a question without a command is for."""
+
+
 class LazyGroup(TyperGroup):
-    """Be a group whose commands are imported when they are asked for."""
+    """A group whose commands are imported when they are asked for.
+
+    What begins with no command's name is a question: `tieredllm "why?"` is `tieredllm ask "why?"`,
+    and so is text that is piped into `tieredllm` alone.
+    """
 
     def list_commands(self, ctx: Context) -> list[str]:  # noqa: ARG002
-        """Give the names, in the order of the table."""
+        """Return the names, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Context, cmd_name: str) -> Command | None:  # noqa: ARG002
@@ -48,18 +58,85 @@ class LazyGroup(TyperGroup):
         command.name = cmd_name
         return command
 
-    def resolve_command(self, ctx: Context, args: list[str]) -> Any:
-        """Find the command, and name the nearest ones when there is none."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse the global options, and see to it that a command follows them."""
+        from tieredllm.cli.environment import current
 
-            from tieredllm.errors import UsageError
+        start = self._own_options(ctx, args)
+        rest = args[start:]
+        if rest and rest[0] not in COMMANDS:
+            if not ctx.resilient_parsing:
+                self._refuse_slips(ctx, rest)
+            args = [*args[:start], DEFAULT, *rest]
+        elif not rest and not ctx.resilient_parsing and current().has_piped_text:
+            args = [*args, DEFAULT]
+        return super().parse_args(ctx, args)
 
-            near = get_close_matches(args[0], COMMANDS)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
-            reason = f"no such command {args[0]!r}: {hint}"
-            raise UsageError(reason)
-        return super().resolve_command(ctx, args)
+    def _own_options(self, ctx: Context, args: list[str]) -> int:
+        """Count the arguments at the start that are the program's own options and their values."""
+        options = [param for param in self.get_params(ctx) if isinstance(param, TyperOption)]
+        flags = {name for option in options if option.is_flag for name in option.opts}
+        valued = {name for option in options if not option.is_flag for name in option.opts}
+        at = 0
+        while at < len(args) and args[at] not in {"-", "--"} and args[at].startswith("-"):
+            name, equals, _ = args[at].partition("=")
+            if not name.startswith("--"):  # -vq, -pNAME
+                taken = next((f"-{c}" for c in name[1:] if f"-{c}" not in flags), None)
+                if taken is None:
+                    at += 1
+                elif taken in valued:
+                    at += 1 if not name.endswith(taken[1:]) else 2
+                else:
+                    break
+            elif name in flags or name in valued:
+                at += 2 if name in valued and not equals else 1
+            else:
+                break
+        return min(at, len(args))
+
+    def _refuse_slips(self, ctx: Context, words: list[str]) -> None:
+        """Refuse what looks like a command with a slip, before a model is asked for it.
+
+        Args:
+            ctx: the program's.
+            words: what follows the program's own options.
+
+        Raises:
+            UsageError: it does.
+        """
+        from difflib import get_close_matches
+
+        from tieredllm.errors import UsageError
+
+        first, second = words[0], words[1] if len(words) > 1 else None
+        if first.startswith("-"):
+            ask = self.get_command(ctx, DEFAULT)
+            takes_value = {
+                name
+                for param in (ask.params if ask else [])
+                if isinstance(param, TyperOption) and not param.is_flag
+                for name in param.opts
+            }
+            is_bundle = not first.startswith("--") and f"-{first[-1]}" in takes_value  # -xt TIER
+            if second in COMMANDS and first not in takes_value and not is_bundle:
+                raise UsageError(f"{first} stands before the command: try `{second} {first}`")
+            return
+        near = get_close_matches(first, COMMANDS, n=1)
+        if first == "help" or near:
+            hint = "`tieredllm --help`" if first == "help" else repr(near[0])
+            raise UsageError(
+                f"no such command {first!r}: did you mean {hint}? "
+                f"(`tieredllm ask {first} ...` asks a model)"
+            )
+
+    def _main_shell_completion(
+        self, ctx_args: MutableMapping[str, Any], prog_name: str, complete_var: str | None = None
+    ) -> None:
+        if "_TIEREDLLM_COMPLETE" in os.environ:
+            from tieredllm.cli.completion import mend_bash
+
+            mend_bash()
+        super()._main_shell_completion(ctx_args, prog_name, complete_var)
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002
         """List the commands without importing any."""

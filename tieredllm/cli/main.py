@@ -45,21 +45,16 @@ def _guarded(args: Sequence[str], environment: Environment) -> int:
         return ExitCode.FAILURE
     except Exception as exc:  # noqa: BLE001 - the last line of defence
         _debug(environment)
-        message, code = _explained(exc)
+        message, code = _explained(exc, args)
         environment.warn(message)
         return code
     return result if isinstance(result, int) else ExitCode.OK
 
 
-def _explained(exc: Exception) -> tuple[str, int]:
+def _explained(exc: Exception, args: Sequence[str]) -> tuple[str, int]:
     """Say in one line what went wrong (a line each for a profile's mistakes), and the exit code."""
     if isinstance(exc, typer.TyperException):
-        context = getattr(exc, "ctx", None)
-        command = context.command_path if context is not None else "tieredllm"
-        message = exc.format_message().rstrip(".")
-        if message.startswith("Usage: "):
-            return message, exc.exit_code  # a group without a command: its help
-        return f"tieredllm: {message} (see `{command} --help`)", exc.exit_code
+        return _usage_message(exc, args), exc.exit_code
     from tieredllm.errors import ProfileError, TieredLLMError, UsageError
 
     if isinstance(exc, ProfileError):
@@ -74,6 +69,20 @@ def _explained(exc: Exception) -> tuple[str, int]:
         f"tieredllm: unexpected {type(exc).__name__}: {exc} "
         "(TIEREDLLM_DEBUG=1 shows where; please report it)"
     ), ExitCode.FAILURE
+
+
+def _usage_message(exc: typer.TyperException, args: Sequence[str]) -> str:
+    context = getattr(exc, "ctx", None)
+    command = context.command_path if context is not None else "tieredllm"
+    message = exc.format_message().rstrip(".")
+    if message.startswith("Usage: "):
+        return message  # a group without a command: its help
+    option = getattr(exc, "option_name", None)
+    if option and any(" " in arg for arg in args if arg.startswith(option)):
+        hint = f'a question that begins with a dash comes after `--`: {command} -- "{option}..."'
+    else:
+        hint = f"see `{command} --help`"
+    return f"tieredllm: {message} ({hint})"
 
 
 def _debug(environment: Environment) -> None:

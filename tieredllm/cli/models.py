@@ -13,11 +13,13 @@ import typer
 from tieredllm.cli.completion import catalog_models
 from tieredllm.cli.environment import current
 from tieredllm.cli.output import print_table
-from tieredllm.errors import ModelFileError, UsageError
+from tieredllm.errors import FallbackTriggerError, ModelFileError, UsageError
+from tieredllm.local.ladder import WORDS, Trial
 from tieredllm.text import format_bytes
 
 if TYPE_CHECKING:
     from tieredllm.cli.environment import Environment
+    from tieredllm.local.catalog import CatalogModel
     from tieredllm.local.progress import Progress
     from tieredllm.local.pull import Installed
 
@@ -43,7 +45,7 @@ Name = Annotated[
 MaybeName = Annotated[
     str | None,
     typer.Argument(
-        help="A name of the catalog; without one, all that are installed.",
+        help="A name of the catalog or a .gguf file; without one, all that are installed.",
         autocompletion=catalog_models,
     ),
 ]
@@ -108,9 +110,13 @@ def pull_model(name: Name) -> None:
     else:
         session.say(f"{name} is installed and verified: {pulled.path}")
         session.say(f"licence: {model.licence}")
-    problem = first_use(pulled, session.places.cache)
-    if problem is not None:
-        session.warn(f"it cannot be used as things are: {problem}")
+    try:
+        chosen = first_use(pulled, session.places.cache).chosen
+    except FallbackTriggerError as exc:
+        session.warn(f"it cannot be used as things are: {exc.message}")
+    else:
+        if chosen is not None:
+            session.say(f"it was tried here: {chosen.describe()}")
 
 
 @contextlib.contextmanager
@@ -189,31 +195,54 @@ def _line(progress: Progress, rate: float) -> str:
 
 @app.command("verify")
 def verify_models(name: MaybeName = None) -> None:
-    """Check the SHA-256 of a model's file, or of all that are installed."""
+    """Check a model's file, or all that are installed: its SHA-256, and how fast it is here.
+
+    Each way to load it that may be the best is tried in a process of its own, so that one that
+    crashes on this machine's processor is noticed and left out.
+    """
     from tieredllm.local import catalog
     from tieredllm.local.pull import installed, verify
 
     session = current()
     user_catalog = _user_catalog(session)
-    if name is not None:
-        model = catalog.find(name, user_catalog)
-        chosen = [(model, session.places.models / model.file)]
-    else:
+    chosen: list[tuple[str, Path, CatalogModel | None]]
+    if name is None:
         everything = installed(session.places.models, user_catalog)
-        chosen = [(one.model, one.path) for one in everything if one.size_bytes is not None]
+        chosen = [
+            (one.model.name, one.path, one.model)
+            for one in everything
+            if one.size_bytes is not None
+        ]
         if not chosen:
             session.say("no model is installed: `tieredllm models pull NAME` gets one")
+    else:
+        model = None if catalog.is_path(name) else catalog.find(name, user_catalog)
+        chosen = [(name, catalog.resolve(name, session.places.models, user_catalog), model)]
     failures: list[str] = []
-    for model, path in chosen:
+    for label, path, model in chosen:
         try:
-            sha256 = verify(path, model)
+            found = verify(path, model, cache_dir=session.places.cache)
         except ModelFileError as exc:
             failures.append(str(exc))
-        else:
-            found = f"SHA-256 {sha256}" if sha256 else "sound; its SHA-256 is not known"
-            print(f"{model.name}: {found}", file=session.stdout)
+            continue
+        sha256 = f"SHA-256 {found.sha256}" if found.sha256 else "its SHA-256 is not known"
+        print(f"{label}: {sha256}", file=session.stdout)
+        for trial in found.validated.trials:
+            used = "; used for a short question" if trial.rung == found.validated.rung else ""
+            print(f"  {_trial(trial)}{used}", file=session.stdout)
     if failures:
         raise ModelFileError("\n".join(failures))
+
+
+def _trial(trial: Trial) -> str:
+    """Say how a way to load a model went."""
+    rates = trial.rates
+    if rates is None:
+        return trial.describe()
+    return (
+        f"{WORDS[trial.rung]}: loads in {rates.load_s:.2f} s, "
+        f"reads {rates.prompt_tps:.0f} and writes {rates.decode_tps:.0f} tokens/s"
+    )
 
 
 @app.command("rm")

@@ -233,7 +233,11 @@ def takes_options(
 
 
 def make_manager(
-    environment: Environment, options: RequestOptions, approver: Approver | None
+    environment: Environment,
+    options: RequestOptions,
+    approver: Approver | None,
+    *,
+    one_question: bool = False,
 ) -> FallbackManager:
     """Make the manager for the profile in use.
 
@@ -241,6 +245,7 @@ def make_manager(
         environment: the surroundings.
         options: what the command was told.
         approver: asks about tools that may change something; None where nobody can be asked.
+        one_question: whether one question is all there will be.
 
     Raises:
         UsageError: the profile, a tier's name or a fault's name is wrong.
@@ -254,6 +259,7 @@ def make_manager(
         models=_pairs(options.model or [], "--model", "TIER=MODEL"),
         simulate=_faults(options.simulate or []),
         verbose=environment.verbose,
+        one_question=one_question,
         keep_contexts=not options.no_log,
         approve_tools=options.approve_tools,
         approver=approver,

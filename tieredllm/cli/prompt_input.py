@@ -1,96 +1,282 @@
-"""Take in what the user gives: words, piped text, files."""
+"""Take in what the user gives: words, piped text, files; bounded in size, stdin in time too."""
 
 from __future__ import annotations
 
+import codecs
+import os
+import select
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from tieredllm.cli.environment import Environment
-from tieredllm.errors import UsageError
+from tieredllm.errors import TieredLLMError, UsageError
 from tieredllm.types import Attachment
 
-__all__ = ["question_and_attachments", "read_files"]
+__all__ = ["MAX_BYTES", "Patience", "question_and_attachments", "read_files"]
+
+MAX_BYTES = 64 * 1024 * 1024
+"""The most that stdin or one file may hold: far more than any model takes."""
+
+CHUNK_BYTES = 1024 * 1024
+
+READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""Not blocking: opening a FIFO that nobody writes to would wait for ever. O_BINARY is Windows'."""
 
 QUIET_STDIN_S = 2.0
 """After this many seconds without a byte from stdin, the user is told what is being waited for."""
 
+UTF_16_32 = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks of text that has NULs in it, as some Windows programs write it. UTF-32's come
+first, for one of them begins with one of UTF-16's."""
+
+
+LONGEST_MARK = 4
+"""Bytes of UTF-32's byte order marks."""
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long stdin is waited for, in seconds.
+
+    A deadline that was asked for counts from the start. The profile's own only bounds the silence:
+    what is piped in may be a build that takes its time.
+    """
+
+    total_s: float = float("inf")
+    silence_s: float = float("inf")
+
+    @classmethod
+    def within(cls, asked_s: float | None, usual_s: float) -> Patience:
+        """Return it for a deadline that was asked for, or else for the profile's."""
+        return cls(silence_s=usual_s) if asked_s is None else cls(total_s=asked_s)
+
 
 def question_and_attachments(
-    environment: Environment, words: list[str], files: list[Path]
+    environment: Environment,
+    words: list[str],
+    files: list[Path],
+    *,
+    patience: Patience,
+    read_stdin: bool = True,
 ) -> tuple[str, tuple[Attachment, ...]]:
     """Join the prompt's parts.
 
     Piped text comes first, then the files, then the question. `-` as the only word means that the
-    question is stdin. A question is empty when only text was given.
+    question is stdin, `-` as a file that stdin is attached there. A question is empty when only
+    text was given.
+
+    Args:
+        environment: the streams.
+        words: the question's words.
+        files: what it is about.
+        patience: how long stdin is waited for.
+        read_stdin: False to leave stdin alone.
 
     Raises:
-        UsageError: a file cannot be read.
+        UsageError: stdin or a file is too large, no text, or cannot be read.
+        TieredLLMError: stdin did not end in time.
     """
+    is_named = Path("-") in files
+    if not read_stdin and (words == ["-"] or is_named):
+        raise UsageError("`-` means stdin, and --no-stdin leaves it alone")
     if words == ["-"]:
-        return _read_stdin(environment), read_files(environment, files)
-    piped = "" if _is_terminal(environment) else _read_stdin(environment)
-    attachments = (Attachment(text=piped),) if piped.strip() else ()
-    return " ".join(words), attachments + read_files(environment, files)
+        if is_named:
+            raise UsageError("`-` and `-f -` are both stdin, which can be read only once")
+        question = _read_stdin(environment, patience)
+        return question, read_files(environment, files, patience=patience)
+    stdin = ""
+    if is_named or (read_stdin and environment.is_piped_into):
+        stdin = _read_stdin(environment, patience)
+    piped = (Attachment(text=stdin),) if stdin.strip() and not is_named else ()
+    attachments = read_files(
+        environment, files, patience=patience, stdin=stdin if is_named else None
+    )
+    return " ".join(words), piped + attachments
 
 
-def _is_terminal(environment: Environment) -> bool:
-    return environment.stdin is None or environment.stdin.closed or environment.stdin.isatty()
-
-
-def _read_stdin(environment: Environment) -> str:
-    if environment.stdin is None or environment.stdin.closed:
-        return ""
-    buffer = getattr(environment.stdin, "buffer", None)
-    if buffer is None:
-        return environment.stdin.read()
-    _tell_if_silent(environment)
-    data: bytes = buffer.read()
-    return _decoded(environment, data, "stdin")
-
-
-def _tell_if_silent(environment: Environment) -> None:
-    """Say that stdin is being waited for when nothing comes: a script may have left it open."""
-    import os
-    import select
-
-    if environment.stdin is None:
-        return
-    try:
-        descriptor = environment.stdin.fileno()
-        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            return
-        ready, _, _ = select.select([descriptor], [], [], QUIET_STDIN_S)
-    except (OSError, ValueError):
-        return
-    if not ready:
-        environment.say("tieredllm: waiting for text on stdin (`< /dev/null` does without)")
-
-
-def read_files(environment: Environment, files: list[Path]) -> tuple[Attachment, ...]:
+def read_files(
+    environment: Environment,
+    files: list[Path],
+    *,
+    patience: Patience,
+    stdin: str | None = None,
+) -> tuple[Attachment, ...]:
     """Read the files a question is about.
 
+    Args:
+        environment: where warnings go.
+        files: their paths; `-` is stdin.
+        patience: how long a shell's `<(command)` is waited for.
+        stdin: what stdin held; None where it is not to be read.
+
     Raises:
-        UsageError: one cannot be read.
+        UsageError: one is too large, no text, no plain file, or cannot be read.
     """
     attachments = []
     for path in files:
-        try:
-            data = path.expanduser().read_bytes()
-        except OSError as exc:
-            reason = f"cannot read {path}: {exc.strerror or exc}"
-            raise UsageError(reason) from exc
-        attachments.append(Attachment(name=str(path), text=_decoded(environment, data, str(path))))
+        if path == Path("-"):
+            if stdin is None:
+                raise UsageError("-f -: stdin is where the messages come from")
+            attachments.append(Attachment(name="stdin", text=stdin))
+        else:
+            data = _read_file(environment, path, patience)
+            text = _decode(environment, data, str(path))
+            attachments.append(Attachment(name=str(path), text=text))
     return tuple(attachments)
 
 
-def _decoded(environment: Environment, data: bytes, name: str) -> str:
-    """Decode UTF-8, a byte order mark left out, with replacement and a warning where it is not."""
+def _read_file(environment: Environment, path: Path, patience: Patience) -> bytearray:
+    name = str(path)
     try:
-        return data.decode("utf-8-sig")
+        descriptor = os.open(path.expanduser(), READING)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(mode):
+                raise UsageError(f"cannot read {path}: it is a directory")
+            # A shell's <(command) is a pipe that the shell itself has opened.
+            if not stat.S_ISREG(mode) and not (stat.S_ISFIFO(mode) and _is_of_shell(name)):
+                raise UsageError(f"cannot read {path}: it is no plain file (`-f -` reads stdin)")
+            if hasattr(os, "set_blocking"):
+                os.set_blocking(descriptor, True)
+            return _read_descriptor(environment, descriptor, name, patience)
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        raise UsageError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except (RuntimeError, ValueError) as exc:  # no such user's home; a NUL in the name
+        raise UsageError(f"cannot read {path}: {exc}") from exc
+
+
+def _is_of_shell(name: str) -> bool:
+    return name.startswith(("/dev/fd/", "/proc/self/fd/"))
+
+
+def _read_stdin(environment: Environment, patience: Patience) -> str:
+    stdin = environment.stdin
+    if stdin is None or stdin.closed:
+        return ""
+    buffer = getattr(stdin, "buffer", None)
+    if buffer is None:
+        return stdin.read()
+    try:
+        descriptor = stdin.fileno()
+    except (OSError, ValueError):
+        return _decode(environment, _read(lambda: buffer.read(CHUNK_BYTES), "stdin"), "stdin")
+    if environment.is_interactive:
+        patience = Patience()  # somebody is typing
+    try:
+        data = _read_descriptor(environment, descriptor, "stdin", patience)
+    except OSError as exc:
+        raise UsageError(f"cannot read stdin: {exc.strerror or exc}") from exc
+    return _decode(environment, data, "stdin")
+
+
+def _read_descriptor(
+    environment: Environment, descriptor: int, name: str, patience: Patience
+) -> bytearray:
+    wait = _waiter(environment, descriptor, name, patience)
+
+    def read_next() -> bytes:
+        wait()
+        return os.read(descriptor, CHUNK_BYTES)
+
+    return _read(read_next, name)
+
+
+def _waiter(
+    environment: Environment, descriptor: int, name: str, patience: Patience
+) -> Callable[[], None]:
+    """Make what waits for the next bytes, and says so: a script may have left stdin open."""
+    way_out = " (--no-stdin or `< /dev/null` does without)" if name == "stdin" else ""
+    started = time.monotonic()
+    told = False
+
+    def wait() -> None:
+        nonlocal told
+        silent_since = time.monotonic()
+        while True:
+            now = time.monotonic()
+            left_s = min(started + patience.total_s - now, silent_since + patience.silence_s - now)
+            if left_s <= 0:
+                waited_s = min(patience.total_s, patience.silence_s)
+                raise TieredLLMError(
+                    f"{name} did not end within the deadline of {waited_s:g} s{way_out}"
+                )
+            try:
+                # Short enough to say what is waited for, and then for the deadline.
+                ready, _, _ = select.select(
+                    [descriptor], [], [], min(left_s, 3600.0 if told else QUIET_STDIN_S)
+                )
+            except (OSError, ValueError):  # Windows selects sockets only: it waits as it can
+                return
+            if ready:
+                return
+            if (
+                not told
+                and not environment.is_interactive
+                and time.monotonic() - silent_since >= QUIET_STDIN_S
+            ):
+                told = True
+                environment.say(f"tieredllm: waiting for text on {name}{way_out}")
+
+    return wait
+
+
+def _read(read_next: Callable[[], bytes], name: str) -> bytearray:
+    """Read to the end, and never more than a little beyond the bound.
+
+    Args:
+        read_next: gives the next bytes; none at the end.
+        name: what is read, for messages.
+
+    Raises:
+        UsageError: there is more, or it is no text.
+    """
+    data = bytearray()
+    while chunk := read_next():
+        seen = len(data)
+        data += chunk
+        if len(data) > MAX_BYTES:
+            raise UsageError(
+                f"{name} is over {MAX_BYTES // 1024 // 1024} MB: give the part that matters"
+            )
+        if len(data) >= LONGEST_MARK:
+            _refuse_binary(data, name, max(seen - LONGEST_MARK, 0))
+    _refuse_binary(data, name)
+    return data
+
+
+def _refuse_binary(data: bytearray, name: str, start: int = 0) -> None:
+    at = data.find(b"\0", start)
+    if at >= 0 and _marked(data) is None:
+        raise UsageError(
+            f"{name} is no text: byte {at} is a NUL (`tr -d '\\0'` takes it out of a text)"
+        )
+
+
+def _marked(data: bytes | bytearray) -> str | None:
+    """Return the encoding that a byte order mark tells; None for UTF-8."""
+    return next((name for mark, name in UTF_16_32 if data.startswith(mark)), None)
+
+
+def _decode(environment: Environment, data: bytes | bytearray, name: str) -> str:
+    """Decode, a byte order mark left out, with replacement and a warning where it is no text."""
+    encoding = _marked(data) or "utf-8-sig"
+    try:
+        return data.decode(encoding)
     except UnicodeDecodeError as exc:
-        text = data.decode("utf-8-sig", errors="replace")
+        text = data.decode(encoding, errors="replace")
+        shown = encoding.upper().removesuffix("-SIG")
         environment.warn(
-            f"tieredllm: {name} is not UTF-8 (byte {exc.start}): "
+            f"tieredllm: {name} is not {shown} (byte {exc.start}): "
             f"{text.count(chr(0xFFFD))} characters were replaced"
         )
         return text

@@ -159,7 +159,7 @@ def _judged(
         return "not_configured", missing.what, missing.fix
     if probe is not None and not probe.ok:
         if backend.provider == "llama_cpp":
-            return "not_ready", probe.error, f"tieredllm models pull {backend.model}"
+            return "not_ready", probe.error, probe.fix
         return "down", probe.error, "see the reason; `tieredllm health` probes again"
     if standing.state != "closed":
         return standing.state, standing.reason, "tieredllm health --reset forgets the failures"

@@ -2,20 +2,23 @@
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3. Every length is
 checked against the file's size before it is used, so a cut, corrupt or hostile file gives a
-`ModelFileError`, not a crash or a huge allocation. Token arrays are stepped over, not kept.
+`ModelFileError`, not a crash or a huge allocation. Token arrays are stepped over, not kept. A file
+that was cut while it was copied, the commonest fault of all, is thus noticed in milliseconds
+wherever it is named, not only where llama.cpp tries it.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from tieredllm.errors import ModelFileError
 
-__all__ = ["Header", "read_header"]
+__all__ = ["Header", "Kind", "read_header", "shards"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -24,9 +27,8 @@ FIRST_READ_BYTES = 4 * 1024 * 1024
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 MAX_KEYS = 65_536
 MAX_TENSORS = 65_536
-MAX_STRINGS = 2_000_000
-"""In all arrays together; the largest vocabularies and merge lists have half a million each."""
 MAX_KEPT_STRING = 1024 * 1024
+MAX_SHARDS = 1000
 MAX_DIMENSIONS = 4
 """`GGML_MAX_DIMS`."""
 MAX_ELEMENTS = 2**63
@@ -87,10 +89,65 @@ BLOCKS = {
 """`ggml_type` → elements and bytes of one block (`type_traits` in ggml.c). Of a type that is not
 here only the start of the tensor is checked."""
 
+Kind = Literal[
+    "model",
+    "adapter",
+    "projector",
+    "embedding",
+    "reranker",
+    "encoder",
+    "diffusion",
+    "vocabulary",
+    "imatrix",
+    "control vector",
+]
+"""What a GGUF file is, by its header."""
+
+TYPES: dict[str, Kind] = {"adapter": "adapter", "mmproj": "projector", "imatrix": "imatrix"}
+"""`general.type` (`GGUFType` of gguf-py 0.19, constants.py); all else is taken for a model."""
+ARCHITECTURES: dict[str, Kind] = {
+    "clip": "projector",
+    "controlvector": "control vector",
+    "t5encoder": "encoder",
+    "t5": "encoder",
+}
+"""Architectures that tell what a file is, also where `general.type` is missing."""
+EMBEDDING_ARCHITECTURES = ("bert", "-embedding", "llama-embed")
+"""Ends of the architectures that only make vectors (`MODEL_ARCH_NAMES` of gguf-py 0.19)."""
+RERANK_POOLING = 4
+"""`LLAMA_POOLING_TYPE_RANK` of llama.h; 0 is none, 1 to 3 make one vector of a text."""
+
+FOREIGN: tuple[tuple[bytes, str], ...] = (
+    (b"version https://git-lfs", "a git-lfs pointer: run `git lfs pull` where it was cloned"),
+    (b"PK\x03\x04", "a zip archive: unpack it, or download the .gguf file itself"),
+    (b"\x1f\x8b", "a gzip archive: unpack it"),
+    (b"ggjt", "a model in the format before GGUF: download it as .gguf"),
+    (b"lmgg", "a model in the format before GGUF: download it as .gguf"),
+    (b"tjgg", "a model in the format before GGUF: download it as .gguf"),
+)
+"""First bytes → what such a file is. Pointer: git-lfs docs/spec.md; zip: APPNOTE 4.3.7; gzip: RFC
+1952; the rest are the magics of llama.cpp before August 2023, in both byte orders."""
+
+SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
+"""How llama.cpp names the parts of a split model: `llama_split_path`, `"%s-%05d-of-%05d.gguf"`."""
+
+
+def shards(path: Path) -> tuple[Path, ...]:
+    """Return the files a model is made of, by the file's name; they need not exist."""
+    match = SHARD.match(path.name)
+    if match is None or not 1 < int(match["count"]) <= MAX_SHARDS:
+        return (path,)
+    count = match["count"]
+    return tuple(
+        path.with_name(f"{match['stem']}-{number:05d}-of-{count}.gguf")
+        for number in range(1, int(count) + 1)
+    )
+
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what the header tells about a model."""
+    """What the header tells about a file."""
 
+    kind: Kind = "model"
     version: int
     architecture: str
     name: str | None
@@ -106,6 +163,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     has_chat_template: bool
     tensors: int
     size_bytes: int
+    """The size on disk, all parts of a split model together."""
+    part: int = 0
+    """Which part of a split model it is, from 0."""
+    parts: int = 1
 
 
 class _NeedMoreError(Exception):
@@ -114,6 +175,12 @@ class _NeedMoreError(Exception):
 
 def read_header(path: Path) -> Header:
     """Read and check a file's header.
+
+    Args:
+        path: the file; of a split model, any part of it.
+
+    Returns:
+        What it says; the size is that of all parts that are there.
 
     Raises:
         ModelFileError: the file cannot be read, is no GGUF file, or is cut or corrupt.
@@ -126,21 +193,28 @@ def read_header(path: Path) -> Header:
                 file.seek(0)
                 data = file.read(min(room, size))
                 try:
-                    return _parse(data, size)
+                    header = _parse(data, size)
+                    break
                 except _NeedMoreError:
                     if len(data) >= size:
                         raise _wrong("it is cut short: the header goes beyond its end") from None
                     if room >= MAX_HEADER_BYTES:
                         raise _wrong("its header is implausibly large") from None
                     room *= 4
+    except IsADirectoryError as exc:
+        raise ModelFileError(f"{path}: is a directory: name the .gguf file in it") from exc
     except OSError as exc:
         raise ModelFileError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     except ModelFileError as exc:
         raise ModelFileError(f"{path}: {exc}") from None
+    if header.parts > 1:
+        there = sum(file.stat().st_size for file in shards(path) if file.exists())
+        header = msgspec.structs.replace(header, size_bytes=max(there, size))
+    return header
 
 
 def _wrong(what: str) -> ModelFileError:
-    return ModelFileError(f"not a usable GGUF file: {what}")
+    return ModelFileError(f"is not a usable GGUF file: {what}")
 
 
 class _Reader:
@@ -150,7 +224,6 @@ class _Reader:
         self.data = data
         self.size = size
         self.at = 0
-        self.strings = 0
 
     def skip(self, count: int) -> int:
         """Step over `count` bytes; give where they start."""
@@ -175,9 +248,6 @@ class _Reader:
 
     def skip_strings(self, count: int) -> None:
         """Step over an array of strings."""
-        self.strings += count
-        if self.strings > MAX_STRINGS:
-            raise _wrong(f"it has arrays of {self.strings} strings")
         data, at, end = self.data, self.at, len(self.data) - 8
         unpack = struct.Struct("<Q").unpack_from
         for _ in range(count):
@@ -225,7 +295,7 @@ def _parse(data: bytes, size: int) -> Header:
     if size < 24:
         raise _wrong("it is too short" if size else "it is empty")
     if data[:4] != MAGIC:
-        raise _wrong(f"it starts with {data[:4]!r} instead of {MAGIC!r}")
+        raise _foreign(data)
     reader = _Reader(data, size)
     reader.skip(4)
     version: int = reader.number("<I")
@@ -242,6 +312,23 @@ def _parse(data: bytes, size: int) -> Header:
         values[key] = reader.value(reader.number("<I"))
     _check_tensors(reader, tensors, values)
     return _summarise(version, tensors, values, size)
+
+
+def _foreign(data: bytes) -> ModelFileError:
+    """Say what a file is that does not start as GGUF does."""
+    for start, what in FOREIGN:
+        if data.startswith(start):
+            return ModelFileError(f"is no GGUF file but {what}")
+    head = data[:512].lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<head")):
+        return ModelFileError("is no GGUF file but a web page: download the file itself")
+    length = int.from_bytes(data[:8], "little")  # safetensors: the size of the JSON that follows
+    if data[8:9] == b"{" and 0 < length < 100_000_000:
+        return ModelFileError(
+            "is no GGUF file but one of safetensors, which llama.cpp does not read: "
+            "take the model's GGUF edition"
+        )
+    return _wrong(f"it starts with {data[:4]!r} instead of {MAGIC!r}")
 
 
 def _check_tensors(reader: _Reader, count: int, values: dict[str, Any]) -> None:
@@ -269,11 +356,41 @@ def _check_tensors(reader: _Reader, count: int, values: dict[str, Any]) -> None:
         raise _wrong(f"it is cut short: {reader.size} bytes of at least {start + last}")
 
 
+def _kind(architecture: str, tensors: int, values: dict[str, Any]) -> Kind:
+    """Return what a file is that names its architecture."""
+    kind = TYPES.get(_text(values.get("general.type"))) or ARCHITECTURES.get(architecture)
+    if kind is not None:
+        return kind
+    pooling = _number(values.get(f"{architecture}.pooling_type"))
+    if pooling == RERANK_POOLING:
+        return "reranker"
+    if pooling or architecture.endswith(EMBEDDING_ARCHITECTURES) or "bert" in architecture:
+        return "embedding"
+    if values.get(f"{architecture}.attention.causal") is False:
+        return "diffusion"
+    if not tensors and _number(values.get("split.count")) <= 1:
+        return "vocabulary"
+    return "model"
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and 0 <= value < MAX_SHARDS else 0
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
 def _summarise(version: int, tensors: int, values: dict[str, Any], size: int) -> Header:
     """Pick what is used later out of the header's values."""
     architecture = values.get("general.architecture")
+    part, parts = (_number(values.get(key)) for key in ("split.no", "split.count"))
     if not isinstance(architecture, str) or not architecture:
-        raise _wrong("it names no architecture")
+        # Of a split model only the first part has the rest; an imatrix is of every architecture.
+        if part or _text(values.get("general.type")) == "imatrix":
+            architecture = "unknown"
+        else:
+            raise _wrong("it names no architecture")
 
     def number(key: str, default: int = 0) -> int:
         value = values.get(f"{architecture}.{key}", default)
@@ -294,6 +411,7 @@ def _summarise(version: int, tensors: int, values: dict[str, Any], size: int) ->
     name = values.get("general.name")
     tokens = values.get("tokenizer.ggml.tokens")
     return Header(
+        kind=_kind(architecture, tensors, values),
         version=version,
         architecture=architecture[:64],
         name=name if isinstance(name, str) else None,
@@ -305,4 +423,6 @@ def _summarise(version: int, tensors: int, values: dict[str, Any], size: int) ->
         has_chat_template=isinstance(values.get("tokenizer.chat_template"), str),
         tensors=tensors,
         size_bytes=size,
+        part=part,
+        parts=max(1, parts),
     )

@@ -24,6 +24,7 @@ from tieredllm.kinds import ErrorKind
 
 __all__ = [
     "INSTALL",
+    "REINSTALL",
     "Flag",
     "StoppedError",
     "binding_stamp",
@@ -38,6 +39,11 @@ INSTALL = (
     "llama-cpp-python is not installed; with a C compiler: `pip install llama-cpp-python`, "
     f"without: `pip install --no-deps --index-url {PREBUILT_INDEX} llama-cpp-python`"
 )
+REINSTALL = (
+    "this build of llama.cpp does not suit it; try another: `pip install --upgrade "
+    f"--force-reinstall --no-cache-dir llama-cpp-python --extra-index-url {PREBUILT_INDEX}`"
+)
+"""What to do where each way to compute crashes, which follows a mention of the processor."""
 WARN_LEVEL = 3
 ERROR_LEVEL = 4
 """`GGML_LOG_LEVEL_ERROR` of ggml.h: none 0, debug 1, info 2, warn 3, error 4, cont 5."""
@@ -184,9 +190,9 @@ def _few_spins() -> Iterator[None]:
 
 
 def binding_stamp() -> str:
-    """Tell one installation of llama-cpp-python from another, without importing it.
+    """Tell one build of llama.cpp from another, without importing it.
 
-    A file that one version of llama.cpp cannot load may be fine for the next.
+    A file that one build cannot load, or crashes on, may be fine for the next.
 
     Raises:
         FallbackTriggerError: the package is missing.
@@ -196,10 +202,15 @@ def binding_stamp() -> str:
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, INSTALL)
-    try:
-        return f"{spec.origin}:{Path(spec.origin).stat().st_mtime_ns}"
-    except OSError:
-        return spec.origin
+    package = Path(spec.origin)
+    # The bindings look for the library here (llama_cpp/llama_cpp.py of llama-cpp-python 0.3.36).
+    library = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or package.parent / "lib")
+    parts = [str(package)]
+    for file in (package, *sorted(library.glob("*ggml*")), *sorted(library.glob("*llama*"))):
+        with contextlib.suppress(OSError):
+            stat = file.stat()
+            parts.append(f"{file.name}:{stat.st_size}:{stat.st_mtime_ns}")
+    return " ".join(parts)
 
 
 def set_verbose(verbose: bool) -> None:

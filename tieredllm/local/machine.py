@@ -1,4 +1,4 @@
-"""What this machine has for llama.cpp: processor cores, and memory that is still free."""
+"""What this machine has for llama.cpp: its processor, cores, and memory that is still free."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["available_bytes", "physical_cores"]
+__all__ = ["available_bytes", "physical_cores", "processor_stamp"]
 
 PROC = Path("/proc")
 CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -22,7 +22,7 @@ def available_bytes(*, proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
     limits = [
         _machine(proc),
         *_cgroup_v2(proc, cgroup),
-        _cgroup_v1(proc, cgroup),
+        *_cgroup_v1(proc, cgroup),
         _address_space(proc),
     ]
     known = [limit for limit in limits if limit is not None]
@@ -75,37 +75,62 @@ def _cgroup_v2(proc: Path, cgroup: Path) -> list[int]:
     return left
 
 
-def _cgroup_v1(proc: Path, cgroup: Path) -> int | None:
-    """Give what the version 1 memory controller leaves."""
+def _cgroup_v1(proc: Path, cgroup: Path) -> list[int]:
+    """Give what the version 1 memory controller leaves at each level."""
     own = _own_cgroup(proc, "memory")
     if own is None:
-        return None
+        return []
     root = cgroup / "memory"
     # Inside a container the path names a place on the host; then the mount itself is ours.
-    level = root / own if (root / own / "memory.limit_in_bytes").exists() else root
-    return _left(
-        level / "memory.limit_in_bytes",
-        level / "memory.usage_in_bytes",
-        level,
-        "total_inactive_file",
+    here = root / own if (root / own / "memory.limit_in_bytes").exists() else root
+    levels = [here, *(parent for parent in here.parents if parent.is_relative_to(root))]
+    rooms = [
+        _left(
+            level / "memory.limit_in_bytes",
+            level / "memory.usage_in_bytes",
+            level,
+            "total_inactive_file",
+        )
+        for level in levels
+    ]
+    # Parents that a container does not see: the least of their limits (cgroup-v1/memory.rst, 5.2).
+    rooms.append(
+        _room(
+            _statistic(here, "hierarchical_memory_limit"),
+            here / "memory.usage_in_bytes",
+            _statistic(here, "total_inactive_file"),
+        )
     )
+    return [room for room in rooms if room is not None]
 
 
 def _left(limit_file: Path, usage_file: Path, level: Path, cache_key: str) -> int | None:
     """Subtract the usage from the limit; file pages that can be dropped count as free."""
     try:
         limit = int(limit_file.read_text("ascii"))  # "max" is a ValueError: no limit
-        usage = int(usage_file.read_text("ascii"))
     except (OSError, ValueError):
         return None
-    droppable = 0
+    return _room(limit, usage_file, _statistic(level, cache_key))
+
+
+def _room(limit: int | None, usage_file: Path, droppable: int | None) -> int | None:
+    if limit is None:
+        return None
+    try:
+        return limit - int(usage_file.read_text("ascii")) + (droppable or 0)
+    except (OSError, ValueError):
+        return None
+
+
+def _statistic(level: Path, key: str) -> int | None:
+    """Read one number of a level's `memory.stat`."""
     try:
         for line in (level / "memory.stat").read_text("ascii").splitlines():
-            if line.startswith(f"{cache_key} "):
-                droppable = int(line.split()[1])
+            if line.startswith(f"{key} "):
+                return int(line.split()[1])
     except (OSError, ValueError, IndexError):
         pass
-    return limit - usage + droppable
+    return None
 
 
 def _address_space(proc: Path) -> int | None:
@@ -195,3 +220,32 @@ def _cgroup_quota(cgroup: Path) -> int | None:
     except ValueError:
         return None
     return -(-limit // per) if limit > 0 and per > 0 else None
+
+
+def processor_stamp(*, proc: Path = PROC) -> str:
+    """Tell one kind of processor from another: a model and what llama.cpp's kernels ask of it.
+
+    A virtual machine or a container may wake up on another host, and a home directory is shared by
+    machines of several kinds.
+    """
+    import platform
+
+    parts = [platform.machine(), platform.processor()]
+    try:
+        # One block per logical processor, all alike where it matters; the first will do.
+        text = (proc / "cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0]
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "CPU part"):
+            parts.append(value.strip())
+        elif key.strip() in ("flags", "Features"):
+            parts += sorted(flag for flag in value.split() if flag.startswith(KERNEL_FLAGS))
+    return " ".join(filter(None, parts))
+
+
+KERNEL_FLAGS = (
+    "amx", "avx", "bmi2", "f16c", "fma", "sse4", "ssse3", "asimd", "bf16", "i8mm", "sme", "sve"
+)  # fmt: skip
+"""Starts of the features that ggml's processor back end is compiled for (`ggml/src/ggml-cpu`)."""

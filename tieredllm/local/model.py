@@ -259,6 +259,13 @@ class LoadedModel:
         finally:
             llama.llama_sampler_free(sampler)
 
+    def computes_numbers(self) -> bool:
+        """Tell whether each value computed for the last token is a number."""
+        llama = self._llama
+        count = llama.llama_vocab_n_tokens(self.vocabulary.native)
+        # A sum is NaN as soon as one of its terms is.
+        return not math.isnan(sum(llama.llama_get_logits_ith(self._context, -1)[:count]))
+
     def _cut_cache(self, keep: int) -> None:
         """Forget all but the first `keep` tokens.
 

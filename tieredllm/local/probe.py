@@ -1,4 +1,4 @@
-"""Try a model file in a child process, so that a crash in native code does not take this one."""
+"""Try a model file in child processes, so that a crash in native code does not take this one."""
 
 from __future__ import annotations
 
@@ -12,69 +12,84 @@ import msgspec
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.local.llama_bindings import StoppedError
+from tieredllm.local.ladder import Trial
+from tieredllm.local.llama_bindings import REINSTALL, StoppedError
+from tieredllm.local.probe_child import ProbeLine, ProbeRequest
 
-__all__ = ["TRIAL_S", "GoOn", "TryOut", "try_in_child", "unusable"]
+__all__ = ["PROBE_S", "GoOn", "Probe", "RejectedError", "probe_in_child", "unusable"]
 
 GoOn = Callable[[], bool]
-TryOut = Callable[[Path, GoOn], str | None]
 
-TRIAL_S = 120.0
-"""The longest a trial may take: a 2 GB file from a slow disk, read once."""
+PROBE_S = 120.0
+"""The longest a probe may take: a 2 GB file from a slow disk, read once."""
 POLL_S = 0.05
 CRASHES = frozenset(
     getattr(signal, name).value
     for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGSYS", "SIGTRAP")
     if hasattr(signal, name)
 )
-"""Signals that mean the file is at fault; SIGKILL may be the kernel out of memory."""
+"""Signals of a fault in native code; SIGKILL may be the kernel out of memory."""
+
+
+class RejectedError(FallbackTriggerError):
+    """Report that llama.cpp cannot use a file for what is in it, in words that follow its name."""
+
+
+Probe = Callable[[ProbeRequest, GoOn], list[Trial]]
+"""Try rungs in their order until one of them crashes, and return how they went.
+
+Raises what `probe_in_child` raises.
+"""
 
 
 def unusable(message: str) -> FallbackTriggerError:
-    """Say that a model cannot be used, and why."""
+    """Return the error that says why a model cannot be used."""
     return FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message)
 
 
-def try_in_child(
-    path: Path,
+def probe_in_child(
+    request: ProbeRequest,
     go_on: GoOn = lambda: True,
     *,
     command: Sequence[str] | None = None,
-    limit_s: float = TRIAL_S,
-) -> str | None:
-    """Load a file in a child process, which decodes one token.
+    limit_s: float = PROBE_S,
+) -> list[Trial]:
+    """Load a file in a child process in each way that is asked for, and compute with it.
 
     Args:
-        path: the file.
+        request: what to try.
         go_on: asked every 50 ms; False kills the child.
-        command: what to run instead of `tieredllm.local.probe_child`; the path is appended.
+        command: what to run instead of `tieredllm.local.probe_child`; the request is appended.
         limit_s: seconds the child may take.
 
     Returns:
-        None when it went well; else what is wrong, in words that follow the file's name.
+        How the rungs went; those after one that crashed were not tried.
 
     Raises:
         StoppedError: `go_on` said so.
-        FallbackTriggerError: it went wrong, but not (certainly) for a reason that lies in the file.
+        RejectedError: llama.cpp cannot use the file for what is in it.
+        FallbackTriggerError: it went wrong for a reason that does not lie in the file.
     """
     import subprocess
     import time
 
     if command is None:
-        if not sys.executable:  # embedded: there is no interpreter to start
-            return None
         command = (sys.executable, "-P", "-m", "tieredllm.local.probe_child")
     # The package may have been found in a way the child does not know of, such as the current
     # directory, which `-P` keeps out: whatever lies there must not replace a module.
     root = str(Path(__file__).resolve().parents[2])
     search_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    # Without it ggml starts a debugger, whose last line would hide that of the failed assertion
+    # (`ggml_print_backtrace` in ggml.c).
+    quiet = {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": search_path}
     deadline = time.monotonic() + limit_s
+    in_time = True
     with subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [*command, str(path)],
+        [*command, msgspec.json.encode(request).decode()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": search_path},
+        env={**os.environ, **quiet},
     ) as child:
         try:
             while True:
@@ -84,40 +99,52 @@ def try_in_child(
                 except subprocess.TimeoutExpired:
                     if not go_on():
                         raise StoppedError from None
-                    if time.monotonic() > deadline:
-                        raise unusable(
-                            f"{path.name} took more than {limit_s:g} s to load"
-                        ) from None
+                    if in_time and time.monotonic() > deadline:
+                        in_time = False
+                        child.kill()
         finally:
             child.kill()
-    return _judge(path, child.returncode, out, err)
+    reason = None if in_time else f"took more than {limit_s:g} s to load"
+    return _judge(request, child.returncode, out, err, reason)
 
 
-class _TrialResult(msgspec.Struct, frozen=True):
-    reason: str | None
-    bad_file: bool
-
-
-def _judge(path: Path, code: int, out: bytes, err: bytes) -> str | None:
-    """Say what a child's end means."""
-    if code == 0:
-        try:
-            result = msgspec.json.decode(out, type=_TrialResult)
-        except msgspec.MsgspecError:
-            raise unusable(f"{path.name} gave no result when it was tried") from None
-        if result.reason is None:
-            return None
-        reason = result.reason.removeprefix(f"{path.name} ")
-        if result.bad_file:
-            return reason
-        raise unusable(f"{path.name} {reason}")
-    last = err.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
+def _judge(
+    request: ProbeRequest, code: int, out: bytes, err: bytes, killed: str | None
+) -> list[Trial]:
+    """Return what a child's lines and its end mean; `killed` is why we ended it, if we did."""
+    name = Path(request.path).name
+    try:
+        lines = [msgspec.json.decode(line, type=ProbeLine) for line in out.splitlines()]
+    except msgspec.MsgspecError:
+        raise unusable(f"{name} gave no result when it was tried") from None
+    trials = [
+        Trial(rung=line.rung, rates=line.rates, fault=line.fault)
+        for line in lines
+        if line.rung is not None and line.rejected is None
+    ]
+    if len(trials) == len(request.rungs):
+        return trials
+    last = (err.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"])[0][:200]
     # Windows gives exceptions as exit codes from 0xC0000000 on.
-    if -code in CRASHES or code >= 0xC0000000:
-        return f"makes llama.cpp crash ({_signal_name(code)}: {last[0][:200]})"
-    if code == -9:
-        raise unusable(f"loading {path.name} was killed, probably for want of memory")
-    raise unusable(f"{path.name} could not be tried (exit code {code}: {last[0][:200]})")
+    crashed = killed is None and (-code in CRASHES or code >= 0xC0000000)
+    rejected = next((line for line in lines if line.rejected is not None), ProbeLine())
+    if rejected.rejected is not None:
+        fault = rejected.rejected.removeprefix(f"{name} ")
+    elif crashed:
+        fault = f"{_signal_name(code)}: {last}"
+    elif killed is None and code == -9:
+        fault = "was killed, probably for want of memory"
+    elif killed is None and code == 0:
+        fault = "gave no result when it was tried"
+    else:
+        fault = killed or f"could not be tried (exit code {code}: {last})"
+    if trials or (crashed and lines):  # it lies in this way to load the file, not in the file
+        return [*trials, Trial(rung=request.rungs[len(trials)], fault=fault)]
+    if rejected.bad_file:
+        raise RejectedError(ErrorKind.MODEL_UNAVAILABLE, fault)
+    if crashed:
+        raise unusable(f"llama.cpp cannot start on this processor ({fault}): {REINSTALL}")
+    raise unusable(rejected.rejected or f"{name} {fault}")
 
 
 def _signal_name(code: int) -> str:

@@ -17,11 +17,12 @@ from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.local import catalog, hub, wheel
 from tieredllm.local.catalog import CatalogModel, Source
 from tieredllm.local.gguf import read_header
+from tieredllm.local.probe import unusable
 from tieredllm.local.progress import Progress, ProgressCallback, ignore
-from tieredllm.local.validate import hash_file, validate_model
+from tieredllm.local.validate import Validated, hash_file, validate_model
 from tieredllm.local.validation_cache import ValidationCache, state_of
 
-__all__ = ["Installed", "Pulled", "first_use", "installed", "pull", "remove", "verify"]
+__all__ = ["Installed", "Pulled", "Verified", "first_use", "installed", "pull", "remove", "verify"]
 
 MIN_CONTEXT_TOKENS = 256
 """The smallest context a tier may have: enough to try a file with."""
@@ -45,6 +46,14 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     size_bytes: int | None
     """None when it is not installed."""
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verification found."""
+
+    sha256: str | None
+    """None when nobody knows what it should be."""
+    validated: Validated
 
 
 def pull(
@@ -226,54 +235,52 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def first_use(pulled: Pulled, cache_dir: Path) -> str | None:
+def first_use(pulled: Pulled, cache_dir: Path) -> Validated:
     """Try a pulled file now, so that the first question does not wait for that.
 
-    Returns:
-        What is wrong with it, or None.
+    Raises:
+        FallbackTriggerError: it cannot be used, and why.
     """
-    try:
-        verdicts, state = ValidationCache(cache_dir), state_of(pulled.path)
-        verdict = verdicts.get(pulled.path, state)
-        verdicts.put(pulled.path, msgspec.structs.replace(verdict, sha256=pulled.sha256))
-        validate_model(
-            pulled.path, n_ctx=MIN_CONTEXT_TOKENS, verdicts=verdicts, sha256=pulled.sha256
-        )
-    except FallbackTriggerError as exc:
-        return exc.message
-    except OSError as exc:
-        return f"{pulled.path} cannot be read: {exc.strerror or exc}"
-    return None
+    return _validate(pulled.path, pulled.sha256, cache_dir)
 
 
-def verify(path: Path, model: CatalogModel | None = None) -> str | None:
-    """Check a file's header and SHA-256.
+def verify(path: Path, model: CatalogModel | None = None, *, cache_dir: Path) -> Verified:
+    """Check a file's header and SHA-256, and find out how it can be loaded and how fast it is.
 
     Args:
         path: the file.
         model: its entry in the catalog, if it has one.
-
-    Returns:
-        Its SHA-256 when it was compared; None when nobody knows what it should be.
+        cache_dir: where the findings are remembered.
 
     Raises:
-        ModelFileError: it is absent, corrupt, or not what it should be.
+        ModelFileError: it is absent, corrupt, not what it should be, or cannot be used here.
     """
     if not path.exists():
-        name = model.name if model is not None else path
-        raise ModelFileError(f"{name} is not installed ({path} does not exist)")
+        missing = f"{path} does not exist"
+        raise ModelFileError(f"{model.name} is not installed ({missing})" if model else missing)
     read_header(path)
     expected = catalog.known_sha256(path, model)
-    if expected is None:
-        return None
     try:
-        found = hash_file(path)
+        found = hash_file(path) if expected is not None else None
+        if found != expected:
+            again = f": run `tieredllm models pull {model.name}`" if model is not None else ""
+            raise ModelFileError(f"{path} has the SHA-256 {found}, not {expected}{again}")
+        return Verified(sha256=found, validated=_validate(path, found, cache_dir))
     except FallbackTriggerError as exc:
         raise ModelFileError(exc.message) from exc
-    if found != expected:
-        again = f": run `tieredllm models pull {model.name}`" if model is not None else ""
-        raise ModelFileError(f"{path} has the SHA-256 {found}, not {expected}{again}")
-    return found
+
+
+def _validate(path: Path, sha256: str | None, cache_dir: Path) -> Validated:
+    """Try each way to load a file, whose hash is known."""
+    verdicts = ValidationCache(cache_dir)
+    try:
+        verdict = verdicts.get(path, state_of(path))
+    except OSError as exc:
+        raise unusable(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    verdicts.put(path, msgspec.structs.replace(verdict, sha256=sha256))
+    return validate_model(
+        path, n_ctx=MIN_CONTEXT_TOKENS, verdicts=verdicts, sha256=sha256, thorough=True
+    )
 
 
 def remove(model: CatalogModel, models_dir: Path) -> int:

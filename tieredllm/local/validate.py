@@ -1,33 +1,80 @@
-"""Check a model file before it is used in this process.
+"""Check a model file before it is used in this process, and find the way to load it here.
 
-In this order: its header, its size and SHA-256 where they are known, whether there is memory for
-it, and whether llama.cpp can load it and decode a token, in a child process. What was found is
-remembered (`verdicts.py`), so that all of it but the memory is done once per file.
+In this order: what its header says it is, its size and SHA-256 where they are known, whether there
+is memory for it, and which ways to load it llama.cpp survives, in a child process (`ladder.py`).
+What was found is remembered (`validation_cache.py`), so that all of it but the memory is done once
+per file, build of llama.cpp and processor.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from tieredllm.errors import ModelFileError
-from tieredllm.local.gguf import Header, read_header
-from tieredllm.local.llama_bindings import StoppedError, binding_stamp
-from tieredllm.local.machine import available_bytes
+from tieredllm.local.gguf import Header, Kind, read_header, shards
+from tieredllm.local.ladder import RUNGS, Job, LoadSettings, Rung, Trial, best, missing
+from tieredllm.local.llama_bindings import REINSTALL, StoppedError, binding_stamp
+from tieredllm.local.machine import available_bytes, processor_stamp
 from tieredllm.local.model import BATCH_TOKENS
-from tieredllm.local.probe import GoOn, TryOut, try_in_child, unusable
+from tieredllm.local.probe import GoOn, Probe, RejectedError, probe_in_child, unusable
+from tieredllm.local.probe_child import NAN, ProbeRequest
 from tieredllm.local.validation_cache import ValidationCache, Verdict, state_of
 
-__all__ = ["context_for", "hash_file", "needed_bytes", "quick_check", "validate_model"]
+__all__ = ["Validated", "hash_file", "needed_bytes", "quick_check", "validate_model"]
 
 HASH_CHUNK_BYTES = 4 * 1024 * 1024
 BASE_BYTES = 96 * 1024 * 1024
 """What a loaded model takes beside weights, cache and activations, rounded up: code, vocabulary."""
 ACTIVATION_COPIES = 32
 """Rows of the model's width that one batch's graph holds at a time, rounded up."""
+PROBE_CONTEXT_TOKENS = 1024
+"""Room for a whole batch of prompt tokens, and some of an answer."""
+BUDGET_S, THOROUGH_BUDGET_S = 0.5, 10.0
+"""How long a probe's batch may take while somebody waits for an answer, and when they asked for the
+probe itself."""
+
+KINDS: dict[Kind, str] = {
+    "adapter": "is a LoRA adapter, which changes a model and is none: name the model's own file",
+    "projector": "is the projector (mmproj) of a model that sees, not the model: name the model's "
+    "own file",
+    "embedding": "is an embedding model, which turns text into vectors and does not answer "
+    "questions",
+    "reranker": "is a reranker, which compares texts and does not answer questions",
+    "encoder": "is an encoder model, which does not answer questions",
+    "diffusion": "is an embedding or diffusion model: it does not write one word after the other",
+    "vocabulary": "has a vocabulary and no weights: download the model itself",
+    "imatrix": "is an importance matrix, made for quantising a model: name the model's own file",
+    "control vector": "is a control vector, which changes a model and is none: name the model's "
+    "own file",
+}
+"""What is said of a file that is no model to chat with."""
+
+
+class Validated(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a file that can be used."""
+
+    header: Header
+    n_ctx: int
+    """The context to load it with, in tokens."""
+    rung: Rung | None = None
+    """The way to load it; None when that was not tried."""
+    trials: tuple[Trial, ...] = ()
+    """How each way went that was tried."""
+
+    @property
+    def settings(self) -> LoadSettings:
+        """What to load it with."""
+        return RUNGS[self.rung or "plain"]
+
+    @property
+    def chosen(self) -> Trial | None:
+        """How the way to load it went."""
+        return next((trial for trial in self.trials if trial.rung == self.rung), None)
 
 
 def validate_model(
@@ -36,19 +83,23 @@ def validate_model(
     n_ctx: int,
     verdicts: ValidationCache,
     sha256: str | None = None,
+    job: Job = Job(),  # noqa: B008 - it is frozen
+    thorough: bool = False,
     go_on: GoOn = lambda: True,
-    try_out: TryOut | None = None,
+    probe: Probe | None = None,
     available: Callable[[], int | None] = available_bytes,
-) -> Header:
-    """Make sure that a file can be loaded; blocks for as long as that takes.
+) -> Validated:
+    """Make sure that a file can be loaded, and how; blocks for as long as that takes.
 
     Args:
-        path: the file; the verdict is remembered under it.
+        path: the file; of a split model, its first part. The verdict is remembered under it.
         n_ctx: the context wanted, in tokens.
         verdicts: what is remembered.
         sha256: what the file's hash must be, where that is known.
-        go_on: asked every now and then; False stops the examination.
-        try_out: loads it somewhere safe and says what is wrong; a child process by default.
+        job: what it is to be loaded for.
+        thorough: try each way that may be the best, whatever is remembered, with whole batches.
+        go_on: asked every now and then; False stops it.
+        probe: tries it somewhere safe; a child process by default.
         available: tells the bytes of memory there are.
 
     Raises:
@@ -60,7 +111,7 @@ def validate_model(
         verdict = _with_header(path, verdict)
         if verdict.reason is not None:
             verdicts.put(path, verdict)
-    _raise_if_bad(path, verdict)
+    header = _usable_header(path, verdict)
     if sha256 is not None:
         if verdict.sha256 is None:
             verdict = msgspec.structs.replace(verdict, sha256=hash_file(path, go_on))
@@ -69,15 +120,29 @@ def validate_model(
             raise unusable(
                 f"{path.name} has the SHA-256 {verdict.sha256}, not {sha256}: pull it again"
             )
-    header = _header_of(verdict)
     _check_memory(path, header, n_ctx, available())
-    stamp = binding_stamp()
-    if verdict.stamp != stamp:
-        reason = (try_out or try_in_child)(path, go_on)
-        verdict = msgspec.structs.replace(verdict, stamp=stamp, reason=reason)
+    verdict = msgspec.structs.replace(verdict, stamp=_stamp())
+    if thorough:
+        verdict = msgspec.structs.replace(verdict, trials=())
+        job = msgspec.structs.replace(job, questions=max(2, job.questions))
+    if probe is None and not sys.executable:  # embedded: there is no interpreter to start
+        return Validated(header=header, n_ctx=context_for(header, n_ctx))
+    while rungs := missing(verdict.trials, job):
+        request = ProbeRequest(
+            path=str(path),
+            rungs=tuple(rungs),
+            n_ctx=context_for(header, PROBE_CONTEXT_TOKENS),
+            budget_s=THOROUGH_BUDGET_S if thorough else BUDGET_S,
+        )
+        try:
+            trials = (probe or probe_in_child)(request, go_on)
+        except RejectedError as exc:
+            verdict = msgspec.structs.replace(verdict, reason=exc.message)
+            verdicts.put(path, verdict)
+            raise unusable(f"{path.name} {exc.message}") from exc
+        verdict = msgspec.structs.replace(verdict, trials=(*verdict.trials, *trials))
         verdicts.put(path, verdict)
-        _raise_if_bad(path, verdict)
-    return header
+    return _validated(path, header, verdict, n_ctx=n_ctx, job=job)
 
 
 def quick_check(
@@ -86,7 +151,7 @@ def quick_check(
     n_ctx: int,
     verdicts: ValidationCache,
     available: Callable[[], int | None] = available_bytes,
-) -> Header:
+) -> Validated:
     """Check what takes no time: the header, the memory, and what is remembered.
 
     Raises:
@@ -95,41 +160,90 @@ def quick_check(
     verdict = _known(path, verdicts)
     if verdict.header is None:
         verdict = _with_header(path, verdict)
-    _raise_if_bad(path, verdict)
-    header = _header_of(verdict)
+    header = _usable_header(path, verdict)
     _check_memory(path, header, n_ctx, available())
-    binding_stamp()
-    return header
+    _stamp()
+    if not verdict.trials:
+        return Validated(header=header, n_ctx=context_for(header, n_ctx))
+    return _validated(path, header, verdict, n_ctx=n_ctx, job=Job())
+
+
+def _validated(path: Path, header: Header, verdict: Verdict, *, n_ctx: int, job: Job) -> Validated:
+    rung = best(verdict.trials, job)
+    if rung is None and len(verdict.trials) == len(RUNGS):
+        raise unusable(_no_way(path.name, verdict.trials))
+    return Validated(
+        header=header, n_ctx=context_for(header, n_ctx), rung=rung, trials=verdict.trials
+    )
+
+
+def _no_way(name: str, trials: tuple[Trial, ...]) -> str:
+    """Say that no rung works."""
+    faults = [trial.fault for trial in trials if trial.fault != NAN]
+    if not faults:
+        return f"{name} computes values that are not numbers: its file is damaged"
+    return (
+        f"llama.cpp crashes on this processor with {name}, whatever the settings "
+        f"({faults[-1]}): {REINSTALL}"
+    )
+
+
+def _stamp() -> str:
+    """Tell builds of llama.cpp and kinds of processors from one another.
+
+    Raises:
+        FallbackTriggerError: there is no llama.cpp.
+    """
+    return hashlib.sha256(f"{binding_stamp()} {processor_stamp()}".encode()).hexdigest()[:16]
 
 
 def _known(path: Path, verdicts: ValidationCache) -> Verdict:
-    """Give what is remembered of a file, without verdicts of another llama.cpp."""
+    """Return what is remembered of a file, without what another llama.cpp or processor found."""
     try:
         verdict = verdicts.get(path, state_of(path))
     except OSError as exc:
         raise unusable(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    if verdict.stamp is not None and verdict.stamp != binding_stamp():
-        verdict = msgspec.structs.replace(verdict, stamp=None, reason=None)
+    if verdict.stamp is not None and verdict.stamp != _stamp():
+        verdict = Verdict(state=verdict.state, sha256=verdict.sha256)
     return verdict
 
 
 def _with_header(path: Path, verdict: Verdict) -> Verdict:
     try:
-        return msgspec.structs.replace(verdict, header=read_header(path), reason=None)
+        header = read_header(path)
     except ModelFileError as exc:
-        reason = str(exc).removeprefix(f"{path}: ")
-        return msgspec.structs.replace(verdict, reason=f"is {reason}")
+        if isinstance(exc.__cause__, OSError):  # that may change without a trace in the file
+            raise unusable(str(exc).replace(": ", " ", 1)) from exc
+        return msgspec.structs.replace(verdict, reason=str(exc).removeprefix(f"{path}: "))
+    return msgspec.structs.replace(verdict, header=header, reason=_unfit(path, header))
 
 
-def _header_of(verdict: Verdict) -> Header:
+def _unfit(path: Path, header: Header) -> str | None:
+    """Say why a file is no model to chat with, in words that follow its name."""
+    if header.kind != "model":
+        return KINDS[header.kind]
+    if header.parts == 1:
+        return None
+    files = shards(path)
+    if len(files) != header.parts:
+        return (
+            f"is part {header.part + 1} of {header.parts} of a model and lacks the name of one: "
+            f"name the parts …-00001-of-{header.parts:05d}.gguf and so on"
+        )
+    if header.part:
+        return f"is part {header.part + 1} of {header.parts} of a model: name {files[0].name}"
+    gone = [file.name for file in files if not file.exists()]
+    if gone:
+        return f"is part 1 of {header.parts} of a model, and {', '.join(gone)} is not there"
+    return None
+
+
+def _usable_header(path: Path, verdict: Verdict) -> Header:
+    if verdict.reason is not None:
+        raise unusable(f"{path.name} {verdict.reason}")
     if verdict.header is None:  # only a verdict with a reason has none
         raise unusable("the model's header is not known")
     return verdict.header
-
-
-def _raise_if_bad(path: Path, verdict: Verdict) -> None:
-    if verdict.reason is not None:
-        raise unusable(f"{path.name} {verdict.reason}")
 
 
 def context_for(header: Header, wanted: int) -> int:

@@ -1,6 +1,7 @@
-"""Remember which model files were found good or bad, so that a file is examined once.
+"""What was found out about model files, so that each is examined once.
 
-A verdict holds for one size, modification time and installation of llama-cpp-python. It lives in
+A verdict holds for one content of the file, all parts of a split model together; what was tried
+holds for one build of llama.cpp on one kind of processor, too. It lives in
 `CACHE/model-verdicts.json`; a cache that cannot be read is an empty one, and one that cannot be
 written is done without.
 """
@@ -13,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from tieredllm.files import atomic_write
-from tieredllm.local.gguf import Header
+from tieredllm.local.gguf import Header, shards
+from tieredllm.local.ladder import Trial
 
 __all__ = ["FileState", "ValidationCache", "Verdict", "state_of"]
 
@@ -21,44 +23,59 @@ MAX_CACHE_BYTES = 1024 * 1024
 
 
 class FileState(msgspec.Struct, frozen=True, kw_only=True):
-    """Tell one content of a path from another without reading it."""
+    """What tells one content of a path from another without reading it."""
 
-    size_bytes: int
-    mtime_ns: int
+    parts: tuple[tuple[int, int], ...]
+    """Size in bytes and modification time in nanoseconds of each part of a split model, or of the
+    one file; zeros for a part that is not there."""
+
+    def __str__(self) -> str:
+        """Return it in one line, for a key."""
+        return ",".join(f"{size}:{mtime}" for size, mtime in self.parts)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what is known of one model file."""
+    """What is known of one model file."""
 
     state: FileState
     header: Header | None = None
     """What the header says; None when it could not be read."""
     sha256: str | None = None
     """The file's hash, once it was computed."""
-    stamp: str | None = None
-    """The installation of llama-cpp-python that tried to load it; None when none did."""
     reason: str | None = None
     """Why it cannot be used, in words that follow the file's name; None when it can."""
+    stamp: str | None = None
+    """The llama.cpp and the processor of the trials; None when there was none."""
+    trials: tuple[Trial, ...] = ()
+    """How each way to load it went that was tried."""
 
 
 def state_of(path: Path) -> FileState:
-    """Give a file's state.
+    """Return a file's state, with that of the other parts of a split model.
 
     Raises:
         OSError: there is no such file.
     """
-    stat = path.stat()
-    return FileState(size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
+    path.stat()
+    return FileState(parts=tuple(_state(part) for part in shards(path)))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 class ValidationCache:
-    """Be the memory of verdicts in one cache directory."""
+    """The verdicts in one cache directory."""
 
     def __init__(self, cache_dir: Path) -> None:
         self._file = cache_dir / "model-verdicts.json"
 
     def get(self, path: Path, state: FileState) -> Verdict:
-        """Give what is known of a file as it is now; a blank verdict when that is nothing."""
+        """Return what is known of a file as it is now; a blank verdict when that is nothing."""
         verdict = self._read().get(str(path))
         return verdict if verdict is not None and verdict.state == state else Verdict(state=state)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,10 +114,17 @@ def _size_of(folder: Path) -> int:
 
 
 def _last_error(errors: Path) -> str:
-    """Pick the line that says most out of what pip printed."""
-    lines = errors.read_text("utf-8", "replace").strip().splitlines()
+    """Return the line that says most out of what pip printed.
+
+    Of a failure it did not foresee pip prints `ERROR: Exception:` and a traceback, whose last line
+    is `some.module.SomeError: the reason` (`pip/_internal/cli/base_command.py`, pip 26).
+    """
+    lines = [line for line in errors.read_text("utf-8", "replace").splitlines() if line.strip()]
     told = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (told or lines or ["it gave no reason"])[-1].strip().rstrip(".")[:300]
+    reason = (told or lines or ["it gave no reason"])[-1].strip()
+    if reason == "Exception:":
+        reason = re.sub(r"^(\w+\.)+(?=\w+(:|$))", "", lines[-1].strip())
+    return reason.rstrip(".")[:300]
 
 
 def _unpack(

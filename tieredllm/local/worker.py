@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SHARED", "End", "LlamaRunner", "Prepare", "RunnerPool"]
 
-Prepare = Callable[[Callable[[], bool]], int]
-"""Check the file and give the context to load it with; is told whether to go on."""
+Prepare = Callable[[Callable[[], bool]], tuple[int, LoadSettings]]
+"""Check the file and return the context and the settings to load it with; is told whether to go
+on."""
 
 STACK_BYTES = 16 * 1024 * 1024
 """What llama.cpp computes in; a thread has half a megabyte on macOS unless it asks for more."""
@@ -51,7 +52,6 @@ class LlamaRunner:
     Args:
         path: the GGUF file.
         prepare: checks the file before it is loaded, on the runner's thread; may block.
-        settings: how to load it and compute with it.
         verbose: whether llama.cpp's log goes to stderr.
         contexts: where what was read is kept for later processes, and looked for; None for not.
     """
@@ -61,14 +61,12 @@ class LlamaRunner:
         path: Path,
         *,
         prepare: Prepare,
-        settings: LoadSettings = LoadSettings(),  # noqa: B008 - it is frozen
         verbose: bool = False,
         contexts: KeptContexts | None = None,
     ) -> None:
         self._contexts = contexts
         self._path = path
         self._prepare = prepare
-        self._settings = settings
         self._verbose = verbose
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[Job | Future[LoadedModel] | None] = queue.SimpleQueue()
@@ -270,7 +268,7 @@ class LlamaRunner:
         return not self._stop_loading.is_set()
 
     def _load_model(self) -> tuple[LoadedModel, ChatFormat]:
-        n_ctx = self._prepare(self._go_on_loading)
+        n_ctx, settings = self._prepare(self._go_on_loading)
         # What the chat template needs is imported while llama.cpp reads the file.
         threading.Thread(target=_import_jinja, daemon=True).start()
         from tieredllm.local.model import LoadedModel
@@ -280,7 +278,7 @@ class LlamaRunner:
         model = LoadedModel(
             self._path,
             n_ctx=n_ctx,
-            settings=self._settings,
+            settings=settings,
             stop=self._stop,
             go_on=self._go_on_loading,
         )

@@ -29,6 +29,7 @@ __all__ = [
     "Tier",
     "field_docs",
     "profile_schema",
+    "rule_files",
     "variables_of",
 ]
 
@@ -315,6 +316,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Who is told when a tier gives way."""
     tools: Tools = Tools()
     """Which tools there are."""
+
+
+def rule_files(profile: Profile) -> tuple[str, ...]:
+    """Return the paths of the rule files a profile names, the built-in rules aside."""
+    named = (tier.rules for tier in profile.tiers if tier.provider == "rules")
+    return tuple(dict.fromkeys(path for path in named if path != "builtin"))
 
 
 def variables_of(profile: Profile) -> set[str]:

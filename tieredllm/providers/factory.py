@@ -33,6 +33,7 @@ class BackendDeps:
         look_up: finds the last complete answer to a request, for the cache tier.
         simulate: faults that replace a tier's network or native call, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
+        one_question: whether one question is all there will be.
         keep_contexts: whether local models keep what they have read for later processes.
     """
 
@@ -46,6 +47,7 @@ class BackendDeps:
         look_up: LookUp,
         simulate: Mapping[str, ErrorKind],
         verbose: bool,
+        one_question: bool,
         keep_contexts: bool,
     ) -> None:
         self.places = places
@@ -55,6 +57,7 @@ class BackendDeps:
         self.look_up = look_up
         self.simulate = simulate
         self.verbose = verbose
+        self.one_question = one_question
         self.keep_contexts = keep_contexts
 
 
@@ -84,6 +87,7 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
             context_tokens=tier.context_tokens,
             places=around.places,
             verbose=around.verbose,
+            one_question=around.one_question,
             keep_contexts=around.keep_contexts,
         )
     if source.provider == "cache":

@@ -12,10 +12,13 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
 from tieredllm.local import catalog
+from tieredllm.local.ladder import SESSION, Job, LoadSettings
 from tieredllm.local.validation_cache import FileState, ValidationCache, state_of
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import (
@@ -31,11 +34,14 @@ from tieredllm.providers.base import (
 from tieredllm.types import Message, Usage
 
 if TYPE_CHECKING:
-    from tieredllm.local.worker import LlamaRunner, RunnerPool
+    from tieredllm.local.worker import LlamaRunner, Prepare, RunnerPool
 
 __all__ = ["LlamaCppBackend"]
 
 Key = tuple[Path, FileState, int, Path | None]
+
+CHARACTERS_PER_TOKEN = 4
+"""About, in English prose; only to foresee how long a prompt will take."""
 
 
 class LlamaCppBackend:
@@ -46,6 +52,8 @@ class LlamaCppBackend:
         context_tokens: the context to load it with; at most what it was trained for is used.
         places: where pulled models, the user's catalog and the cache of verdicts are.
         verbose: whether llama.cpp's log goes to stderr.
+        one_question: whether this process asks one question only, so that loading fast is worth
+            more than computing fast.
         keep_contexts: whether what was read and said is kept for later processes, and looked for.
         pool: where loaded models are shared; the process's own by default.
     """
@@ -57,6 +65,7 @@ class LlamaCppBackend:
         context_tokens: int,
         places: Places,
         verbose: bool = False,
+        one_question: bool = False,
         keep_contexts: bool = False,
         pool: RunnerPool | None = None,
     ) -> None:
@@ -64,6 +73,7 @@ class LlamaCppBackend:
         self._context_tokens = context_tokens
         self._places = places
         self._verbose = verbose
+        self._job = Job() if one_question else SESSION
         self._keep_contexts = keep_contexts
         self._pool = pool
         self._verdicts = ValidationCache(places.cache)
@@ -88,7 +98,7 @@ class LlamaCppBackend:
             path, state = self._file()
         except FallbackTriggerError:
             return f"llama_cpp:{self._model}:absent"
-        return f"llama_cpp:{path}:{state.size_bytes}:{state.mtime_ns}"
+        return f"llama_cpp:{path}:{state}"
 
     @property
     def is_language_model(self) -> bool:
@@ -116,6 +126,7 @@ class LlamaCppBackend:
                 the answer is blank.
         """
         blank = True
+        self._expect(call)
         async with contextlib.aclosing(
             self._runner().generate(call.messages, call.params)
         ) as items:
@@ -133,6 +144,15 @@ class LlamaCppBackend:
                 )
                 yield Finish(reason=item.reason, usage=usage)
 
+    def _expect(self, call: Call) -> None:
+        """Note what the model is going to do, should it not be loaded yet."""
+        written = sum(len(message.content) for message in call.messages)
+        self._job = msgspec.structs.replace(
+            self._job,
+            prompt_tokens=max(self._job.prompt_tokens, written // CHARACTERS_PER_TOKEN),
+            completion_tokens=min(self._job.completion_tokens, call.params.max_tokens),
+        )
+
     def warm_up(self) -> bool:
         """Start checking and loading the file in the background; False when it is not there."""
         try:
@@ -148,19 +168,25 @@ class LlamaCppBackend:
             deep: load it and decode one token, too.
         """
         started = time.perf_counter()
-        error: str | None = None
+        error = fix = note = None
         try:
+            from tieredllm.local.validate import quick_check
+
+            path, _ = self._file()
             if deep:
                 await self._one_token()
-            else:
-                from tieredllm.local.validate import quick_check
-
-                path, _ = self._file()
-                quick_check(path, n_ctx=self._context_tokens, verdicts=self._verdicts)
+            found = quick_check(path, n_ctx=self._context_tokens, verdicts=self._verdicts)
+            note = found.chosen.describe() if found.chosen is not None else None
         except FallbackTriggerError as exc:
-            error = exc.message
+            error, fix = exc.message, self._fix()
         latency_ms = (time.perf_counter() - started) * 1000
-        return ProbeResult(ok=error is None, latency_ms=latency_ms, error=error)
+        return ProbeResult(ok=error is None, latency_ms=latency_ms, error=error, fix=fix, note=note)
+
+    def _fix(self) -> str:
+        """Return what to do about a file that is not there or cannot be used."""
+        if catalog.is_path(self._model):
+            return f"tieredllm models verify {self._model}"
+        return f"tieredllm models pull {self._model}"
 
     async def _one_token(self) -> None:
         params = Params(temperature=0.0, max_tokens=1)
@@ -240,22 +266,23 @@ class LlamaCppBackend:
             runner.close()
             self._retired.append(runner)
 
-    def _preparation(self, path: Path) -> Callable[[Callable[[], bool]], int]:
+    def _preparation(self, path: Path) -> Prepare:
         """Give what the runner does before it loads the file; it blocks, on the runner's thread."""
         model, n_ctx, verdicts = self._model, self._context_tokens, self._verdicts
         user_catalog = self._places.config / "models.yaml"
 
-        def prepare(go_on: Callable[[], bool]) -> int:
-            from tieredllm.local.validate import context_for, validate_model
+        def prepare(go_on: Callable[[], bool]) -> tuple[int, LoadSettings]:
+            from tieredllm.local.validate import validate_model
 
             entry = None if catalog.is_path(model) else catalog.find(model, user_catalog)
-            header = validate_model(
+            found = validate_model(
                 path,
                 n_ctx=n_ctx,
                 verdicts=verdicts,
                 sha256=catalog.known_sha256(path, entry),
+                job=self._job,
                 go_on=go_on,
             )
-            return context_for(header, n_ctx)
+            return found.n_ctx, found.settings
 
         return prepare

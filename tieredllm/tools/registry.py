@@ -13,7 +13,7 @@ from tieredllm.profile.schema import Tools
 from tieredllm.tools.base import Grant, Tool
 
 if TYPE_CHECKING:
-    from tieredllm.tools.builtin.reach import Reach
+    from tieredllm.tools.builtin.egress import EgressPolicy
     from tieredllm.tools.mcp.server import McpServer
 
 __all__ = ["START_S", "Toolbox"]
@@ -50,7 +50,7 @@ class Toolbox:
         folders: Sequence[Path] = (),
         private: Sequence[Path] = (),
         clock: Clock | None = None,
-        reach: Reach | None = None,
+        reach: EgressPolicy | None = None,
     ) -> None:
         self._declared = declared
         self._cwd = cwd

@@ -1,10 +1,11 @@
-"""Fetch a page of the web as text."""
+"""Fetch a page of the web as text, within bounds of reach, size and redirects."""
 
 from __future__ import annotations
 
 import codecs
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -12,12 +13,33 @@ from msgspec import Meta
 from tieredllm.aio import in_thread
 from tieredllm.text import clean, one_line
 from tieredllm.tools.base import Tool, ToolFailureError
+from tieredllm.tools.builtin.egress import PUBLIC, EgressPolicy
 from tieredllm.tools.builtin.html_text import title_and_text
-from tieredllm.tools.builtin.page import MAX_BYTES, Page, fetch
-from tieredllm.tools.builtin.reach import PUBLIC, Reach
 from tieredllm.tools.schema import checker, schema_of
 
-__all__ = ["make_fetch_url"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["MAX_BYTES", "MAX_REDIRECTS", "Page", "fetch", "make_fetch_url"]
+
+MAX_BYTES = 1024 * 1024
+"""How much of a page is read."""
+
+MAX_REDIRECTS = 5
+CONNECT_S = 5.0
+READ_S = 10.0
+"""The longest silence of a server; the tool's own time bounds the whole."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HEADERS = {
+    # Some servers turn away who gives no name.
+    "User-Agent": "Mozilla/5.0 (compatible; tieredllm; fetch_url)",
+    "Accept": "text/html, text/plain, application/json, application/xml;q=0.9, text/*;q=0.8",
+    # What is packed could unpack to anything; a page that is not is read up to its limit.
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+}
 
 _TEXTS = re.compile(
     r"text/|application/(?:[\w.+-]*\+)?(?:json|xml|yaml|javascript|x-ndjson|toml)\b"
@@ -41,22 +63,22 @@ _SHOWN_OF_ERRORS = 500
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold what `fetch_url` takes."""
+    """What `fetch_url` takes."""
 
     url: Annotated[
         str, Meta(min_length=1, max_length=8192, description="An http:// or https:// URL.")
     ]
 
 
-def make_fetch_url(reach: Reach = PUBLIC) -> Tool:
+def make_fetch_url(policy: EgressPolicy = PUBLIC) -> Tool:
     """Make the tool.
 
     Args:
-        reach: what may be connected to; tests have another one.
+        policy: what may be connected to; tests have another one.
     """
 
     async def run(arguments: dict[str, Any], deadline: float) -> str:  # noqa: ARG001
-        page = await fetch(arguments["url"], reach)
+        page = await fetch(arguments["url"], policy)
         return await in_thread(lambda: _presented(page))
 
     return Tool(
@@ -72,6 +94,165 @@ def make_fetch_url(reach: Reach = PUBLIC) -> Tool:
         check=checker(Arguments),
         run=run,
     )
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server sent."""
+
+    url: str
+    """Where it was found in the end."""
+    status: int
+    content_type: str
+    """In lower case, parameters included; empty when the server names none."""
+    body: bytes
+    whole: bool
+    """Whether all of it is there."""
+
+
+class _Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked URL and its parts."""
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+
+async def fetch(url: str, policy: EgressPolicy) -> Page:
+    """Get a page; each redirect is a new request with checks of its own.
+
+    Nothing goes along but the request: no proxy of the environment's, no cookies, no credentials.
+
+    Raises:
+        ToolFailureError: the address is unusable or out of reach, or the server failed.
+    """
+    for _ in range(MAX_REDIRECTS + 1):
+        target = _target(url)
+        found = await _request(target, policy)
+        if isinstance(found, Page):
+            return found
+        url = urljoin(target.url, found)
+    raise ToolFailureError(f"there are more than {MAX_REDIRECTS} redirects")
+
+
+def _target(url: str) -> _Target:
+    url = url.strip()
+    if re.search(r"[\x00-\x20\x7f\\]", url):
+        raise ToolFailureError("the URL has blanks, control characters or backslashes in it")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as exc:
+        raise ToolFailureError(f"the URL cannot be read: {exc}") from exc
+    scheme = parts.scheme.lower()
+    if scheme not in _DEFAULT_PORTS:
+        raise ToolFailureError("only http:// and https:// URLs can be fetched")
+    if not host:
+        raise ToolFailureError("the URL names no host")
+    if parts.username is not None or parts.password is not None:
+        raise ToolFailureError("the URL has a user or password in it: leave them out")
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode("ascii")
+        except UnicodeError as exc:
+            raise ToolFailureError(f"{host} is no host's name") from exc
+    path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path
+    if port is None:
+        port = _DEFAULT_PORTS[scheme]
+    return _Target(url=url, scheme=scheme, host=host, port=port, path=path)
+
+
+async def _request(target: _Target, policy: EgressPolicy) -> Page | str:
+    """Ask one server; return its page, or where it redirects to."""
+    import httpx
+
+    last: httpx.HTTPError | None = None
+    for address in await policy.addresses(target.host, target.port):
+        try:
+            return await _get(target, address, policy)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
+            last = exc
+        except httpx.NetworkError as exc:
+            raise _unreachable(target, exc) from exc
+        except httpx.TimeoutException as exc:
+            raise ToolFailureError(f"{target.host} did not answer in time") from exc
+        except httpx.InvalidURL as exc:
+            raise ToolFailureError(f"the URL cannot be read: {one_line(str(exc), 200)}") from exc
+        except httpx.HTTPError as exc:
+            raise ToolFailureError(f"what {target.host} sent is no valid HTTP") from exc
+    if isinstance(last, httpx.ConnectTimeout):
+        raise ToolFailureError(f"{target.host} did not answer in time") from last
+    raise _unreachable(target, last) from last
+
+
+def _unreachable(target: _Target, exc: Exception | None) -> ToolFailureError:
+    return ToolFailureError(f"{target.host} could not be reached: {one_line(str(exc), 200)}")
+
+
+async def _get(target: _Target, address: str, policy: EgressPolicy) -> Page | str:
+    """Ask the server at one address, by its name: in the header and when TLS begins."""
+    import ssl
+
+    import httpx
+
+    async def check_ends(event: str, info: dict[str, Any]) -> None:
+        # httpcore's trace: the one place to look at a connection before anything is sent on it.
+        if event == "connection.connect_tcp.complete":
+            stream = info["return_value"]
+            here, there = stream.get_extra_info("client_addr"), stream.get_extra_info("server_addr")
+            try:
+                policy.check_ends(str(here[0]), str(there[0]), target.host)
+            except ToolFailureError:
+                await stream.aclose()
+                raise
+
+    client = httpx.AsyncClient(
+        verify=(
+            # The same certificates as for the vendors' servers; plain HTTP needs none.
+            httpx.create_ssl_context()
+            if target.scheme == "https"
+            else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        ),
+        trust_env=False,
+        timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+    )
+    name, at = (f"[{each}]" if ":" in each else each for each in (target.host, address))
+    if target.port != _DEFAULT_PORTS[target.scheme]:
+        name = f"{name}:{target.port}"
+    async with (
+        client,
+        client.stream(
+            "GET",
+            f"{target.scheme}://{at}:{target.port}{target.path}",
+            headers={"Host": name, **_HEADERS},
+            extensions={"sni_hostname": target.host, "trace": check_ends},
+        ) as response,
+    ):
+        location = response.headers.get("location")
+        if response.status_code in _REDIRECTS and location:
+            return str(location)
+        body, whole = await _body(response)
+        return Page(
+            url=target.url,
+            status=response.status_code,
+            content_type=response.headers.get("content-type", "").strip().lower(),
+            body=body,
+            whole=whole,
+        )
+
+
+async def _body(response: httpx.Response) -> tuple[bytes, bool]:
+    """Read a body up to `MAX_BYTES`; say whether that was all."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise ToolFailureError(f"the page is encoded as {one_line(encoding, 40)}, unasked")
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) >= MAX_BYTES:
+            return bytes(body[:MAX_BYTES]), False
+    return bytes(body), True
 
 
 def _presented(page: Page) -> str:
