@@ -20,7 +20,7 @@ from tieredllm.files import Places
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
-from tieredllm.profile.schema import Profile, Tier, Tools, variables_of
+from tieredllm.profile.schema import Profile, Tier, Tools, rule_files, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
 from tieredllm.store.database import Database
@@ -414,14 +414,12 @@ def _check_rules(profile: Profile) -> None:
     Raises:
         ProfileError: they have some.
     """
-    files = {
-        tier.rules for tier in profile.tiers if tier.provider == "rules" and tier.rules != "builtin"
-    }
+    files = rule_files(profile)
     if not files:
         return
     from tieredllm.rules.load import check_rules_file
 
-    mistakes = [mistake for file in sorted(files) for mistake in check_rules_file(file)]
+    mistakes = [mistake for file in files for mistake in check_rules_file(file)]
     if mistakes:
         raise ProfileError(mistakes)
 

@@ -29,6 +29,7 @@ __all__ = [
     "Tier",
     "field_docs",
     "profile_schema",
+    "rule_files",
     "variables_of",
 ]
 
@@ -194,7 +195,7 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Failed requests in a row that open the circuit."""
     cooldown_s: Seconds = 10.0
     """Seconds an open circuit waits before one request probes the backend."""
-    max_cooldown_s: Seconds = 30.0
+    max_cooldown_s: Seconds = 25.0
     """The most that failed probes double the cooldown to, in seconds."""
 
 
@@ -315,6 +316,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Who is told when a tier gives way."""
     tools: Tools = Tools()
     """Which tools there are."""
+
+
+def rule_files(profile: Profile) -> tuple[str, ...]:
+    """Return the paths of the rule files a profile names, the built-in rules aside."""
+    named = (tier.rules for tier in profile.tiers if tier.provider == "rules")
+    return tuple(dict.fromkeys(path for path in named if path != "builtin"))
 
 
 def variables_of(profile: Profile) -> set[str]:
