@@ -162,8 +162,9 @@ class _Healthy(SimulatedBackend):
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend, ErrorKind.UNEXPECTED)
 
-    async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:  # noqa: ARG002
+    async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Answer."""
+        call.on_sent()
         yield Delta("a played answer")
         yield Finish(reason="stop")
 

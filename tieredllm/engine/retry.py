@@ -1,4 +1,4 @@
-"""Decide whether the same backend is asked again, and after how long: pure arithmetic."""
+"""Decide what follows from a failure: whether and when the same backend is asked again. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import POLICIES, ErrorKind
 from tieredllm.profile.schema import Backoff
 
-__all__ = ["MAX_RETRY_AFTER_S", "backoff_s", "bench_s", "retry_wait_s"]
+__all__ = ["MAX_RETRY_AFTER_S", "backoff_s", "bench_s", "counts", "retry_wait_s"]
 
 MAX_RETRY_AFTER_S = 10.0
 """The longest `Retry-After` that is waited out; a longer one sends the request to the next tier."""
@@ -56,6 +56,11 @@ def retry_wait_s(
             return None
         wait = max(error.retry_after_s, 0.0)
     return wait if wait < budget_s else None
+
+
+def counts(error: FallbackTriggerError) -> bool:
+    """Return whether a failure counts against the backend's health."""
+    return POLICIES[error.kind].counts if error.counts is None else error.counts
 
 
 def bench_s(error: FallbackTriggerError) -> float | None:

@@ -240,12 +240,16 @@ def _after_probe(
     cooldown_s = circuit.cooldown_s if circuit.opened_at is not None else 0.0
     if counts:
         cooldown_s *= 2
+    cooldown_s = min(max(cooldown_s, base), settings.max_cooldown_s)
+    # A probe that waited in silence has waited for the backend already: the cooldown runs from its
+    # beginning, unless it would be over by now.
+    begun = circuit.leased_at
     cause = f"its last probe failed with {kind}" if counts and kind else circuit.cause
     caused_by = kind if counts and kind else circuit.kind
     return msgspec.structs.replace(
         circuit,
-        opened_at=now,
-        cooldown_s=min(max(cooldown_s, base), settings.max_cooldown_s),
+        opened_at=begun if _runs(begun, cooldown_s, now) else now,
+        cooldown_s=cooldown_s,
         cause=cause,
         kind=caused_by,
         lease_owner=None,

@@ -195,7 +195,7 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Failed requests in a row that open the circuit."""
     cooldown_s: Seconds = 10.0
     """Seconds an open circuit waits before one request probes the backend."""
-    max_cooldown_s: Seconds = 30.0
+    max_cooldown_s: Seconds = 25.0
     """The most that failed probes double the cooldown to, in seconds."""
 
 
