@@ -149,7 +149,7 @@ def lease(
     owner: str,
     lease_s: float,
 ) -> Circuit | None:
-    """Give one request the right to ask a backend whose cooldown is over.
+    """Lease to one request the right to ask a backend whose cooldown is over.
 
     Returns:
         The circuit with the lease in it; the very same circuit when it is closed meanwhile and
@@ -324,7 +324,7 @@ def _is_shut(circuit: Circuit, now: float) -> bool:
 
 
 def _retry_at(circuit: Circuit, now: float) -> float:
-    """Say when the last span that runs is over, or when the last of all was over."""
+    """Return when the last span that runs is over, or when the last of all was over."""
     ends = [
         start + length
         for start, length in (
@@ -337,7 +337,7 @@ def _retry_at(circuit: Circuit, now: float) -> float:
 
 
 def _without_future(circuit: Circuit, now: float) -> Circuit:
-    """Give a circuit whose spans that begin in the future are over."""
+    """Return a circuit whose spans that begin in the future are over."""
     opened_at, benched_at = circuit.opened_at, circuit.benched_at
     if opened_at is not None and opened_at > now:
         opened_at = now - circuit.cooldown_s
