@@ -332,6 +332,8 @@ def variables_of(profile: Profile) -> set[str]:
         for backend in backends:
             vendors = KEY_VARIABLES.get(backend.provider)
             names.add(vendors if backend.api_key_env is UNSET else backend.api_key_env)
+    for server in profile.tools.mcp.values():
+        names |= {*server.pass_env, *server.headers_env.values()}
     notes = profile.notifications
     if notes.slack is not None:
         names.add(notes.slack.webhook_env)
