@@ -190,7 +190,7 @@ class ToolLoop:
             ]
 
     async def _offered(self, tier: Tier, deadline: float) -> tuple[ToolDeclaration, ...]:
-        """Give a tier's tools; also once the rounds are used up, as the history names them."""
+        """Return a tier's tools; also once the rounds are used up, as the history names them."""
         if tier.name in self._declared:
             return self._declared[tier.name]
         now = asyncio.get_running_loop().time()
