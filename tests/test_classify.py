@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tieredllm.errors import FallbackTriggerError
+from tieredllm.providers.errors.codes import SIGNS
 from tieredllm.providers.errors.http import classify_inside_200, classify_response
 from tieredllm.providers.errors.transport import HTTPX_KINDS, classify_exception
 from tieredllm.providers.request_info import RequestInfo
@@ -723,3 +724,101 @@ def test_what_is_not_httpx_s_is_unexpected():
 
     assert error.kind == "unexpected"
     assert error.message == "RuntimeError: what about [key]"
+
+
+def test_every_row_of_the_table_has_a_source_and_stands_alone():
+    """A wording says who says it, and no code is listed twice."""
+    codes = [code for sign in SIGNS for code in sign.codes]
+
+    assert all(sign.source for sign in SIGNS)
+    assert len(codes) == len(set(codes))
+    assert all(code == code.lower() and " " not in code for code in codes)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        # LM Studio 0.4.21, lmstudio-bug-tracker 2322
+        (
+            200,
+            {
+                "error": {
+                    "message": "Trying to keep the first 4500 tokens when context the overflows. "
+                    "However, the model is loaded with context length of only 4096 tokens, which "
+                    "is not enough."
+                }
+            },
+            "context_length",
+        ),
+        # mistral.rs 0.9.2, mid-stream
+        (
+            200,
+            {
+                "error": {
+                    "message": "Prompt sequence length is greater than 8192, perhaps consider "
+                    "using `truncate_sequence`?",
+                    "type": "server_error",
+                    "param": None,
+                    "code": None,
+                }
+            },
+            "context_length",
+        ),
+        # SGLang, in a 200
+        (
+            200,
+            {
+                "error": {
+                    "code": 400,
+                    "message": "Input length (600013 tokens) exceeds the maximum allowed length "
+                    "(131066 tokens).",
+                }
+            },
+            "context_length",
+        ),
+        # a server's own 500 with OpenAI's sentence
+        (500, openai("This model's maximum context length is 4096 tokens."), "context_length"),
+        (500, openai("out of memory"), "service_unavailable"),
+        # anthropic-python 2.14.0, `error_code`
+        (
+            429,
+            anthropic("rate_limit_error", details={"error_code": "contract_spend_limit_reached"}),
+            "quota_exhausted",
+        ),
+        (
+            400,
+            anthropic(
+                "invalid_request_error",
+                details={"error_code": "linked_organization_billing_unavailable"},
+            ),
+            "quota_exhausted",
+        ),
+        # LiteLLM 1.108.7
+        (422, openai("Budget has been exceeded!", kind="budget_exceeded"), "quota_exhausted"),
+        (
+            400,
+            openai("litellm.BadRequestError: litellm.ContentPolicyViolationError: no"),
+            "content_filter",
+        ),
+    ],
+)
+def test_a_meaning_is_known_wherever_it_hides(status, body, expected):
+    """What a server says decides, be it in a 500, in a 200 or under another name."""
+    error = (
+        classify_inside_200(sent(), body, headers={}, now=NOW)
+        if status == 200
+        else classify(status, body)
+    )
+
+    assert error.kind == expected
+
+
+def test_a_limit_spent_on_thoughts_is_told_as_data():
+    """OpenAI's sentence for it, in a 400 without a code, sets the field."""
+    words = (
+        "Could not finish the message because max_tokens or model output limit was reached. "
+        "Please try again with higher max_tokens."
+    )
+
+    assert classify(400, openai(words)).info.truncated
+    assert not classify(400, openai("max_tokens is too large")).info.truncated

@@ -12,9 +12,8 @@ import pytest
 from notify_support import World
 from store_support import NOW
 
-from tieredllm.store.outbox import Sent
+from tieredllm.store.outbox import MOST_ENTRIES, Sent
 from tieredllm.store.outbox_entry import RECOVERED, Note, retry_wait_s
-from tieredllm.store.outbox_rows import MOST_ENTRIES
 
 INTERVAL_S = 300.0
 LEASE_S = 12.0

@@ -295,6 +295,16 @@ def test_the_checker_finds_a_mistake_exactly_where_conversion_fails(where, other
     assert (find_mistakes(root) == []) == good
 
 
+@pytest.mark.parametrize("ending", ["/chat/completions", "/responses/", "/v1/messages"])
+def test_an_address_that_goes_too_far_is_told(tmp_path, places, ending):
+    """A copied endpoint would be asked for `/chat/completions/chat/completions`."""
+    text = f"tiers: [{{name: a, provider: openai, model: m, base_url: 'http://x{ending}'}}]\n"
+
+    assert mistakes_in(write(tmp_path / "p.yaml", text), places) == [
+        f"1:57: `base_url` goes too far: leave out `{ending.rstrip('/')}`, which is added"
+    ]
+
+
 @pytest.mark.parametrize(
     ("server", "mistake"),
     [

@@ -9,7 +9,7 @@ from rules_support import matcher, mistakes_in, rule_file, say
 
 from tieredllm.rules.load import check_rules_file, load_rules
 from tieredllm.rules.match import failed_tests
-from tieredllm.rules.patterns import compiled, pattern_mistake
+from tieredllm.rules.patterns import compile_pattern, pattern_mistake
 
 ORDER = """
     extends: builtin
@@ -330,4 +330,4 @@ def test_any_pattern_is_judged(pattern):
     mistake = pattern_mistake(pattern)
 
     assert mistake is None or mistake.isprintable()
-    assert mistake is not None or compiled(pattern)
+    assert mistake is not None or compile_pattern(pattern)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from tieredllm.rules.text import (
     END_CHARACTERS,
-    normalized,
+    correct_spelling,
+    normalize,
     spelling_table,
-    with_right_spelling,
 )
 
 
@@ -31,12 +31,12 @@ from tieredllm.rules.text import (
 )
 def test_normalized(query, text):
     """Spaces, punctuation around words, invisible characters and apostrophes are evened out."""
-    assert normalized(query) == text
+    assert normalize(query) == text
 
 
 def test_long_query_keeps_both_ends():
     """The first and last 2000 characters stay, with an ellipsis between them."""
-    text = normalized("start " + "word " * 5000 + "end")
+    text = normalize("start " + "word " * 5000 + "end")
 
     assert text.startswith("start word")
     assert text.endswith("word end")
@@ -47,22 +47,22 @@ def test_long_query_keeps_both_ends():
 @pytest.mark.parametrize("shift", range(6))
 def test_no_half_word_is_left_at_a_cut(shift):
     """Wherever the cut falls, `they` never becomes `hey`, nor `terror` `error`."""
-    words = set(normalized(" " * shift + "they terror " * 2000).split())
+    words = set(normalize(" " * shift + "they terror " * 2000).split())
 
     assert words == {"they", "terror", "\u2026"}
 
 
 def test_text_without_spaces_is_cut_where_it_must():
     """A long run of letters is no word, so it stays."""
-    assert normalized("\u6f22" * 10_000).count("\u6f22") == 2 * END_CHARACTERS
+    assert normalize("\u6f22" * 10_000).count("\u6f22") == 2 * END_CHARACTERS
 
 
 @given(st.text(max_size=300))
 def test_normalized_twice_is_normalized_once(text):
     """What is normalized stays as it is, is single-spaced and can be encoded."""
-    once = normalized(text)
+    once = normalize(text)
 
-    assert normalized(once) == once
+    assert normalize(once) == once
     assert once == " ".join(once.split())
     once.encode()
 
@@ -72,7 +72,7 @@ def test_slips_are_put_right():
     table = spelling_table({"trouble": (), "fix": ("fxi",)})
     slips = ["truoble", "troble", "troubble", "traubla", "trauble", "fxi", "fi", "rouble"]
 
-    assert with_right_spelling(" ".join(slips), table) == (
+    assert correct_spelling(" ".join(slips), table) == (
         "trouble trouble trouble traubla trouble fix fi rouble"
     )
 

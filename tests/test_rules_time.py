@@ -13,7 +13,7 @@ from rules_support import from_patterns, mistakes_in, rule_file, say
 from tieredllm.rules import match
 from tieredllm.rules.load import load_rules
 from tieredllm.rules.match import Matcher
-from tieredllm.rules.patterns import compiled, pattern_mistake
+from tieredllm.rules.patterns import compile_pattern, pattern_mistake
 
 BUDGET_MS = 50.0
 """The contract's limit."""
@@ -147,9 +147,9 @@ def test_compiling_is_not_counted(monkeypatch):
 
     def slowly(pattern):
         now[0] += 10
-        return compiled(pattern)
+        return compile_pattern(pattern)
 
-    monkeypatch.setattr(match, "compiled", slowly)
+    monkeypatch.setattr(match, "compile_pattern", slowly)
     rules = from_patterns(one=(1, "green"), two=(1, "blue"))
     finding = Matcher(rules, clock=lambda: now[0]).match("blue")
 

@@ -48,10 +48,14 @@ def set_key(name: Name) -> None:
         raise UsageError("give the key's name, such as OPENAI_API_KEY; the key is asked for then")
     name = _variable(name)
     keys.check_name(name)
-    keys.set(name, _asked(name, session))
+    keys.set(name, _read_key(name, session))
     session.say(f"kept {name} in {keys.file}")
     if keys.origin(name) == "environment":
         session.say(f"{name} is set in the environment too, and that wins")
+    wanted = _names_in_profile(session)
+    if wanted and name not in wanted:
+        asks = f"nothing in the profile in use asks for {name}"
+        session.say(f"{asks}: `tieredllm keys list` shows what")
 
 
 @app.command("list")
@@ -71,9 +75,9 @@ def list_keys(
     if keys.exposed:
         session.warn(f"others can read {keys.file}: `chmod 600` it")
     cells = []
-    for name in sorted({*keys.names(), *_wanted(session)}):
+    for name in sorted({*keys.names(), *_names_in_profile(session)}):
         value = keys.get(name)
-        cells.append((name, keys.origin(name), _masked(value) if value else None))
+        cells.append((name, keys.origin(name), _mask(value) if value else None))
     if as_json:
         fields = ("name", "origin", "masked")
         print_json([dict(zip(fields, row, strict=True)) for row in cells], session)
@@ -105,7 +109,7 @@ def _variable(name: str) -> str:
     return KEY_VARIABLES.get(name.lower(), name)
 
 
-def _asked(name: str, session: Environment) -> str:
+def _read_key(name: str, session: Environment) -> str:
     """Read a key: at a terminal without showing it, else all of standard input."""
     if session.stdin is None:
         raise UsageError(f"standard input is closed: pipe the key for {name} into it")
@@ -119,8 +123,8 @@ def _asked(name: str, session: Environment) -> str:
         raise UsageError(f"nothing was given for {name}") from exc
 
 
-def _wanted(session: Environment) -> set[str]:
-    """Give the names that the profile in use asks for; none when it cannot be read."""
+def _names_in_profile(session: Environment) -> set[str]:
+    """Return the names that the profile in use asks for; none when it cannot be read."""
     from tieredllm.profile.load import load_profile
     from tieredllm.profile.schema import variables_of
 
@@ -130,5 +134,5 @@ def _wanted(session: Environment) -> set[str]:
         return set()
 
 
-def _masked(key: str) -> str:
+def _mask(key: str) -> str:
     return HIDDEN + key[-_SHOWN_CHARACTERS:] if len(key) >= _LONG_ENOUGH else HIDDEN

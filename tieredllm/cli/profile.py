@@ -9,11 +9,10 @@ import typer
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.output import print_json, print_table
-from tieredllm.errors import Mistake, ProfileError, UsageError
+from tieredllm.errors import ProfileError, UsageError
 
 if TYPE_CHECKING:
     from tieredllm.profile.load import Found
-    from tieredllm.profile.schema import Profile
 
 __all__ = ["app"]
 
@@ -100,7 +99,7 @@ def validate(name: Name = None) -> None:
     code 2 when there is a mistake. What is legal but likely not meant is a warning, and no mistake.
     """
     session = current()
-    if not _checked(name or session.profile_name, session):
+    if not _report(name or session.profile_name, session):
         raise typer.Exit(ExitCode.USAGE)
 
 
@@ -134,7 +133,7 @@ def edit(name: Name = None) -> None:
         session.say(f"made {file}, a copy of the built-in profile")
     session.stdout.flush()
     run_editor(str(file), session.env)
-    if not _checked(str(file), session):
+    if not _report(str(file), session):
         raise typer.Exit(ExitCode.USAGE)
 
 
@@ -204,7 +203,7 @@ def schema() -> None:
     print_json(profile_schema(), current())
 
 
-def _checked(name: str | None, session: Environment) -> bool:
+def _report(name: str | None, session: Environment) -> bool:
     """Check a profile and say what was found.
 
     Returns:
@@ -212,11 +211,13 @@ def _checked(name: str | None, session: Environment) -> bool:
     """
     from tieredllm.profile.lint import lint
     from tieredllm.profile.load import find_profile, load
+    from tieredllm.profile.schema import rule_files
+    from tieredllm.rules.load import check_rules_file
 
     found = find_profile(name, session.places)
     try:
         loaded = load(found, session.places)
-        mistakes = _rule_mistakes(loaded.profile)
+        mistakes = [bad for file in rule_files(loaded.profile) for bad in check_rules_file(file)]
     except ProfileError as exc:
         mistakes = exc.mistakes
     for mistake in mistakes:
@@ -228,16 +229,6 @@ def _checked(name: str | None, session: Environment) -> bool:
     tiers = ", ".join(tier.name for tier in loaded.profile.tiers)
     print(f"ok: {found.path}: {tiers}", file=session.stdout)
     return True
-
-
-def _rule_mistakes(profile: Profile) -> list[Mistake]:
-    """Check the rule files a profile names."""
-    files = {tier.rules for tier in profile.tiers if tier.provider == "rules"} - {"builtin"}
-    if not files:
-        return []
-    from tieredllm.rules.load import check_rules_file
-
-    return [mistake for file in sorted(files) for mistake in check_rules_file(file)]
 
 
 def _about(found: Found) -> str | None:

@@ -126,17 +126,17 @@ class Questions:
         Args:
             problem: says what is wrong with a name; None when nothing is.
         """
-        self._tell("This makes a profile: which models are asked, in which order.")
+        self._print("This makes a profile: which models are asked, in which order.")
         while True:
-            answer = self._asked("Its name (`default` is used when you name none)", "default")
+            answer = self._ask("Its name (`default` is used when you name none)", "default")
             found = problem(answer)
             if found is None:
                 return answer
-            self._tell(found)
+            self._print(found)
 
     def replace(self, path: Path) -> bool:
         """Ask whether a file may be replaced."""
-        return self._confirmed(f"{path} is there already. Replace it?")
+        return self._confirm(f"{path} is there already. Replace it?")
 
     def sources(self, with_key: list[str]) -> tuple[str | Server, ...]:
         """Ask which vendors there are, for their keys, and where an own server is.
@@ -145,14 +145,14 @@ class Questions:
             with_key: the vendors whose key is set.
         """
         names = [*VENDORS, OWN_SERVER]
-        self._tell("\nWhich vendors can you use?")
+        self._print("\nWhich vendors can you use?")
         for number, (vendor, title) in enumerate(VENDORS.items(), 1):
             variable = KEY_VARIABLES[vendor]
             origin = self._keys.origin(variable)
             found = f"{variable} found ({origin})" if origin else f"{variable} is not set"
-            self._tell(f"  {number}  {title:<16} {found}")
+            self._print(f"  {number}  {title:<16} {found}")
         at, server = self._look_around()
-        self._tell(f"  {len(names)}  {'your own server':<16} {at}")
+        self._print(f"  {len(names)}  {'your own server':<16} {at}")
         usual = [str(names.index(vendor) + 1) for vendor in with_key]
         usual = usual or ([str(len(names))] if server.models else ["0"])
         chosen = self._numbers("Their numbers, the best first; 0 for none", names, " ".join(usual))
@@ -177,24 +177,24 @@ class Questions:
             usual: what Enter takes.
         """
         names = list(models)
-        self._tell("\nWhich local model answers when no vendor does? It needs no key, no network.")
+        self._print("\nWhich local model answers when no vendor does? It needs no key, no network.")
         width = max(map(len, names))
         for number, one in enumerate(models.values(), 1):
             model = one.model
             there = "; it is here already" if one.size_bytes is not None else ""
-            self._tell(
+            self._print(
                 f"  {number}  {model.name:<{width}}  {format_bytes(model.size_bytes):>7}  "
                 f"{model.licence}{there}"
             )
             indent = " " * 5
-            self._tell(textwrap.fill(f"{indent}{model.description}", subsequent_indent=indent))
+            self._print(textwrap.fill(f"{indent}{model.description}", subsequent_indent=indent))
         answer = self._numbers("Its number; 0 for none", names, str(names.index(usual) + 1), most=1)
         return answer[0] if answer else None
 
     def pull(self, model: CatalogModel) -> bool:
         """Ask whether to download a model, with its size and licence."""
         size = format_bytes(model.size_bytes)
-        return self._confirmed(f"Download {model.name} now ({size}, {model.licence})?")
+        return self._confirm(f"Download {model.name} now ({size}, {model.licence})?")
 
     def _with_key(self, vendor: str) -> str:
         """Ask for a vendor's key where it is not set; it may be left for later."""
@@ -213,28 +213,28 @@ class Questions:
             except EOFError:
                 key = ""
             if not key:
-                self._tell(f"later: `tieredllm keys set {variable}`")
+                self._print(f"later: `tieredllm keys set {variable}`")
                 return
             if len(key) < SHORTEST_KEY or any(character.isspace() for character in key):
-                self._tell("that is no key: too short, or with a space in it")
+                self._print("that is no key: too short, or with a space in it")
                 continue
             try:
                 self._keys.set(variable, key)
             except UsageError as exc:
-                self._tell(str(exc))
+                self._print(str(exc))
                 continue
-            self._tell(f"kept {variable} in {self._keys.file}")
+            self._print(f"kept {variable} in {self._keys.file}")
             return
 
     def _server(self, usual: FoundServer) -> Server:
         """Ask where an own server is, and for one of its models."""
         while True:
-            address = self._asked("Your server's address, up to and with /v1", usual.base_url)
+            address = self._ask("Your server's address, up to and with /v1", usual.base_url)
             found = server_at(address)
             if found.problem is None:
                 break
-            self._tell(f"{found.base_url}: {found.problem}")
-            if url_problem(found.base_url) is None and self._confirmed("Keep it all the same?"):
+            self._print(f"{found.base_url}: {found.problem}")
+            if url_problem(found.base_url) is None and self._confirm("Keep it all the same?"):
                 break
         return Server(
             base_url=found.base_url,
@@ -246,26 +246,26 @@ class Questions:
         """Ask for a model; one that the server does not list must be confirmed."""
         if listed:
             more = ", …" if len(listed) > SHOWN_MODELS else ""
-            self._tell(f"It has {', '.join(listed[:SHOWN_MODELS])}{more}")
+            self._print(f"It has {', '.join(listed[:SHOWN_MODELS])}{more}")
         while True:
-            model = self._asked("Its model", listed[0] if listed else "gemma3:4b")
+            model = self._ask("Its model", listed[0] if listed else "gemma3:4b")
             if is_address(model):
-                self._tell("that is an address, not the name of a model")
+                self._print("that is an address, not the name of a model")
                 continue
             unlisted = f"It does not list {model}. Take it all the same?"
-            if not listed or model in listed or self._confirmed(unlisted):
+            if not listed or model in listed or self._confirm(unlisted):
                 return model
 
     def _key_variable(self) -> str | None:
         """Ask for the name of the variable with the server's key."""
         while True:
-            variable = self._asked("The variable with its key; `none` when it needs none", "none")
+            variable = self._ask("The variable with its key; `none` when it needs none", "none")
             if variable == "none":
                 return None
             try:
                 self._keys.check_name(variable)
             except UsageError as exc:
-                self._tell(str(exc))
+                self._print(str(exc))
                 continue
             self._ask_key(variable)
             return variable
@@ -273,31 +273,31 @@ class Questions:
     def _numbers(self, question: str, names: list[str], usual: str, *, most: int = 9) -> list[str]:
         """Ask for some of the things listed, by number or name."""
         while True:
-            words = self._asked(question, usual).replace(",", " ").split()
+            words = self._ask(question, usual).replace(",", " ").split()
             if words == ["0"]:
                 return []
-            chosen = [_named(word, names) for word in words]
+            chosen = [_resolve(word, names) for word in words]
             if None not in chosen and len(chosen) <= most:
                 return list(dict.fromkeys(name for name in chosen if name is not None))
             wanted = "one number" if most == 1 else "numbers"
-            self._tell(f"{wanted} from 1 to {len(names)}, or 0")
+            self._print(f"{wanted} from 1 to {len(names)}, or 0")
 
-    def _asked(self, question: str, usual: str) -> str:
+    def _ask(self, question: str, usual: str) -> str:
         import typer
 
         answer: str = typer.prompt(question, default=usual, err=True)
         return answer.strip()
 
-    def _confirmed(self, question: str) -> bool:
+    def _confirm(self, question: str) -> bool:
         import typer
 
         return typer.confirm(question, default=False, err=True)
 
-    def _tell(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         print(line, file=self._session.stderr)
 
 
-def _named(word: str, names: list[str]) -> str | None:
+def _resolve(word: str, names: list[str]) -> str | None:
     if word.isdecimal() and 1 <= int(word) <= len(names):
         return names[int(word) - 1]
     return word.lower() if word.lower() in names else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
 from tieredllm.text import pluralize
 
@@ -48,7 +48,7 @@ def list_rules(*, as_json: Json = False) -> None:
     rows = _rows(rules)
     wanted = {name: bool(variables.get(name, "").strip()) for name in _variables(rules)}
     if as_json:
-        _print_json({"rules": rules.origin, "intents": rows, "variables": wanted}, session)
+        print_json({"rules": rules.origin, "intents": rows, "variables": wanted}, session)
         return
     cells = [["INTENT", "PRIORITY", "PATTERNS", "RESPONSES", "LANGUAGE", "FROM"]]
     cells += [
@@ -62,7 +62,7 @@ def list_rules(*, as_json: Json = False) -> None:
         ]
         for row in rows
     ]
-    _print_table(cells, session)
+    print_table(cells, session)
     unset = [name for name, is_set in wanted.items() if not is_set]
     if unset:
         session.say(
@@ -99,7 +99,7 @@ def try_query(
         finding=matcher.explain(text),
     )
     if as_json:
-        _print_json(_explained(given), session)
+        print_json(_explanation(given), session)
     else:
         _print_explained(given, several=len(matcher.rules.languages) > 1, session=session)
 
@@ -137,7 +137,7 @@ def check(
 
 
 def _in_use(session: Environment) -> tuple[str, dict[str, str]]:
-    """Give the rules and variables of the profile's rules tier."""
+    """Return the rules and variables of the profile's rules tier."""
     from tieredllm.profile.load import load_profile
     from tieredllm.rules.load import BUILTIN
 
@@ -179,7 +179,7 @@ def _variables(rules: Rules) -> list[str]:
     return sorted(name for name in wanted - OWN_VARIABLES if "." not in name)
 
 
-def _explained(given: RuleAnswer) -> dict[str, Any]:
+def _explanation(given: RuleAnswer) -> dict[str, Any]:
     finding: dict[str, Any] = msgspec.to_builtins(given.finding)
     winner = finding.pop("winner")
     return {
@@ -202,12 +202,12 @@ def _print_explained(given: RuleAnswer, *, several: bool, session: Environment) 
     if finding.candidates:
         print("candidates:", file=out)
     for candidate in finding.candidates:
-        print(f"  {_candidate(candidate, several=several)}", file=out)
+        print(f"  {_describe(candidate, several=several)}", file=out)
     print(f"tried: {finding.tried} of {pluralize(finding.patterns, 'pattern')}", file=out)
     print(f"\n{given.text}", file=out)
 
 
-def _candidate(candidate: Candidate, *, several: bool) -> str:
+def _describe(candidate: Candidate, *, several: bool) -> str:
     from tieredllm.text import printable_line
 
     lang = f" ({candidate.lang})" if several else ""
@@ -216,19 +216,3 @@ def _candidate(candidate: Candidate, *, several: bool) -> str:
         f"characters {candidate.start} to {candidate.end}: "
         f"`{printable_line(candidate.text, SHOWN_CHARACTERS)}`, by {candidate.pattern}"
     )
-
-
-def _print_table(cells: list[list[str]], session: Environment) -> None:
-    """Print rows: lined up on a terminal, else with tabs between the cells."""
-    if not session.stdout.isatty():
-        for row in cells:
-            print("\t".join(row), file=session.stdout)
-        return
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(padded).rstrip(), file=session.stdout)
-
-
-def _print_json(value: dict[str, Any], session: Environment) -> None:
-    print(json.dumps(value, indent=2), file=session.stdout)

@@ -39,7 +39,7 @@ def dump(profile: Profile, origin: Callable[[str], str | None]) -> str:
     values: dict[str, Any] = msgspec.to_builtins(profile)
     del values["extends"], values["remove_tiers"]
     values["tiers"] = [_tier(tier) for tier in profile.tiers]
-    values["tools"]["mcp"] = _masked(values["tools"]["mcp"])
+    values["tools"]["mcp"] = _mask(values["tools"]["mcp"])
 
     def comment(found: re.Match[str]) -> str:
         where = origin(found[2])
@@ -55,7 +55,11 @@ def write_yaml(values: Mapping[str, Any]) -> str:
         values: strings, numbers, truth values, None, and lists and mappings of them.
     """
     return yaml.dump(
-        _readable(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf")
+        _without_points(values),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=float("inf"),
     )
 
 
@@ -76,12 +80,12 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 
-def _readable(value: Any) -> Any:
+def _without_points(value: Any) -> Any:
     """Return values with whole numbers written without a point."""
     if isinstance(value, Mapping):
-        return {key: _readable(item) for key, item in value.items()}
+        return {key: _without_points(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_readable(item) for item in value]
+        return [_without_points(item) for item in value]
     whole = isinstance(value, float) and value.is_integer() and abs(value) < _READABLE
     return int(value) if whole else value
 
@@ -116,14 +120,14 @@ def _backend(backend: Tier | Alternate) -> dict[str, Any]:
     }
 
 
-def _masked(value: Any, *, secret: bool = False) -> Any:
+def _mask(value: Any, *, secret: bool = False) -> Any:
     if isinstance(value, dict):
         return {
-            key: _masked(item, secret=secret or key in _SECRET_MAPPINGS)
+            key: _mask(item, secret=secret or key in _SECRET_MAPPINGS)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_masked(item, secret=secret) for item in value]
+        return [_mask(item, secret=secret) for item in value]
     if isinstance(value, str):
         return HIDDEN if secret else mask_text(value)
     return value

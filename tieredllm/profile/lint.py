@@ -145,5 +145,5 @@ def _url(backend: Tier | Alternate, base_url: str, node: MappingNode) -> list[Fi
 
 
 def _place(node: MappingNode, *keys: str) -> Place:
-    """Give the place of the first of some keys that is there, else the mapping's."""
+    """Return the place of the first of some keys that is there, else the mapping's."""
     return next((node.entries[key].place for key in keys if key in node.entries), node.place)

@@ -95,10 +95,10 @@ def find_profile(name_or_path: str | None, places: Places) -> Found:
     """
     wanted = name_or_path or DEFAULT
     if not _is_path(wanted):
-        found = _named(wanted, places)
+        found = _find_named(wanted, places)
         if found is not None:
             return found
-        raise UsageError(_unknown(wanted, places, Path()))
+        raise UsageError(_unknown_profile(wanted, places, Path()))
     path = Path(wanted).expanduser()
     if not path.exists():
         raise UsageError(f"there is no profile file {path}: `tieredllm profile list` shows names")
@@ -177,17 +177,17 @@ def _parent(extends: str, path: Path, places: Places) -> Path:
         if not parent.exists():
             raise UsageError(f"there is no file {parent} to extend")
         return parent
-    found = _named(extends, places, but=path)
+    found = _find_named(extends, places, but=path)
     if found is not None:
         return found.path
-    raise UsageError(_unknown(extends, places, path.parent))
+    raise UsageError(_unknown_profile(extends, places, path.parent))
 
 
 def _folders(places: Places) -> tuple[tuple[Path, Origin], ...]:
     return ((places.profiles, "user"), (shipped("profiles"), "shipped"))
 
 
-def _named(name: str, places: Places, *, but: Path | None = None) -> Found | None:
+def _find_named(name: str, places: Places, *, but: Path | None = None) -> Found | None:
     for folder, origin in _folders(places):
         for ending in _ENDINGS:
             path = folder / (name + ending)
@@ -205,7 +205,7 @@ def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def _unknown(name: str, places: Places, folder: Path) -> str:
+def _unknown_profile(name: str, places: Places, folder: Path) -> str:
     """Word that there is no such profile, and point at a file of that name in a folder."""
     from tieredllm.profile.validate import suggestion
 
@@ -252,7 +252,7 @@ def convert(root: MappingNode, *, name: str, found: list[Mistake]) -> Profile:
     """
     mistakes = found + check_semantics(root)
     try:
-        profile = msgspec.convert(_prepared(root, name), Profile)
+        profile = msgspec.convert(_complete(root, name), Profile)
     except msgspec.ValidationError as exc:
         mistakes += find_mistakes(root)
         if not mistakes:
@@ -283,8 +283,8 @@ def sort_mistakes(mistakes: list[Mistake], *, first: str | None = None) -> list[
     )
 
 
-def _prepared(root: MappingNode, name: str) -> Any:
-    """Give the values with the defaults of their provider below, and their paths made absolute."""
+def _complete(root: MappingNode, name: str) -> Any:
+    """Return the values, with their provider's defaults below, and with whole paths."""
     values = to_builtins(root)
     values.setdefault("name", name if _NAME.fullmatch(name) else "unnamed")
     tiers = values.get("tiers")

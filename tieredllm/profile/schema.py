@@ -29,6 +29,7 @@ __all__ = [
     "Tier",
     "field_docs",
     "profile_schema",
+    "rule_files",
     "variables_of",
 ]
 
@@ -194,7 +195,7 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Failed requests in a row that open the circuit."""
     cooldown_s: Seconds = 10.0
     """Seconds an open circuit waits before one request probes the backend."""
-    max_cooldown_s: Seconds = 30.0
+    max_cooldown_s: Seconds = 25.0
     """The most that failed probes double the cooldown to, in seconds."""
 
 
@@ -317,6 +318,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Which tools there are."""
 
 
+def rule_files(profile: Profile) -> tuple[str, ...]:
+    """Return the paths of the rule files a profile names, the built-in rules aside."""
+    named = (tier.rules for tier in profile.tiers if tier.provider == "rules")
+    return tuple(dict.fromkeys(path for path in named if path != "builtin"))
+
+
 def variables_of(profile: Profile) -> set[str]:
     """Return the names of the variables a profile takes secrets from."""
     names: set[str | None] = set()
@@ -325,6 +332,8 @@ def variables_of(profile: Profile) -> set[str]:
         for backend in backends:
             vendors = KEY_VARIABLES.get(backend.provider)
             names.add(vendors if backend.api_key_env is UNSET else backend.api_key_env)
+    for server in profile.tools.mcp.values():
+        names |= {*server.pass_env, *server.headers_env.values()}
     notes = profile.notifications
     if notes.slack is not None:
         names.add(notes.slack.webhook_env)

@@ -11,6 +11,9 @@ from tieredllm.profile.nodes import ErrorNode, ListNode, MappingNode, Node, Plac
 __all__ = ["check_semantics", "duplicate_tiers", "path_at", "url_problem"]
 
 _WITHOUT_MODEL = ("model", "base_url", "api_key_env", "alternates")
+_ENDPOINTS = ("/chat/completions", "/responses", "/v1/messages")
+"""What the vendors' APIs add to a base URL (https://platform.openai.com/docs/api-reference,
+https://docs.anthropic.com/en/api/messages)."""
 _OF_A_COMMAND = ("env", "pass_env", "cwd")
 _OF_A_URL = ("headers_env",)
 _IN_PROCESS = ("base_url", "api_key_env")
@@ -53,7 +56,7 @@ def duplicate_tiers(root: MappingNode) -> list[Mistake]:
 
 
 def path_at(text: str, place: Place) -> str:
-    """Give the path a profile names, which is relative to the file it is written in."""
+    """Return the path a profile names, which is relative to the file it is written in."""
     return os.path.abspath(os.path.join(os.path.dirname(place.file), os.path.expanduser(text)))  # noqa: PTH100, PTH111, PTH118, PTH120 - `..` must go, links must stay
 
 
@@ -97,7 +100,7 @@ def _url(backend: MappingNode) -> list[Mistake]:
     url, node = backend.text("base_url"), backend.get("base_url")
     if url is None or node is None:
         return []
-    problem = url_problem(url)
+    problem = url_problem(url) or _endpoint_problem(url)
     return [node.place.mistake(f"`base_url` {problem}")] if problem else []
 
 
@@ -119,6 +122,13 @@ def _shown(url: str) -> str:
     from tieredllm.redaction import mask_text
 
     return mask_text(url)
+
+
+def _endpoint_problem(url: str) -> str | None:
+    """Return that an address goes on to where requests are sent, which is added to it."""
+    path = urlsplit(url).path.rstrip("/")
+    ending = next((end for end in _ENDPOINTS if path.endswith(end)), None)
+    return f"goes too far: leave out `{ending}`, which is added" if ending else None
 
 
 def _rule_file(tier: MappingNode) -> list[Mistake]:

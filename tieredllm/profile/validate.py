@@ -158,7 +158,7 @@ def flatten_union(info: types.Type) -> list[types.Type]:
 
 
 def describe(info: types.Type) -> str:
-    """Say what a type takes, for instance `a number above 0, at most 1`."""
+    """Return what a type takes, for instance `a number above 0, at most 1`."""
     match info:
         case types.Metadata():
             words = (info.extra or {}).get("means") or describe(info.type)
@@ -184,7 +184,7 @@ def describe(info: types.Type) -> str:
 
 
 def explain_mismatch(node: Node, info: types.Type, label: str) -> str:
-    """Say what was given instead, and how to put it right where that can be told."""
+    """Return what was given instead, and how to put it right where that can be told."""
     if isinstance(node, ListNode):
         return "not an empty list" if not node.items else "not a list"
     if not isinstance(node, ScalarNode):
@@ -195,7 +195,7 @@ def explain_mismatch(node: Node, info: types.Type, label: str) -> str:
 
 
 def not_a_name(value: str) -> str:
-    """Say why a text is not the name of a variable, without showing what may be a secret."""
+    """Return why a text is not the name of a variable, without showing what may be a secret."""
     if is_address(value):
         return "not the address itself: put that into the variable, and the variable's name here"
     if looks_like_key(value):
@@ -209,7 +209,7 @@ def not_a_name(value: str) -> str:
 
 
 def unknown_key(key: str, info: types.StructType) -> str:
-    """Say that there is no such key, and which one may be meant."""
+    """Return that there is no such key, and which one may be meant."""
     known = [field.encode_name for field in info.fields]
     start = f"unknown key `{_cut(mask_text(key))}`"
     if key.lower() in _SECRETS:
@@ -228,7 +228,7 @@ def unknown_key(key: str, info: types.StructType) -> str:
 
 
 def suggestion(word: str, known: list[str]) -> str | None:
-    """Give `did you mean …?` when a known word is near."""
+    """Return `did you mean …?` when a known word is near."""
     from difflib import get_close_matches
 
     near = get_close_matches(word.lower(), known, n=1)
@@ -236,7 +236,7 @@ def suggestion(word: str, known: list[str]) -> str | None:
 
 
 def _hint(node: ScalarNode, info: types.Type) -> str:
-    """Give `: what to do`, or nothing when the message says it all."""
+    """Return `: what to do`, or nothing when the message says it all."""
     takes = describe(info)
     if isinstance(node.value, str):
         hint = _text_hint(node, info, takes)

@@ -96,7 +96,7 @@ _WEIGHTS = (
 
 
 def estimate_tokens(text: str) -> int:
-    """Give a number of tokens that the text will hardly exceed.
+    """Return a number of tokens that the text will hardly exceed.
 
     About a third of the bytes for prose, half of them for logs and other text full of numbers.
     Prose and code have about 0.25 tokens a byte in the cloud models' tokenizers, so a text that

@@ -55,11 +55,11 @@ TEMPLATES = {
 
 
 class ContextTooSmallError(Exception):
-    """Report that the system prompt and the question alone do not fit a tier's context."""
+    """The system prompt and the question alone do not fit a tier's context."""
 
 
 class Composed(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold the messages a tier is sent, and what was left out of them."""
+    """The messages a tier is sent, and what was left out of them."""
 
     messages: tuple[Message, ...]
     notices: tuple[str, ...] = ()
@@ -172,7 +172,7 @@ def _newest(
 def _attached(
     attachments: tuple[Attachment, ...], budget: int, count: Callable[[str], int]
 ) -> tuple[str, list[str]]:
-    """Give the attached texts as one, each cut to its share, and the names of those cut."""
+    """Return the attached texts as one, each cut to its share, and the names of those cut."""
     texts = [_titled(attachment) for attachment in attachments if attachment.text]
     sizes = [_bounded_count(text, budget, count) for text in texts]
     shares = fair_shares(sizes, budget - len(texts))

@@ -165,6 +165,7 @@ class CloudBackend(ABC):
             body=msgspec.json.encode(ask.body),
             connect_timeout_s=call.connect_timeout_s,
             stream=ask.stream,
+            on_sent=call.on_sent,
         )
         text = ""
         async with self._http.send(request, info) as reply:
@@ -338,15 +339,9 @@ class CloudBackend(ABC):
                 if exc.parameter is not None and exc.parameter not in omit:
                     omit |= {exc.parameter}
                     continue
-                if not _spent(exc):
+                if not exc.truncated:  # what thought for all its tokens is up
                     raise
             return None
-
-
-def _spent(error: FallbackTriggerError) -> bool:
-    """Tell whether all tokens went to thinking: what thought so much is up."""
-    # OpenAI says it in words alone, in a 400 without a code.
-    return error.truncated or "model output limit was reached" in error.message
 
 
 def _told(kind: ErrorKind, message: str) -> str:

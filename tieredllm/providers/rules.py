@@ -1,4 +1,4 @@
-"""Be the last tier: fixed answers from rules. It cannot fail."""
+"""The last tier: fixed answers from rules. It cannot fail."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class RulesBackend(StaticBackend):
         return self._matchers[source]
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
-        """Say whether the rule file can be used; the tier answers in any case."""
+        """Return whether the rule file can be used; the tier answers in any case."""
         from tieredllm.rules.load import load_rules
 
         began = time.perf_counter()
@@ -88,7 +88,7 @@ class RulesBackend(StaticBackend):
 
 
 def _query(prompt: Prompt) -> str:
-    """Give what the user asks: the question, or the text that speaks for itself."""
+    """Return what the user asks: the question, or the text that speaks for itself."""
     if prompt.question.strip() or not prompt.attachments:
         return prompt.question
     return prompt.attachments[0].text

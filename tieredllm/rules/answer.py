@@ -1,4 +1,4 @@
-"""Say what the rules have to say to a query."""
+"""Answer a query from rules."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def answer(
     finding = finding or matcher.match(query)
     code = ref_code(request_id)
     values = _values(finding, variables, code)
-    body = next(_said(matcher.rules, finding, values), "")
+    body = next(_bodies(matcher.rules, finding, values), "")
     notice = fill(_notice(matcher.rules, finding.lang), {"ref_code": code})
     return RuleAnswer(
         text=f"{body}\n\n{notice}" if body else last_words(code),
@@ -76,14 +76,14 @@ def _values(finding: Finding, variables: Mapping[str, str], code: str) -> dict[s
     return {name: value for name, value in values.items() if value}
 
 
-def _said(rules: Rules, finding: Finding, values: Mapping[str, str]) -> Iterator[str]:
-    """Give what can be said, the best first: the intent's own words, then the defaults'."""
+def _bodies(rules: Rules, finding: Finding, values: Mapping[str, str]) -> Iterator[str]:
+    """Return what can be said, the best first: the intent's own words, then the defaults'."""
     own = [one for one in rules.languages if one.lang == finding.lang]
     others = [one for one in rules.languages if one.lang != finding.lang]
     number = zlib.crc32(finding.query.casefold().encode())
     for intent in _intents(own, others, finding.intent):
         for responses in (intent.responses, intent.otherwise):
-            for response in _from(responses, number):
+            for response in _rotated(responses, number):
                 text = fill(response, values)
                 if text:
                     yield text
@@ -97,8 +97,8 @@ def _intents(own: list[Language], others: list[Language], name: str) -> Iterator
                 yield intent
 
 
-def _from(responses: tuple[ResponseText, ...], number: int) -> Iterator[ResponseText]:
-    """Give the response that a query's number chooses, then those after it, around the end."""
+def _rotated(responses: tuple[ResponseText, ...], number: int) -> Iterator[ResponseText]:
+    """Return the response that a query's number chooses, then those after it, around the end."""
     for turn in range(len(responses)):
         yield responses[(number + turn) % len(responses)]
 

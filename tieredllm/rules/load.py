@@ -40,7 +40,7 @@ def load_rules(source: str = BUILTIN, *, check_patterns: bool = True) -> Rules:
 
 
 def check_rules_file(path: Path | str) -> list[Mistake]:
-    """Give every mistake of a rule file and of those it extends; none when it can be used."""
+    """Return every mistake of a rule file and of those it extends; none when it can be used."""
     try:
         load_rules(str(path))
     except ProfileError as exc:
@@ -110,7 +110,7 @@ class _Reader:
         return None
 
     def _bases(self, root: MappingNode, above: tuple[str, ...]) -> Iterator[str]:
-        """Give what a file extends, as far as it can be read."""
+        """Return what a file extends, as far as it can be read."""
         extends = root.get("extends")
         for node in [extends] if isinstance(extends, ScalarNode) else root.items("extends"):
             if not isinstance(node, ScalarNode) or not isinstance(node.value, str):
@@ -221,7 +221,7 @@ def _text_mistakes(root: MappingNode) -> list[Mistake]:
 
 
 def _texts(nodes: tuple[Node, ...]) -> Iterator[ScalarNode]:
-    """Give the texts of a list, and of lists in it; other values are reported by their types."""
+    """Return the texts of a list, and of lists in it; other values are reported by their types."""
     for node in nodes:
         if isinstance(node, ListNode):
             yield from _texts(node.items)

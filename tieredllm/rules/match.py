@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tieredllm.errors import Mistake
-from tieredllm.rules.patterns import compiled
+from tieredllm.rules.patterns import compile_pattern
 from tieredllm.rules.schema import Intent, Language, Rule, Rules
-from tieredllm.rules.text import normalized, spelling_table, with_right_spelling
+from tieredllm.rules.text import correct_spelling, normalize, spelling_table
 from tieredllm.text import printable_line
 
 if TYPE_CHECKING:
@@ -134,11 +134,11 @@ class Matcher:
 
     def _find(self, query: str, *, everything: bool) -> Finding:
         began = time.perf_counter()
-        text = normalized(query)
+        text = normalize(query)
         search = _Search(self._clock, self._budget_s)
         found: list[tuple[Coverage, list[Candidate]]] = []
         for language in self.rules.languages:
-            read_as = with_right_spelling(text, self._spellings[language.lang])
+            read_as = correct_spelling(text, self._spellings[language.lang])
             candidates = search.language(language, read_as, everything=everything)
             characters = count_covered(candidates)
             found.append(
@@ -212,7 +212,7 @@ class _Search:
         """Whether a priority was tried to its end and had a match: lower ones change nothing."""
 
     def language(self, language: Language, text: str, *, everything: bool) -> list[Candidate]:
-        """Give a language's candidates, the best first."""
+        """Return a language's candidates, the best first."""
         found: list[Candidate] = []
         ranked = sorted(language.intents, key=lambda intent: -intent.priority)
         for _, equals in groupby(ranked, key=lambda intent: intent.priority):
@@ -248,14 +248,14 @@ class _Search:
         return True
 
     def _matches(self, source: str, text: str) -> Iterator[Match[str]]:
-        """Give a pattern's matches from the left.
+        """Return a pattern's matches from the left.
 
         Raises:
             TimeoutError: the time is up.
         """
         if self.timed_out_at is not None:
             raise TimeoutError
-        pattern = compiled(source)
+        pattern = compile_pattern(source)
         at = 0
         while at <= len(text):
             match = self._search(pattern, text, at)
@@ -311,7 +311,7 @@ def count_covered(candidates: list[Candidate]) -> int:
 
 
 def explain_order(candidates: list[Candidate]) -> str:
-    """Say why the first of the candidates comes before those of other intents."""
+    """Return why the first of the candidates comes before those of other intents."""
     winner = candidates[0]
     rival = next((one for one in candidates if one.intent != winner.intent), None)
     if rival is None:

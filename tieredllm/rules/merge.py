@@ -12,7 +12,7 @@ import msgspec
 
 from tieredllm.errors import Mistake
 from tieredllm.profile.nodes import ListNode, MappingNode, Node, Place
-from tieredllm.rules.patterns import compiled
+from tieredllm.rules.patterns import compile_pattern
 from tieredllm.rules.schema import Intent, IntentEntry, Language, ResponseText, Rule, RuleFile
 from tieredllm.rules.template import capture_mistakes
 
@@ -29,11 +29,11 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """Where everything stands; None for the built-in rules, which need no checking."""
 
     def mistake(self, message: str, *path: str | int) -> Mistake:
-        """Give a mistake at a key or item, or at what should hold it when it is absent."""
+        """Return a mistake at a key or item, or at what should hold it when it is absent."""
         return self.place(*path).mistake(message)
 
     def place(self, *path: str | int) -> Place:
-        """Give the place of a key's value or of an item, or of what should hold it."""
+        """Return the place of a key's value or of an item, or of what should hold it."""
         node: Node | None = self.root
         place = Place(self.origin, 1, 1)
         for step in path:
@@ -190,7 +190,7 @@ def _given(entry: IntentEntry) -> tuple[tuple[str, tuple[ResponseText, ...]], ..
 
 
 def _groups(intent: Intent) -> set[str]:
-    return {name for rule in intent.rules for name in compiled(rule.pattern).groupindex}
+    return {name for rule in intent.rules for name in compile_pattern(rule.pattern).groupindex}
 
 
 def _known(names: Collection[str]) -> str:

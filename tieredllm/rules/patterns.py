@@ -12,12 +12,12 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tieredllm.rules.text import straight
+from tieredllm.rules.text import straighten
 
 if TYPE_CHECKING:
     from regex import Pattern
 
-__all__ = ["MAX_CHARACTERS", "MAX_REPEATS", "compiled", "pattern_mistake", "reject_reason"]
+__all__ = ["MAX_CHARACTERS", "MAX_REPEATS", "compile_pattern", "pattern_mistake", "reject_reason"]
 
 MAX_CHARACTERS = 2000
 """A longer pattern takes too long to compile, and no one can read it."""
@@ -41,7 +41,7 @@ words are not told apart in writing, a pattern matches anywhere."""
 
 
 @lru_cache(maxsize=4096)
-def compiled(source: str) -> Pattern[str]:
+def compile_pattern(source: str) -> Pattern[str]:
     """Compile a pattern: in any case, and between the limits of words.
 
     A pattern of other letters than ASCII takes longer to compile, since full case folding (`ß` is
@@ -52,7 +52,7 @@ def compiled(source: str) -> Pattern[str]:
     """
     import regex
 
-    text = straight(source)
+    text = straighten(source)
     flags = regex.IGNORECASE if text.isascii() else regex.IGNORECASE | regex.FULLCASE
     if UNSPACED.search(text):
         return regex.compile(text, flags)
@@ -60,7 +60,7 @@ def compiled(source: str) -> Pattern[str]:
 
 
 def pattern_mistake(source: str) -> str | None:
-    """Say what is wrong with a pattern; None when it can be used."""
+    """Return what is wrong with a pattern; None when it can be used."""
     import regex
 
     refused = reject_reason(source)
@@ -68,8 +68,8 @@ def pattern_mistake(source: str) -> str | None:
         return refused
     try:
         # By itself first: `a)|(?:b` would be one pattern more within our brackets.
-        regex.compile(straight(source))
-        matches_nothing = compiled(source).search("", timeout=0.05)
+        regex.compile(straighten(source))
+        matches_nothing = compile_pattern(source).search("", timeout=0.05)
     except regex.error as exc:
         return f"not a regular expression: {exc}, in {_shown(source)}"
     except TimeoutError:
@@ -88,7 +88,7 @@ def _shown(source: str) -> str:
 
 
 def reject_reason(source: str) -> str | None:
-    """Say why a pattern is refused unseen; None when it may be compiled."""
+    """Return why a pattern is refused unseen; None when it may be compiled."""
     if len(source) > MAX_CHARACTERS:
         return f"a pattern of {len(source)} characters: {MAX_CHARACTERS} are the most"
     # How often the last thing is written out, and the most in each bracket that is open.

@@ -17,7 +17,7 @@ DIGITS = 8
 
 
 def ref_code(request_id: str) -> str:
-    """Give the reference code of a request.
+    """Return the reference code of a request.
 
     Args:
         request_id: the engine's are 32 hex digits; anything else works too.

@@ -62,7 +62,7 @@ def _value(found: re.Match[str], values: Mapping[str, str]) -> str:
 
 
 def names(response: Parts) -> set[str]:
-    """Give the names a response refers to."""
+    """Return the names a response refers to."""
     return {name for text in _texts(response) for name in PLACEHOLDER.findall(text) if name}
 
 
@@ -84,7 +84,7 @@ def _sentences(text: str) -> list[tuple[str, str]]:
 
 
 def template_mistakes(response: Parts) -> list[str]:
-    """Say everything that is wrong with a response by itself."""
+    """Return everything that is wrong with a response by itself."""
     mistakes = []
     for text in _texts(response):
         rest = PLACEHOLDER.sub("", text)

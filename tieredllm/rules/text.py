@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from tieredllm.text import replace_surrogates
 
-__all__ = ["normalized", "spelling_table", "straight", "with_right_spelling"]
+__all__ = ["correct_spelling", "normalize", "spelling_table", "straighten"]
 
 END_CHARACTERS = 2000
 """A longer query is cut to this many characters from each end: what people want stands there."""
@@ -35,12 +35,12 @@ SLIP_LETTERS = 5
 VOWELS = "aeiou"
 
 
-def straight(text: str) -> str:
+def straighten(text: str) -> str:
     """Compose a text and make its apostrophes straight, as in a query."""
     return unicodedata.normalize("NFC", text).translate(APOSTROPHES)
 
 
-def normalized(query: str) -> str:
+def normalize(query: str) -> str:
     """Prepare a query for matching; see the module's docstring.
 
     Returns:
@@ -82,7 +82,7 @@ def _tidied(text: str) -> str:
 
 
 def spelling_table(spellings: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Give the right word for each misspelling.
+    """Return the right word for each misspelling.
 
     Args:
         spellings: right words with misspellings of them. In a word of `SLIP_LETTERS` letters or
@@ -113,7 +113,7 @@ def _slips(word: str) -> Iterable[str]:
                 yield word[:at] + vowel + word[at + 1 :]
 
 
-def with_right_spelling(text: str, table: Mapping[str, str]) -> str:
+def correct_spelling(text: str, table: Mapping[str, str]) -> str:
     """Put right the misspelled words of a normalized text."""
     if not table:
         return text

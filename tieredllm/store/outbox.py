@@ -1,4 +1,4 @@
-"""Keep notifications until they are delivered, shared by every process of the user.
+"""Notifications that are to be delivered, shared by every process of the user.
 
 What becomes of an entry is decided in `outbox_entry`; here it is read and written, each time in one
 transaction. A sender claims what is due with a lease, so that of many processes one sends it, and
@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tieredllm.clock import Clock, SystemClock
-from tieredllm.store import outbox_rows as rows
 from tieredllm.store.database import Database
 from tieredllm.store.outbox_entry import (
     RECOVERED,
@@ -38,12 +37,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Outbox", "Sent"]
 
+EXPIRES_S = 86_400.0
+"""How long a message is tried for after the last time it happened, 24 hours."""
+
+FORGET_S = 30 * 86_400.0
+"""How long an alert stays open whose end was never seen, 30 days."""
+
+MOST_ENTRIES = 500
+"""How many entries there are at most; the one that has been quiet for the longest goes first."""
+
+# The names of columns are put into statements below (hence S608): they come from here alone.
+FIELDS = Entry.__struct_fields__
+
 MOST_AT_ONCE = 20
 """How many messages one sender claims."""
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what came of sending one message."""
+    """What came of sending one message."""
 
     claimed: Claimed
     error: str | None = None
@@ -53,7 +64,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outbox:
-    """Be the outbox.
+    """The outbox of one user.
 
     Args:
         database: where it is kept.
@@ -65,12 +76,12 @@ class Outbox:
         self._clock = clock or SystemClock()
 
     def entries(self, profile: str | None = None) -> list[Entry]:
-        """Give the entries of one profile, or all, the oldest first. A missing file stays missing.
+        """Return the entries of one profile, or all, the oldest first; no file is made for it.
 
         Those that wait have `waiting` above 0.
         """
         nothing: list[Entry] = []
-        return self._database.read(lambda connection: rows.load(connection, profile), nothing)
+        return self._database.read(lambda connection: _load(connection, profile), nothing)
 
     def has_work(
         self,
@@ -116,7 +127,7 @@ class Outbox:
 
         def add(connection: Connection) -> bool:
             now = self._clock.wall()
-            rows.clear(connection, now)
+            _clear(connection, now)
             _add(connection, profile, notes, now)
             return True
 
@@ -137,14 +148,14 @@ class Outbox:
 
         def add(connection: Connection) -> bool:
             now = self._clock.wall()
-            rows.clear(connection, now)
+            _clear(connection, now)
             ranks: dict[str, int] = {}
-            for entry in rows.load(connection, profile):
+            for entry in _load(connection, profile):
                 if entry.is_open and entry.channel in wanted:
                     rank = max(entry.sent_severity, ranks.get(entry.channel, 0))
                     ranks[entry.channel] = rank
             for channel, rank in ranks.items():
-                before = rows.one(connection, profile, channel, RECOVERED)
+                before = _one(connection, profile, channel, RECOVERED)
                 if before is not None and before.waiting:
                     continue
                 if before is not None:
@@ -152,7 +163,7 @@ class Outbox:
                     before = msgspec.structs.replace(before, sent_severity=rank)
                 note = Note(channel=channel, cause=RECOVERED, severity=rank, body=body)
                 entry = noted(before, note, profile=profile, now=now, new_id=_new_id())
-                rows.save(connection, entry)
+                _save(connection, entry)
             return True
 
         return self._database.write(add, default=False, creates=False)
@@ -185,11 +196,11 @@ class Outbox:
 
         def take(connection: Connection) -> list[Claimed]:
             now = self._clock.wall()
-            rows.clear(connection, now)
+            _clear(connection, now)
             _add(connection, profile, notes, now)
             entries = {
                 (entry.channel, entry.cause): entry
-                for entry in rows.load(connection, profile)
+                for entry in _load(connection, profile)
                 if entry.channel in channels
             }
             due = [key for key, entry in entries.items() if is_due(entry, now, patient=patient)]
@@ -202,9 +213,9 @@ class Outbox:
                 ended = _taken_in(entries, key[0], now) if key[1] == RECOVERED else []
                 for over in ended:
                     entries[over.channel, over.cause] = over
-                    rows.save(connection, over)
+                    _save(connection, over)
                 mine = leased(entries[key], owner=owner, now=now, lease_s=lease_s)
-                rows.save(connection, mine)
+                _save(connection, mine)
                 taken.append(Claimed(entry=mine, ended=tuple(ended)))
             return taken
 
@@ -228,7 +239,7 @@ class Outbox:
             now = self._clock.wall()
             for result in results:
                 sent = result.claimed.entry
-                entry = rows.one(connection, sent.profile, sent.channel, sent.cause)
+                entry = _one(connection, sent.profile, sent.channel, sent.cause)
                 if entry is None or entry.lease_owner != sent.lease_owner:
                     continue  # the lease was over, and somebody else has it
                 if result.error is not None:
@@ -240,8 +251,8 @@ class Outbox:
                         entry, sent, now=now, min_interval_s=min_interval_s, new_id=new_id
                     )
                     if sent.cause == RECOVERED:
-                        rows.end_alerts(connection, sent)
-                rows.save(connection, moved)
+                        _end_alerts(connection, sent)
+                _save(connection, moved)
             return True
 
         return self._database.write(note, default=False, creates=False, wait_s=wait_s)
@@ -249,15 +260,15 @@ class Outbox:
 
 def _add(connection: Connection, profile: str, notes: Iterable[Note], now: float) -> None:
     for note in notes:
-        before = rows.one(connection, profile, note.channel, note.cause)
-        rows.save(connection, noted(before, note, profile=profile, now=now, new_id=_new_id()))
-        recovery = rows.one(connection, profile, note.channel, RECOVERED)
+        before = _one(connection, profile, note.channel, note.cause)
+        _save(connection, noted(before, note, profile=profile, now=now, new_id=_new_id()))
+        recovery = _one(connection, profile, note.channel, RECOVERED)
         if recovery is not None and not is_on_its_way(recovery, now):
-            rows.save(connection, msgspec.structs.replace(recovery, waiting=0))
+            _save(connection, msgspec.structs.replace(recovery, waiting=0))
 
 
 def _taken_in(entries: Mapping[tuple[str, str], Entry], channel: str, now: float) -> list[Entry]:
-    """Give a channel's open alerts, with what they have held back counted as told.
+    """Return a channel's open alerts, with what they have held back counted as told.
 
     What was tried before may have arrived, and what is graver was never told: both go their way.
     """
@@ -272,3 +283,67 @@ def _taken_in(entries: Mapping[tuple[str, str], Entry], channel: str, now: float
 
 def _new_id() -> str:
     return os.urandom(12).hex()
+
+
+def _load(connection: Connection, profile: str | None) -> list[Entry]:
+    """Return the entries of one profile, or of all (None), the oldest first."""
+    rows = connection.execute(
+        f"SELECT {', '.join(FIELDS)} FROM outbox"  # noqa: S608
+        " WHERE ?1 IS NULL OR profile = ?1 ORDER BY first_at, channel, cause",
+        (profile,),
+    )
+    return [_entry(row) for row in rows]
+
+
+def _one(connection: Connection, profile: str, channel: str, cause: str) -> Entry | None:
+    """Return one entry, if there is one."""
+    row = connection.execute(
+        f"SELECT {', '.join(FIELDS)} FROM outbox"  # noqa: S608
+        " WHERE profile = ? AND channel = ? AND cause = ?",
+        (profile, channel, cause),
+    ).fetchone()
+    return None if row is None else _entry(row)
+
+
+def _save(connection: Connection, entry: Entry) -> None:
+    """Put an entry in place of the one there was."""
+    values = [getattr(entry, field) for field in FIELDS]
+    connection.execute(
+        f"INSERT OR REPLACE INTO outbox ({', '.join(FIELDS)})"  # noqa: S608
+        f" VALUES ({', '.join('?' * len(FIELDS))})",
+        values,
+    )
+
+
+def _end_alerts(connection: Connection, recovery: Entry) -> None:
+    """End the alerts that a delivered recovery was about."""
+    connection.execute(
+        "UPDATE outbox SET is_open = 0, told = 0, opened_at = NULL"
+        " WHERE profile = ? AND channel = ? AND is_open AND sent_at <= ?",
+        (recovery.profile, recovery.channel, recovery.leased_at),
+    )
+
+
+def _clear(connection: Connection, now: float) -> None:
+    """Give up what has waited for too long, drop what says nothing any more, and bound the rest."""
+    connection.execute(
+        "UPDATE outbox SET waiting = 0, tries = 0, last_error = NULL, lease_owner = NULL"
+        " WHERE waiting > 0 AND abs(last_at - ?) > ?",
+        (now, EXPIRES_S),
+    )
+    connection.execute(
+        "DELETE FROM outbox WHERE waiting = 0 AND CASE WHEN is_open THEN abs(sent_at - ?1) > ?2"
+        " ELSE NOT (held_from <= ?1 AND ?1 < held_from + held_s) END",
+        (now, FORGET_S),
+    )
+    connection.execute(
+        "DELETE FROM outbox WHERE (profile, channel, cause) IN (SELECT profile, channel, cause"
+        " FROM outbox ORDER BY last_at DESC LIMIT -1 OFFSET ?)",
+        (MOST_ENTRIES - 1,),
+    )
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    values = dict(zip(FIELDS, row, strict=True))
+    values["is_open"] = bool(values["is_open"])
+    return msgspec.convert(values, Entry)

@@ -48,7 +48,7 @@ MAX_RETRY_AFTER_S = 3600.0
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold something to tell on one channel."""
+    """Something to tell on one channel."""
 
     channel: str
     cause: str
@@ -61,7 +61,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what waits, and what was sent, of one cause on one channel.
+    """What waits, and what was sent, of one cause on one channel.
 
     Times are seconds since the epoch.
     """
@@ -101,7 +101,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold an entry as it was leased: what its message says."""
+    """An entry as it was leased: what its message says."""
 
     entry: Entry
     ended: tuple[Entry, ...] = ()
@@ -177,7 +177,7 @@ def covers(entry: Entry, note: Note, now: float) -> bool:
 
 
 def leased(entry: Entry, *, owner: str, now: float, lease_s: float) -> Entry:
-    """Give one sender the right to send it."""
+    """Return it as leased: one sender has the right to send it."""
     return msgspec.structs.replace(
         entry, lease_owner=owner, leased_at=now, lease_s=lease_s, tries=entry.tries + 1
     )
@@ -186,7 +186,7 @@ def leased(entry: Entry, *, owner: str, now: float, lease_s: float) -> Entry:
 def delivered(
     entry: Entry, sent: Entry, *, now: float, min_interval_s: float, new_id: str
 ) -> Entry:
-    """Note that a message has arrived.
+    """Return the entry after a message has arrived.
 
     Args:
         entry: the entry now.
@@ -235,7 +235,7 @@ def failed(entry: Entry, *, now: float, error: str, retry_after_s: float | None 
 
 
 def retry_wait_s(tries: int, retry_after_s: float | None = None) -> float:
-    """Say how long to wait after some failed tries, in seconds.
+    """Return how long to wait after some failed tries, in seconds.
 
     Args:
         tries: from 1.

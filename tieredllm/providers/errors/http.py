@@ -13,7 +13,7 @@ from typing import Any
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.errors.body import ErrorBody, read_error, read_error_text
-from tieredllm.providers.errors.codes import implied_kind, implied_status, sentence_kind
+from tieredllm.providers.errors.codes import kind_of_codes, sign_of_words, status_of_codes
 from tieredllm.providers.errors.retry_after import retry_after_s
 from tieredllm.providers.request_info import RequestInfo, host_of
 
@@ -33,12 +33,6 @@ _UNSUPPORTED = re.compile(
     r"(?i)unsupported|(?:not|n't|no longer) (?:be )?(?:support|permitted|allowed|enabled|accept)"
     r"|unrecogni[sz]ed|unknown (?:name|parameter|field|argument)|unexpected (?:keyword|parameter)"
     r"|deprecated|cannot both be|extra (?:inputs|fields)"
-)
-
-# A model or a server without tools that does not call the parameter unsupported: OpenRouter (404),
-# llama.cpp's server (500), vLLM.
-_NO_TOOLS = re.compile(
-    r"(?i)no endpoints found that support tool use|requires --(?:jinja|enable-auto-tool-choice)"
 )
 
 
@@ -76,7 +70,7 @@ def classify_inside_200(
         now: seconds since the epoch.
     """
     error = read_error(value)
-    meant = error.number or implied_status(error.codes) or 500
+    meant = error.number or status_of_codes(error.codes) or 500
     return _error(info, error, status=status, meant=meant, wait_s=retry_after_s(headers, now=now))
 
 
@@ -85,8 +79,9 @@ def _error(
 ) -> FallbackTriggerError:
     kind = _kind(error, meant, inside_200=status < 300)
     parameter = _parameter(info, error) if kind is ErrorKind.BAD_REQUEST else None
-    if "tools" in info.parameters.values() and _NO_TOOLS.search(error.message):
-        kind, parameter = ErrorKind.BAD_REQUEST, "tools"
+    sign = sign_of_words(error.message)
+    if sign is not None and sign.parameter in info.parameters.values():
+        kind, parameter = ErrorKind.BAD_REQUEST, sign.parameter
     if kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE) and wait_s is None:
         wait_s = error.retry_after_s
     return FallbackTriggerError(
@@ -95,11 +90,12 @@ def _error(
         status=status,
         retry_after_s=wait_s,
         parameter=parameter,
+        truncated=sign is not None and sign.truncated,
     )
 
 
 def _kind(error: ErrorBody, status: int, *, inside_200: bool) -> ErrorKind:
-    code = implied_kind(error.codes)
+    code = kind_of_codes(error.codes)
     if status in _FIXED:
         return _FIXED[status]
     if status == 429:
@@ -108,9 +104,10 @@ def _kind(error: ErrorBody, status: int, *, inside_200: bool) -> ErrorKind:
         return _kind_of_403(error, code)
     if status in _TRANSIENT or status >= 500:
         # llama.cpp's server has sent a prompt's excess as 500; and an error inside a 200 names no
-        # status when its code is all there is.
-        decisive = code is ErrorKind.CONTEXT_LENGTH or inside_200
-        return code if code is not None and decisive else ErrorKind.SERVICE_UNAVAILABLE
+        # status when its code or its words are all there is.
+        said = code or _kind_of_words(error)
+        decisive = said is ErrorKind.CONTEXT_LENGTH or inside_200
+        return said if said is not None and decisive else ErrorKind.SERVICE_UNAVAILABLE
     return _kind_of_request(error, code, status)
 
 
@@ -118,15 +115,20 @@ def _kind_of_request(error: ErrorBody, code: ErrorKind | None, status: int) -> E
     if status == 413 and code is ErrorKind.RATE_LIMIT:
         # Groq: one request of more tokens than a minute allows.
         return ErrorKind.CONTEXT_LENGTH
-    if code is None and implied_status(error.codes) == 404:
+    if code is None and status_of_codes(error.codes) == 404:
         return ErrorKind.NOT_FOUND
-    return code or sentence_kind(error.message) or ErrorKind.BAD_REQUEST
+    return code or _kind_of_words(error) or ErrorKind.BAD_REQUEST
+
+
+def _kind_of_words(error: ErrorBody) -> ErrorKind | None:
+    sign = sign_of_words(error.message)
+    return sign.means if sign is not None and isinstance(sign.means, ErrorKind) else None
 
 
 def _kind_of_429(error: ErrorBody, code: ErrorKind | None) -> ErrorKind:
     if code is ErrorKind.QUOTA_EXHAUSTED or any("perday" in quota for quota in error.quotas):
         return ErrorKind.QUOTA_EXHAUSTED
-    if sentence_kind(error.message) is ErrorKind.QUOTA_EXHAUSTED:
+    if _kind_of_words(error) is ErrorKind.QUOTA_EXHAUSTED:
         return ErrorKind.QUOTA_EXHAUSTED
     return ErrorKind.RATE_LIMIT
 
