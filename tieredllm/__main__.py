@@ -5,8 +5,8 @@ from __future__ import annotations
 __all__ = ["main"]
 
 COLLECT_AFTER = 50_000
-"""Objects made, and not freed, before cycles among them are looked for: CPython's 700 would look 100
-times during start-up, which makes only objects that stay. mypy and others do the same."""
+"""Objects made, and not freed, before cycles among them are looked for: CPython's 700 would look a
+hundred times during start-up, which makes objects that stay. mypy does the same (build.py)."""
 
 
 def main() -> None:
