@@ -294,7 +294,7 @@ def test_every_kind_that_counts_opens_it_and_no_other_does():
 )
 def test_a_window_is_weak_past_a_threshold_with_enough_requests(window, weakness):
     """A threshold that is met exactly is not broken, and too few requests break none."""
-    found = breaker.weakness(window, DEFAULTS)
+    found = breaker.find_violation(window, DEFAULTS)
 
     assert (found and found.message) == weakness
 

@@ -328,7 +328,7 @@ class _Pending:
         ]
 
     def clear(self) -> None:
-        """Hold nothing more."""
+        """Forget all of it."""
         self._held.clear()
 
     def take(self, keys: Collection[Key]) -> _Pending:
@@ -340,7 +340,7 @@ class _Pending:
         return taken
 
     def give_back(self, taken: _Pending) -> None:
-        """Hold again what was handed over, in addition to what was added meanwhile."""
+        """Take back what was handed over, in addition to what was added meanwhile."""
         for key, held in taken._held.items():
             self._add(key, held)
 

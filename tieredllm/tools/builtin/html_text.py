@@ -66,7 +66,7 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
 def title_and_text(page: str) -> tuple[str, str]:
-    """Give a page's title and its text; both may be empty."""
+    """Return a page's title and its text; both may be empty."""
     reader = _Reader(page)
     reader.read()
     return reader.title, reader.text()
