@@ -218,6 +218,15 @@ def test_without_a_usable_template_there_is_another(template, control, expected)
     assert expected == written(Words(template, control=control), user("Hi"))
 
 
+def test_gemma_s_form_has_no_system_role():
+    """Where Gemma's form is chosen, the system text goes into the first turn."""
+    out = written(Words(None), SYSTEM, user("Hi"))
+
+    assert out == (
+        "«<bos>»«<start_of_turn>»user\nBe brief.\n\nHi«<end_of_turn>»\n«<start_of_turn>»model\n"
+    )
+
+
 def test_only_the_plain_form_has_a_stop_text():
     """A model without turn tokens is stopped where it would speak for the user."""
     assert ChatFormat(Words(None, control=[])).stop == "\nUser:"

@@ -23,7 +23,9 @@ __all__ = ["PLAIN", "ChatFormat", "ChatPrompt", "Vocabulary"]
 Render = Callable[[list[dict[str, Any]]], str]
 
 GEMMA = (
-    "{{ bos_token }}{% for m in messages %}<start_of_turn>"
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ raise_exception('Gemma has no system role') }}{% endif %}"
+    "<start_of_turn>"
     "{{ 'model' if m['role'] == 'assistant' else 'user' }}\n{{ m['content'] }}<end_of_turn>\n"
     "{% endfor %}{{ '<start_of_turn>model\n' }}"
 )
