@@ -163,9 +163,11 @@ async def stream_attempt(
                 async for chunk in answer:
                     timer.reschedule(None)
                     if isinstance(chunk, Finish):
-                        if state.pieces:
-                            return chunk
-                        break
+                        if not state.pieces:
+                            break
+                        for notice in chunk.notices:
+                            await emit(Notice(tier=tier.name, message=notice))
+                        return chunk
                     if isinstance(chunk, ToolRequest):
                         if state.first_token_at is None:
                             state.first_token_at = request.clock.monotonic()

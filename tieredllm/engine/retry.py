@@ -15,7 +15,7 @@ MAX_RETRY_AFTER_S = 10.0
 
 
 def backoff_s(backoff: Backoff, number: int, rng: random.Random) -> float:
-    """Give the wait before a retry: `min(base * factor**number + jitter, max)`, in seconds.
+    """Return the wait before a retry: `min(base * factor**number + jitter, max)`, in seconds.
 
     The exponent counts from 1, as in the source document's `(2 ** retry_count) * 0.1 + jitter`.
 
@@ -37,7 +37,7 @@ def retry_wait_s(
     budget_s: float,
     rng: random.Random,
 ) -> float | None:
-    """Say how long to wait before the same backend is asked again, or None not to.
+    """Return how long to wait before the same backend is asked again, or None not to.
 
     Args:
         error: how the last attempt failed.
@@ -64,7 +64,7 @@ def counts(error: FallbackTriggerError) -> bool:
 
 
 def bench_s(error: FallbackTriggerError) -> float | None:
-    """Say for how long a failure sets the backend aside at once, in seconds; None for not at all.
+    """Return for how many seconds a failure sets the backend aside at once; None for not at all.
 
     A rate-limited backend is set aside until the moment it named.
     """

@@ -121,6 +121,8 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     intent: str | None = None
     ref_code: str | None = None
     cached_at: str | None = None
+    notices: tuple[str, ...] = ()
+    """What the user should be told of this backend, a sentence each."""
 
 
 class CallPiece(msgspec.Struct, frozen=True):
