@@ -63,7 +63,7 @@ def start_up(runs: int) -> list[Row]:
         floor = [PYTHON, str(FLOORS / "httpx_stream.py"), url]
         pairs = compare([*command, "ask", "hello"], floor, env, runs)
         rows = [
-            _row("ask, instant server", "httpx, 12 lines", "s", pairs["wall_s"], 1.5),
+            _row("ask, instant server", "httpx, 12 lines", "s", pairs["wall_s"], 1.3),
             _row("ask, instant server: memory", "the same", "MiB", pairs["peak_mib"], 1.6),
         ]
         llm = shutil.which("llm")
@@ -79,7 +79,7 @@ def rules(runs: int) -> list[Row]:
     with running("instant") as url, user(clouds(REFUSING, REFUSING)) as (command, env):
         floor = [PYTHON, str(FLOORS / "httpx_stream.py"), url]
         pairs = compare([*command, "ask", "hello"], floor, env, runs)
-        return [_row("ask, all refuse, rules answer", "httpx, 12 lines", "s", pairs["wall_s"], 1.5)]
+        return [_row("ask, all refuse, rules answer", "httpx, 12 lines", "s", pairs["wall_s"], 1.4)]
 
 
 def help_and_version(runs: int) -> list[Row]:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "requirements" / "build.txt"
 LOG = Path(sys.prefix) / "install.log"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
-COMPILING = "compiling llama.cpp, once: about 5 minutes of two processor cores"
+COMPILING = "compiling llama.cpp (once, about 5 minutes)"
 NO_COMPILER = (
     "If llama.cpp could not be compiled: it needs a C and a C++ compiler, and the README's first\n"
     "lines have the way without them."

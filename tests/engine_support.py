@@ -45,6 +45,7 @@ class Scripted:
         self.open_calls = 0
         self.warmed = 0
         self.needs_warmth = False
+        self.never_sends = False
         self.provider = provider if is_language_model else "rules"
         self.model = name
         self.identity = name
@@ -60,6 +61,8 @@ class Scripted:
     async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
         self.seen.append(call)
         self.open_calls += 1
+        if not self.never_sends:
+            call.on_sent()
         steps = self.calls.pop(0) if len(self.calls) > 1 else self.calls[0]
         try:
             for step in steps:

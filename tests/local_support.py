@@ -28,6 +28,7 @@ GEMMA_TEMPLATE = (  # google/gemma-2-2b-it, tokenizer_config.json
     "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
 )
+LETTERS = [f"▁{c}" for c in "abcdefghijklmnopqrstuvwxyz"]
 SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 
 
@@ -125,9 +126,6 @@ def write_gemma(
     import numpy as np
 
     width, layers, heads, kv_heads, head, hidden = 64, 2, 2, 1, 32, 128
-    letters = [f"▁{c}" for c in "abcdefghijklmnopqrstuvwxyz"]
-    tokens = [*SPECIALS, *(f"<0x{n:02X}>" for n in range(256)), *letters]
-    kinds = [3, 3, 3, 2, 3, 3, *[6] * 256, *[1] * len(letters)]
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("Tiny Gemma")
     writer.add_context_length(1024)
@@ -143,24 +141,13 @@ def write_gemma(
     if architecture == "gemma2":
         writer.add_attn_logit_softcapping(50.0)
         writer.add_final_logit_softcapping(30.0)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * len(tokens))
-    writer.add_token_types(kinds)
-    writer.add_bos_token_id(2)
-    writer.add_eos_token_id(1)
-    writer.add_unk_token_id(3)
-    writer.add_pad_token_id(0)
-    writer.add_add_bos_token(True)
-    writer.add_add_space_prefix(False)
-    if template is not None:
-        writer.add_chat_template(template)
+    tokens = _add_vocabulary(writer, template)
     rng = np.random.default_rng(7)
 
     def tensor(name: str, *shape: int) -> None:
         values = rng.normal(0.0, 0.3, shape) if len(shape) > 1 else np.ones(shape)
         if name == "token_embd":
-            values[: len(tokens) - len(letters)] *= 0.01  # so that it answers in letters
+            values[: len(tokens) - len(LETTERS)] *= 0.01  # so that it answers in letters
             if damaged is not None:
                 values[tokens.index(damaged)] = np.nan
         writer.add_tensor(f"{name}.weight", values.astype(np.float32))
@@ -181,6 +168,99 @@ def write_gemma(
         if architecture == "gemma3":
             tensor(f"{block}.attn_q_norm", head)
             tensor(f"{block}.attn_k_norm", head)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_vocabulary(writer: Any, template: str | None) -> list[str]:
+    """Add a vocabulary of bytes and letters to a model; give its tokens."""
+    tokens = [*SPECIALS, *(f"<0x{n:02X}>" for n in range(256)), *LETTERS]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types([3, 3, 3, 2, 3, 3, *[6] * 256, *[1] * len(LETTERS)])
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(3)
+    writer.add_pad_token_id(0)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+    if template is not None:
+        writer.add_chat_template(template)
+    return tokens
+
+
+def write_recurrent(path: Path, architecture: str) -> Path:
+    """Write a tiny model that carries a state from token to token, with random weights.
+
+    Args:
+        path: where to.
+        architecture: `mamba` (nothing but that) or `lfm2` (with attention in every other layer).
+    """
+    import gguf
+    import numpy as np
+
+    width, hidden, head, convolution, state = 64, 128, 32, 3, 16
+    rng = np.random.default_rng(7)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name(f"Tiny {architecture}")
+    writer.add_context_length(1024)
+    writer.add_embedding_length(width)
+    writer.add_block_count(2)
+    writer.add_layer_norm_rms_eps(1e-6)
+    tokens = _add_vocabulary(writer, GEMMA_TEMPLATE)
+
+    def tensor(name: str, *shape: int, suffix: str = ".weight") -> None:
+        values = rng.normal(0.0, 0.3, shape) if len(shape) > 1 else np.ones(shape)
+        if name == "token_embd":
+            values[: len(tokens) - len(LETTERS)] *= 0.01  # so that it answers in letters
+        if name.endswith("ssm_a"):
+            values = -np.abs(values)
+        writer.add_tensor(f"{name}{suffix}", values.astype(np.float32))
+
+    tensor("token_embd", len(tokens), width)
+    if architecture == "lfm2":
+        writer.add_feed_forward_length(hidden)
+        writer.add_head_count(width // head)
+        writer.add_head_count_kv([0, 1])
+        writer.add_shortconv_l_cache(convolution)
+        tensor("token_embd_norm", width)
+        tensor("blk.0.shortconv.conv", width, convolution)
+        tensor("blk.0.shortconv.in_proj", 3 * width, width)
+        tensor("blk.0.shortconv.out_proj", width, width)
+        tensor("blk.1.attn_q", width, width)
+        tensor("blk.1.attn_k", head, width)
+        tensor("blk.1.attn_v", head, width)
+        tensor("blk.1.attn_output", width, width)
+        tensor("blk.1.attn_q_norm", head)
+        tensor("blk.1.attn_k_norm", head)
+        for block in ("blk.0", "blk.1"):
+            tensor(f"{block}.attn_norm", width)
+            tensor(f"{block}.ffn_norm", width)
+            tensor(f"{block}.ffn_gate", hidden, width)
+            tensor(f"{block}.ffn_up", hidden, width)
+            tensor(f"{block}.ffn_down", width, hidden)
+    else:
+        rank = 4
+        writer.add_ssm_conv_kernel(convolution + 1)
+        writer.add_ssm_inner_size(hidden)
+        writer.add_ssm_state_size(state)
+        writer.add_ssm_time_step_rank(rank)
+        tensor("output_norm", width)
+        for block in ("blk.0", "blk.1"):
+            tensor(f"{block}.attn_norm", width)
+            tensor(f"{block}.ssm_in", 2 * hidden, width)
+            tensor(f"{block}.ssm_conv1d", hidden, convolution + 1)
+            tensor(f"{block}.ssm_conv1d", hidden, suffix=".bias")
+            tensor(f"{block}.ssm_x", rank + 2 * state, hidden)
+            tensor(f"{block}.ssm_dt", hidden, rank)
+            tensor(f"{block}.ssm_dt", hidden, suffix=".bias")
+            tensor(f"{block}.ssm_a", hidden, state, suffix="")
+            tensor(f"{block}.ssm_d", hidden, suffix="")
+            tensor(f"{block}.ssm_out", width, hidden)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

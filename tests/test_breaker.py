@@ -163,7 +163,7 @@ def test_a_probe_that_succeeds_closes_it_and_the_past_is_forgotten():
 
 
 def test_a_failed_probe_doubles_the_cooldown_up_to_the_maximum():
-    """The cooldown goes 10, 20, 30, 30 seconds."""
+    """The cooldown goes 10, 20, 25, 25 seconds."""
     backend = opened()
     cooldowns = [backend.circuit.cooldown_s]
     for _ in range(3):
@@ -172,7 +172,24 @@ def test_a_failed_probe_doubles_the_cooldown_up_to_the_maximum():
         backend.record(failure(), probed=True)
         cooldowns.append(backend.circuit.cooldown_s)
 
-    assert cooldowns == [10, 20, 30, 30]
+    assert cooldowns == [10, 20, 25, 25]
+
+
+@pytest.mark.parametrize("silence_s", [0.0, 10.0])
+@pytest.mark.parametrize("outage_s", [5, 12, 31, 56, 61, 86.5, 300])
+def test_recovery_takes_no_longer_than_the_longest_cooldown(silence_s, outage_s):
+    """With the defaults a backend that is back is asked within 27 s, however probes failed."""
+    backend = opened()
+    back_at = backend.now + outage_s
+    while True:
+        backend.now = max(backend.now, backend.standing.retry_at)
+        assert backend.lease()
+        if backend.now >= back_at:
+            break
+        backend.now += silence_s
+        backend.record(failure(), probed=True)
+
+    assert backend.now - back_at <= 27
 
 
 def test_a_probe_that_says_nothing_starts_the_same_cooldown_again():
@@ -277,7 +294,7 @@ def test_every_kind_that_counts_opens_it_and_no_other_does():
 )
 def test_a_window_is_weak_past_a_threshold_with_enough_requests(window, weakness):
     """A threshold that is met exactly is not broken, and too few requests break none."""
-    found = breaker.weakness(window, DEFAULTS)
+    found = breaker.find_violation(window, DEFAULTS)
 
     assert (found and found.message) == weakness
 

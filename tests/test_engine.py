@@ -726,3 +726,42 @@ def test_a_bug_of_the_engine_reaches_whoever_reads():
 
     with pytest.raises(ZeroDivisionError):
         run_engine(Scripted(["x", END]), health=Broken())
+
+
+def test_an_unsent_request_says_nothing_about_the_backend():
+    """What is never written fails the attempt after `timeout_s`, and counts against nobody."""
+    memory = Memory()
+    stuck = Scripted([5.0], name="a")
+    stuck.never_sends = True
+    limits = {"first_token_timeout_s": 0.05, "timeout_s": 0.2}
+    answer, _ = run_engine(stuck, Scripted(["y", END], name="b"), health=memory, tiers={0: limits})
+
+    assert answer.text == "y"
+    assert answer.attempts[0].error.message == "the request could not be sent within 0.2 s"
+    assert [(r.kind, r.counts) for r in memory.results if not r.ok] == [("timeout", False)]
+
+
+class SlowToSend(Scripted):
+    """A backend whose request takes a while to be written."""
+
+    async def answer(self, call):
+        await asyncio.sleep(0.2)
+        async for chunk in super().answer(call):
+            yield chunk
+
+
+def test_the_first_token_clock_starts_when_the_request_is_written():
+    """A busy machine that is slow to send takes nothing from the time a server has."""
+    slow = SlowToSend([0.1, "in time", END])
+    answer, _ = run_engine(slow, rules(), tiers={0: {"first_token_timeout_s": 0.15}})
+
+    assert answer.text == "in time"
+
+
+def test_silence_after_the_request_was_written_is_the_backend_s():
+    """From then on the first-token timeout holds, and counts."""
+    memory = Memory()
+    limits = {"first_token_timeout_s": 0.05, "timeout_s": 30}
+    run_engine(SlowToSend([5.0], name="a"), rules(), health=memory, tiers={0: limits})
+
+    assert [(r.kind, r.counts) for r in memory.results if not r.ok] == [("timeout", True)]

@@ -16,8 +16,8 @@ from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import McpSettings, Tools
 from tieredllm.providers.base import CallPiece, ToolRequest
 from tieredllm.tools.approval import Approval
+from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.registry import Toolbox
-from tieredllm.tools.session import ToolSession
 from tieredllm.types import (
     Answered,
     Options,

@@ -85,3 +85,27 @@ def test_everything_exported_is_there():
         assert getattr(tieredllm, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = tieredllm.nonsense
+
+
+def test_a_short_command_looks_for_no_garbage(tmp_path):
+    """Start-up makes objects that stay: hardly a collection runs, and none over all at the end."""
+    code = """
+import atexit, gc, sys
+seen = []
+gc.callbacks.append(lambda phase, info: phase == "start" and seen.append(phase))
+atexit.register(lambda: print(len(seen), gc.get_freeze_count() > 0, file=sys.stderr))
+sys.argv = ["tieredllm", "--help"]
+from tieredllm.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path),
+        timeout=60,
+        check=True,
+    )
+
+    collections, frozen = done.stderr.split()
+    assert (int(collections) < 10, frozen) == (True, "True")

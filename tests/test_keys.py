@@ -337,6 +337,31 @@ def test_the_command_keeps_a_key_from_standard_input(tmp_path):
     assert Keys({}, file).get("OPENAI_API_KEY") == "sk-0123456789ab"
 
 
+def test_a_key_that_nothing_reads_is_doubted(tmp_path):
+    """It is kept all the same, for another profile; what MCP servers get counts as asked for."""
+    write(
+        tmp_path / "config/profiles/mcp.yaml",
+        """
+        tiers: [{name: r, provider: rules}]
+        tools:
+          mcp:
+            x: {command: [x], pass_env: [MINE]}
+            y: {url: 'https://y', headers_env: {A: Y}}
+        """,
+    )
+    doubted = command("keys", "set", "MINE", home=tmp_path, stdin="x")
+    asked_for = [
+        command("-p", "mcp", "keys", "set", name, home=tmp_path, stdin="x")
+        for name in ("MINE", "Y")
+    ]
+
+    assert doubted.stderr.splitlines()[1:] == [
+        "nothing in the profile in use asks for MINE: `tieredllm keys list` shows what"
+    ]
+    assert (doubted.code, Keys({}, tmp_path / "config/keys.yaml").get("MINE")) == (0, "x")
+    assert [len(result.stderr.splitlines()) for result in asked_for] == [1, 1]
+
+
 def test_a_vendor_stands_for_its_variable(tmp_path):
     """`keys set openai` keeps what the openai tiers look for, and `keys rm` removes it."""
     kept = command("keys", "set", "OpenAI", home=tmp_path, stdin="k")

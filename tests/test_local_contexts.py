@@ -7,7 +7,6 @@ import os
 import stat
 
 import pytest
-from cli_support import cli
 from local_support import answer, backend, call, smollm2, user, write_gemma
 
 from tieredllm.local import contexts as module
@@ -241,36 +240,3 @@ def test_clearing_leaves_none(kept, tmp_path):
     kept.clear()
 
     assert files(tmp_path) == []
-
-
-LOCAL = """
-name: local
-tiers:
-  - name: local
-    provider: llama_cpp
-    model: {model}
-    context_tokens: 1024
-    prompt: full
-    params: {{temperature: 0, max_tokens: 8}}
-    first_token_timeout_s: 60
-"""
-
-
-def test_ask_keeps_contexts_with_the_log_only(tmp_path, tiny):
-    """`ask` leaves a context behind, `ask -n` does not, and `log prune` takes it away."""
-    home = tmp_path
-    profile = home / "local.yaml"
-    profile.write_text(LOCAL.format(model=tiny))
-
-    cli(home, "-p", str(profile), "ask", "-n", FIRST.content)
-    without_log = files(home)
-    done = cli(home, "-p", str(profile), "ask", FIRST.content)
-    with_log = files(home)
-    again = cli(home, "-p", str(profile), "ask", "-c", SECOND.content)
-    continued = files(home)
-    cli(home, "log", "prune", "--older-than", "0", "--yes")
-
-    assert (done.returncode, again.returncode) == (0, 0)
-    assert [len(found) for found in (without_log, with_log, continued)] == [0, 1, 1]
-    assert continued != with_log
-    assert files(home) == []

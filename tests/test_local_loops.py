@@ -11,6 +11,7 @@ from wire_support import gemma3_path
 
 from tieredllm.local.generate import LOOP_TOKENS, Job, LoopDetector
 from tieredllm.local.generate import answer as generate
+from tieredllm.local.template import ChatPrompt
 
 DOCUMENTS = sorted(Path(__file__).parents[1].glob("*.md"))
 SENTENCE = "The cat sat on the mat and looked at the moon. "
@@ -51,9 +52,10 @@ class Plain:
     """A chat format of no interest."""
 
     stop = None
+    problem = None
 
-    def tokens(self, messages):
-        return [1]
+    def prompt(self, messages):
+        return ChatPrompt(tokens=[1], lasting=0)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import socket
+import sys
+import threading
 
 import msgspec
 import pytest
@@ -325,6 +328,32 @@ def test_no_error_names_an_address_or_a_secret(world):
     everything = " ".join(errors) + world.path.read_bytes().decode("latin-1")
     assert "T0SECRET" not in everything
     assert "B0SECRET" not in everything
+
+
+def test_a_proxy_that_needs_a_package_is_told(world, monkeypatch):
+    """A SOCKS proxy in the environment is named, with what to install for it."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    world.env["HOOK"] = "http://example.org/"
+    (error,) = tell(world, {"webhook": {"url_env": "HOOK"}}, rules_answer())
+
+    assert error == "the proxy in the environment is a SOCKS proxy: pip install 'httpx[socks]'"
+
+
+def test_a_connection_that_ends_in_the_handshake_is_told(world):
+    """A server that hangs up before TLS begins has closed the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        world.env["HOOK"] = f"https://127.0.0.1:{server.getsockname()[1]}/"
+
+        def hang_up() -> None:
+            server.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        (error,) = tell(world, {"webhook": {"url_env": "HOOK"}}, rules_answer())
+        thread.join()
+
+    assert error == "the connection was closed without an answer"
 
 
 def test_a_user_in_the_address_is_sent_as_basic_authorization(world):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import httpx
+import msgspec
 import pytest
 from wire_support import (
     Connection,
@@ -334,3 +335,49 @@ def test_an_answer_over_the_bound_is_refused(monkeypatch):
 
     assert outcome.kind == "malformed_response"
     assert "longer than" in outcome.error.message
+
+
+@pytest.mark.parametrize("vendor", ["openai", "anthropic", "gemini"])
+def test_a_backend_tells_when_its_request_is_written(vendor):
+    """The signal comes after the whole body has been written, and before any answer."""
+    told = []
+
+    async def run():
+        http = HttpClients()
+
+        async def play(connection):
+            told.append("received")
+            await asyncio.sleep(0.05)
+            told.append("answering")
+            await connection.send(answers(vendor, "Hi"))
+
+        async with raw_server(play) as server:
+            asked = msgspec.structs.replace(call(), on_sent=lambda: told.append("sent"))
+            outcome = await attempt(backend(vendor, server.url, http), asked)
+            await http.aclose()
+            [received] = server.requests
+            return outcome.text, received.headers
+
+    text, headers = asyncio.run(run())
+
+    assert text == "Hi"
+    assert sorted(told[:2]) == ["received", "sent"]
+    assert told[2:] == ["answering"]
+    assert "transfer-encoding" not in headers
+
+
+def test_a_request_that_cannot_be_sent_is_not_told_as_sent():
+    """Where nobody listens, nothing was written."""
+    told = []
+
+    async def run():
+        http = HttpClients()
+        asked = msgspec.structs.replace(call(), on_sent=lambda: told.append("sent"))
+        outcome = await attempt(backend("openai", "http://127.0.0.1:9", http), asked)
+        await http.aclose()
+        return outcome
+
+    outcome = asyncio.run(run())
+
+    assert outcome.error.kind == "connection"
+    assert told == []

@@ -13,7 +13,7 @@ from tieredllm.profile.schema import Params
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.cloud import CloudBackend
 from tieredllm.providers.http import HttpClients
-from tieredllm.providers.roles import OPENING
+from tieredllm.roles import OPENING
 from tieredllm.types import Message
 
 VENDORS = ["openai", "anthropic", "gemini"]

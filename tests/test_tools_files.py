@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from tools_support import used
 
-from tieredllm.tools.base import ToolFailureError
+from tieredllm.tools.base import MAX_RESULT_BYTES, ToolFailureError
 from tieredllm.tools.builtin import files
-from tieredllm.tools.builtin.confined import Confined
 from tieredllm.tools.builtin.files import MAX_FILE_BYTES, make_list_files, make_read_file
-from tieredllm.tools.text import MAX_RESULT_BYTES
+from tieredllm.tools.builtin.sandbox import Sandbox
 
 SECRET = "outside secret"
 
@@ -41,12 +40,12 @@ def root(tmp_path):
 def read(root, request, monkeypatch):
     """Read files both ways: walking open directories, and checking resolved names."""
     if request.param:
-        original = Confined.__init__
+        original = Sandbox.__init__
 
         def by_name(self, root, *, private=(), by_name=True):
             original(self, root, private=private, by_name=True)
 
-        monkeypatch.setattr(Confined, "__init__", by_name)
+        monkeypatch.setattr(Sandbox, "__init__", by_name)
     return lambda path, **more: used(make_read_file(root), path=path, **more)
 
 
@@ -190,10 +189,10 @@ def test_fifos_sockets_and_devices_are_not_opened(read, root, monkeypatch):
 @pytest.mark.parametrize("by_name", [False, True])
 def test_files_of_the_kernel_are_out_of_reach(folder, path, by_name):
     """Even in the root directory, what `/proc` tells of processes and their keys stays there."""
-    confined = Confined(Path(folder), by_name=by_name)
-    with pytest.raises(ToolFailureError), confined.file(path):
+    sandbox = Sandbox(Path(folder), by_name=by_name)
+    with pytest.raises(ToolFailureError), sandbox.file(path):
         pytest.fail("it was opened")
-    with pytest.raises(ToolFailureError), confined.file("dev/zero"):
+    with pytest.raises(ToolFailureError), sandbox.file("dev/zero"):
         pytest.fail("it was opened")
 
 
@@ -231,11 +230,11 @@ def test_a_link_put_in_place_while_it_walks_leads_nowhere(root):
     thread.start()
     seen = set()
     try:
-        confined = Confined(root)
+        sandbox = Sandbox(root)
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
             try:
-                with confined.file("swap/file.txt") as descriptor:
+                with sandbox.file("swap/file.txt") as descriptor:
                     seen.add(os.read(descriptor, 100))
             except ToolFailureError:
                 seen.add(None)

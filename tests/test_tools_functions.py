@@ -19,8 +19,7 @@ from tools_support import call, carried_out, session, used
 from tieredllm.errors import UsageError
 from tieredllm.profile.schema import Tools
 from tieredllm.tools.base import ArgumentsError, ToolFailureError
-from tieredllm.tools.docstrings import described
-from tieredllm.tools.functions import load_function, make_function_tool
+from tieredllm.tools.python import load_function, make_function_tool, parse_docstring
 from tieredllm.tools.registry import Toolbox
 from tieredllm.tools.schema import UnsuitableTypeError
 
@@ -428,9 +427,9 @@ def test_two_tools_of_one_name_are_a_mistake(modules, python):
 
 def test_docstrings():
     """Sections, types and continuation lines are understood; what is not there is empty."""
-    assert described(None) == ("", {})
-    assert described("Do it.") == ("Do it.", {})
-    about, arguments = described(
+    assert parse_docstring(None) == ("", {})
+    assert parse_docstring("Do it.") == ("Do it.", {})
+    about, arguments = parse_docstring(
         """Do it.
 
         Well: this is no section.

@@ -16,10 +16,9 @@ from tools_support import MCP_SERVER, alive, call, carried_out, declared, mcp_to
 
 from tieredllm.errors import UsageError
 from tieredllm.tools.approval import Approval
-from tieredllm.tools.mcp.arguments import schema_checker
-from tieredllm.tools.mcp.results import MAX_NAME, prefix, wire_name
+from tieredllm.tools.execute import ToolSession
+from tieredllm.tools.mcp.server import MAX_NAME, prefix, schema_checker, wire_name
 from tieredllm.tools.registry import Toolbox
-from tieredllm.tools.session import ToolSession
 
 ODD = wire_name("docs", "odd.name")
 
@@ -284,7 +283,7 @@ import asyncio, os, sys, signal
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tools_support import mcp_toolbox, call, carried_out
-from tieredllm.tools.session import ToolSession
+from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.approval import Approval
 
 async def main():

@@ -16,8 +16,8 @@ from tieredllm.profile.schema import Tools
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.base import Tool, ToolCall, ToolResult
 from tieredllm.tools.builtin.egress import EgressPolicy
+from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.registry import Toolbox
-from tieredllm.tools.session import ToolSession
 
 MCP_SERVER = Path(__file__).parent / "tools_mcp_server.py"
 HERE = EgressPolicy(
@@ -92,7 +92,7 @@ async def carried_out(
 ) -> list[ToolResult]:
     """Carry out one round."""
     deadline = asyncio.get_running_loop().time() + left_s
-    return await tools.carry_out(calls, grant, tier=tier, deadline=deadline)
+    return await tools.execute_round(calls, grant, tier=tier, deadline=deadline)
 
 
 def declared(**values: Any) -> Tools:

@@ -238,12 +238,12 @@ class FallbackManager:
         return run(once())
 
     def secrets(self) -> list[str]:
-        """Give the secrets in use, so that whoever keeps a text can strike them out."""
+        """Return the secrets in use, so that whoever keeps a text can strike them out."""
         values = (self._around.keys.get(name) for name in variables_of(self.profile))
         return [value for value in values if value]
 
     def key_mistakes(self) -> tuple[Mistake, ...]:
-        """Give what is wrong with the file of keys; its other keys are used all the same."""
+        """Return what is wrong with the file of keys; its other keys are used all the same."""
         return self._around.keys.mistakes
 
     async def check(self, *, deep: bool = False) -> HealthReport:
@@ -297,7 +297,7 @@ class FallbackManager:
         self.database.close()
 
     async def __aenter__(self) -> FallbackManager:
-        """Give itself."""
+        """Return itself."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -310,8 +310,8 @@ class FallbackManager:
             return None
         from tieredllm.engine.tool_loop import ToolLoop
         from tieredllm.tools.approval import Approval
+        from tieredllm.tools.execute import ToolSession
         from tieredllm.tools.registry import Toolbox
-        from tieredllm.tools.session import ToolSession
 
         declared = self.profile.tools
         if self._toolbox is None:
@@ -433,7 +433,7 @@ def _in_a_loop() -> bool:
 
 
 def _has_tools(tier: Tier, declared: Tools) -> bool:
-    """Tell whether a tier's models may call anything, as far as the profile says."""
+    """Return whether a tier's models may call anything, as far as the profile says."""
     any_declared = bool(declared.builtin or declared.python or declared.mcp)
     providers = {tier.provider, *(alternate.provider for alternate in tier.alternates)}
     able = not providers.isdisjoint(WITH_TOOLS)

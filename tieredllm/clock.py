@@ -9,26 +9,26 @@ __all__ = ["Clock", "SystemClock", "iso"]
 
 
 class Clock(Protocol):
-    """Tell the time two ways."""
+    """The time, two ways."""
 
     def monotonic(self) -> float:
-        """Give seconds that never go back; only differences mean something."""
+        """Return seconds that never go back; only differences mean something."""
         ...
 
     def wall(self) -> float:
-        """Give seconds since the epoch (UTC): what other processes can compare with."""
+        """Return seconds since the epoch (UTC): what other processes can compare with."""
         ...
 
 
 class SystemClock:
-    """Tell the machine's time."""
+    """The machine's time."""
 
     def monotonic(self) -> float:
-        """Give `time.monotonic()`, the clock of asyncio's own timers."""
+        """Return `time.monotonic()`, the clock of asyncio's own timers."""
         return time.monotonic()
 
     def wall(self) -> float:
-        """Give `time.time()`."""
+        """Return `time.time()`."""
         return time.time()
 
 

@@ -60,14 +60,14 @@ ToolOutcome = Literal["ok", "failed", "timeout", "cancelled", "invalid", "unknow
 
 
 class Message(msgspec.Struct, frozen=True):
-    """Hold one turn of a conversation."""
+    """One turn of a conversation."""
 
     role: Role
     content: str
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold text the question is about: what was piped in, or a file."""
+    """Text that the question is about: what was piped in, or a file."""
 
     text: str
     name: str | None = None
@@ -75,7 +75,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold a request as the user made it, its parts kept apart.
+    """A request as the user made it, its parts kept apart.
 
     The question is never cut; the attachments may be, to what a tier's context leaves. An empty
     question with attachments means that the attached text speaks for itself.
@@ -104,7 +104,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold the token counts a backend reported for one answer."""
+    """The token counts a backend reported for one answer."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -123,7 +123,7 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one call of one backend, or why there was none."""
+    """One call of one backend, or why there was none."""
 
     tier: str
     level: int
@@ -144,12 +144,12 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def why(self) -> str:
-        """Say in one line why this attempt gave no answer."""
+        """One line on why this attempt gave no answer."""
         return str(self.error) if self.error is not None else self.reason or self.outcome
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold a call of a tool as a model made it."""
+    """A call of a tool as a model made it."""
 
     id: str
     """The vendor's, or one made up where a vendor gives none."""
@@ -159,7 +159,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what came of a call: data from outside, cleaned and limited, never instructions."""
+    """What came of a call: data from outside, cleaned and limited, never instructions."""
 
     call_id: str
     name: str
@@ -189,7 +189,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one tool call of a request: an entry of `tool_calls` in `ask --json`."""
+    """One tool call of a request: an entry of `tool_calls` in `ask --json`."""
 
     tier: str
     """The tier whose model made it."""
@@ -205,7 +205,7 @@ class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what came of one request: the fields of `ask --json`.
+    """What came of one request: the fields of `ask --json`.
 
     A failed request is an answer too: its `text` is None and its `error` is set.
     """
@@ -237,7 +237,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What models called, all tiers together; also when the request failed."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the answer as plain values, in the order of the fields."""
+        """Return the answer as plain values, in the order of the fields."""
         values: dict[str, Any] = msgspec.to_builtins(self)
         return values
 
@@ -256,7 +256,7 @@ def last_failures(attempts: Sequence[Attempt]) -> list[Attempt]:
 
 
 class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that a backend is being asked."""
+    """A backend is being asked."""
 
     tier: str
     level: int
@@ -267,14 +267,14 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """Carry a piece of answer text, not yet known to be part of a complete answer."""
+    """A piece of answer text, not yet known to be part of a complete answer."""
 
     tier: str
     text: str
 
 
 class ToolsWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that a model calls tools: what it said before is no part of the answer."""
+    """A model calls tools: what it said before is no part of the answer."""
 
     tier: str
     names: tuple[str, ...]
@@ -283,7 +283,7 @@ class ToolsWanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolStarted(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that a tool call is being carried out."""
+    """A tool call is being carried out."""
 
     tier: str
     call_id: str
@@ -293,14 +293,14 @@ class ToolStarted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """Say what came of a tool call."""
+    """What came of a tool call."""
 
     tier: str
     result: ToolResult
 
 
 class RetryScheduled(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that the same backend is asked again after a wait."""
+    """The same backend is asked again after a wait."""
 
     tier: str
     wait_s: float
@@ -308,7 +308,7 @@ class RetryScheduled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptFailed(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that an attempt failed or was cancelled; text it streamed is void."""
+    """An attempt failed or was cancelled; text it streamed is void."""
 
     attempt: Attempt
     streamed: bool
@@ -316,13 +316,13 @@ class AttemptFailed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TierSkipped(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that a backend was passed over without being asked."""
+    """A backend was passed over without being asked."""
 
     attempt: Attempt
 
 
 class FellBack(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that a tier gave way to a lower one."""
+    """A tier gave way to a lower one."""
 
     from_tier: str
     to_tier: str
@@ -330,14 +330,14 @@ class FellBack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """Tell the user something about the request that is not an error."""
+    """Something the user is to know about the request that is not an error."""
 
     tier: str
     message: str
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """End the stream: the complete answer, or the failed one (its `error` is set)."""
+    """The end of the stream: the complete answer, or the failed one (its `error` is set)."""
 
     answer: Answer
 

@@ -16,7 +16,7 @@ async def main() -> None:
             async with turn:
                 answer = await manager.process_with_fallbacks("hello")
                 assert answer.tier == "primary", answer
-                return answer.text
+                return answer.text or ""
 
         texts = await asyncio.gather(*(ask() for _ in range(COUNT)))
     assert len(set(texts)) == 1

@@ -37,7 +37,7 @@ EXAMPLES = """Examples:
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class AskOptions(RequestOptions):
     """The options of `ask`."""
 

@@ -183,10 +183,10 @@ def _services(
 
     def edit(text: str) -> str:
         from tieredllm.chat.line_reader import line_keys
-        from tieredllm.cli.editor import edited
+        from tieredllm.cli.editor import edit_text
 
         with line_keys(environment.stdin):
-            return edited(text, environment.env)
+            return edit_text(text, environment.env).rstrip("\r\n")
 
     from tieredllm.chat.controller import Services
 

@@ -11,7 +11,7 @@ from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.options import NoColor, ProfileName, Quiet, Verbose, apply
 
 if TYPE_CHECKING:
-    from tieredllm.rehearsal import Rehearsal
+    from tieredllm.drill import Rehearsal
 
 __all__ = ["app"]
 
@@ -41,7 +41,7 @@ def drill(
     Exit code 1: some single fault would leave you without an answer.
     """
     from tieredllm.client import FallbackManager
-    from tieredllm.rehearsal import rehearse
+    from tieredllm.drill import rehearse
 
     apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
     environment = current()

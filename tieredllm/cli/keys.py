@@ -52,6 +52,10 @@ def set_key(name: Name) -> None:
     session.say(f"kept {name} in {keys.file}")
     if keys.origin(name) == "environment":
         session.say(f"{name} is set in the environment too, and that wins")
+    wanted = _names_in_profile(session)
+    if wanted and name not in wanted:
+        asks = f"nothing in the profile in use asks for {name}"
+        session.say(f"{asks}: `tieredllm keys list` shows what")
 
 
 @app.command("list")

@@ -69,7 +69,7 @@ def apply(*, profile: str | None, no_color: bool, verbose: bool, quiet: bool) ->
     environment.quiet = environment.quiet or quiet
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class GlobalOptions:
     """The options that every request's command takes before its name and after it."""
 
@@ -79,7 +79,7 @@ class GlobalOptions:
     quiet: Quiet = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RequestOptions(GlobalOptions):
     """The options that `ask` and `chat` share."""
 

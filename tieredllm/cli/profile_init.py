@@ -11,7 +11,6 @@ import msgspec
 from tieredllm.cli.environment import Environment
 from tieredllm.cli.profile_questions import Questions, server_at
 from tieredllm.errors import ModelFileError, TieredLLMError, UsageError
-from tieredllm.files import atomic_write
 from tieredllm.keys import Keys
 from tieredllm.local.pull import Installed, installed
 from tieredllm.profile.init_template import VENDORS, Choice, Server, draft
@@ -165,14 +164,11 @@ def _write(path: Path, text: str, session: Environment) -> None:
         ProfileError: it would.
         TieredLLMError: it cannot be written.
     """
+    from tieredllm.cli.profile import write_profile
     from tieredllm.profile.load import Found, load
 
     load(Found(name=path.stem, path=path, origin="user"), session.places, text=text)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        atomic_write(path, text)
-    except OSError as exc:
-        raise TieredLLMError(f"cannot write {path}: {exc.strerror or exc}") from exc
+    write_profile(path, text)
 
 
 def _pull(name: str, session: Environment) -> None:

@@ -142,7 +142,7 @@ async def _called(
     from tieredllm.cli.approval import terminal_approver
     from tieredllm.tools.approval import Approval
     from tieredllm.tools.base import ToolCall
-    from tieredllm.tools.session import ToolSession
+    from tieredllm.tools.execute import ToolSession
 
     profile = loaded.profile
     approval = Approval(
@@ -154,7 +154,7 @@ async def _called(
         if await toolbox.find(name, deadline=deadline) is None:
             raise UsageError(_unknown(name, toolbox))
         wanted = ToolCall(id="1", name=name, arguments=arguments)
-        return (await tools.carry_out([wanted], (name,), tier="", deadline=deadline))[0]
+        return (await tools.execute_round([wanted], (name,), tier="", deadline=deadline))[0]
     finally:
         await toolbox.aclose()
 

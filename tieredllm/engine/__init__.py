@@ -1,1 +1,1 @@
-"""Decide who is asked, for how long, and what follows from each failure."""
+"""The way down the tiers: who is asked, for how long, and what follows from each failure."""

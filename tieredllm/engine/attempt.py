@@ -16,6 +16,7 @@ from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Tier
 from tieredllm.prompts.policies import MESSAGE_TOKENS, Composed, ContextTooSmallError, compose
 from tieredllm.providers.base import (
+    REMOTE,
     Backend,
     Call,
     Delta,
@@ -125,9 +126,10 @@ async def stream_attempt(
 ) -> Finish | ToolRequest:
     """Emit an attempt's tokens and return how it ended, each wait bounded.
 
-    What is waited for first (loading a local model, connecting, the first token) ends at the tier's
-    first-token timeout; later waits at its idle timeout; all at the deadline. An attempt that is
-    not streaming has the tier's `timeout_s` as a whole. Blanks are no token: those at the start are
+    What is waited for first (loading a local model, the first token) ends at the tier's first-token
+    timeout, which a remote provider's request starts when it has been written; later waits at its
+    idle timeout; all at the deadline. An attempt that is not streaming has the tier's `timeout_s`
+    as a whole. Blanks are no token: those at the start are
     held back until something else follows, and an answer of nothing else is an empty one. A piece
     of a call is a token, too, but no text. The time that whoever reads takes is not the backend's.
 
@@ -142,26 +144,30 @@ async def stream_attempt(
     """
     loop = asyncio.get_running_loop()
     tier = request.tier
-    now = loop.time()
-    first_limit_s = tier.first_token_timeout_s if request.stream else tier.timeout_s
-    limit = now + silence_limit_s(
-        timeout_s=first_limit_s,
-        left_s=max(0.0, request.deadline - now),
-        others_follow=request.others_follow,
-    )
-    is_shortened = limit < now + first_limit_s
+    wait = _FirstWait(request, now=loop.time())
+    limit = wait.until
     began = False
     blanks = ""
     try:
         async with asyncio.timeout_at(limit) as timer:
-            call = await _compose_call(request, emit)
+
+            def start_clock() -> None:
+                nonlocal limit
+                if not began:
+                    wait.start_clock(now=loop.time())
+                    limit = wait.until
+                    timer.reschedule(limit)
+
+            call = await _compose_call(request, emit, start_clock)
             async with aclosing(request.backend.answer(call)) as answer:
                 async for chunk in answer:
                     timer.reschedule(None)
                     if isinstance(chunk, Finish):
-                        if state.pieces:
-                            return chunk
-                        break
+                        if not state.pieces:
+                            break
+                        for notice in chunk.notices:
+                            await emit(Notice(tier=tier.name, message=notice))
+                        return chunk
                     if isinstance(chunk, ToolRequest):
                         if state.first_token_at is None:
                             state.first_token_at = request.clock.monotonic()
@@ -182,13 +188,65 @@ async def stream_attempt(
                         limit = min(loop.time() + tier.idle_timeout_s, request.deadline)
                     timer.reschedule(limit)
     except TimeoutError:
-        out_of_time = loop.time() >= request.deadline - 0.001 or (is_shortened and not began)
-        raise _timeout(
-            request, began=began, out_of_time=out_of_time, after_s=loop.time() - now
-        ) from None
+        raise wait.timeout(began=began, now=loop.time()) from None
     if began:
         raise FallbackTriggerError(ErrorKind.STREAM_INTERRUPTED, "the answer ended without an end")
     raise FallbackTriggerError(ErrorKind.EMPTY_RESPONSE, "the answer has no content")
+
+
+class _FirstWait:
+    """The wait for an attempt's first token.
+
+    Until a remote provider's request is written it is this machine, or the way there, that is
+    waited for: connecting has its own limit, and the rest, however slow, says nothing about the
+    backend. It has `timeout_s` in all.
+    """
+
+    def __init__(self, request: AttemptRequest, *, now: float) -> None:
+        tier = request.tier
+        self._request = request
+        self._timeout_s = tier.first_token_timeout_s if request.stream else tier.timeout_s
+        self._is_sent = request.backend.provider not in REMOTE
+        self._begin(self._timeout_s if self._is_sent else max(self._timeout_s, tier.timeout_s), now)
+
+    def start_clock(self, *, now: float) -> None:
+        """Start anew: the request has been written."""
+        self._is_sent = True
+        self._begin(self._timeout_s, now)
+
+    def _begin(self, timeout_s: float, now: float) -> None:
+        limit_s = silence_limit_s(
+            timeout_s=timeout_s,
+            left_s=max(0.0, self._request.deadline - now),
+            others_follow=self._request.others_follow,
+        )
+        self._started = now
+        self._is_shortened = limit_s < timeout_s
+        self.until = now + limit_s
+
+    def timeout(self, *, began: bool, now: float) -> FallbackTriggerError:
+        """Return what a wait that was cut off amounts to.
+
+        One that the request's own time cut short says nothing about the backend: it is a
+        `deadline`.
+
+        Args:
+            began: whether a token came, so that it is a later wait.
+            now: the time, on the event loop's clock.
+        """
+        waited_s = now - self._started
+        if now >= self._request.deadline - 0.001 or (self._is_shortened and not began):
+            return FallbackTriggerError(
+                ErrorKind.DEADLINE, f"its share of the request's time was up after {waited_s:.1f} s"
+            )
+        if began:
+            idle_s = self._request.tier.idle_timeout_s
+            return FallbackTriggerError(ErrorKind.STREAM_INTERRUPTED, f"no token for {idle_s:g} s")
+        if not self._is_sent:
+            message = f"the request could not be sent within {waited_s:.1f} s"
+            return FallbackTriggerError(ErrorKind.TIMEOUT, message, counts=False)
+        what = "no token" if self._request.stream else "no answer"
+        return FallbackTriggerError(ErrorKind.TIMEOUT, f"{what} within {waited_s:.1f} s")
 
 
 class _Fit(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,7 +302,7 @@ def fit_to_context(
     return _Fit(composed=composed)
 
 
-async def _compose_call(request: AttemptRequest, emit: Emit) -> Call:
+async def _compose_call(request: AttemptRequest, emit: Emit, on_sent: Callable[[], None]) -> Call:
     tier = request.tier
     fit = _Fit(composed=Composed(messages=()))
     if request.backend.is_language_model:
@@ -272,6 +330,7 @@ async def _compose_call(request: AttemptRequest, emit: Emit) -> Call:
         tools=fit.declared,
         turns=fit.turns,
         may_call=request.tools.may_call,
+        on_sent=on_sent,
     )
 
 
@@ -283,22 +342,3 @@ def _tokens(turn: ToolTurn, count: Callable[[str], int]) -> int:
 
 def _text_of(declared: tuple[ToolDeclaration, ...]) -> str:
     return msgspec.json.encode(declared).decode()
-
-
-def _timeout(
-    request: AttemptRequest, *, began: bool, out_of_time: bool, after_s: float
-) -> FallbackTriggerError:
-    """Return what a wait that was cut off amounts to.
-
-    One that the request's own time cut short says nothing about the backend: it is a `deadline`.
-    """
-    if out_of_time:
-        return FallbackTriggerError(
-            ErrorKind.DEADLINE, f"its share of the request's time was up after {after_s:.1f} s"
-        )
-    if began:
-        return FallbackTriggerError(
-            ErrorKind.STREAM_INTERRUPTED, f"no token for {request.tier.idle_timeout_s:g} s"
-        )
-    what = "no token" if request.stream else "no answer"
-    return FallbackTriggerError(ErrorKind.TIMEOUT, f"{what} within {after_s:.1f} s")

@@ -19,7 +19,7 @@ of 120 s the tier's own timeout is always the shorter one.
 
 
 def silence_limit_s(*, timeout_s: float, left_s: float, others_follow: bool) -> float:
-    """Say how long to wait for a first token.
+    """Return how long to wait for a first token.
 
     Args:
         timeout_s: the tier's own limit.
@@ -34,7 +34,7 @@ def silence_limit_s(*, timeout_s: float, left_s: float, others_follow: bool) -> 
 
 
 def models_deadline_s(deadline_s: float) -> float:
-    """Say how much of a request's time its models have together, in seconds.
+    """Return how much of a request's time its models have together, in seconds.
 
     The rest lets the last tier answer, and the process end, before the deadline is over.
     """

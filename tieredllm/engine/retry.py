@@ -1,4 +1,4 @@
-"""Decide whether the same backend is asked again, and after how long: pure arithmetic."""
+"""Decide what follows from a failure: whether and when the same backend is asked again. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import POLICIES, ErrorKind
 from tieredllm.profile.schema import Backoff
 
-__all__ = ["MAX_RETRY_AFTER_S", "backoff_s", "bench_s", "retry_wait_s"]
+__all__ = ["MAX_RETRY_AFTER_S", "backoff_s", "bench_s", "counts", "retry_wait_s"]
 
 MAX_RETRY_AFTER_S = 10.0
 """The longest `Retry-After` that is waited out; a longer one sends the request to the next tier."""
 
 
 def backoff_s(backoff: Backoff, number: int, rng: random.Random) -> float:
-    """Give the wait before a retry: `min(base * factor**number + jitter, max)`, in seconds.
+    """Return the wait before a retry: `min(base * factor**number + jitter, max)`, in seconds.
 
     The exponent counts from 1, as in the source document's `(2 ** retry_count) * 0.1 + jitter`.
 
@@ -37,7 +37,7 @@ def retry_wait_s(
     budget_s: float,
     rng: random.Random,
 ) -> float | None:
-    """Say how long to wait before the same backend is asked again, or None not to.
+    """Return how long to wait before the same backend is asked again, or None not to.
 
     Args:
         error: how the last attempt failed.
@@ -58,8 +58,13 @@ def retry_wait_s(
     return wait if wait < budget_s else None
 
 
+def counts(error: FallbackTriggerError) -> bool:
+    """Return whether a failure counts against the backend's health."""
+    return POLICIES[error.kind].counts if error.counts is None else error.counts
+
+
 def bench_s(error: FallbackTriggerError) -> float | None:
-    """Say for how long a failure sets the backend aside at once, in seconds; None for not at all.
+    """Return for how many seconds a failure sets the backend aside at once; None for not at all.
 
     A rate-limited backend is set aside until the moment it named.
     """

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -30,10 +31,9 @@ from tieredllm.engine.budget import models_deadline_s
 from tieredllm.engine.hedge import hedge
 from tieredllm.engine.plan import TierPlan, leading_models, selected
 from tieredllm.engine.ports import Emit, HealthMemory, ParameterMemory, Standing, TurnResult
-from tieredllm.engine.retry import bench_s, retry_wait_s
-from tieredllm.engine.tool_loop import ToolLoop
+from tieredllm.engine.retry import bench_s, counts, retry_wait_s
 from tieredllm.errors import FallbackTriggerError
-from tieredllm.kinds import POLICIES, ErrorKind
+from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Profile
 from tieredllm.providers.base import Backend, ToolRequest
 from tieredllm.types import (
@@ -51,6 +51,9 @@ from tieredllm.types import (
     TierSkipped,
     ToolsWanted,
 )
+
+if TYPE_CHECKING:
+    from tieredllm.engine.tool_loop import ToolLoop
 
 __all__ = ["FallbackRun", "stream_events"]
 
@@ -313,7 +316,7 @@ class FallbackRun:
             request_id=self._request_id,
             ok=isinstance(outcome, Completed),
             kind=error.kind if error else None,
-            counts=bool(error and POLICIES[error.kind].counts),
+            counts=error is not None and counts(error),
             bench_s=bench_s(error) if error else None,
             latency_s=latency_s,
             probe=probe,

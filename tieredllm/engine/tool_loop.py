@@ -34,7 +34,7 @@ from tieredllm.types import (
 
 if TYPE_CHECKING:
     from tieredllm.profile.schema import Tier
-    from tieredllm.tools.session import ToolSession
+    from tieredllm.tools.execute import ToolSession
 
 __all__ = ["START_S", "ToolLoop"]
 
@@ -176,7 +176,7 @@ class ToolLoop:
     ) -> list[ToolResult]:
         before = len(self._session.records)
         try:
-            return await self._session.carry_out(
+            return await self._session.execute_round(
                 calls, tier.tools, tier=tier.name, deadline=deadline
             )
         except Exception as exc:  # noqa: BLE001 - no bug of a tool may take the answer away
@@ -190,7 +190,7 @@ class ToolLoop:
             ]
 
     async def _offered(self, tier: Tier, deadline: float) -> tuple[ToolDeclaration, ...]:
-        """Give a tier's tools; also once the rounds are used up, as the history names them."""
+        """Return a tier's tools; also once the rounds are used up, as the history names them."""
         if tier.name in self._declared:
             return self._declared[tier.name]
         now = asyncio.get_running_loop().time()
@@ -212,9 +212,9 @@ class ToolLoop:
     def _quoted(self) -> str | None:
         if not self._session.records:
             return None
-        from tieredllm.tools.quoting import quoted
+        from tieredllm.tools.execute import quote_results
 
-        return quoted(self._session.records)
+        return quote_results(self._session.records)
 
 
 def add_usage(one: Usage, other: Usage) -> Usage:

@@ -34,10 +34,10 @@ __all__ = [
     "Circuit",
     "after_failure",
     "after_success",
+    "find_violation",
     "known_kind",
     "lease",
     "standing",
-    "weakness",
 ]
 
 MAX_BENCH_S = 86_400.0
@@ -73,7 +73,7 @@ class Circuit(msgspec.Struct, frozen=True, kw_only=True):
         return self.opened_at is not None or self.benched_at is not None
 
 
-class Weakness(msgspec.Struct, frozen=True):
+class Violation(msgspec.Struct, frozen=True):
     """A threshold that a window breaks."""
 
     message: str
@@ -82,7 +82,7 @@ class Weakness(msgspec.Struct, frozen=True):
     """The kind of error that did it, where one kind did."""
 
 
-def weakness(window: Window, settings: HealthSettings) -> Weakness | None:
+def find_violation(window: Window, settings: HealthSettings) -> Violation | None:
     """Return the threshold that a window breaks; None when it breaks none.
 
     Fewer than `min_requests` requests break none.
@@ -91,20 +91,20 @@ def weakness(window: Window, settings: HealthSettings) -> Weakness | None:
         return None
     for kind, count in sorted(window.errors.items(), key=lambda item: (-item[1], item[0])):
         if count / window.requests > settings.max_error_rate:
-            return Weakness(
+            return Violation(
                 f"{_percent(count / window.requests)} of the last {window.requests} requests ended"
                 f" with {kind} (at most {_percent(settings.max_error_rate)} is tolerated)",
                 known_kind(kind),
             )
     success_rate = window.successes / window.requests
     if success_rate < settings.min_success_rate:
-        return Weakness(
+        return Violation(
             f"only {_percent(success_rate)} of the last {window.requests} requests succeeded"
             f" (at least {_percent(settings.min_success_rate)} is expected)"
         )
     average_s = window.avg_latency_s
     if average_s is not None and average_s > settings.max_avg_latency_s:
-        return Weakness(
+        return Violation(
             f"answers took {average_s:.1f} s on average"
             f" (at most {settings.max_avg_latency_s:g} s is tolerated)"
         )
@@ -125,11 +125,11 @@ def standing(circuit: Circuit, window: Window, *, now: float, settings: HealthSe
         settings: the thresholds.
     """
     if not circuit.is_set_aside and not settings.auto_skip_degraded:
-        weak = weakness(window, settings)
-        if weak is None:
+        violation = find_violation(window, settings)
+        if violation is None:
             return Standing()
-        return Standing(degraded=True, reason=weak.message, cause=weak.kind)
-    circuit = _as_judged(circuit, window, settings)
+        return Standing(degraded=True, reason=violation.message, cause=violation.kind)
+    circuit = _evaluate(circuit, window, settings)
     if not circuit.is_set_aside:
         return Standing()
     return Standing(
@@ -149,13 +149,13 @@ def lease(
     owner: str,
     lease_s: float,
 ) -> Circuit | None:
-    """Give one request the right to ask a backend whose cooldown is over.
+    """Lease to one request the right to ask a backend whose cooldown is over.
 
     Returns:
         The circuit with the lease in it; the very same circuit when it is closed meanwhile and
         needs no probe; None when it is still open or another request is probing.
     """
-    judged = _as_judged(_without_future(circuit, now), window, settings)
+    judged = _evaluate(_without_future(circuit, now), window, settings)
     if not judged.is_set_aside:
         return circuit
     is_leased = circuit.lease_owner is not None and _runs(circuit.leased_at, circuit.lease_s, now)
@@ -179,10 +179,10 @@ def after_success(
         now: the time.
         settings: the thresholds.
     """
-    if _as_judged(circuit, before, settings).is_set_aside:
+    if _evaluate(circuit, before, settings).is_set_aside:
         return Circuit(era=circuit.era + 1)
     cleared = msgspec.structs.replace(circuit, failures=0)
-    return _as_judged(cleared, before.plus(request), settings, at=now)
+    return _evaluate(cleared, before.plus(request), settings, at=now)
 
 
 def after_failure(
@@ -222,7 +222,7 @@ def after_failure(
             cause = f"{_in_a_row(moved.failures)} failed, the last with {kind or 'no reason'}"
             moved = _opened(moved, at=now, cause=cause, kind=kind, settings=settings)
         else:
-            moved = _as_judged(moved, before.plus(request), settings, at=now)
+            moved = _evaluate(moved, before.plus(request), settings, at=now)
     if bench_s is not None and bench_s > 0:
         moved = _benched(moved, now, min(bench_s, MAX_BENCH_S), kind)
     return moved
@@ -240,12 +240,16 @@ def _after_probe(
     cooldown_s = circuit.cooldown_s if circuit.opened_at is not None else 0.0
     if counts:
         cooldown_s *= 2
+    cooldown_s = min(max(cooldown_s, base), settings.max_cooldown_s)
+    # A probe that waited in silence has waited for the backend already: the cooldown runs from its
+    # beginning, unless it would be over by now.
+    begun = circuit.leased_at
     cause = f"its last probe failed with {kind}" if counts and kind else circuit.cause
     caused_by = kind if counts and kind else circuit.kind
     return msgspec.structs.replace(
         circuit,
-        opened_at=now,
-        cooldown_s=min(max(cooldown_s, base), settings.max_cooldown_s),
+        opened_at=begun if _runs(begun, cooldown_s, now) else now,
+        cooldown_s=cooldown_s,
         cause=cause,
         kind=caused_by,
         lease_owner=None,
@@ -271,7 +275,7 @@ def _opened(
     )
 
 
-def _as_judged(
+def _evaluate(
     circuit: Circuit, window: Window, settings: HealthSettings, *, at: float | None = None
 ) -> Circuit:
     """Open a closed circuit whose window breaks a threshold, unless degraded ones may be asked.
@@ -284,14 +288,14 @@ def _as_judged(
     """
     if circuit.is_set_aside or not settings.auto_skip_degraded:
         return circuit
-    weak = weakness(window, settings)
-    if weak is None:
+    violation = find_violation(window, settings)
+    if violation is None:
         return circuit
     return _opened(
         circuit,
         at=window.last_at if at is None else at,
-        cause=weak.message,
-        kind=weak.kind,
+        cause=violation.message,
+        kind=violation.kind,
         settings=settings,
     )
 
@@ -320,7 +324,7 @@ def _is_shut(circuit: Circuit, now: float) -> bool:
 
 
 def _retry_at(circuit: Circuit, now: float) -> float:
-    """Say when the last span that runs is over, or when the last of all was over."""
+    """Return when the last span that runs is over, or when the last of all was over."""
     ends = [
         start + length
         for start, length in (
@@ -333,7 +337,7 @@ def _retry_at(circuit: Circuit, now: float) -> float:
 
 
 def _without_future(circuit: Circuit, now: float) -> Circuit:
-    """Give a circuit whose spans that begin in the future are over."""
+    """Return a circuit whose spans that begin in the future are over."""
     opened_at, benched_at = circuit.opened_at, circuit.benched_at
     if opened_at is not None and opened_at > now:
         opened_at = now - circuit.cooldown_s

@@ -87,7 +87,7 @@ class SqliteHealth:
         self._leases: dict[str, str] = {}
 
     def standings(self, identities: Sequence[str]) -> dict[str, Standing]:
-        """Tell how the backends stand now; one that is unknown is closed. Takes one query."""
+        """Return how the backends stand now; one that is unknown is closed. Takes one query."""
         now = self._clock.wall()
         nothing: dict[str, tuple[Circuit, Window]] = {}
         known = self._database.read(
@@ -205,7 +205,7 @@ class SqliteHealth:
     def _judge(
         self, circuit: Circuit, before: Window, result: TurnResult, owner: str | None, now: float
     ) -> tuple[Circuit, Window]:
-        """Say what a turn makes of a circuit, and what it adds to the window."""
+        """Return what a turn makes of a circuit, and what it adds to the window."""
         if result.ok:
             request = Window.of(result, at=now)
             moved = breaker.after_success(

@@ -26,7 +26,7 @@ LEAST_S = 1e-6
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what some requests of one backend came to. Latencies are those of successes."""
+    """What some requests of one backend came to. Latencies are those of successes."""
 
     requests: int = 0
     """Requests that say something about health."""
@@ -60,7 +60,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def total(cls, windows: Iterable[Window]) -> Window:
-        """Give all the windows' requests together."""
+        """Return all the windows' requests together."""
         requests = successes = 0
         latency_s = slowest_s = 0.0
         last_at = -math.inf
@@ -87,7 +87,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def plus(self, other: Window) -> Window:
-        """Give both windows' requests together."""
+        """Return both windows' requests together."""
         return Window.total((self, other))
 
     @property
@@ -111,7 +111,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
         return self.percentile_s(0.95)
 
     def percentile_s(self, share: float) -> float | None:
-        """Give the latency that a share of the successes stayed within.
+        """Return the latency that a share of the successes stayed within.
 
         Args:
             share: above 0, up to 1.
@@ -140,5 +140,5 @@ def _bucket(latency_s: float) -> int:
 
 
 def _middle_s(bucket: int) -> float:
-    """Give the value that is within `ACCURACY` of everything in a bucket."""
+    """Return the value that is within `ACCURACY` of everything in a bucket."""
     return float(2 * GAMMA**bucket / (GAMMA + 1))

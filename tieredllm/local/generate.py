@@ -31,13 +31,18 @@ PROSE_SHARE = 0.8
 """The least share of letters in prose, spaces aside. English has 0.95, code and tables 0.3-0.7."""
 
 
+Reason = Literal["stop", "length", "repetition"]
+
+
 class End(msgspec.Struct, frozen=True, kw_only=True):
     """The end of an answer."""
 
-    reason: Literal["stop", "length", "repetition"]
+    reason: Reason
     """`length` at `max_tokens` or the end of the context; `repetition` where it went in circles."""
     prompt_tokens: int
     completion_tokens: int
+    notice: str | None = None
+    """What the user should know of the model, in words that follow its name; said once."""
 
 
 Item = str | End | BaseException
@@ -76,7 +81,7 @@ def answer(
         StoppedError: the model was told to stop.
         FallbackTriggerError: the conversation does not fit (`context_length`), or llama.cpp failed.
     """
-    from tieredllm.local.tokenizer import Detokenizer, is_long
+    from tieredllm.local.tokenizer import is_long
 
     written = "".join(message.content for message in job.messages)
     if is_long(written) and model.vocabulary.count(written) > 2 * model.n_ctx:
@@ -86,9 +91,24 @@ def answer(
             f"the prompt has {len(written)} characters; "
             f"the context has room for {model.n_ctx} tokens",
         )
-    prompt = chat.tokens(job.messages)
-    model.evaluate(prompt, contexts=contexts)
-    limit = min(job.params.max_tokens, model.n_ctx - len(prompt))
+    prompt = chat.prompt(job.messages)
+    model.evaluate(prompt.tokens, lasting=prompt.lasting, contexts=contexts)
+    reason, count = _write(
+        model, chat, job, limit=min(job.params.max_tokens, model.n_ctx - len(prompt.tokens))
+    )
+    problem, chat.problem = chat.problem, None
+    return End(
+        reason=reason,
+        prompt_tokens=len(prompt.tokens),
+        completion_tokens=count,
+        notice=problem,
+    )
+
+
+def _write(model: LoadedModel, chat: ChatFormat, job: Job, *, limit: int) -> tuple[Reason, int]:
+    """Post the pieces of an answer; return why it ended and how many tokens it took."""
+    from tieredllm.local.tokenizer import Detokenizer
+
     detokenizer = Detokenizer(chat.stop)
     loop = LoopDetector()
     held: list[str] = []
@@ -100,19 +120,15 @@ def answer(
         # The first word of a text has no space before it, the same word later has.
         repeated = loop.feed(data.strip(b" ") or data)
         # What repeats what was just said waits until it turns out not to be a loop.
-        certain = "".join(held[: len(held) - repeated])
+        job.post("".join(held[: len(held) - repeated]))
         del held[: len(held) - repeated]
-        job.post(certain)
         if detokenizer.stopped or job.cancelled:
             break
         if loop.is_undoubted("".join(held)):
-            return End(reason="repetition", prompt_tokens=len(prompt), completion_tokens=count)
+            return "repetition", count
     if text := "".join(held) + detokenizer.end():
         job.post(text)
-    reason: Literal["stop", "length"] = (
-        "length" if count >= limit and not detokenizer.stopped else "stop"
-    )
-    return End(reason=reason, prompt_tokens=len(prompt), completion_tokens=count)
+    return ("length" if count >= limit and not detokenizer.stopped else "stop"), count
 
 
 class LoopDetector:

@@ -8,18 +8,24 @@ end its turn. See https://huggingface.co/docs/transformers/chat_templating.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
+from tieredllm.roles import alternating
 from tieredllm.types import Message
 
-__all__ = ["PLAIN", "ChatFormat", "Vocabulary"]
+__all__ = ["PLAIN", "ChatFormat", "ChatPrompt", "Vocabulary"]
 
-Render = Callable[[list[dict[str, str]]], str]
+Render = Callable[[list[dict[str, Any]]], str]
 
 GEMMA = (
-    "{{ bos_token }}{% for m in messages %}<start_of_turn>"
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ raise_exception('Gemma has no system role') }}{% endif %}"
+    "<start_of_turn>"
     "{{ 'model' if m['role'] == 'assistant' else 'user' }}\n{{ m['content'] }}<end_of_turn>\n"
     "{% endfor %}{{ '<start_of_turn>model\n' }}"
 )
@@ -37,12 +43,26 @@ PLAIN = (
 PLAIN_STOP = "\nUser:"
 PADDING = " \n\t "
 """Shows whether a template trims what it is given."""
-EARLIER = "…"
-"""Stands for the turns before an answer that comes first: templates want a user turn there."""
+THOUGHTS = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+"""An answer with the thoughts before it, as Qwen, DeepSeek and their kin write them."""
+MARKER = re.compile("<[|\uff5c].*[|\uff5c]>", re.DOTALL)
+"""What control tokens look like whatever their type says; DeepSeek's have wide bars."""
+BLANKS = " \t\n\v\f\r"
+"""What C's `isspace` takes for blanks: llama.cpp strips these."""
+
+
+class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation in a model's tokens, up to where the answer begins."""
+
+    tokens: list[int]
+    lasting: int
+    """How many of them end with what was asked last: the next turn's prompt begins with these, but
+    perhaps not with the rest, such as the empty thoughts that some templates open an answer with;
+    0 when that cannot be told."""
 
 
 class Vocabulary(Protocol):
-    """Be what a chat format needs of a loaded model."""
+    """What a chat format needs of a loaded model."""
 
     @property
     def chat_template(self) -> str | None:
@@ -68,8 +88,16 @@ class Vocabulary(Protocol):
         """Whether a token is a control token."""
         ...
 
+    def is_user_defined(self, token: int) -> bool:
+        """Whether a token is one that was added by hand, and is found in any text."""
+        ...
+
+    def takes_blanks(self, token: int) -> bool:
+        """Whether a token swallows the blanks after it."""
+        ...
+
     def token_text(self, token: int) -> str:
-        """Give a token as it is written."""
+        """Return a token as it is written."""
         ...
 
     def tokenize(self, text: str, *, control: bool = False) -> list[int]:
@@ -78,67 +106,93 @@ class Vocabulary(Protocol):
 
 
 class ChatFormat:
-    """Be the way one model wants its conversations written.
+    """The way one model wants its conversations written.
 
     Attributes:
         stop: text that ends an answer, for models without a token for that; None for the others.
+        problem: why the file's own template is not used, in words that follow the model's name;
+            None when it is, or when there is none.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
+        self._markers: dict[int, bool] = {}
+        self._source = vocabulary.chat_template or ""
         self.stop: str | None = None
-        source = vocabulary.chat_template
-        try:
-            self._render = _compile(source, vocabulary) if source else self._fallback()
-        except Exception:  # noqa: BLE001 - a template is foreign code and may raise anything
+        self.problem: str | None = None
+        if not self._source:
             self._render = self._fallback()
+            return
+        try:
+            self._render = _compile(self._source, vocabulary)
+        except Exception as exc:  # noqa: BLE001 - a template is foreign code and may raise anything
+            self._render = self._fallback(exc)
 
-    def _fallback(self) -> Render:
-        """Choose a template by the control tokens there are."""
-        for opening, source in (("<start_of_turn>", GEMMA), ("<|im_start|>", CHATML)):
+    def _fallback(self, reason: Exception | None = None) -> Render:
+        """Choose a template by the control tokens there are, and note why that was necessary."""
+        known = (("<start_of_turn>", "Gemma's", GEMMA), ("<|im_start|>", "the ChatML", CHATML))
+        form, source = "a plain", PLAIN
+        for opening, name, template in known:
             if len(self._vocabulary.tokenize(opening, control=True)) == 1:
-                return _compile(source, self._vocabulary)
-        self.stop = PLAIN_STOP
-        return _compile(PLAIN, self._vocabulary)
+                form, source = name, template
+                break
+        else:
+            self.stop = PLAIN_STOP
+        if self._source:
+            said = " ".join(str(reason).split())[:120] if reason else "it leaves messages out"
+            self.problem = (
+                f"has a chat template that cannot be used ({said}): it was asked in {form} form, "
+                "and its answers may be worse for it"
+            )
+        return _compile(source, self._vocabulary)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """Give the tokens of a conversation, up to where the answer begins."""
-        pieces: list[_Piece] | None = None
-        for shape in (_as_it_is, _system_in_first_turn, _alternating):
-            try:
-                pieces = _pieces(self._render, shape(messages))
-            except Exception:  # noqa: BLE001, S112 - see above; the next shape may do
-                continue
-            if pieces is not None:
-                break
-        if pieces is None:  # no shape of the conversation suits the template
-            self._render = self._fallback()
-            pieces = _pieces(self._render, _alternating(messages))
-        return self._tokenize(pieces or [])
+        """Return the tokens of a conversation, up to where the answer begins."""
+        return self.prompt(messages).tokens
 
-    def _tokenize(self, pieces: list[_Piece]) -> list[int]:
+    def prompt(self, messages: Sequence[Message]) -> ChatPrompt:
+        """Write a conversation, in the first shape that suits the template."""
+        reason: Exception | None = None
+        for typed in (False, True):
+            for shape in (list, _system_in_first_turn, _alternating):
+                try:
+                    pieces = _pieces(self._render, shape(messages), typed=typed)
+                except Exception as exc:  # noqa: BLE001 - see above; the next shape may do
+                    reason = exc
+                    continue
+                if pieces is not None:
+                    return self._tokenize(pieces)
+        self._render = self._fallback(reason)
+        return self._tokenize(_pieces(self._render, _alternating(messages)) or [])
+
+    def _tokenize(self, pieces: list[_Piece]) -> ChatPrompt:
         """Tokenise the text between control tokens as a whole, as the model saw it in training."""
         vocabulary = self._vocabulary
         tokens: list[int] = []
+        lasting = 0
         run = ""
 
         def flush() -> None:
             nonlocal run
+            if tokens and vocabulary.takes_blanks(tokens[-1]):
+                run = run.lstrip(BLANKS)
             if run:
-                tokens.extend(vocabulary.tokenize(run))
+                tokens.extend(self._as_text(run))
             run = ""
 
-        for text, ours in pieces:
-            if not ours:
+        for number, (text, is_ours) in enumerate(pieces):
+            if not is_ours:
                 run += text
                 continue
             rest = text
             for token in vocabulary.tokenize(text, control=True):
-                written = vocabulary.token_text(token) if vocabulary.is_control(token) else ""
+                written = vocabulary.token_text(token) if self._is_marker(token) else ""
                 before, found, after = rest.partition(written) if written else (rest, "", "")
                 if found:
                     run += before
                     flush()
+                    if number == len(pieces) - 1 and not lasting:
+                        lasting = len(tokens)
                     tokens.append(token)
                     rest = after
             run += rest
@@ -146,11 +200,48 @@ class ChatFormat:
         bos = vocabulary.bos
         if vocabulary.adds_bos and bos is not None and tokens[:1] != [bos]:
             tokens.insert(0, bos)
-        return tokens
+            lasting += 1 if lasting else 0
+        return ChatPrompt(tokens=tokens, lasting=lasting)
+
+    def _as_text(self, text: str) -> list[int]:
+        """Tokenise text in which nothing is a control token, whatever it looks like.
+
+        llama.cpp finds tokens typed USER_DEFINED in any text. Some models (gpt-oss) type the marks
+        of their turns so; these are taken apart.
+        """
+        vocabulary = self._vocabulary
+        tokens = vocabulary.tokenize(text)
+        marks = {vocabulary.token_text(token) for token in tokens if self._is_marker(token)}
+        if not marks:
+            return tokens
+        parts = re.split(
+            "|".join(f"(?<={re.escape(m[0])})(?={re.escape(m[1:])})" for m in marks), text
+        )
+        return [token for part in parts for token in vocabulary.tokenize(part)]
+
+    def _is_marker(self, token: int) -> bool:
+        """Tell tokens that structure a conversation from those that are text."""
+        found = self._markers.get(token)
+        if found is None:
+            vocabulary = self._vocabulary
+            found = vocabulary.is_control(token)
+            if not found and vocabulary.is_user_defined(token):
+                text = vocabulary.token_text(token)
+                # Blanks and HTML tags are tokens of this type, too, with Gemma.
+                found = len(text) > 1 and (
+                    MARKER.fullmatch(text) is not None
+                    or (text[0] in "<[" and text[-1] in ">]" and text in self._source)
+                )
+            self._markers[token] = found
+        return found
 
 
-_Piece = tuple[str, bool]
-"""Text, and whether it is the template's own."""
+class _Piece(NamedTuple):
+    """A part of a written conversation."""
+
+    text: str
+    is_ours: bool
+    """Whether it is the template's own."""
 
 
 def _compile(source: str, vocabulary: Vocabulary) -> Render:
@@ -158,7 +249,16 @@ def _compile(source: str, vocabulary: Vocabulary) -> Render:
     from jinja2 import nodes
     from jinja2.exceptions import TemplateError
     from jinja2.ext import Extension, loopcontrols
+    from jinja2.runtime import ChainableUndefined, Undefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Nothing(ChainableUndefined):
+        """A name the template uses and nobody defines: an empty text, as llama.cpp has it."""
+
+        def __add__(self, other: Any) -> Any:
+            return other
+
+        __radd__ = __add__
 
     class Generation(Extension):
         """Pass over `{% generation %}`, which marks answers for training."""
@@ -183,10 +283,15 @@ def _compile(source: str, vocabulary: Vocabulary) -> Render:
     def tojson(value: Any, indent: int | None = None, **_: Any) -> str:
         import json
 
+        if isinstance(value, Undefined):
+            return ""
         return json.dumps(value, ensure_ascii=False, indent=indent)
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, loopcontrols],
+        undefined=Nothing,
     )
     environment.filters["tojson"] = tojson
     environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
@@ -199,37 +304,84 @@ def _compile(source: str, vocabulary: Vocabulary) -> Render:
         # Small models think at a length their window has no room for (Qwen 3 and its kin).
         "enable_thinking": False,
     }
-    return lambda messages: template.render(messages=messages, **constants)
+
+    def render(messages: list[dict[str, Any]]) -> str:
+        # What llama.cpp gives Llama 3's and Firefunction's templates (common/chat.cpp). The time of
+        # day is left out: with it, no prompt would begin as the one before.
+        dates = {"date_string": strftime_now("%d %b %Y"), "datetime": strftime_now("%b %d %Y")}
+        return template.render(messages=messages, **constants, **dates)
+
+    return render
 
 
-def _pieces(render: Render, messages: list[Message]) -> list[_Piece] | None:
+class _Part(NamedTuple):
+    """What a person or a model wrote, and the name that stands for it while it is rendered."""
+
+    name: str
+    text: str
+    message: int
+    may_be_cut: bool
+    """Whether the template may leave it out: the thoughts of earlier turns."""
+
+
+def _pieces(
+    render: Render, messages: Sequence[Message], *, typed: bool = False
+) -> list[_Piece] | None:
     """Render a conversation and tell the template's text from what people wrote.
 
+    Args:
+        render: the template.
+        messages: the conversation.
+        typed: whether contents are lists of typed parts, as some templates want them.
+
     Returns:
-        None when the template left a message out, or wrote one twice or in another order.
+        None when the template left a message out, wrote one twice, or changed the order of turns.
+        The system text may be anywhere: Mistral's templates have it in the last user turn.
     """
     mark = secrets.token_hex(8)
-    names = [f"x{mark}x{number}x" for number in range(len(messages))]
-    rest = render(
-        [
-            {"role": message.role, "content": f"{PADDING}{name}{PADDING}"}
-            for message, name in zip(messages, names, strict=True)
-        ]
-    )
+    parts: list[_Part] = []
+    rendered: list[dict[str, Any]] = []
+
+    def stand_in(text: str, message: int, *, may_be_cut: bool = False) -> str:
+        name = f"x{mark}x{len(parts)}x"
+        parts.append(_Part(name, text, message, may_be_cut))
+        return f"{PADDING}{name}{PADDING}"
+
+    for number, message in enumerate(messages):
+        thoughts = THOUGHTS.fullmatch(message.content) if message.role == "assistant" else None
+        if thoughts:
+            thought = stand_in(thoughts[1], number, may_be_cut=True)
+            # Templates strip line ends here, so these stand for themselves.
+            after = thoughts[2].lstrip("\n")
+            blanks = "\n" * (len(thoughts[2]) - len(after))
+            rest = stand_in(after, number).removeprefix(PADDING)
+            content = f"<think>{thought}</think>{blanks}{rest}"
+        else:
+            content = stand_in(message.content, number)
+        rendered.append(
+            {
+                "role": message.role,
+                "content": [{"type": "text", "text": content}] if typed else content,
+            }
+        )
+    rest = render(rendered)
+    if typed and "'type'" in rest:  # the list itself was printed
+        return None
+    counts = [rest.count(part.name) for part in parts]
+    if any(n != 1 and not (n == 0 and p.may_be_cut) for n, p in zip(counts, parts, strict=True)):
+        return None
+    found = sorted((part for part in parts if part.name in rest), key=lambda p: rest.index(p.name))
+    turns = [part.message for part in found if messages[part.message].role != "system"]
+    if turns != sorted(turns):
+        return None
     pieces: list[_Piece] = []
-    for message, name in zip(messages, names, strict=True):
-        before, found, rest = rest.partition(name)
-        if not found or name in rest:
-            return None
-        content = message.content if before.endswith(PADDING) else message.content.lstrip()
-        content = content if rest.startswith(PADDING) else content.rstrip()
+    for part in found:
+        before, _, rest = rest.partition(part.name)
+        text = part.text if before.endswith(PADDING) else part.text.lstrip()
+        text = text if rest.startswith(PADDING) else text.rstrip()
         before, rest = before.removesuffix(PADDING), rest.removeprefix(PADDING)
-        pieces += [(before, True), (content, False)]
-    return None if mark in rest else [*pieces, (rest, True)]
-
-
-def _as_it_is(messages: Sequence[Message]) -> list[Message]:
-    return list(messages)
+        pieces += [_Piece(before, is_ours=True), _Piece(text, is_ours=False)]
+    return None if mark in rest else [*pieces, _Piece(rest, is_ours=True)]
 
 
 def _system_in_first_turn(messages: Sequence[Message]) -> list[Message]:
@@ -245,12 +397,4 @@ def _system_in_first_turn(messages: Sequence[Message]) -> list[Message]:
 
 def _alternating(messages: Sequence[Message]) -> list[Message]:
     """Make user and assistant take turns, the user first: what strict templates insist on."""
-    turns: list[Message] = []
-    for message in _system_in_first_turn(messages):
-        if not turns and message.role == "assistant":
-            turns.append(Message("user", EARLIER))
-        if turns and turns[-1].role == message.role:
-            turns[-1] = Message(message.role, f"{turns[-1].content}\n\n{message.content}")
-        else:
-            turns.append(message)
-    return turns
+    return alternating(_system_in_first_turn(messages))

@@ -14,8 +14,8 @@ from tieredllm.kinds import ErrorKind
 
 __all__ = ["Detokenizer", "NativeVocabulary"]
 
-CONTROL = 1 << 3
-"""`LLAMA_TOKEN_ATTR_CONTROL`."""
+CONTROL, USER_DEFINED, RSTRIP = 1 << 3, 1 << 4, 1 << 8
+"""`LLAMA_TOKEN_ATTR_*` of llama.h."""
 EXACT_COUNT_BYTES = 256 * 1024
 """Longer text is estimated: tokenising a megabyte takes up to a second."""
 SLICE_LENGTH = 4096
@@ -69,6 +69,14 @@ class NativeVocabulary:
     def is_control(self, token: int) -> bool:
         """Whether a token is a control token, such as the end of a turn."""
         return bool(self._llama.llama_vocab_get_attr(self._vocab, token) & CONTROL)
+
+    def is_user_defined(self, token: int) -> bool:
+        """Whether a token was added by hand: llama.cpp finds these in any text."""
+        return bool(self._llama.llama_vocab_get_attr(self._vocab, token) & USER_DEFINED)
+
+    def takes_blanks(self, token: int) -> bool:
+        """Whether a token swallows the blanks after it, as Phi-3's do."""
+        return bool(self._llama.llama_vocab_get_attr(self._vocab, token) & RSTRIP)
 
     def ends_answer(self, token: int) -> bool:
         """Whether a token ends a turn or a text."""

@@ -31,7 +31,7 @@ _NO_MODEL = frozenset({"rules", "cache"})
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Hold what there is to tell about one answer."""
+    """What there is to tell about one answer."""
 
     severity: Severity
     cause: str
@@ -59,7 +59,7 @@ def is_first_tier(answer: Answer) -> bool:
 
 
 def severity_of(rank: int) -> Severity:
-    """Give the severity of a rank; the nearest one when the rank is none."""
+    """Return the severity of a rank; the nearest one when the rank is none."""
     severities: tuple[Severity, ...] = ("low", "medium", "high")
     return severities[min(max(rank, 1), 3) - 1]
 
@@ -84,7 +84,7 @@ def _outcome(answer: Answer) -> str:
 
 
 def _grave_failures(answer: Answer) -> list[str]:
-    """Give `tier: kind` for each tier with a failure that doesn't pass, the first tier first."""
+    """Return `tier: kind` for each tier with a failure that doesn't pass, the first tier first."""
     found = {
         (attempt.level, attempt.tier, kind)
         for attempt in answer.attempts

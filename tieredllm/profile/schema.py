@@ -195,7 +195,7 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Failed requests in a row that open the circuit."""
     cooldown_s: Seconds = 10.0
     """Seconds an open circuit waits before one request probes the backend."""
-    max_cooldown_s: Seconds = 30.0
+    max_cooldown_s: Seconds = 25.0
     """The most that failed probes double the cooldown to, in seconds."""
 
 
@@ -332,6 +332,8 @@ def variables_of(profile: Profile) -> set[str]:
         for backend in backends:
             vendors = KEY_VARIABLES.get(backend.provider)
             names.add(vendors if backend.api_key_env is UNSET else backend.api_key_env)
+    for server in profile.tools.mcp.values():
+        names |= {*server.pass_env, *server.headers_env.values()}
     notes = profile.notifications
     if notes.slack is not None:
         names.add(notes.slack.webhook_env)

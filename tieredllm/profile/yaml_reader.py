@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from tieredllm.errors import Mistake, ProfileError
 from tieredllm.profile.nodes import Entry, ErrorNode, ListNode, MappingNode, Node, Place, ScalarNode
-from tieredllm.redaction import mask_text
 
 if TYPE_CHECKING:
     import yaml
@@ -259,11 +258,11 @@ class _Builder:
             elif not isinstance(key.value, str):
                 self._mistake(key.place, f"YAML reads this key as {_read_as(key)}: quote it")
             elif key.text in entries:
-                first = entries[key.text].place.line
-                name = mask_text(key.text)
-                self._mistake(
-                    key.place, f"`{name}` is given twice, first in line {first}: keep one"
-                )
+                from tieredllm.redaction import mask_text
+
+                name, first = mask_text(key.text), entries[key.text].place.line
+                message = f"`{name}` is given twice, first in line {first}: keep one"
+                self._mistake(key.place, message)
             else:
                 entries[key.text] = Entry(key.place, node)
         for node in merged:

@@ -18,7 +18,6 @@ from tieredllm.providers.cloud import CloudBackend, KeyStore, Vendor, WireReques
 from tieredllm.providers.http import HttpClients
 from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
-from tieredllm.providers.roles import alternating, split_system
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
     call_ids,
@@ -26,6 +25,7 @@ from tieredllm.providers.tool_calls import (
     safe_name,
     with_unique_ids,
 )
+from tieredllm.roles import alternating, split_system
 from tieredllm.types import ToolCall
 
 __all__ = ["API_VERSION", "AnthropicBackend", "AnthropicToolCalls", "declared", "messages_of"]

@@ -19,6 +19,7 @@ from tieredllm.types import Message, Prompt, ToolCall, ToolResult, Usage
 __all__ = [
     "DEEP_PROBE_S",
     "PROBE_S",
+    "REMOTE",
     "WITH_TOOLS",
     "Backend",
     "Call",
@@ -43,6 +44,9 @@ section 6)."""
 
 DEEP_PROBE_S = 30.0
 """The same for `--deep`, which waits for one real token of a model that may think before it."""
+
+REMOTE = frozenset({"openai", "anthropic", "gemini"})
+"""The providers that are asked over a network; they tell when a request has been written."""
 
 TokenCounter = Callable[[str], int]
 """How many tokens a text has, exactly or as a safe estimate."""
@@ -72,6 +76,10 @@ class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
     nowhere else."""
 
 
+def _ignore() -> None:
+    """Do nothing."""
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt's input."""
 
@@ -91,6 +99,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What has been called so far; comes after the messages."""
     may_call: bool = True
     """Whether it may go on calling tools; when not, it must answer with what it has."""
+    on_sent: Callable[[], None] = _ignore
+    """Called by a remote provider when the request has been written: what is waited for from then
+    on is the backend, and until then it is this machine or the way there."""
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -110,6 +121,8 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     intent: str | None = None
     ref_code: str | None = None
     cached_at: str | None = None
+    notices: tuple[str, ...] = ()
+    """What the user should be told of this backend, a sentence each."""
 
 
 class CallPiece(msgspec.Struct, frozen=True):

@@ -158,6 +158,7 @@ class CloudBackend(ABC):
             body=msgspec.json.encode(ask.body),
             connect_timeout_s=call.connect_timeout_s,
             stream=ask.stream,
+            on_sent=call.on_sent,
         )
         text = ""
         async with self._http.send(request, info) as reply:

@@ -76,8 +76,9 @@ class SimulatedBackend:
         """Estimate, since no model is loaded."""
         return estimate_tokens
 
-    async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:  # noqa: ARG002
+    async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Raise the fault."""
+        call.on_sent()
         if self._kind is ErrorKind.TIMEOUT:
             await asyncio.sleep(SILENT_S)
         if self._kind is ErrorKind.STREAM_INTERRUPTED:

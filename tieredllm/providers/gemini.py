@@ -16,13 +16,13 @@ from tieredllm.providers.base import Call, ToolDeclaration, ToolTurn
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest
 from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
-from tieredllm.providers.roles import alternating, split_system
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
     decode_arguments,
     safe_name,
     with_unique_ids,
 )
+from tieredllm.roles import alternating, split_system
 from tieredllm.types import Message, ToolCall, ToolResult
 
 __all__ = ["GeminiBackend", "GeminiToolCalls", "contents_of", "declared"]

@@ -8,7 +8,7 @@ leaves as a `FallbackTriggerError`.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -64,6 +64,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes | None = None
     connect_timeout_s: float
     stream: bool = False
+    on_sent: Callable[[], None] | None = None
+    """Called when the body has been written."""
+
+
+async def _telling(body: bytes, on_sent: Callable[[], None] | None) -> AsyncIterator[bytes]:
+    """Yield a body to be written; what asks for more of it has written it."""
+    yield body
+    if on_sent is not None:
+        on_sent()
 
 
 class HttpClients:
@@ -137,8 +146,9 @@ class HttpClients:
                         **request.headers,
                         # Small chunks gain nothing from compression, and it holds tokens back.
                         "Accept-Encoding": "identity" if request.stream else "gzip, deflate",
+                        **({"Content-Length": str(len(request.body))} if request.body else {}),
                     },
-                    content=request.body,
+                    content=_telling(request.body, request.on_sent) if request.body else None,
                     timeout=httpx.Timeout(None, connect=request.connect_timeout_s),
                 ),
                 stream=True,

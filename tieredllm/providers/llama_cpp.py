@@ -142,7 +142,8 @@ class LlamaCppBackend:
                 usage = Usage(
                     prompt_tokens=item.prompt_tokens, completion_tokens=item.completion_tokens
                 )
-                yield Finish(reason=item.reason, usage=usage)
+                notices = (f"{self._model} {item.notice}",) if item.notice else ()
+                yield Finish(reason=item.reason, usage=usage, notices=notices)
 
     def _expect(self, call: Call) -> None:
         """Note what the model is going to do, should it not be loaded yet."""

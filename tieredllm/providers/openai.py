@@ -16,7 +16,6 @@ from tieredllm.providers.base import Call, ToolDeclaration, ToolTurn
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest
 from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
-from tieredllm.providers.roles import split_system
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
     call_ids,
@@ -24,6 +23,7 @@ from tieredllm.providers.tool_calls import (
     safe_name,
     with_unique_ids,
 )
+from tieredllm.roles import split_system
 from tieredllm.types import ToolCall
 
 __all__ = ["OpenAIBackend", "OpenAIToolCalls", "declared", "messages_of"]

@@ -1,4 +1,4 @@
-"""Define what a tool is; its calls and results are among the types."""
+"""What a tool is, and how long its results may be; calls and results are among the types."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 from tieredllm.types import ToolCall, ToolOutcome, ToolResult
 
 __all__ = [
+    "MAX_RESULT_BYTES",
     "ArgumentsError",
     "Check",
     "Grant",
@@ -19,11 +20,12 @@ __all__ = [
     "ToolCall",
     "ToolFailureError",
     "ToolResult",
+    "shorten",
 ]
 
 Arguments = dict[str, Any]
 Check = Callable[[Arguments], Arguments]
-"""Give arguments in the form that equal calls share; raise `ArgumentsError` for mistakes."""
+"""Return arguments in the form that equal calls share; raise `ArgumentsError` for mistakes."""
 Run = Callable[[Arguments, float], Awaitable[str]]
 """Run with checked arguments, until a deadline on the event loop's clock; give the result."""
 Grant = Literal["all", "none"] | tuple[str, ...]
@@ -32,6 +34,12 @@ Outcome = ToolOutcome
 
 TIMEOUT_S = 30.0
 """How long one call may take unless its tool says otherwise."""
+
+MAX_RESULT_BYTES = 32 * 1024
+"""The longest result of one call, in bytes of UTF-8: some 8,000 tokens of English."""
+
+HEAD_SHARE = 0.75
+"""How much of what is kept of a text that is too long is its beginning; the rest is its end."""
 
 
 class ToolFailureError(Exception):
@@ -43,7 +51,7 @@ class ArgumentsError(Exception):
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one tool."""
+    """One tool."""
 
     name: str
     """What models call it: 1 to 64 letters, digits, `_` and `-`, as all vendors accept."""
@@ -61,3 +69,21 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """Finds mistakes in arguments."""
     run: Run
     """Does the work; raises `ToolFailureError`, and whatever else goes wrong."""
+
+
+def shorten(text: str, max_bytes: int = MAX_RESULT_BYTES) -> str:
+    """Cut the middle out of a text that is too long, and say so where it was.
+
+    Args:
+        text: clean text.
+        max_bytes: the most it may have in UTF-8, the note about the cut included; at least 200.
+    """
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= max_bytes:
+        return text
+    kept = max_bytes - 100  # room for the note
+    head_bytes = int(kept * HEAD_SHARE)
+    head = raw[:head_bytes].decode("utf-8", "ignore")
+    tail = raw[len(raw) - (kept - head_bytes) :].decode("utf-8", "ignore")
+    left_out = len(text) - len(head) - len(tail)
+    return f"{head}\n[… {left_out} characters of this result are left out here …]\n{tail}"

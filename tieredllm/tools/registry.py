@@ -23,7 +23,7 @@ START_S = 30.0
 
 
 class Toolbox:
-    """Hold the tools of a profile. Nothing is imported, started or opened before it is needed.
+    """The tools of a profile. Nothing is imported, started or opened before it is needed.
 
     A toolbox serves any number of requests; it is closed with the program, in the event loop that
     used it last.
@@ -78,7 +78,7 @@ class Toolbox:
         return grant != "none" and bool(grant)
 
     async def granted(self, grant: Grant, *, deadline: float | None = None) -> tuple[Tool, ...]:
-        """Give the tools of a grant, in the order of the profile.
+        """Return the tools of a grant, in the order of the profile.
 
         Servers that are needed and do not run are started, all at the same time. One that cannot
         be used is among `troubles`, and its tools are missing.
@@ -102,7 +102,7 @@ class Toolbox:
         return tuple(tools.values())
 
     async def find(self, name: str, *, deadline: float | None = None) -> Tool | None:
-        """Give one tool, whoever may use it; None when there is none of that name.
+        """Return one tool, whoever may use it; None when there is none of that name.
 
         Raises:
             UsageError: see `granted`.
@@ -119,16 +119,16 @@ class Toolbox:
             await asyncio.gather(*(server.aclose() for server in servers.values()))
 
     def _knows(self, name: str) -> bool:
-        from tieredllm.tools.functions import name_of
+        from tieredllm.tools.python import name_of
 
         local = [*self._declared.builtin, *map(name_of, self._declared.python)]
         return name in local or self._server_of(name) is not None
 
     def _server_of(self, tool: str) -> str | None:
-        """Give the server a tool's name points to: of those that fit, the longest."""
+        """Return the server a tool's name points to: of those that fit, the longest."""
         if not self._declared.mcp:
             return None
-        from tieredllm.tools.mcp.results import prefix
+        from tieredllm.tools.mcp.server import prefix
 
         fitting = [name for name in self._declared.mcp if tool.startswith(prefix(name))]
         return max(fitting, key=len, default=None)
@@ -146,7 +146,7 @@ class Toolbox:
         return tools
 
     def _functions(self, names: frozenset[str] | None) -> list[Tool]:
-        from tieredllm.tools.functions import load_function, name_of
+        from tieredllm.tools.python import load_function, name_of
 
         taken: dict[str, str] = dict.fromkeys(self._declared.builtin, "a built-in tool")
         tools = []

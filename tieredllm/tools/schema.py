@@ -25,7 +25,7 @@ class UnsuitableTypeError(Exception):
 
 
 def schema_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """Give the JSON Schema of a struct, without references: not every vendor follows them.
+    """Return the JSON Schema of a struct, without references: not every vendor follows them.
 
     An argument that may be left out has no `null` among its types: leaving it out says the same.
 

@@ -14,10 +14,9 @@ import msgspec
 from msgspec import Meta
 
 from tieredllm.aio import in_thread
-from tieredllm.tools.base import Tool, ToolFailureError
-from tieredllm.tools.builtin.confined import Confined
+from tieredllm.tools.base import MAX_RESULT_BYTES, Tool, ToolFailureError
+from tieredllm.tools.builtin.sandbox import Sandbox
 from tieredllm.tools.schema import checker, schema_of
-from tieredllm.tools.text import MAX_RESULT_BYTES
 
 __all__ = ["MAX_ENTRIES", "MAX_FILE_BYTES", "make_list_files", "make_read_file"]
 
@@ -47,7 +46,7 @@ _SNIFFED_BYTES = 8192
 
 
 class ReadArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold what `read_file` takes."""
+    """What `read_file` takes."""
 
     path: Annotated[
         str, Meta(min_length=1, max_length=4096, description="Relative to the working directory.")
@@ -60,7 +59,7 @@ class ReadArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ListArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold what `list_files` takes."""
+    """What `list_files` takes."""
 
     path: Annotated[
         str, Meta(max_length=4096, description="A directory, relative to the working directory.")
@@ -79,11 +78,11 @@ def make_read_file(root: Path, private: Sequence[Path] = ()) -> Tool:
         root: the working directory.
         private: files that stay closed wherever they lie.
     """
-    confined = Confined(root, private=private)
+    sandbox = Sandbox(root, private=private)
 
     async def run(arguments: dict[str, Any], deadline: float) -> str:  # noqa: ARG001
         asked = msgspec.convert(arguments, ReadArguments)
-        return await in_thread(lambda: _read(confined, asked))
+        return await in_thread(lambda: _read(sandbox, asked))
 
     return Tool(
         name="read_file",
@@ -106,11 +105,11 @@ def make_list_files(root: Path) -> Tool:
     Args:
         root: the working directory.
     """
-    confined = Confined(root)
+    sandbox = Sandbox(root)
 
     async def run(arguments: dict[str, Any], deadline: float) -> str:  # noqa: ARG001
         asked = msgspec.convert(arguments, ListArguments)
-        return await in_thread(lambda: _listed(confined, asked))
+        return await in_thread(lambda: _listed(sandbox, asked))
 
     return Tool(
         name="list_files",
@@ -127,8 +126,8 @@ def make_list_files(root: Path) -> Tool:
     )
 
 
-def _read(confined: Confined, asked: ReadArguments) -> str:
-    with confined.file(asked.path) as descriptor:
+def _read(sandbox: Sandbox, asked: ReadArguments) -> str:
+    with sandbox.file(asked.path) as descriptor:
         size = os.fstat(descriptor).st_size
         if size > MAX_FILE_BYTES:
             megabytes = MAX_FILE_BYTES // 1024 // 1024
@@ -167,7 +166,7 @@ def _decoded(raw: bytes, path: str) -> str:
 
 
 def _part(lines: list[str], asked: ReadArguments) -> str:
-    """Give as many whole lines as were asked for and fit, and say where to go on."""
+    """Return as many whole lines as were asked for and fit, and say where to go on."""
     first = asked.from_line - 1
     last = len(lines) if asked.lines is None else min(len(lines), first + asked.lines)
     used = 0
@@ -184,8 +183,8 @@ def _part(lines: list[str], asked: ReadArguments) -> str:
     return f"[lines {first + 1} to {end} of {len(lines)}{more}]\n{text}"
 
 
-def _listed(confined: Confined, asked: ListArguments) -> str:
-    listing = _Listing(confined, asked)
+def _listed(sandbox: Sandbox, asked: ListArguments) -> str:
+    listing = _Listing(sandbox, asked)
     listing.add(asked.path or ".", "", MAX_DEPTH)
     lines = listing.lines
     if not listing.complete:
@@ -198,8 +197,8 @@ def _listed(confined: Confined, asked: ListArguments) -> str:
 class _Listing:
     """Collect entries, as many as are allowed."""
 
-    def __init__(self, confined: Confined, asked: ListArguments) -> None:
-        self._confined = confined
+    def __init__(self, sandbox: Sandbox, asked: ListArguments) -> None:
+        self._sandbox = sandbox
         self._asked = asked
         self._looked_at = 0
         self.lines: list[str] = []
@@ -227,7 +226,7 @@ class _Listing:
 
     def _entries(self, path: str) -> list[tuple[str, bool, str]]:
         entries = []
-        with self._confined.directory(path) as place, os.scandir(place) as scan:
+        with self._sandbox.directory(path) as place, os.scandir(place) as scan:
             for entry in scan:
                 self._looked_at += 1
                 if self._looked_at > MAX_LOOKED_AT:
@@ -254,5 +253,5 @@ def _told(entry: os.DirEntry[str]) -> tuple[bool, str]:
 
 
 def _printable(name: str) -> str:
-    """Give a name as it is, or with escapes where it has line ends and the like in it."""
+    """Return a name as it is, or with escapes where it has line ends and the like in it."""
     return name if name.isprintable() else ascii(name)

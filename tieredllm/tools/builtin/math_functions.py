@@ -94,7 +94,7 @@ def whole_power(base: Fraction, exponent: int) -> Fraction:
 
 
 def bounded(value: Fraction) -> Fraction:
-    """Give a number back.
+    """Return a number back.
 
     Raises:
         ArithmeticalError: it is too large.

@@ -17,7 +17,7 @@ __all__ = ["make_now"]
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold what `now` takes."""
+    """What `now` takes."""
 
     timezone: Annotated[
         Annotated[str, Meta(max_length=64)] | None,

@@ -11,15 +11,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from tieredllm.aio import in_thread
 from tieredllm.profile.schema import McpSettings
 from tieredllm.text import one_line
 from tieredllm.tools.base import ToolFailureError
-from tieredllm.tools.mcp.process import Stderr
-from tieredllm.tools.mcp.results import text_of
+from tieredllm.tools.mcp.transport import Stderr
 
 if TYPE_CHECKING:
     from mcp import Client
+    from mcp_types import CallToolResult, ContentBlock
     from mcp_types import Tool as RemoteTool
 
 __all__ = ["Connection", "Ended", "UnavailableError"]
@@ -43,7 +45,7 @@ class UnavailableError(Exception):
 
 
 class Connection:
-    """Be one life of a server. It starts when it is made.
+    """One life of a server. It starts when it is made.
 
     Args:
         transport: makes what the SDK's client connects through.
@@ -219,3 +221,28 @@ def _noted(future: asyncio.Future[Any]) -> None:
     """Look at what nobody may be waiting for any more, so that asyncio does not complain."""
     if not future.cancelled():
         future.exception()
+
+
+def text_of(result: CallToolResult) -> str:
+    """Return a result's texts; what is no text is named.
+
+    Structured content is given when there is no text beside it: servers are to send both
+    (https://modelcontextprotocol.io/specification/2025-11-25/server/tools#structured-content).
+    """
+    texts = [_block(block) for block in result.content]
+    if not texts and result.structured_content is not None:
+        return msgspec.json.encode(result.structured_content).decode()
+    return "\n\n".join(text for text in texts if text)
+
+
+def _block(block: ContentBlock) -> str:
+    if block.type == "text":
+        return block.text
+    if block.type == "resource":
+        text: Any = getattr(block.resource, "text", None)
+        if isinstance(text, str):
+            return text
+        return f"[{block.resource.mime_type or 'binary'} resource {block.resource.uri}, not shown]"
+    if block.type == "resource_link":
+        return f"[{block.name}]({block.uri})"
+    return f"[{block.type} of type {block.mime_type}, not shown]"

@@ -1,4 +1,4 @@
-"""Be the MCP servers of a profile: where each is, what it is told, and which tools it has.
+"""The MCP servers of a profile: where each is, what it is told, and which tools it has.
 
 A server is started on first use and ended with the toolbox. One that ends is started anew by the
 next call, a few times; a call that was under way when it ended has failed and is not made again.
@@ -7,26 +7,27 @@ next call, a few times; a call that was under way when it ended has failed and i
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tieredllm.profile.schema import McpSettings
-from tieredllm.text import clean
-from tieredllm.tools.base import Tool, ToolFailureError
-from tieredllm.tools.mcp.arguments import schema_checker
+from tieredllm.text import clean, one_line
+from tieredllm.tools.base import ArgumentsError, Check, Tool, ToolFailureError
 from tieredllm.tools.mcp.connection import Connection, Ended, UnavailableError
-from tieredllm.tools.mcp.process import INHERITED, Stderr, running
-from tieredllm.tools.mcp.results import wire_name
+from tieredllm.tools.mcp.transport import INHERITED, Stderr, running
 
 if TYPE_CHECKING:
     from mcp_types import Tool as RemoteTool
 
-__all__ = ["McpServer"]
+__all__ = ["MAX_NAME", "McpServer", "prefix", "schema_checker", "wire_name"]
 
 Lookup = Callable[[str], str | None]
 
@@ -40,9 +41,18 @@ DESCRIPTION_CHARACTERS = 4096
 SCHEMA_BYTES = 64 * 1024
 """How much a model is told of one tool; one with a longer schema is left out."""
 
+MAX_NAME = 64
+"""The longest name of a tool that all vendors take (OpenAI's limit)."""
+
+_UNFIT = re.compile(r"[^A-Za-z0-9_-]")
+
+MAX_MISTAKES = 5
+SHOWN_CHARACTERS = 200
+"""How many mistakes in its arguments a model is told, and how much of each."""
+
 
 class McpServer:
-    """Be one server of the profile.
+    """One server of the profile.
 
     Args:
         name: its name there.
@@ -73,7 +83,7 @@ class McpServer:
         self._told_by: Connection | None = None
 
     async def tools(self, *, deadline: float) -> tuple[Tool, ...]:
-        """Give its tools, starting it when it does not run.
+        """Return its tools, starting it when it does not run.
 
         Raises:
             UnavailableError: it cannot be started, or has not told its tools in time.
@@ -175,3 +185,67 @@ class McpServer:
             check=schema_checker(remote.input_schema),
             run=run,
         )
+
+
+def prefix(server: str) -> str:
+    """Return what the names of all tools of a server begin with."""
+    name = _UNFIT.sub("_", server)
+    # Gemini takes no name that begins with a digit or a dash.
+    return f"{name}__" if name[:1].isalpha() or name[:1] == "_" else f"_{name}__"
+
+
+def wire_name(server: str, tool: str) -> str:
+    """Return the name a model knows a server's tool by: `server__tool`.
+
+    Characters that vendors reject become `_`. A name that was changed so that another one could
+    become the same, or that is too long, ends in a hash of the whole.
+    """
+    name = prefix(server) + _UNFIT.sub("_", tool)
+    if len(name) <= MAX_NAME and not _UNFIT.search(tool):
+        return name
+    digest = hashlib.sha256(f"{server}__{tool}".encode()).hexdigest()[:6]
+    return f"{name[: MAX_NAME - 7]}_{digest}"
+
+
+def schema_checker(schema: dict[str, Any]) -> Check:
+    """Make the function that checks arguments against the JSON Schema that a server gives.
+
+    `jsonschema` comes with the SDK, and is loaded when it is first used. Two keywords are left to
+    the server, which checks its arguments anyway: `pattern` and `patternProperties`. A regular
+    expression from outside can take for ever, and Python cannot stop it.
+
+    What cannot be checked (a schema that is none, or refers to somewhere else) is passed on: the
+    server has the last word.
+    """
+    validators: list[Any] = []
+
+    def check(arguments: dict[str, Any]) -> dict[str, Any]:
+        if not validators:
+            validators.append(_validator(schema))
+        try:
+            mistakes = [
+                _describe(it) for it in islice(validators[0].iter_errors(arguments), MAX_MISTAKES)
+            ]
+        except Exception:  # noqa: BLE001 - the schema is at fault, or refers to elsewhere
+            return arguments
+        if mistakes:
+            raise ArgumentsError("; ".join(mistakes))
+        return arguments
+
+    return check
+
+
+def _validator(schema: dict[str, Any]) -> Any:
+    from jsonschema import Draft202012Validator, validators
+    from referencing import Registry
+
+    kind = validators.validator_for(schema, default=Draft202012Validator)
+    without_regex = validators.extend(kind, {"pattern": None, "patternProperties": None})
+    # An empty registry: a reference leads nowhere but into the schema itself.
+    return without_regex(schema, registry=Registry())
+
+
+def _describe(mistake: Any) -> str:
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in mistake.path)
+    said = one_line(str(mistake.message), SHOWN_CHARACTERS)
+    return f"`{where.lstrip('.')}`: {said}" if where else said

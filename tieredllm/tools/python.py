@@ -11,6 +11,7 @@ What a function prints goes to stderr: stdout belongs to the answer.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import threading
 import types
@@ -29,16 +30,21 @@ from tieredllm.aio import in_thread
 from tieredllm.errors import UsageError
 from tieredllm.text import one_line
 from tieredllm.tools.base import Tool, ToolFailureError
-from tieredllm.tools.docstrings import described
 from tieredllm.tools.schema import UnsuitableTypeError, checker, schema_of
 
-__all__ = ["load_function", "make_function_tool", "name_of"]
+__all__ = ["load_function", "make_function_tool", "name_of", "parse_docstring"]
 
 _UNFIT = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_SECTION = re.compile(
+    r"(Args|Arguments|Parameters|Returns?|Yields?|Raises|Examples?|Notes?|Attributes|Warnings?|"
+    r"See Also|Todo|References?):\s*"
+)
+_ARGUMENTS = frozenset({"Args", "Arguments", "Parameters"})
+_ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\([^()]*(?:\([^()]*\)[^()]*)*\))?\s*:\s*(.*)")
 
 
 def name_of(entry: str) -> str:
-    """Give the name a tool has, of `module:function`: the function's."""
+    """Return the name a tool has, of `module:function`: the function's."""
     return entry.rpartition(":")[2]
 
 
@@ -81,7 +87,7 @@ def make_function_tool(function: Callable[..., Any], *, name: str) -> Tool:
     Raises:
         UnsuitableTypeError: its signature cannot be described to a model.
     """
-    about, meanings = described(inspect.getdoc(function))
+    about, meanings = parse_docstring(inspect.getdoc(function))
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError) as exc:
@@ -137,7 +143,7 @@ def _imported(module: str, folders: Sequence[Path]) -> types.ModuleType:
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give what is called in the end: an object's `__call__`, and what a decorator wraps."""
+    """Return what is called in the end: an object's `__call__`, and what a decorator wraps."""
     if isinstance(function, partial):
         function = function.func
     if not inspect.isroutine(function):
@@ -254,3 +260,40 @@ def _diverted_stdout() -> Iterator[None]:
         yield
     finally:
         _DIVERSION.leave()
+
+
+def parse_docstring(docstring: str | None) -> tuple[str, dict[str, str]]:
+    """Return what is said before the first section, and what is said of each argument.
+
+    The style is Google's (https://google.github.io/styleguide/pyguide.html, section 3.8.3).
+
+    Args:
+        docstring: as it is in the source; None for none.
+    """
+    lines = inspect.cleandoc(docstring or "").splitlines()
+    starts = [number for number, line in enumerate(lines) if _SECTION.fullmatch(line)]
+    first = starts[0] if starts else len(lines)
+    about = "\n".join(lines[:first]).strip()
+    arguments: dict[str, str] = {}
+    for start, end in zip(starts, [*starts, len(lines)][1:], strict=True):
+        if lines[start].strip().rstrip(":") in _ARGUMENTS:
+            arguments |= _meanings(lines[start + 1 : end])
+    return about, arguments
+
+
+def _meanings(lines: list[str]) -> dict[str, str]:
+    """Read the lines of one section: those with the least indentation begin an argument."""
+    indents = [len(line) - len(line.lstrip()) for line in lines if line.strip()]
+    least = min(indents, default=0)
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        text = line.strip()
+        if text and len(line) - len(line.lstrip()) == least:
+            argument = _ARGUMENT.fullmatch(text)
+            name = argument[1] if argument else ""
+            if argument:
+                found[name] = argument[2]
+        elif text and name:
+            found[name] = f"{found[name]} {text}".strip()
+    return found

@@ -42,7 +42,7 @@ REQUEST_ID = "0" * 32
 
 
 class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what a user would have got with one fault on one tier."""
+    """What a user would have got with one fault on one tier."""
 
     tier: str
     """The tier at fault; `every model` for the outage of all."""
@@ -64,7 +64,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Case(msgspec.Struct, frozen=True):
-    """Hold which tiers are at fault, and how."""
+    """Which tiers are at fault, and how."""
 
     name: str
     faulty: set[str]
@@ -88,7 +88,7 @@ def rehearse(profile: Profile, plans: Sequence[TierPlan]) -> list[Rehearsal]:
 
 
 async def _ready(plans: Sequence[TierPlan]) -> dict[int, str | None]:
-    """Say of each backend what keeps it from answering now; a cloud is taken to be up."""
+    """Return for each backend what keeps it from answering now; a cloud is taken to be up."""
     found: dict[int, str | None] = {}
     for plan in plans:
         for backend in plan.backends:
@@ -162,8 +162,9 @@ class _Healthy(SimulatedBackend):
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend, ErrorKind.UNEXPECTED)
 
-    async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:  # noqa: ARG002
+    async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Answer."""
+        call.on_sent()
         yield Delta("a played answer")
         yield Finish(reason="stop")
 
@@ -172,7 +173,7 @@ class _Healthy(SimulatedBackend):
         return estimate_tokens
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:  # noqa: ARG002
-        """Be well."""
+        """Return that it is well."""
         return ProbeResult(ok=True, latency_ms=0.0)
 
 
@@ -184,7 +185,7 @@ class _Lacking(SimulatedBackend):
         self._lack = lack
 
     def missing(self) -> Missing | None:
-        """Say what is lacking."""
+        """Return what is lacking."""
         return Missing(what=self._lack, fix="")
 
 
@@ -210,20 +211,20 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().__init__(self._leaping)
 
     def time(self) -> float:
-        """Give the virtual time, in seconds from the loop's start."""
+        """Return the virtual time, in seconds from the loop's start."""
         return self._leaping.now
 
 
 class LoopClock:
-    """Tell an event loop's time."""
+    """An event loop's time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
     def monotonic(self) -> float:
-        """Give the loop's time."""
+        """Return the loop's time."""
         return self._loop.time()
 
     def wall(self) -> float:
-        """Give the loop's time; a rehearsal has no date."""
+        """Return the loop's time; a rehearsal has no date."""
         return self._loop.time()

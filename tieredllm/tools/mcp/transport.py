@@ -1,9 +1,11 @@
 """Run a server as a child process and exchange lines of JSON-RPC with it.
 
-The SDK has such a transport too. This one differs where a command-line tool must: it ends within a
-second whatever the server does, it kills the server and all it has started even when the event loop
-is torn down, the environment is no more than what is given, and what the server says on stderr is
-kept for error messages instead of being printed.
+The SDK has such a transport too, and since 2.x it ends the whole process tree, takes an `env` and
+leads stderr elsewhere. Delete this module when it also takes its graces as arguments and kills when
+the interpreter ends: mcp 2.3.0 waits 0.5 + 2 + 2 + 2 s, shielded from cancellation
+(`mcp/client/stdio.py`, _WRITER_FLUSH_TIMEOUT to _KILL_REAP_TIMEOUT), where Ctrl-C has to end the
+program within a second whatever a server does, and nothing kills a server whose event loop was torn
+down.
 
 Wire format: https://modelcontextprotocol.io/specification/2025-11-25/basic/transports#stdio
 """
@@ -120,7 +122,7 @@ class _Pipes(asyncio.SubprocessProtocol):
 
 
 class _Server:
-    """Hold the child process, and end it for sure."""
+    """The child process, and end it for sure."""
 
     def __init__(self, transport: asyncio.SubprocessTransport, pipes: _Pipes) -> None:
         self._transport = transport

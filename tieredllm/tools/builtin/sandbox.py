@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tieredllm.tools.base import ToolFailureError
 
-__all__ = ["Confined"]
+__all__ = ["Sandbox"]
 
 MAX_LINKS = 40
 """As many as Linux follows (path_resolution(7))."""
@@ -44,8 +44,8 @@ _FILE = (
 _LINKED = frozenset({errno.ELOOP, errno.EMLINK, errno.ENOTDIR})
 
 
-class Confined:
-    """Give access to what lies below a directory.
+class Sandbox:
+    """Return access to what lies below a directory.
 
     Args:
         root: the directory; everything else is out of reach.
