@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -20,7 +22,7 @@ from tieredllm.local.machine import physical_cores
 from tieredllm.profile.schema import Params, Profile, Tier
 from tieredllm.types import Answer, Message, Prompt
 
-__all__ = ["decode", "model", "profile", "second_question", "threads"]
+__all__ = ["continued", "decode", "model", "profile", "second_question", "threads"]
 
 MODEL = Path.home() / ".cache/tieredllm-tests/SmolLM2-135M-Instruct.Q4_1.gguf"
 """Where the tests keep the small model."""
@@ -68,6 +70,7 @@ def profile(*, max_tokens: int, before: str | None = None) -> str:
     return (
         f"name: bench\ntiers:\n{cloud}  - name: local\n    provider: llama_cpp\n"
         f"    model: {model()}\n    params: {{temperature: 0, max_tokens: {max_tokens}}}\n"
+        "    first_token_timeout_s: 300\ndeadline_s: 600\n"
     )
 
 
@@ -156,6 +159,43 @@ def second_question(runs: int) -> Pair:
         return asyncio.run(one())
 
     return alternate(chat, fresh, max(2, runs // 2))
+
+
+def continued(command: list[str], env: dict[str, str], runs: int) -> Pair:
+    """Measure the milliseconds to the first token of a process that continues a conversation.
+
+    Args:
+        command: the command line, with a profile of the local tier.
+        env: its environment; `TIEREDLLM_HOME` is in it.
+        runs: how often.
+    """
+    home = Path(env["TIEREDLLM_HOME"])
+    first = "Read this.\n\n" + TEXT * 2 + "\n\nWhat jumps?"
+
+    def ask(*args: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [*command, "ask", "--json", *args], env=env, capture_output=True, check=False
+        )
+        answer: dict[str, Any] = msgspec.json.decode(done.stdout)
+        assert answer["text"], (answer["original_error"], done.stderr)
+        return answer
+
+    ask(first)
+    places = [Path("state"), Path("cache/contexts")]
+    for place in places:
+        shutil.copytree(home / place, home / "after-first" / place)
+
+    def second(*, keep: bool) -> float:
+        for place in places:
+            shutil.rmtree(home / place)
+            shutil.copytree(home / "after-first" / place, home / place)
+        if not keep:
+            shutil.rmtree(home / "cache" / "contexts")
+        answer = ask("-c", "And what plays?")
+        assert answer["usage"]["prompt_tokens"] > 1800, answer
+        return float(answer["first_token_ms"])
+
+    return alternate(lambda: second(keep=True), lambda: second(keep=False), runs)
 
 
 @contextlib.contextmanager

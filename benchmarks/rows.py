@@ -179,6 +179,13 @@ def second_question(runs: int) -> list[Row]:
     return [_row("chat, 2nd question, first token", "a fresh prompt", "ms", pair, 0.35)]
 
 
+def continued(runs: int) -> list[Row]:
+    """Measure `ask -c` after a long first question: with what was read kept, and without."""
+    with user(local.profile(max_tokens=16)) as (command, env):
+        pair = local.continued(command, env, max(2, runs // 2))
+    return [_row("ask -c after 1,800 tokens: first token", "reading anew", "ms", pair, 0.15)]
+
+
 def health_decision(runs: int) -> list[Row]:
     """Measure a decision with a million recorded requests beside one with none.
 
@@ -199,6 +206,7 @@ ROWS: dict[str, Callable[[int], list[Row]]] = {
     "offline": offline,
     "decode": decode_rate,
     "chat": second_question,
+    "continued": continued,
     "overhead": overhead,
     "health": health_decision,
     "silence": known_silence,

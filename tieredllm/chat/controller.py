@@ -55,7 +55,7 @@ class Reader(Protocol):
     """What gives what the user types."""
 
     async def read(self, prefill: str = "") -> str:
-        """Give the next message or command, as it was typed.
+        """Return the next message or command, as it was typed.
 
         Args:
             prefill: text to begin with, where it can be edited.

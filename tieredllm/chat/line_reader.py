@@ -17,7 +17,7 @@ CHUNK_BYTES = 65_536
 
 
 class LineReader:
-    """Give one line at a time; a message in three double quotes has all its lines.
+    """Input line by line; a message in three double quotes has all its lines.
 
     Args:
         stdin: where they come from; None when it is closed.
@@ -42,7 +42,7 @@ class LineReader:
         self._waiting: asyncio.Future[None] | None = None
 
     async def read(self, prefill: str = "") -> str:
-        """Give the next message; what was to be edited is given as it is.
+        """Return the next message; what was to be edited is given as it is.
 
         Raises:
             EOFError: there is no more.
@@ -72,7 +72,7 @@ class LineReader:
         return contextlib.nullcontext()
 
     async def _line(self) -> str | None:
-        """Give the next line without its end; None when there is none."""
+        """Return the next line without its end; None when there is none."""
         while b"\n" not in self._pending and not self._at_end:
             data = await self._chunk()
             self._at_end = not data

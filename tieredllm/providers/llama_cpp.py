@@ -45,7 +45,7 @@ CHARACTERS_PER_TOKEN = 4
 
 
 class LlamaCppBackend:
-    """Be a model file of this machine.
+    """A model file of this machine.
 
     Args:
         model: a name of the model catalog, or the path of a .gguf file.
@@ -83,7 +83,7 @@ class LlamaCppBackend:
 
     @property
     def provider(self) -> str:
-        """Give `llama_cpp`."""
+        """`llama_cpp`."""
         return "llama_cpp"
 
     @property
@@ -93,7 +93,7 @@ class LlamaCppBackend:
 
     @property
     def identity(self) -> str:
-        """Tell the file by path, size and time: another file of that name starts afresh."""
+        """The file by path, size and time: another file of that name starts afresh."""
         try:
             path, state = self._file()
         except FallbackTriggerError:
@@ -102,15 +102,15 @@ class LlamaCppBackend:
 
     @property
     def is_language_model(self) -> bool:
-        """Say yes."""
+        """A model writes the answers."""
         return True
 
     def missing(self) -> Missing | None:
-        """Give None: nothing has to be configured; an absent file is a failed attempt."""
+        """Return None: nothing has to be configured; an absent file is a failed attempt."""
         return None
 
     async def token_counter(self) -> TokenCounter:
-        """Load the model and give its own tokeniser; text over 256 KiB is estimated.
+        """Load the model and return its own tokeniser; text over 256 KiB is estimated.
 
         Raises:
             FallbackTriggerError: the model cannot be loaded.
@@ -231,7 +231,7 @@ class LlamaCppBackend:
             raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
 
     def _runner(self) -> LlamaRunner:
-        """Give the runner of the file as it is now.
+        """Return the runner of the file as it is now.
 
         Raises:
             FallbackTriggerError: there is no file.
@@ -268,7 +268,7 @@ class LlamaCppBackend:
             self._retired.append(runner)
 
     def _preparation(self, path: Path) -> Prepare:
-        """Give what the runner does before it loads the file; it blocks, on the runner's thread."""
+        """Return what the runner does before it loads the file; it blocks its thread."""
         model, n_ctx, verdicts = self._model, self._context_tokens, self._verdicts
         user_catalog = self._places.config / "models.yaml"
 
