@@ -68,10 +68,28 @@ def pretend_tried(path: Path, root: Path) -> None:
     ValidationCache(places(root).cache).put(path, verdict)
 
 
+def as_tried(path: Path, root: Path) -> None:
+    """Give the places below a root what a real trial of a file found, once for all tests."""
+    from tieredllm.local.ladder import SESSION
+    from tieredllm.local.validate import validate_model
+    from tieredllm.local.validation_cache import ValidationCache, state_of
+
+    found = ValidationCache(CACHE)
+    validate_model(path, n_ctx=512, verdicts=found, job=SESSION)
+    ValidationCache(places(root).cache).put(path, found.get(path, state_of(path)))
+
+
 def backend(
-    model: Path | str, root: Path, *, context_tokens: int = 2048, keep_contexts: bool = False
+    model: Path | str,
+    root: Path,
+    *,
+    context_tokens: int = 2048,
+    keep_contexts: bool = False,
+    tried: bool = True,
 ) -> LlamaCppBackend:
-    """Make a backend with places of its own."""
+    """Make a backend with places of its own, where the real model has been `tried` already."""
+    if tried and Path(model).parent == CACHE and Path(model).exists():
+        as_tried(Path(model), root)
     return LlamaCppBackend(
         model=str(model),
         context_tokens=context_tokens,
