@@ -9,20 +9,34 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
+from msgspec.structs import replace
 
 from benchmarks.measure import Pair, alternate
 from tieredllm.client import FallbackManager
+from tieredllm.files import Places
+from tieredllm.local.ladder import Rates, Rung, Trial
 from tieredllm.local.machine import physical_cores
+from tieredllm.local.pull import verify
+from tieredllm.local.validation_cache import ValidationCache, state_of
 from tieredllm.profile.schema import Params, Profile, Tier
 from tieredllm.types import Answer, Message, Prompt
 
-__all__ = ["continued", "decode", "model", "profile", "second_question", "threads"]
+__all__ = [
+    "calibrate",
+    "continued",
+    "decode",
+    "insist_on_fastest",
+    "model",
+    "profile",
+    "second_question",
+    "threads",
+]
 
 MODEL = Path.home() / ".cache/tieredllm-tests/SmolLM2-135M-Instruct.Q4_1.gguf"
 """Where the tests keep the small model."""
@@ -57,6 +71,32 @@ def model() -> str:
 def threads() -> int:
     """Give the number of threads the local tier uses here."""
     return physical_cores()
+
+
+def calibrate(env: Mapping[str, str]) -> tuple[Trial, ...]:
+    """Try the model for the directories of an environment; return how each way to load it went."""
+    places = Places.from_environment(env)
+    return verify(Path(model()), cache_dir=places.cache).validated.trials
+
+
+def insist_on_fastest(env: Mapping[str, str], trials: tuple[Trial, ...]) -> Rung:
+    """Make the processes of an environment load the model so that it computes the fastest."""
+    fastest = max(
+        (trial for trial in trials if trial.rates is not None),
+        key=lambda trial: (trial.rung == "repacked", trial.rates and trial.rates.decode_tps),
+    )
+    path = Path(model())
+    verdicts = ValidationCache(Places.from_environment(env).cache)
+    calibrate(env)
+    verdict = verdicts.get(path, state_of(path))
+    # That loading takes time is left out of what the process knows.
+    slow = Rates(load_s=1e6, prompt_tps=1.0, decode_tps=1.0)
+    forced = tuple(
+        trial if trial.rung == fastest.rung or trial.rates is None else replace(trial, rates=slow)
+        for trial in verdict.trials
+    )
+    verdicts.put(path, replace(verdict, trials=forced))
+    return fastest.rung
 
 
 def profile(*, max_tokens: int, before: str | None = None) -> str:

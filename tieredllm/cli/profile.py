@@ -45,12 +45,12 @@ def list_profiles(
     """List the profiles; `*` is the one in use."""
     from tieredllm.profile.load import find_profile, known_profiles
 
-    session = current()
-    known = known_profiles(session.places)
+    environment = current()
+    known = known_profiles(environment.places)
     try:
-        used = find_profile(session.profile_name, session.places)
+        used = find_profile(environment.profile_name, environment.places)
     except UsageError as exc:
-        session.warn(str(exc))
+        environment.warn(str(exc))
         used = None
     if used is not None and used not in known:
         known.insert(0, used)
@@ -66,14 +66,14 @@ def list_profiles(
             }
             for found, about in zip(known, abouts, strict=True)
         ]
-        print_json(rows, session)
+        print_json(rows, environment)
         return
     marks = ["*" if found == used else "" for found in known]
     cells = [
         (mark, found.name, _ORIGINS[found.origin], about or "")
         for mark, found, about in zip(marks, known, abouts, strict=True)
     ]
-    print_table(cells, session)
+    print_table(cells, environment)
 
 
 @app.command()
@@ -86,10 +86,10 @@ def show(name: Name = None) -> None:
     from tieredllm.profile.dump import dump
     from tieredllm.profile.load import find_profile, load
 
-    session = current()
-    found = find_profile(name or session.profile_name, session.places)
-    keys = Keys(session.env, session.places.keys_file)
-    session.stdout.write(dump(load(found, session.places).profile, keys.origin))
+    environment = current()
+    found = find_profile(name or environment.profile_name, environment.places)
+    keys = Keys(environment.env, environment.places.keys_file)
+    environment.stdout.write(dump(load(found, environment.places).profile, keys.origin))
 
 
 @app.command()
@@ -101,8 +101,8 @@ def validate(name: Name = None) -> None:
     """
     from tieredllm.profile.load import find_profile
 
-    session = current()
-    if not _report(find_profile(name or session.profile_name, session.places), session):
+    environment = current()
+    if not _report(find_profile(name or environment.profile_name, environment.places), environment):
         raise typer.Exit(ExitCode.USAGE)
 
 
@@ -111,9 +111,9 @@ def path(name: Name = None) -> None:
     """Print where a profile's file is."""
     from tieredllm.profile.load import find_profile
 
-    session = current()
-    found = find_profile(name or session.profile_name, session.places)
-    print(found.path, file=session.stdout)
+    environment = current()
+    found = find_profile(name or environment.profile_name, environment.places)
+    print(found.path, file=environment.stdout)
 
 
 @app.command()
@@ -127,27 +127,29 @@ def edit(name: Name = None) -> None:
     from tieredllm.profile.init_template import inheriting
     from tieredllm.profile.load import Found, find_profile
 
-    session = current()
-    found = find_profile(name or session.profile_name, session.places)
+    environment = current()
+    found = find_profile(name or environment.profile_name, environment.places)
     before = _text_of(found.path)
     if found.origin == "shipped":
-        path = session.places.profiles / found.path.name
+        path = environment.places.profiles / found.path.name
         before = inheriting(found.name, before)
         found = Found(name=found.name, path=path, origin="user")
-    session.stdout.flush()
-    text = edit_text(before, session.env, name=found.path.name)
+    environment.stdout.flush()
+    text = edit_text(before, environment.env, name=found.path.name)
     if text == before and not found.path.exists():
-        session.say("nothing was changed, and nothing made")
+        environment.say("nothing was changed, and nothing made")
         return
-    while not _report(found, session, text):
-        again = session.is_interactive and typer.confirm("Edit it again?", default=True, err=True)
+    while not _report(found, environment, text):
+        again = environment.is_interactive and typer.confirm(
+            "Edit it again?", default=True, err=True
+        )
         if not again:
             if text != before:
                 rejected = found.path.with_name(f"{found.path.name}.rejected")
                 write_profile(rejected, text)
-                session.warn(f"kept as {rejected}; the profile in use is as it was")
+                environment.warn(f"kept as {rejected}; the profile in use is as it was")
             raise typer.Exit(ExitCode.USAGE)
-        text = edit_text(text, session.env, name=found.path.name)
+        text = edit_text(text, environment.env, name=found.path.name)
     if text != before:
         write_profile(found.path, text)
 
@@ -247,12 +249,12 @@ def _text_of(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {exc}") from exc
 
 
-def _report(found: Found, session: Environment, text: str | None = None) -> bool:
+def _report(found: Found, environment: Environment, text: str | None = None) -> bool:
     """Check a profile and say what was found.
 
     Args:
         found: where it is.
-        session: where to say it.
+        environment: where to say it.
         text: what its file is going to say; None to read it.
 
     Returns:
@@ -264,18 +266,18 @@ def _report(found: Found, session: Environment, text: str | None = None) -> bool
     from tieredllm.rules.load import check_rules_file
 
     try:
-        loaded = load(found, session.places, text=text)
+        loaded = load(found, environment.places, text=text)
         mistakes = [bad for file in rule_files(loaded.profile) for bad in check_rules_file(file)]
     except ProfileError as exc:
         mistakes = exc.mistakes
     for mistake in mistakes:
-        session.warn(str(mistake))
+        environment.warn(str(mistake))
     if mistakes:
         return False
     for doubt in lint(loaded):
-        session.say(f"{doubt.file}:{doubt.line}:{doubt.column}: warning: {doubt.message}")
+        environment.say(f"{doubt.file}:{doubt.line}:{doubt.column}: warning: {doubt.message}")
     tiers = ", ".join(tier.name for tier in loaded.profile.tiers)
-    print(f"ok: {found.path}: {tiers}", file=session.stdout)
+    print(f"ok: {found.path}: {tiers}", file=environment.stdout)
     return True
 
 

@@ -64,7 +64,7 @@ PAGE = 100
 LAST_NUMBER = 2**63 - 1
 """The largest number a row can have."""
 
-SAVE_WAIT_S = 5.0
+SAVE_WAIT_S = 2.0
 """How long a request that has ended waits for another process's lock before it is given up."""
 
 TURN_COLUMNS = TierTurn.__struct_fields__
