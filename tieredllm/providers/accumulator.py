@@ -374,8 +374,11 @@ async def stream_texts(
 async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator) -> Event | None:
     """Wait for the next event; once the answer is complete, no failure counts any more."""
     try:
-        async with asyncio.timeout(answer.tail_s):
+        if answer.tail_s is None:  # the way of every token
             event = await anext(events, None)
+        else:
+            async with asyncio.timeout(answer.tail_s):
+                event = await anext(events, None)
     except TimeoutError:
         return None
     except FallbackTriggerError as exc:
