@@ -5,22 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
+from msgspec.structs import replace
 
 from benchmarks.measure import Pair, alternate
 from tieredllm.client import FallbackManager
+from tieredllm.files import Places
+from tieredllm.local.ladder import Rates, Rung, Trial
 from tieredllm.local.machine import physical_cores
+from tieredllm.local.pull import verify
+from tieredllm.local.validation_cache import ValidationCache, state_of
 from tieredllm.profile.schema import Params, Profile, Tier
 from tieredllm.types import Answer, Message, Prompt
 
-__all__ = ["decode", "model", "profile", "second_question", "threads"]
+__all__ = [
+    "calibrate",
+    "continued",
+    "decode",
+    "insist_on_fastest",
+    "model",
+    "profile",
+    "second_question",
+    "threads",
+]
 
 MODEL = Path.home() / ".cache/tieredllm-tests/SmolLM2-135M-Instruct.Q4_1.gguf"
 """Where the tests keep the small model."""
@@ -57,6 +73,32 @@ def threads() -> int:
     return physical_cores()
 
 
+def calibrate(env: Mapping[str, str]) -> tuple[Trial, ...]:
+    """Try the model for the directories of an environment; return how each way to load it went."""
+    places = Places.from_environment(env)
+    return verify(Path(model()), cache_dir=places.cache).validated.trials
+
+
+def insist_on_fastest(env: Mapping[str, str], trials: tuple[Trial, ...]) -> Rung:
+    """Make the processes of an environment load the model so that it computes the fastest."""
+    fastest = max(
+        (trial for trial in trials if trial.rates is not None),
+        key=lambda trial: (trial.rung == "repacked", trial.rates and trial.rates.decode_tps),
+    )
+    path = Path(model())
+    verdicts = ValidationCache(Places.from_environment(env).cache)
+    calibrate(env)
+    verdict = verdicts.get(path, state_of(path))
+    # That loading takes time is left out of what the process knows.
+    slow = Rates(load_s=1e6, prompt_tps=1.0, decode_tps=1.0)
+    forced = tuple(
+        trial if trial.rung == fastest.rung or trial.rates is None else replace(trial, rates=slow)
+        for trial in verdict.trials
+    )
+    verdicts.put(path, replace(verdict, trials=forced))
+    return fastest.rung
+
+
 def profile(*, max_tokens: int, before: str | None = None) -> str:
     """Write a profile of the local tier, optionally after a cloud tier that fails."""
     cloud = (
@@ -68,6 +110,7 @@ def profile(*, max_tokens: int, before: str | None = None) -> str:
     return (
         f"name: bench\ntiers:\n{cloud}  - name: local\n    provider: llama_cpp\n"
         f"    model: {model()}\n    params: {{temperature: 0, max_tokens: {max_tokens}}}\n"
+        "    first_token_timeout_s: 300\ndeadline_s: 600\n"
     )
 
 
@@ -156,6 +199,43 @@ def second_question(runs: int) -> Pair:
         return asyncio.run(one())
 
     return alternate(chat, fresh, max(2, runs // 2))
+
+
+def continued(command: list[str], env: dict[str, str], runs: int) -> Pair:
+    """Measure the milliseconds to the first token of a process that continues a conversation.
+
+    Args:
+        command: the command line, with a profile of the local tier.
+        env: its environment; `TIEREDLLM_HOME` is in it.
+        runs: how often.
+    """
+    home = Path(env["TIEREDLLM_HOME"])
+    first = "Read this.\n\n" + TEXT * 2 + "\n\nWhat jumps?"
+
+    def ask(*args: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [*command, "ask", "--json", *args], env=env, capture_output=True, check=False
+        )
+        answer: dict[str, Any] = msgspec.json.decode(done.stdout)
+        assert answer["text"], (answer["original_error"], done.stderr)
+        return answer
+
+    ask(first)
+    places = [Path("state"), Path("cache/contexts")]
+    for place in places:
+        shutil.copytree(home / place, home / "after-first" / place)
+
+    def second(*, keep: bool) -> float:
+        for place in places:
+            shutil.rmtree(home / place)
+            shutil.copytree(home / "after-first" / place, home / place)
+        if not keep:
+            shutil.rmtree(home / "cache" / "contexts")
+        answer = ask("-c", "And what plays?")
+        assert answer["usage"]["prompt_tokens"] > 1800, answer
+        return float(answer["first_token_ms"])
+
+    return alternate(lambda: second(keep=True), lambda: second(keep=False), runs)
 
 
 @contextlib.contextmanager

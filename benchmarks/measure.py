@@ -46,7 +46,7 @@ def run(command: Sequence[str], env: Mapping[str, str]) -> Figures:
     """Run a process to its end, its output thrown away.
 
     Raises:
-        RuntimeError: it ended with another code than 0.
+        RuntimeError: it ended with another code than 0, or 3: an answer cut at its limit.
     """
     quiet = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -57,7 +57,7 @@ def run(command: Sequence[str], env: Mapping[str, str]) -> Figures:
     pid = os.posix_spawn(command[0], list(command), dict(env), file_actions=quiet)
     _, status, usage = os.wait4(pid, 0)
     wall_s = time.perf_counter() - started
-    if os.waitstatus_to_exitcode(status) != 0:
+    if os.waitstatus_to_exitcode(status) not in (0, 3):
         message = f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}"
         raise RuntimeError(message)
     return Figures(

@@ -113,20 +113,32 @@ def write_gemma(
     architecture: str = "gemma2",
     template: str | None = GEMMA_TEMPLATE,
     damaged: str | None = None,
+    part_tensors: int = 0,
+    extra: dict[str, Any] | None = None,
 ):
     """Write a tiny model of Gemma's architecture with random weights and a byte vocabulary.
 
     Args:
         path: where to.
-        architecture: `gemma2` or `gemma3`.
+        architecture: `gemma2`, `gemma3` or `gemma-embedding`.
         template: its chat template.
         damaged: a token whose weights are no numbers.
+        part_tensors: split it into parts of so many tensors; their names end in
+            `-00001-of-0000N.gguf`.
+        extra: further keys of the header.
     """
     import gguf
     import numpy as np
 
     width, layers, heads, kv_heads, head, hidden = 64, 2, 2, 1, 32, 128
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=part_tensors)
+    for key, value in (extra or {}).items():
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        else:
+            writer.add_string(key, value)
     writer.add_name("Tiny Gemma")
     writer.add_context_length(1024)
     writer.add_embedding_length(width)
@@ -165,7 +177,7 @@ def write_gemma(
         tensor(f"{block}.ffn_down", width, hidden)
         for norm in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
             tensor(f"{block}.{norm}", width)
-        if architecture == "gemma3":
+        if architecture in {"gemma3", "gemma-embedding"}:
             tensor(f"{block}.attn_q_norm", head)
             tensor(f"{block}.attn_k_norm", head)
     writer.write_header_to_file()

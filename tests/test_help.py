@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import termios
 from pathlib import Path
 
 import pytest
 import typer
 
 from tieredllm.cli.app import app
+from tieredllm.cli.environment import Environment
 from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.lazy_group import COMMANDS
 from tieredllm.cli.main import run
@@ -91,3 +95,17 @@ def test_a_question_with_a_dash_first_gets_a_hint(capsys):
     """A question that was taken for an option is told how to come through."""
     assert run(["ask", "-1 what is it"]) == 2
     assert 'after `--`: tieredllm ask -- "-1' in capsys.readouterr().err
+
+
+def test_the_width_is_that_of_the_stream_that_is_written_to():
+    """A remark is wrapped to the terminal it is shown on, though stdout is a pipe; COLUMNS wins."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (50, 200))
+    with os.fdopen(slave, "w", encoding="utf-8") as terminal:
+        widths = [
+            Environment(env=env, stderr=terminal).columns(terminal)
+            for env in ({}, {"COLUMNS": "60"}, {"COLUMNS": "wide"})
+        ]
+    os.close(master)
+
+    assert widths == [200, 60, 200]

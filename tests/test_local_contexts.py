@@ -92,6 +92,22 @@ def test_a_context_that_does_not_fit_is_left_alone(tmp_path, tiny):
     assert text
 
 
+def test_a_stopped_answer_keeps_nothing(tmp_path, tiny):
+    """Whoever stopped an answer does not wait for anything to be written."""
+
+    async def body():
+        made = backend(tiny, tmp_path, context_tokens=1024, keep_contexts=True)
+        stream = made.answer(call(FIRST, max_tokens=500))
+        async for _ in stream:
+            break
+        await stream.aclose()
+        await made.aclose()
+
+    asyncio.run(body())
+
+    assert files(tmp_path) == []
+
+
 def test_nothing_is_kept_of_a_short_question(tmp_path, tiny):
     """What is read again in no time is not worth a file."""
     ask(tmp_path, tiny, user("what is rain"))

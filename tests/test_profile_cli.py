@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+from cli_support import Terminal
 from profile_support import command, write
 
 from tieredllm.files import shipped
@@ -179,27 +180,57 @@ def editor(script: str) -> dict[str, str]:
     return {"EDITOR": f'"{sys.executable}" -c "{code}"'}
 
 
-def test_edit_copies_the_built_in_profile_first(tmp_path):
-    """The copy is what is edited, and is in use from then on."""
-    env = editor("path.write_text(path.read_text().replace('deadline_s: 120', 'deadline_s: 77'))")
+def test_edit_of_a_built_in_profile_makes_one_that_inherits(tmp_path):
+    """What is edited is one's own, which says what is different and is in use from then on."""
+    env = editor("path.write_text(path.read_text() + 'deadline_s: 77')")
     result = command("profile", "edit", home=tmp_path, env=env)
     path = tmp_path / "config/profiles/default.yaml"
+    said = [line for line in path.read_text().splitlines() if not line.startswith("#")]
 
-    assert result.code == 0
-    assert result.stderr == f"made {path}, a copy of the built-in profile\n"
+    assert (result.code, result.stderr) == (0, "")
     assert result.stdout.startswith(f"ok: {path}: ")
+    assert said == ["", "extends: default", "deadline_s: 77"]
     assert "deadline_s: 77\n" in command("profile", "show", home=tmp_path).stdout
 
 
-def test_edit_keeps_what_is_there_and_checks_it_afterwards(tmp_path):
-    """A profile of one's own is opened as it is; its mistakes are told and end with 2."""
+def test_an_edit_that_changes_nothing_makes_nothing(tmp_path):
+    """A look at the built-in profile leaves no copy of it."""
+    result = command("profile", "edit", home=tmp_path / "home", env=editor("None"))
+
+    assert (result.code, result.stderr) == (0, "nothing was changed, and nothing made\n")
+    assert not (tmp_path / "home").exists()
+
+
+def test_an_edit_with_mistakes_is_kept_beside_the_profile(tmp_path):
+    """One's own is opened as it is; what is wrong is told, ends with 2, and is not used."""
     path = write(tmp_path / "config/profiles/work.yaml", RULES)
+    before = path.read_text()
     result = command(
         "profile", "edit", "work", home=tmp_path, env=editor("path.write_text('x: 1')")
     )
+    rejected = path.with_name("work.yaml.rejected")
 
-    assert (result.code, path.read_text()) == (2, "x: 1")
+    assert (result.code, path.read_text(), rejected.read_text()) == (2, before, "x: 1")
     assert result.stderr.splitlines()[0].startswith(f"{path}:1:1: ")
+    assert result.stderr.splitlines()[-1] == (
+        f"kept as {rejected}; the profile in use is as it was"
+    )
+
+
+def test_at_a_terminal_a_profile_is_edited_until_it_is_right(tmp_path):
+    """Enter opens the editor again, with what was written before."""
+    path = write(tmp_path / "config/profiles/work.yaml", RULES)
+    script = (
+        "text = path.read_text(); "
+        "right = text.replace('x: 1', 'deadline_s: 7'); "
+        "path.write_text(right if 'x: 1' in text else text + 'x: 1')"
+    )
+    terminal = Terminal(tmp_path, "profile", "edit", "work", **editor(script))
+    terminal.until("Edit it again? [Y/n]")
+    terminal.type("\r")
+
+    assert terminal.run() == 0
+    assert path.read_text().endswith("deadline_s: 7")
 
 
 def test_visual_comes_before_editor(tmp_path):

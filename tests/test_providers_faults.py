@@ -438,7 +438,7 @@ def test_a_finish_reason_makes_the_answer_complete(vendor, last, end):
     assert outcome.finish.model == "m-1"
 
 
-@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+@every_vendor
 @pytest.mark.parametrize("marker", [True, False])
 def test_a_server_that_stays_silent_after_the_finish_reason_is_not_waited_for(vendor, marker):
     """A complete answer ends within a second though the connection stays open."""
@@ -458,15 +458,14 @@ def test_a_server_that_stays_silent_after_the_finish_reason_is_not_waited_for(ve
 
 
 @every_vendor
-def test_an_undecodable_line_is_skipped_when_the_stream_ends_properly(vendor):
-    """Garbage between good events loses only itself."""
+def test_what_holds_no_words_is_skipped(vendor):
+    """Keep-alives of any kind between good events lose only themselves."""
     outcome, _ = ask(
         vendor,
         stream(
             *opens(vendor),
             says(vendor, "Hel"),
-            event('{"choices": [{"delta"'),
-            event("[1, 2"),
+            event("ping"),
             event('"\\ud800"'),
             event("5"),
             says(vendor, "lo"),
@@ -477,6 +476,27 @@ def test_an_undecodable_line_is_skipped_when_the_stream_ends_properly(vendor):
 
     assert outcome.texts == ["Hel", "lo"]
     assert outcome.finish.reason == "stop"
+
+
+@every_vendor
+@pytest.mark.parametrize("lost", ['{"choices": [{"delta"', '"content": "not "}}]}', "{NOT}"])
+@pytest.mark.parametrize("began", [True, False])
+def test_an_event_that_may_have_held_words_is_not_passed_over(vendor, lost, began):
+    """With a part of it lost, an answer is not called whole."""
+    words = [says(vendor, "Do ")] if began else []
+    outcome, _ = ask(
+        vendor,
+        stream(
+            *opens(vendor),
+            *words,
+            event(lost),
+            says(vendor, "delete it."),
+            *ends(vendor),
+            *closes(vendor),
+        ),
+    )
+
+    assert outcome.kind == ("stream_interrupted" if began else "malformed_response")
 
 
 @every_vendor
@@ -523,30 +543,44 @@ def test_a_stream_and_a_document_are_told_apart_by_their_bytes(vendor, asked):
 
 @every_vendor
 @pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
-@pytest.mark.parametrize(
-    ("reason", "kind"), [("filter", "content_filter"), ("tool", "malformed_response")]
-)
-def test_a_refusal_and_a_tool_call_are_no_answers(vendor, asked, reason, kind):
-    """The vendor's own filter is `content_filter`; a tool call is unexpected."""
+def test_a_refusal_is_no_answer(vendor, asked):
+    """The vendor's own filter is `content_filter`, whatever was said before."""
     body = (
-        answers(vendor, "I", reason=reason)
+        answers(vendor, "I", reason="filter")
         if asked.stream
-        else response(200, document(vendor, "I", reason))
+        else response(200, document(vendor, "I", "filter"))
     )
     outcome, _ = ask(vendor, body, asked)
 
-    assert kind == outcome.kind
+    assert outcome.kind == "content_filter"
     assert bool(outcome.texts) == asked.stream
 
 
-@every_vendor
-def test_an_unknown_finish_reason_is_not_taken_for_a_complete_answer(vendor):
-    """What nobody knows to be complete is not passed off as an answer."""
-    outcome, _ = ask(vendor, answers(vendor, "Hi", reason="shrugged"))
-    assert outcome.kind == "stream_interrupted"
+@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+@pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
+def test_a_text_that_ends_with_the_reason_of_a_call_is_an_answer(vendor, asked):
+    """The reason alone is no call: some servers give it to every answer (mudler/LocalAI#6218)."""
+    for text, kind in (("The answer is 2.", None), ("", "malformed_response")):
+        body = (
+            answers(vendor, text, reason="tool")
+            if asked.stream
+            else response(200, document(vendor, text, "tool"))
+        )
+        outcome, _ = ask(vendor, body, asked)
 
-    outcome, _ = ask(vendor, response(200, document(vendor, "Hi", "shrugged")), BLOCK)
-    assert (outcome.kind, outcome.texts) == ("malformed_response", [])
+        assert outcome.kind == kind
+        assert outcome.text == text
+
+
+@every_vendor
+@pytest.mark.parametrize(("reason", "kind"), [("shrugged", None), ("ERROR", "stream_interrupted")])
+def test_an_unknown_finish_reason_is_an_end_where_the_protocol_has_ended(vendor, reason, kind):
+    """A reason that nobody knows ends a stream as well as any; those that mean a failure do not."""
+    outcome, _ = ask(vendor, answers(vendor, "Hi", reason=reason))
+    whole, _ = ask(vendor, response(200, document(vendor, "Hi", reason)), BLOCK)
+
+    assert (outcome.kind, outcome.text) == (kind, "Hi")
+    assert whole.kind == (kind and "malformed_response")
 
 
 @every_vendor
@@ -657,3 +691,52 @@ def test_keep_alives_and_role_only_chunks_yield_nothing(vendor):
 
     assert outcome.texts == ["Hi"]
     assert outcome.finish.reason == "stop"
+
+
+@pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        # z.ai, KiwiGaze/glm-for-copilot#29
+        (
+            {"code": 401, "msg": "token expired or incorrect", "success": False},
+            "authentication",
+            "token expired or incorrect",
+        ),
+        (
+            {"code": 500, "msg": "404 NOT_FOUND", "success": False},
+            "service_unavailable",
+            "404 NOT_FOUND",
+        ),
+        # MiniMax, adrianlyjak/obsidian-aloud-tts#114
+        (
+            {
+                "choices": None,
+                "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"},
+            },
+            "quota_exhausted",
+            "insufficient balance",
+        ),
+        (
+            {"base_resp": {"status_code": 1000, "status_msg": "unknown error"}},
+            "service_unavailable",
+            "unknown error",
+        ),
+    ],
+)
+def test_an_error_in_another_house_s_envelope_is_one(asked, body, kind, words):
+    """A 200 with an error in it is told by its code and in the server's words."""
+    outcome, _ = ask("openai", response(200, body), asked)
+
+    assert outcome.kind == kind
+    assert words in outcome.error.message
+
+
+def test_an_error_that_says_nothing_beside_an_answer_is_none():
+    """A field that is filled with blanks takes nothing from an answer; nor does a success code."""
+    blank = {"error": {"message": "", "type": "", "param": "", "code": None}}
+    fine = {"base_resp": {"status_code": 0, "status_msg": "success"}}
+    for extra in (blank, fine):
+        outcome, _ = ask("openai", response(200, document("openai", "Fine.") | extra), BLOCK)
+
+        assert (outcome.kind, outcome.text) == (None, "Fine.")

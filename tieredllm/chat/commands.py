@@ -425,7 +425,7 @@ def unknown_command(name: str) -> str:
 
 
 def help_rows() -> list[tuple[str, str]]:
-    """Give the lines of `/help`: what to type, and what it does."""
+    """Return the lines of `/help`: what to type, and what it does."""
     rows = [
         (f"/{name} {command.argument}".rstrip(), command.about)
         for name, command in COMMANDS.items()

@@ -55,7 +55,7 @@ class Reader(Protocol):
     """What gives what the user types."""
 
     async def read(self, prefill: str = "") -> str:
-        """Give the next message or command, as it was typed.
+        """Return the next message or command, as it was typed.
 
         Args:
             prefill: text to begin with, where it can be edited.
@@ -289,7 +289,7 @@ class Chat:
             self._history.take_back(turn.request_id)
 
     def _tell_trouble(self) -> None:
-        trouble = self.manager.database.trouble
+        trouble = self.manager.database.problem
         if trouble and not self._told_trouble:
             self._told_trouble = True
             self.services.tell(f"the conversation is not remembered: {trouble}")

@@ -20,7 +20,7 @@ __all__ = ["Dialogue", "Turn", "UsageTotals"]
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one question, with its attached texts, and the complete answer to it."""
+    """One question, with its attached texts, and the complete answer to it."""
 
     asked: str
     answered: str
@@ -29,7 +29,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dialogue:
-    """Hold one conversation. Stopped, failed and rule answers are no part of it.
+    """One conversation. Stopped, failed and rule answers are no part of it.
 
     Args:
         system: the system prompt.

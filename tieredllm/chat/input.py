@@ -71,7 +71,7 @@ def _is_quoted(body: str) -> bool:
 
 
 def _said(text: str) -> UserMessage | None:
-    """Give a message without blank lines around it; what is no character becomes `?`."""
+    """Return a message without blank lines around it; what is no character becomes `?`."""
     if not text.strip():
         return None
     first = text.find(text.strip()[0])
@@ -80,7 +80,7 @@ def _said(text: str) -> UserMessage | None:
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """Hold one way to go on."""
+    """One way to go on."""
 
     text: str
     """What takes the place of what was typed of it."""
@@ -93,7 +93,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what arguments are completed from."""
+    """What arguments are completed from."""
 
     tiers: Callable[[], Sequence[tuple[str, str]]]
     """Gives the tiers' names, and what each is."""
@@ -102,7 +102,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def candidates(text: str, choices: Choices) -> Iterator[Candidate]:
-    """Give the ways to go on with what stands before the cursor; none for a message."""
+    """Return the ways to go on with what stands before the cursor; none for a message."""
     if not text.startswith("/") or text.startswith("//") or "\n" in text:
         return
     word, space, argument = text[1:].partition(" ")
@@ -132,7 +132,7 @@ def candidates(text: str, choices: Choices) -> Iterator[Candidate]:
 
 
 def _files(typed: str) -> Iterator[Candidate]:
-    """Give the files and folders whose path begins so; hidden ones only when asked for."""
+    """Return the files and folders whose path begins so; hidden ones only when asked for."""
     folder, _, start = typed.rpartition("/")
     base = f"{folder}/" if "/" in typed else ""
     try:

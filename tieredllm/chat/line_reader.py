@@ -10,14 +10,18 @@ from contextlib import AbstractContextManager
 from typing import TextIO
 
 from tieredllm.chat.input import is_unfinished
+from tieredllm.errors import UsageError
 
 __all__ = ["LineReader", "line_keys", "quiet_keys"]
 
 CHUNK_BYTES = 65_536
 
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""The longest line that is read: far more than any model takes."""
+
 
 class LineReader:
-    """Give one line at a time; a message in three double quotes has all its lines.
+    """Input line by line; a message in three double quotes has all its lines.
 
     Args:
         stdin: where they come from; None when it is closed.
@@ -35,17 +39,18 @@ class LineReader:
         self._stdin = stdin
         self._prompt = prompt
         self._warn = warn
-        self._pending = b""
+        self._pending = bytearray()
         self._at_end = stdin is None or stdin.closed
         self._is_first = True
         self._has_warned = False
         self._waiting: asyncio.Future[None] | None = None
 
     async def read(self, prefill: str = "") -> str:
-        """Give the next message; what was to be edited is given as it is.
+        """Return the next message; what was to be edited is given as it is.
 
         Raises:
             EOFError: there is no more.
+            UsageError: a line is longer than any model takes.
             KeyboardInterrupt: `interrupt` was called.
         """
         if prefill:
@@ -72,14 +77,21 @@ class LineReader:
         return contextlib.nullcontext()
 
     async def _line(self) -> str | None:
-        """Give the next line without its end; None when there is none."""
-        while b"\n" not in self._pending and not self._at_end:
+        """Return the next line without its end; None when there is none."""
+        seen = 0
+        while (end := self._pending.find(b"\n", seen)) < 0 and not self._at_end:
+            seen = len(self._pending)
+            if seen > MAX_LINE_BYTES:
+                raise UsageError(f"a line of stdin is over {MAX_LINE_BYTES // 1024 // 1024} MB")
             data = await self._chunk()
             self._at_end = not data
             self._pending += data
-        line, _, self._pending = self._pending.partition(b"\n")
-        if not line and self._at_end and not _:
-            return None
+        if end < 0:
+            end = len(self._pending)
+            if not end:
+                return None
+        line = bytes(self._pending[:end])
+        del self._pending[: end + 1]
         return self._decoded(line.removesuffix(b"\r"))
 
     async def _chunk(self) -> bytes:

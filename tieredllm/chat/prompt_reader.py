@@ -96,7 +96,7 @@ class PromptReader:
         )
 
     async def read(self, prefill: str = "") -> str:
-        """Give the next message.
+        """Return the next message.
 
         Raises:
             EOFError: Ctrl-D was pressed on an empty line.
@@ -229,7 +229,7 @@ class _Completer(Completer):
         document: Document,
         complete_event: CompleteEvent,  # noqa: ARG002 - the interface has it
     ) -> Iterable[Completion]:
-        """Give the ways to go on."""
+        """Return the ways to go on."""
         for candidate in candidates(document.text_before_cursor, self._choices):
             yield Completion(
                 candidate.text,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, TextIO
 
 import typer
@@ -115,7 +114,7 @@ def _talk(
         attachments=attachments,
     )
     if interactive:
-        width = get_terminal_size().columns
+        width = aside.columns(aside.stderr)
         for line in _opening(chat, resumed=earlier is not None, width=width):
             services.show_dim(line)
     run(_run(chat))
@@ -132,7 +131,7 @@ async def _run(chat: Chat) -> None:
 
 
 def _aside(environment: Environment, *, interactive: bool) -> Environment:
-    """Give the surroundings for what is no answer: stderr, or the screen if the user sees that."""
+    """Return where what is no answer goes: stderr, or the screen if the user sees that one."""
     on_screen = interactive and environment.stdout.isatty() and not environment.stderr.isatty()
     stream = environment.stdout if on_screen else environment.stderr
     return Environment(
@@ -183,10 +182,10 @@ def _services(
 
     def edit(text: str) -> str:
         from tieredllm.chat.line_reader import line_keys
-        from tieredllm.cli.editor import edited
+        from tieredllm.cli.editor import edit_text
 
         with line_keys(environment.stdin):
-            return edited(text, environment.env)
+            return edit_text(text, environment.env).rstrip("\r\n")
 
     from tieredllm.chat.controller import Services
 
@@ -211,7 +210,7 @@ def _reader(
     interactive: bool,
     log: bool,
 ) -> Reader:
-    """Give line editing on a terminal that can do it, else lines as they come."""
+    """Return line editing on a terminal that can do it, else lines as they come."""
     can_edit = (
         interactive
         and environment.stdout.isatty()

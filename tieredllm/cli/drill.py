@@ -8,7 +8,7 @@ import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import NoColor, ProfileName, Quiet, Verbose, apply
+from tieredllm.cli.options import GlobalOptions, takes_options
 
 if TYPE_CHECKING:
     from tieredllm.drill import Rehearsal
@@ -26,13 +26,10 @@ EXAMPLES = """Examples:
 
 
 @app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@takes_options(GlobalOptions)
 def drill(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
-    profile: ProfileName = None,
-    no_color: NoColor = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
 ) -> None:
     """Rehearse every fault on every tier, without a network.
 
@@ -43,7 +40,6 @@ def drill(
     from tieredllm.client import FallbackManager
     from tieredllm.drill import rehearse
 
-    apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
     environment = current()
     manager = FallbackManager(
         environment.profile_name, env=environment.env, places=environment.places, persist=False

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tieredllm.errors import UsageError
 
-__all__ = ["edited", "run_editor"]
+__all__ = ["edit_text"]
 
 
-def run_editor(file: str, env: Mapping[str, str]) -> None:
+def _run_editor(file: str, env: Mapping[str, str]) -> None:
     """Run the user's editor on a file and wait for it.
 
     It is $VISUAL, else $EDITOR, else one that is usually there.
@@ -32,8 +32,13 @@ def run_editor(file: str, env: Mapping[str, str]) -> None:
         raise UsageError(f"the editor `{command}` ended with code {done.returncode}")
 
 
-def edited(text: str, env: Mapping[str, str]) -> str:
-    """Let the user edit a text; give it without the line ends at its end.
+def edit_text(text: str, env: Mapping[str, str], *, name: str = "message.md") -> str:
+    """Let the user edit a text, and return it.
+
+    Args:
+        text: what the editor shows.
+        env: the environment, which names the editor.
+        name: what the file is called while it is edited; its ending tells editors the language.
 
     Raises:
         UsageError: the editor does not start or fails; the text is then as it was.
@@ -41,11 +46,11 @@ def edited(text: str, env: Mapping[str, str]) -> str:
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory(prefix="tieredllm-") as folder:  # readable by its owner only
-        file = Path(folder) / "message.md"
+        file = Path(folder) / name
         file.write_text(text, encoding="utf-8")
-        run_editor(str(file), env)
+        _run_editor(str(file), env)
         try:
-            return file.read_text(encoding="utf-8", errors="replace").rstrip("\r\n")
+            return file.read_text(encoding="utf-8", errors="replace")
         except OSError as exc:
             raise UsageError(f"the edited text cannot be read: {exc.strerror or exc}") from exc
 

@@ -118,6 +118,19 @@ class Environment:
             soft_wrap=not stream.isatty(),
         )
 
+    def columns(self, stream: TextIO) -> int:
+        """Return how wide a terminal is: `COLUMNS` wins, and 80 is for one that does not tell.
+
+        `shutil.get_terminal_size` asks about stdout alone, which may be a pipe beside a terminal.
+        """
+        given = self.env.get("COLUMNS", "")
+        if given.isdecimal() and int(given):
+            return int(given)
+        try:
+            return os.get_terminal_size(stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
+
     def say(self, text: str) -> None:
         """Print a remark on stderr, unless quiet."""
         if not self.quiet:
@@ -126,10 +139,9 @@ class Environment:
     def warn(self, text: str) -> None:
         """Print a line on stderr; on a terminal a long one is broken between words."""
         if self.stderr.isatty():
-            import shutil
             import textwrap
 
-            width = shutil.get_terminal_size().columns
+            width = self.columns(self.stderr)
             if len(text) > width and "\n" not in text:
                 text = textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
         print(text, file=self.stderr, flush=True)

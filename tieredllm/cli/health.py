@@ -10,7 +10,7 @@ import typer
 from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import NoColor, ProfileName, Quiet, Verbose, apply
+from tieredllm.cli.options import GlobalOptions, takes_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,6 +47,7 @@ COLORS = {
 
 
 @app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@takes_options(GlobalOptions)
 def health(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -66,10 +67,6 @@ def health(
     reset: Annotated[
         bool, typer.Option("--reset", help="Forget all failures first: every circuit is closed.")
     ] = False,
-    profile: ProfileName = None,
-    no_color: NoColor = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
 ) -> None:
     """Probe and show every tier.
 
@@ -78,7 +75,6 @@ def health(
     """
     from tieredllm.client import FallbackManager
 
-    apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)
     environment = current()
     manager = FallbackManager(
         environment.profile_name,
@@ -93,8 +89,8 @@ def health(
         return
     report = run(_once(manager, deep=deep))
     _print(report, environment, manager, as_json=as_json)
-    if manager.database.trouble:
-        environment.say(f"tieredllm: health is not remembered: {manager.database.trouble}")
+    if manager.database.problem:
+        environment.say(f"tieredllm: health is not remembered: {manager.database.problem}")
     raise typer.Exit(_code(report, strict=strict))
 
 

@@ -42,20 +42,20 @@ def set_key(name: Name) -> None:
     For instance `tieredllm keys set OPENAI_API_KEY < key.txt`. An environment variable of the same
     name wins over the key kept here.
     """
-    session = current()
-    keys = _keys(session)
+    environment = current()
+    keys = _keys(environment)
     if looks_like_key(name):
         raise UsageError("give the key's name, such as OPENAI_API_KEY; the key is asked for then")
     name = _variable(name)
     keys.check_name(name)
-    keys.set(name, _read_key(name, session))
-    session.say(f"kept {name} in {keys.file}")
+    keys.set(name, _read_key(name, environment))
+    environment.say(f"kept {name} in {keys.file}")
     if keys.origin(name) == "environment":
-        session.say(f"{name} is set in the environment too, and that wins")
-    wanted = _names_in_profile(session)
+        environment.say(f"{name} is set in the environment too, and that wins")
+    wanted = _names_in_profile(environment)
     if wanted and name not in wanted:
         asks = f"nothing in the profile in use asks for {name}"
-        session.say(f"{asks}: `tieredllm keys list` shows what")
+        environment.say(f"{asks}: `tieredllm keys list` shows what")
 
 
 @app.command("list")
@@ -67,39 +67,39 @@ def list_keys(
 
     These are the keys that are kept, and those that the profile in use asks for.
     """
-    session = current()
-    keys = _keys(session)
+    environment = current()
+    keys = _keys(environment)
     keys.tidy()
     for mistake in keys.mistakes:
-        session.warn(str(mistake))
+        environment.warn(str(mistake))
     if keys.exposed:
-        session.warn(f"others can read {keys.file}: `chmod 600` it")
+        environment.warn(f"others can read {keys.file}: `chmod 600` it")
     cells = []
-    for name in sorted({*keys.names(), *_names_in_profile(session)}):
+    for name in sorted({*keys.names(), *_names_in_profile(environment)}):
         value = keys.get(name)
         cells.append((name, keys.origin(name), _mask(value) if value else None))
     if as_json:
         fields = ("name", "origin", "masked")
-        print_json([dict(zip(fields, row, strict=True)) for row in cells], session)
+        print_json([dict(zip(fields, row, strict=True)) for row in cells], environment)
         return
-    print_table([(name, at or "not set", mask or "") for name, at, mask in cells], session)
+    print_table([(name, at or "not set", mask or "") for name, at, mask in cells], environment)
 
 
 @app.command("rm")
 def remove_key(name: Name) -> None:
     """Take a key out of the file."""
-    session = current()
-    keys = _keys(session)
+    environment = current()
+    keys = _keys(environment)
     name = _variable(name)
     keys.check_name(name)
     keys.remove(name)
-    session.say(f"removed {name} from {keys.file}")
+    environment.say(f"removed {name} from {keys.file}")
     if keys.origin(name) == "environment":
-        session.say(f"{name} is still set in the environment")
+        environment.say(f"{name} is still set in the environment")
 
 
-def _keys(session: Environment) -> Keys:
-    return Keys(session.env, session.places.keys_file)
+def _keys(environment: Environment) -> Keys:
+    return Keys(environment.env, environment.places.keys_file)
 
 
 def _variable(name: str) -> str:
@@ -109,27 +109,27 @@ def _variable(name: str) -> str:
     return KEY_VARIABLES.get(name.lower(), name)
 
 
-def _read_key(name: str, session: Environment) -> str:
+def _read_key(name: str, environment: Environment) -> str:
     """Read a key: at a terminal without showing it, else all of standard input."""
-    if session.stdin is None:
+    if environment.stdin is None:
         raise UsageError(f"standard input is closed: pipe the key for {name} into it")
-    if not session.stdin.isatty():
-        return session.stdin.read()
+    if not environment.stdin.isatty():
+        return environment.stdin.read()
     from getpass import getpass
 
     try:
-        return getpass(f"{name} (not shown): ", stream=session.stderr)
+        return getpass(f"{name} (not shown): ", stream=environment.stderr)
     except EOFError as exc:
         raise UsageError(f"nothing was given for {name}") from exc
 
 
-def _names_in_profile(session: Environment) -> set[str]:
+def _names_in_profile(environment: Environment) -> set[str]:
     """Return the names that the profile in use asks for; none when it cannot be read."""
     from tieredllm.profile.load import load_profile
     from tieredllm.profile.schema import variables_of
 
     try:
-        return variables_of(load_profile(session.profile_name, session.places))
+        return variables_of(load_profile(environment.profile_name, environment.places))
     except UsageError:
         return set()
 

@@ -158,7 +158,7 @@ def _readable(
 
 
 def _from_history(environment: Environment, work: Callable[[History], T]) -> T:
-    """Give what the log says.
+    """Return what the log says.
 
     Raises:
         TieredLLMError: it cannot be read.
@@ -170,7 +170,7 @@ def _from_history(environment: Environment, work: Callable[[History], T]) -> T:
         try:
             done = work(History(database))
         finally:
-            trouble = database.trouble
+            trouble = database.problem
             if trouble is not None:
                 raise TieredLLMError(trouble)
     return done
@@ -333,11 +333,11 @@ def _texts(request: LoggedRequest) -> list[tuple[str, str]]:
 
 
 def _asked(request: LoggedRequest) -> str:
-    """Give the first line of what was asked."""
+    """Return the first line of what was asked."""
     text = request.prompt.question.strip() or user_turn(request.prompt).strip()
     return one_line(text.partition("\n")[0], FIRST_LINE)
 
 
 def _when(at: float, *, short: bool = False) -> str:
-    """Give a time as the user's clock shows it."""
+    """Return a time as the user's clock shows it."""
     return time.strftime("%m-%d %H:%M" if short else "%Y-%m-%d %H:%M:%S", time.localtime(at))

@@ -81,7 +81,7 @@ def outbox(
     environment = current()
     with Database(environment.places.state_db) as database:
         waiting = [entry for entry in Outbox(database).entries() if entry.waiting]
-        trouble = database.trouble
+        trouble = database.problem
     if trouble:
         environment.warn(f"tieredllm: {trouble}")
     if as_json:
@@ -132,7 +132,7 @@ def _notifier(environment: Environment) -> tuple[Notifier, Database]:
 
 
 def _wanted(notifier: Notifier, channel: str | None) -> Sequence[str]:
-    """Give the channels to use.
+    """Return the channels to use.
 
     Raises:
         UsageError: there is none, or none of that name.
@@ -162,7 +162,7 @@ def _print(deliveries: Sequence[Delivery], environment: Environment) -> None:
 
 
 def _row(entry: Entry) -> dict[str, str | int | None]:
-    """Give what is told of one message that waits."""
+    """Return what is told of one message that waits."""
     from tieredllm.notify.severity import severity_of
 
     return {
@@ -181,7 +181,7 @@ def _row(entry: Entry) -> dict[str, str | int | None]:
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:
-    """Give the same for people, under `HEADINGS`."""
+    """Return the same for people, under `HEADINGS`."""
     row = _row(entry)
     names = ("channel", "severity", "cause", "profile", "count", "tries")
     return (

@@ -191,10 +191,11 @@ class RequestOptions(GlobalOptions):
 def takes_options(
     shared: type[GlobalOptions],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take every field of a class of options, as one argument called `options`.
+    """Let a command take every field of a class of options.
 
-    The command's other parameters are its own. What Typer reads is the signature alone, so it gets
-    one with an option for each field. The global options are applied before the command runs.
+    They come as one argument called `options`, if the command has one; its other parameters are its
+    own. What Typer reads is the signature alone, so it gets one with an option for each field. The
+    global options are in the environment before the command runs.
 
     Args:
         shared: the class; its fields are annotated as Typer's parameters are.
@@ -212,6 +213,7 @@ def takes_options(
             for field in fields(shared)
         ]
         signature = inspect.signature(command, eval_str=True)
+        takes_them = "options" in signature.parameters
         own = [each for each in signature.parameters.values() if each.name != "options"]
 
         def run(**given: Any) -> None:
@@ -223,7 +225,7 @@ def takes_options(
                 verbose=found.verbose,
                 quiet=found.quiet,
             )
-            command(**mine, options=found)
+            command(**mine, **({"options": found} if takes_them else {}))
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,12 +10,12 @@ import typer
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.output import print_json, print_table
-from tieredllm.errors import ProfileError, UsageError
+from tieredllm.errors import ProfileError, TieredLLMError, UsageError
 
 if TYPE_CHECKING:
     from tieredllm.profile.load import Found
 
-__all__ = ["app"]
+__all__ = ["app", "write_profile"]
 
 app = typer.Typer(
     name="profile",
@@ -44,12 +45,12 @@ def list_profiles(
     """List the profiles; `*` is the one in use."""
     from tieredllm.profile.load import find_profile, known_profiles
 
-    session = current()
-    known = known_profiles(session.places)
+    environment = current()
+    known = known_profiles(environment.places)
     try:
-        used = find_profile(session.profile_name, session.places)
+        used = find_profile(environment.profile_name, environment.places)
     except UsageError as exc:
-        session.warn(str(exc))
+        environment.warn(str(exc))
         used = None
     if used is not None and used not in known:
         known.insert(0, used)
@@ -65,14 +66,14 @@ def list_profiles(
             }
             for found, about in zip(known, abouts, strict=True)
         ]
-        print_json(rows, session)
+        print_json(rows, environment)
         return
     marks = ["*" if found == used else "" for found in known]
     cells = [
         (mark, found.name, _ORIGINS[found.origin], about or "")
         for mark, found, about in zip(marks, known, abouts, strict=True)
     ]
-    print_table(cells, session)
+    print_table(cells, environment)
 
 
 @app.command()
@@ -85,10 +86,10 @@ def show(name: Name = None) -> None:
     from tieredllm.profile.dump import dump
     from tieredllm.profile.load import find_profile, load
 
-    session = current()
-    found = find_profile(name or session.profile_name, session.places)
-    keys = Keys(session.env, session.places.keys_file)
-    session.stdout.write(dump(load(found, session.places).profile, keys.origin))
+    environment = current()
+    found = find_profile(name or environment.profile_name, environment.places)
+    keys = Keys(environment.env, environment.places.keys_file)
+    environment.stdout.write(dump(load(found, environment.places).profile, keys.origin))
 
 
 @app.command()
@@ -98,8 +99,10 @@ def validate(name: Name = None) -> None:
     Each is one line: file, line, column, what is wrong and what would be right. Ends with exit
     code 2 when there is a mistake. What is legal but likely not meant is a warning, and no mistake.
     """
-    session = current()
-    if not _report(name or session.profile_name, session):
+    from tieredllm.profile.load import find_profile
+
+    environment = current()
+    if not _report(find_profile(name or environment.profile_name, environment.places), environment):
         raise typer.Exit(ExitCode.USAGE)
 
 
@@ -108,33 +111,47 @@ def path(name: Name = None) -> None:
     """Print where a profile's file is."""
     from tieredllm.profile.load import find_profile
 
-    session = current()
-    found = find_profile(name or session.profile_name, session.places)
-    print(found.path, file=session.stdout)
+    environment = current()
+    found = find_profile(name or environment.profile_name, environment.places)
+    print(found.path, file=environment.stdout)
 
 
 @app.command()
 def edit(name: Name = None) -> None:
-    """Open a profile in your editor and check it.
+    """Edit a profile, and put it in place once it has no mistakes.
 
-    The editor is $VISUAL, else $EDITOR. A built-in profile is first copied into your configuration
-    directory, where it takes the place of the built-in one.
+    The editor is $VISUAL, else $EDITOR. Of a built-in profile you edit one of your own that
+    inherits from it and takes its place; nothing is made when you change nothing.
     """
-    from tieredllm.cli.editor import run_editor
-    from tieredllm.profile.load import find_profile
+    from tieredllm.cli.editor import edit_text
+    from tieredllm.profile.init_template import inheriting
+    from tieredllm.profile.load import Found, find_profile
 
-    session = current()
-    found = find_profile(name or session.profile_name, session.places)
-    file = found.path
+    environment = current()
+    found = find_profile(name or environment.profile_name, environment.places)
+    before = _text_of(found.path)
     if found.origin == "shipped":
-        file = session.places.profiles / found.path.name
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.write_text(found.path.read_text(encoding="utf-8"), encoding="utf-8")
-        session.say(f"made {file}, a copy of the built-in profile")
-    session.stdout.flush()
-    run_editor(str(file), session.env)
-    if not _report(str(file), session):
-        raise typer.Exit(ExitCode.USAGE)
+        path = environment.places.profiles / found.path.name
+        before = inheriting(found.name, before)
+        found = Found(name=found.name, path=path, origin="user")
+    environment.stdout.flush()
+    text = edit_text(before, environment.env, name=found.path.name)
+    if text == before and not found.path.exists():
+        environment.say("nothing was changed, and nothing made")
+        return
+    while not _report(found, environment, text):
+        again = environment.is_interactive and typer.confirm(
+            "Edit it again?", default=True, err=True
+        )
+        if not again:
+            if text != before:
+                rejected = found.path.with_name(f"{found.path.name}.rejected")
+                write_profile(rejected, text)
+                environment.warn(f"kept as {rejected}; the profile in use is as it was")
+            raise typer.Exit(ExitCode.USAGE)
+        text = edit_text(text, environment.env, name=found.path.name)
+    if text != before:
+        write_profile(found.path, text)
 
 
 @app.command()
@@ -203,31 +220,64 @@ def schema() -> None:
     print_json(profile_schema(), current())
 
 
-def _report(name: str | None, session: Environment) -> bool:
+def write_profile(path: Path, text: str) -> None:
+    """Put a profile's file in place at once.
+
+    Raises:
+        TieredLLMError: it cannot be written.
+    """
+    from tieredllm.files import atomic_write
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        atomic_write(path, text)
+    except OSError as exc:
+        raise TieredLLMError(f"cannot write {path}: {exc.strerror or exc}") from exc
+
+
+def _text_of(path: Path) -> str:
+    """Read a profile's file.
+
+    Raises:
+        UsageError: it is no text file.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is no file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"{path} cannot be read: {exc}") from exc
+
+
+def _report(found: Found, environment: Environment, text: str | None = None) -> bool:
     """Check a profile and say what was found.
+
+    Args:
+        found: where it is.
+        environment: where to say it.
+        text: what its file is going to say; None to read it.
 
     Returns:
         Whether it has no mistakes.
     """
     from tieredllm.profile.lint import lint
-    from tieredllm.profile.load import find_profile, load
+    from tieredllm.profile.load import load
     from tieredllm.profile.schema import rule_files
     from tieredllm.rules.load import check_rules_file
 
-    found = find_profile(name, session.places)
     try:
-        loaded = load(found, session.places)
+        loaded = load(found, environment.places, text=text)
         mistakes = [bad for file in rule_files(loaded.profile) for bad in check_rules_file(file)]
     except ProfileError as exc:
         mistakes = exc.mistakes
     for mistake in mistakes:
-        session.warn(str(mistake))
+        environment.warn(str(mistake))
     if mistakes:
         return False
     for doubt in lint(loaded):
-        session.say(f"{doubt.file}:{doubt.line}:{doubt.column}: warning: {doubt.message}")
+        environment.say(f"{doubt.file}:{doubt.line}:{doubt.column}: warning: {doubt.message}")
     tiers = ", ".join(tier.name for tier in loaded.profile.tiers)
-    print(f"ok: {found.path}: {tiers}", file=session.stdout)
+    print(f"ok: {found.path}: {tiers}", file=environment.stdout)
     return True
 
 

@@ -11,7 +11,6 @@ import msgspec
 from tieredllm.cli.environment import Environment
 from tieredllm.cli.profile_questions import Questions, server_at
 from tieredllm.errors import ModelFileError, TieredLLMError, UsageError
-from tieredllm.files import atomic_write
 from tieredllm.keys import Keys
 from tieredllm.local.pull import Installed, installed
 from tieredllm.profile.init_template import VENDORS, Choice, Server, draft
@@ -42,7 +41,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     force: bool
 
 
-def make_profile(session: Environment, wishes: Wishes) -> None:
+def make_profile(environment: Environment, wishes: Wishes) -> None:
     """Make a profile.
 
     Raises:
@@ -52,16 +51,16 @@ def make_profile(session: Environment, wishes: Wishes) -> None:
     """
     local_models = {
         one.model.name: one
-        for one in installed(session.places.models, session.places.config / "models.yaml")
+        for one in installed(environment.places.models, environment.places.config / "models.yaml")
     }
     _check(wishes, local_models)
-    if wishes.asks and (session.stdin is None or not session.stdin.isatty()):
+    if wishes.asks and (environment.stdin is None or not environment.stdin.isatty()):
         raise UsageError("there is no terminal to ask at: add --yes")
-    keys = Keys(session.env, session.places.keys_file)
-    questions = Questions(session, keys) if wishes.asks else None
+    keys = Keys(environment.env, environment.places.keys_file)
+    questions = Questions(environment, keys) if wishes.asks else None
 
     name = wishes.name or (questions.name(_name_problem) if questions else "default")
-    path = session.places.profiles / f"{name}.yaml"
+    path = environment.places.profiles / f"{name}.yaml"
     _may_write(path, wishes, questions)
     sources = _sources(wishes, keys, questions)
     local = _local(wishes, local_models, questions)
@@ -70,13 +69,13 @@ def make_profile(session: Environment, wishes: Wishes) -> None:
         pulls = local_models[local].size_bytes is None and questions.pull(local_models[local].model)
 
     choice = Choice(name=name, sources=sources, local=local, made_on=date.today())  # noqa: DTZ011 - the user's own day
-    _write(path, draft(choice), session)
-    session.say(f"wrote {path}")
+    _write(path, draft(choice), environment)
+    environment.say(f"wrote {path}")
     if pulls and local is not None:
-        _pull(local, session)
-    _show_health(path, session)
+        _pull(local, environment)
+    _show_health(path, environment)
     option = "" if name == "default" else f" -p {name}"
-    session.say(f"try it: tieredllm{option} ask 'why is the sky blue?'")
+    environment.say(f"try it: tieredllm{option} ask 'why is the sky blue?'")
 
 
 def _check(wishes: Wishes, local_models: dict[str, Installed]) -> None:
@@ -158,39 +157,38 @@ def _local(
     return questions.local(local_models, usual) if questions is not None else usual
 
 
-def _write(path: Path, text: str, session: Environment) -> None:
+def _write(path: Path, text: str, environment: Environment) -> None:
     """Put the profile in place, unless it would have mistakes.
 
     Raises:
         ProfileError: it would.
         TieredLLMError: it cannot be written.
     """
+    from tieredllm.cli.profile import write_profile
     from tieredllm.profile.load import Found, load
 
-    load(Found(name=path.stem, path=path, origin="user"), session.places, text=text)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        atomic_write(path, text)
-    except OSError as exc:
-        raise TieredLLMError(f"cannot write {path}: {exc.strerror or exc}") from exc
+    load(Found(name=path.stem, path=path, origin="user"), environment.places, text=text)
+    write_profile(path, text)
 
 
-def _pull(name: str, session: Environment) -> None:
+def _pull(name: str, environment: Environment) -> None:
     from tieredllm.cli.models import pull_model
 
     try:
         pull_model(name)
     except ModelFileError as exc:
-        session.warn(f"{name} was not pulled: {exc}")
+        environment.warn(f"{name} was not pulled: {exc}")
 
 
-def _show_health(path: Path, session: Environment) -> None:
+def _show_health(path: Path, environment: Environment) -> None:
     from tieredllm.aio import run
     from tieredllm.cli.health import print_report
     from tieredllm.client import FallbackManager
     from tieredllm.health.report import HealthReport
 
-    manager = FallbackManager(path, env=session.env, places=session.places, verbose=session.verbose)
+    manager = FallbackManager(
+        path, env=environment.env, places=environment.places, verbose=environment.verbose
+    )
 
     async def check() -> HealthReport:
         try:
@@ -198,4 +196,4 @@ def _show_health(path: Path, session: Environment) -> None:
         finally:
             await manager.aclose()
 
-    print_report(run(check()), manager.profile, session)
+    print_report(run(check()), manager.profile, environment)

@@ -112,12 +112,12 @@ class Questions:
     Ctrl-C and the end of the input leave, before anything was written.
 
     Args:
-        session: the terminal; questions are on stderr.
+        environment: the terminal; questions are on stderr.
         keys: where keys are looked up and kept.
     """
 
-    def __init__(self, session: Environment, keys: Keys) -> None:
-        self._session = session
+    def __init__(self, environment: Environment, keys: Keys) -> None:
+        self._session = environment
         self._keys = keys
 
     def name(self, problem: Callable[[str], str | None]) -> str:

@@ -42,13 +42,13 @@ def list_rules(*, as_json: Json = False) -> None:
     """List the intents of the rules in use, in the order in which they are tried."""
     from tieredllm.rules.load import load_rules
 
-    session = current()
-    source, variables = _in_use(session)
+    environment = current()
+    source, variables = _in_use(environment)
     rules = load_rules(source)
     rows = _rows(rules)
     wanted = {name: bool(variables.get(name, "").strip()) for name in _variables(rules)}
     if as_json:
-        print_json({"rules": rules.origin, "intents": rows, "variables": wanted}, session)
+        print_json({"rules": rules.origin, "intents": rows, "variables": wanted}, environment)
         return
     cells = [["INTENT", "PRIORITY", "PATTERNS", "RESPONSES", "LANGUAGE", "FROM"]]
     cells += [
@@ -62,10 +62,10 @@ def list_rules(*, as_json: Json = False) -> None:
         ]
         for row in rows
     ]
-    print_table(cells, session)
+    print_table(cells, environment)
     unset = [name for name, is_set in wanted.items() if not is_set]
     if unset:
-        session.say(
+        environment.say(
             f"not set under `vars` of the rules tier, so sentences with it are left out: "
             f"{', '.join(unset)}"
         )
@@ -85,11 +85,11 @@ def try_query(
     from tieredllm.rules.load import load_rules
     from tieredllm.rules.match import Matcher
 
-    session = current()
+    environment = current()
     text = " ".join(query)
     if not text.strip():
         raise UsageError("the query is empty: give some words")
-    source, variables = _in_use(session)
+    source, variables = _in_use(environment)
     matcher = Matcher(load_rules(source))
     given = answer(
         matcher,
@@ -99,9 +99,9 @@ def try_query(
         finding=matcher.explain(text),
     )
     if as_json:
-        print_json(_explanation(given), session)
+        print_json(_explanation(given), environment)
     else:
-        _print_explained(given, several=len(matcher.rules.languages) > 1, session=session)
+        _print_explained(given, several=len(matcher.rules.languages) > 1, environment=environment)
 
 
 @app.command()
@@ -118,33 +118,33 @@ def check(
     from tieredllm.rules.load import BUILTIN, load_rules
     from tieredllm.rules.match import Matcher, failed_tests
 
-    session = current()
+    environment = current()
     source = file if file == BUILTIN else str(Path(file).expanduser())
     matcher = Matcher(load_rules(source))
     failed = failed_tests(matcher)
     for mistake in failed:
-        print(mistake, file=session.stdout)
+        print(mistake, file=environment.stdout)
     rows = _rows(matcher.rules)
     tests = len(matcher.rules.tests)
     print(
         f"{source}: {pluralize(len(rows), 'intent')}, "
         f"{pluralize(sum(row['patterns'] for row in rows), 'pattern')}, "
         f"{pluralize(tests, 'test')}" + (f", {len(failed)} failed" if failed else ", ok"),
-        file=session.stdout,
+        file=environment.stdout,
     )
     if failed:
         raise typer.Exit(ExitCode.FAILURE)
 
 
-def _in_use(session: Environment) -> tuple[str, dict[str, str]]:
+def _in_use(environment: Environment) -> tuple[str, dict[str, str]]:
     """Return the rules and variables of the profile's rules tier."""
     from tieredllm.profile.load import load_profile
     from tieredllm.rules.load import BUILTIN
 
-    profile = load_profile(session.profile_name, session.places)
+    profile = load_profile(environment.profile_name, environment.places)
     tier = next((tier for tier in profile.tiers if tier.provider == "rules"), None)
     if tier is None:
-        session.say(f"profile {profile.name} has no rules tier: these are the built-in rules")
+        environment.say(f"profile {profile.name} has no rules tier: these are the built-in rules")
         return BUILTIN, {}
     return tier.rules, tier.vars
 
@@ -190,9 +190,9 @@ def _explanation(given: RuleAnswer) -> dict[str, Any]:
     }
 
 
-def _print_explained(given: RuleAnswer, *, several: bool, session: Environment) -> None:
+def _print_explained(given: RuleAnswer, *, several: bool, environment: Environment) -> None:
     finding = given.finding
-    out = session.stdout
+    out = environment.stdout
     print(f"intent: {given.intent}", file=out)
     if several:
         print(f"language: {given.lang}", file=out)

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -31,7 +32,6 @@ from tieredllm.engine.hedge import hedge
 from tieredllm.engine.plan import TierPlan, leading_models, selected
 from tieredllm.engine.ports import Emit, HealthMemory, ParameterMemory, Standing, TurnResult
 from tieredllm.engine.retry import bench_s, counts, retry_wait_s
-from tieredllm.engine.tool_loop import ToolLoop
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Profile
@@ -51,6 +51,9 @@ from tieredllm.types import (
     TierSkipped,
     ToolsWanted,
 )
+
+if TYPE_CHECKING:
+    from tieredllm.engine.tool_loop import ToolLoop
 
 __all__ = ["FallbackRun", "stream_events"]
 

@@ -40,8 +40,8 @@ INSTALL = (
     f"without: `pip install --no-deps --index-url {PREBUILT_INDEX} llama-cpp-python`"
 )
 REINSTALL = (
-    "this build of llama.cpp does not suit it; try another: `pip install --upgrade "
-    f"--force-reinstall --no-cache-dir llama-cpp-python --extra-index-url {PREBUILT_INDEX}`"
+    "this build of llama.cpp does not suit it; try another: `pip install --force-reinstall "
+    f"--no-deps --index-url {PREBUILT_INDEX} llama-cpp-python`"
 )
 """What to do where each way to compute crashes, which follows a mention of the processor."""
 WARN_LEVEL = 3

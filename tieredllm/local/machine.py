@@ -230,7 +230,8 @@ def processor_stamp(*, proc: Path = PROC) -> str:
     """
     import platform
 
-    parts = [platform.machine(), platform.processor()]
+    # Not `platform.processor()`: it starts `uname -p`. Windows says more in its environment.
+    parts = [platform.machine(), os.environ.get("PROCESSOR_IDENTIFIER", "")]
     try:
         # One block per logical processor, all alike where it matters; the first will do.
         text = (proc / "cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0]

@@ -1,4 +1,4 @@
-"""Hold one loaded model and its context: evaluate a prompt, sample an answer. Synchronous.
+"""One loaded model and its context: evaluate a prompt, sample an answer. Synchronous.
 
 Everything here runs on one thread (see `llama.py`). The calls are those of llama.h:
 https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h
@@ -58,7 +58,7 @@ class BadFileError(FallbackTriggerError):
 
 
 class LoadedModel:
-    """Be a model in memory, with one context.
+    """A model in memory, with one context.
 
     Args:
         path: a GGUF file that has been checked.
@@ -275,6 +275,7 @@ class LoadedModel:
         llama = self._llama
         if keep and llama.llama_memory_seq_rm(self._memory, 0, keep, -1):
             del self._cached[keep:]
+            self._snapshots = [each for each in self._snapshots if each.tokens <= keep]
             return
         while self._snapshots:
             snapshot = self._snapshots[-1]

@@ -26,7 +26,7 @@ SAMPLES, SAMPLE_LENGTH = 16, 16 * 1024
 
 
 class NativeVocabulary:
-    """Be the vocabulary of a model in memory.
+    """The vocabulary of a model in memory.
 
     `count` may be called from any thread, the rest on the model's own.
     """
@@ -83,12 +83,12 @@ class NativeVocabulary:
         return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
 
     def token_text(self, token: int) -> str:
-        """Give a token as it is written in the vocabulary."""
+        """Return a token as it is written in the vocabulary."""
         text: bytes = self._llama.llama_vocab_get_text(self._vocab, token) or b""
         return text.decode("utf-8", "replace")
 
     def bytes_of(self, token: int) -> bytes:
-        """Give the bytes a token stands for: possibly part of a character, possibly none."""
+        """Return the bytes a token stands for: possibly part of a character, possibly none."""
         to_piece = self._llama.llama_token_to_piece
         length = to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
         if length < 0:
@@ -171,7 +171,7 @@ class Detokenizer:
         self.stopped = False
 
     def feed(self, data: bytes) -> str:
-        """Give the text that is certain after these bytes; often empty."""
+        """Return the text that is certain after these bytes; often empty."""
         text = self._decode(data)
         if self._stop is None or self.stopped:
             return "" if self.stopped else text
@@ -192,6 +192,6 @@ class Detokenizer:
         return text[: len(text) - keep]
 
     def end(self) -> str:
-        """Give the text that was held back because it might have been the beginning of `stop`."""
+        """Return the text that was held back because it might have been the beginning of `stop`."""
         held, self._held = self._held, ""
         return held

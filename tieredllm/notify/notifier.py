@@ -41,10 +41,9 @@ LEASE_MARGIN_S = 10.0
 """How much longer than the sending a lease lasts, so that none ends while its message is on the
 way."""
 
-
-SHORTEST_S = 0.01
-LONGEST_S = 0.06
-"""Between which the wait is chosen by chance: never two processes for the same time, and not so
+SHORTEST_PAUSE_S = 0.01
+LONGEST_PAUSE_S = 0.06
+"""Between which the pause is chosen by chance: never two processes for the same time, and not so
 often that they keep each other from the work."""
 
 MOST_CAUSES = 100
@@ -370,4 +369,4 @@ async def _retry_until(attempt: Callable[[], T | None], until: float) -> T | Non
         result = attempt()
         if result is not None or loop.time() >= until:
             return result
-        await asyncio.sleep(random.uniform(SHORTEST_S, LONGEST_S))  # noqa: S311 - nothing secret
+        await asyncio.sleep(random.uniform(SHORTEST_PAUSE_S, LONGEST_PAUSE_S))  # noqa: S311 - nothing secret

@@ -12,7 +12,7 @@ import yaml
 from tieredllm.files import shipped
 from tieredllm.profile.dump import write_yaml
 
-__all__ = ["VENDORS", "Choice", "Server", "draft"]
+__all__ = ["VENDORS", "Choice", "Server", "draft", "inheriting"]
 
 VENDORS = {"openai": "OpenAI", "anthropic": "Anthropic", "gemini": "Google Gemini"}
 """The vendors that have a built-in profile of their name, with what people call them. Their order
@@ -62,6 +62,22 @@ def draft(choice: Choice) -> str:
         f"#   {'tieredllm keys set NAME':<35} keep a key (or set the variable)",
     ]
     return "\n".join(head) + "\n\n" + write_yaml(values)
+
+
+def inheriting(name: str, text: str) -> str:
+    """Return the text of a profile that takes the place of a built-in one, and inherits from it.
+
+    Args:
+        name: what both are called.
+        text: what the built-in one says; it is there as a comment, to copy from.
+    """
+    lines = [f"# {line}".rstrip() for line in text.splitlines()]
+    return (
+        f"# Your own `{name}`. What you do not say here is as in the built-in profile, in later\n"
+        "# versions too. Here is what that says, to copy from; your own lines go below.\n#\n"
+        + "\n".join(lines)
+        + f"\n\nextends: {name}\n"
+    )
 
 
 def _differences(choice: Choice) -> dict[str, Any]:

@@ -245,6 +245,14 @@ class _Builder:
         shown = self._quoted(tag.replace(_TAG, "!!"))
         return f"the tag {shown} does not fit this value: remove it"
 
+    def _key_name(self, text: str) -> str:
+        """Quote a key, unless it may be a secret that stands where a name should."""
+        if self._secret:
+            return f"`{text}`" if text.isupper() and text.isidentifier() else "`…`"
+        from tieredllm.redaction import mask_text
+
+        return f"`{mask_text(text)}`"
+
     def _entries(self, nodes: list[Node]) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
         merged: list[Node] = []
@@ -258,11 +266,9 @@ class _Builder:
             elif not isinstance(key.value, str):
                 self._mistake(key.place, f"YAML reads this key as {_read_as(key)}: quote it")
             elif key.text in entries:
-                from tieredllm.redaction import mask_text
-
-                name, first = mask_text(key.text), entries[key.text].place.line
-                message = f"`{name}` is given twice, first in line {first}: keep one"
-                self._mistake(key.place, message)
+                first = entries[key.text].place.line
+                name = self._key_name(key.text)
+                self._mistake(key.place, f"{name} is given twice, first in line {first}: keep one")
             else:
                 entries[key.text] = Entry(key.place, node)
         for node in merged:

@@ -1,14 +1,16 @@
-"""Put an answer together from its parts, and judge how it ended. Pure: no I/O, no clock.
+"""One answer put together from its parts, and the judgement on how it ended.
 
-The rules are those of the contract (section 5): only an answer with content and a finish reason is
-complete; whatever goes wrong after output began makes a stream interrupted; what comes after the
-finish reason cannot spoil the answer any more.
+The rules are those of the contract (sections 5 and 12). A stream ends with its protocol's end:
+`[DONE]`, `message_stop`, or a connection that is closed after a finish reason. The reason itself is
+not the end: text that comes after it belongs to the answer. What may have held words and cannot be
+read fails the attempt: nothing lost is ever called whole.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+import re
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -17,15 +19,78 @@ import msgspec
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Finish, ToolRequest
-from tieredllm.providers.json_path import NotJsonError, decode
+from tieredllm.providers.json_path import DONE, NotJsonError, decode_all, join_halves
 from tieredllm.providers.sse import Event
 from tieredllm.providers.tool_calls import ToolCallCollector
 from tieredllm.types import Usage
 
-__all__ = ["DRAIN_S", "Ending", "Part", "ResponseAccumulator", "stream_texts"]
+__all__ = ["DRAIN_S", "ENDINGS", "Ending", "Part", "ResponseAccumulator", "stream_texts"]
 
-Ending = Literal["stop", "length", "content_filter", "tool"]
-"""What a vendor's finish reason means here; one that is not listed means a broken answer."""
+Ending = Literal["stop", "length", "content_filter", "tool", "broken_call", "failed"]
+"""What a finish reason means here."""
+
+ENDINGS: dict[str, Ending] = {
+    "stop": "stop",  # OpenAI, Gemini, and most
+    "end_turn": "stop",  # Anthropic
+    "stop_sequence": "stop",
+    "eos": "stop",  # Together
+    "eos_token": "stop",  # TGI up to 2.0 (huggingface/text-generation-inference#2344), watsonx
+    "complete": "stop",  # Cohere (mozilla-ai/any-llm#1301)
+    "length": "length",
+    "max_tokens": "length",  # Anthropic, Gemini
+    "model_length": "length",  # Mistral
+    "model_context_window_exceeded": "length",  # Anthropic, z.ai
+    "continuation": "length",  # Gemini: the limit of one request; google-genai 3.6.1, FinishReason
+    "content_filter": "content_filter",
+    "content_filtered": "content_filter",  # Bedrock
+    "guardrail_intervened": "content_filter",
+    "refusal": "content_filter",  # Anthropic
+    "sensitive": "content_filter",  # z.ai
+    "safety": "content_filter",  # Gemini, and its names over other wires (BerriAI/litellm#6104)
+    "recitation": "content_filter",
+    "blocklist": "content_filter",
+    "prohibited_content": "content_filter",
+    "spii": "content_filter",
+    "image_safety": "content_filter",
+    "image_prohibited_content": "content_filter",
+    "image_recitation": "content_filter",
+    "model_armor": "content_filter",
+    "escalation": "content_filter",
+    "language": "content_filter",
+    "tool_calls": "tool",
+    "function_call": "tool",
+    "tool_use": "tool",  # Anthropic
+    "malformed_function_call": "broken_call",  # Gemini
+    "unexpected_tool_call": "broken_call",
+    "too_many_tool_calls": "broken_call",
+    "error": "failed",  # OpenRouter, LiteLLM
+    "insufficient_system_resource": "failed",  # DeepSeek
+    "canceled": "failed",  # mistral.rs
+    "pause_turn": "failed",  # Anthropic: a turn of its own tools that goes on later
+    "compaction": "failed",
+    "other": "failed",  # Gemini
+    "image_other": "failed",
+    "no_image": "failed",
+    "malformed_response": "failed",
+    "missing_thought_signature": "failed",
+    "pup_limited_disabled": "failed",
+}
+"""The finish reasons of all houses, in lower case: gateways pass them on over any wire.
+
+One that is not listed means a good end where the protocol has ended properly.
+"""
+
+TAIL_S = 0.5
+"""How long usage and the end marker are waited for after the finish reason of an answer.
+
+A server that keeps the connection open must not turn a complete answer into a silent one.
+"""
+
+_LOOKS_LIKE_JSON = re.compile(r"[{}\"]")
+
+LONG_TAIL_S = 5.0
+"""The same where the reason came with text or before any: some servers put it on every event
+(su-kaka/gcli2api#403, songquanpeng/one-api#1408)."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +98,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str = ""
     """Answer text; reasoning is none."""
+    is_whole: bool = False
+    """Whether the text is all of the answer: after pieces of it, it adds nothing."""
     reason: str | None = None
     """The vendor's finish reason."""
     refusal: str = ""
@@ -56,7 +123,6 @@ class ResponseAccumulator:
     """Assemble one answer.
 
     Args:
-        finish_reasons: what each of the vendor's finish reasons means.
         classify: decides what an error inside the answer is.
         presentable: makes text from outside fit to show.
         calls: the tool calls in it; None where the model may make none.
@@ -67,14 +133,18 @@ class ResponseAccumulator:
     def __init__(
         self,
         *,
-        finish_reasons: Mapping[str, Ending],
         classify: Callable[[Any], FallbackTriggerError],
         presentable: Callable[[str], str],
         calls: ToolCallCollector | None = None,
         status: int = 200,
         whole: bool = False,
     ) -> None:
-        self._finish_reasons = finish_reasons
+        self._ended = False
+        self._half = ""
+        self._is_late = False
+        """Whether text came after a finish reason, so that none is an end here."""
+        self._is_stale = False
+        """Whether the last text came after the last finish reason."""
         self._classify = classify
         self._presentable = presentable
         self._status = status
@@ -82,24 +152,48 @@ class ResponseAccumulator:
         self._calls = calls
         self._refusal = ""
         self._blocked = False
+        self._called = False
         self._reason: str | None = None
-        self._skipped = 0
         self._candidates = False
+        self._done = False
         self._prompt_tokens: int | None = None
         self._completion_tokens: int | None = None
         self._model: str | None = None
         self.began = False
         """Whether output has begun: text was given out, or a call came."""
         self._spoke = False
+        self._at_rest = False
+
+    @property
+    def tail_s(self) -> float | None:
+        """How long what may follow is waited for, in seconds; None while an answer is under way.
+
+        Where text has come after a finish reason before, only the protocol's end is one.
+        """
+        if self._reason is None or self._is_late:
+            return None
+        return TAIL_S if self._at_rest else LONG_TAIL_S
 
     @property
     def complete(self) -> bool:
-        """Whether a finish reason has come; only usage and an end marker can follow it."""
-        return self._reason is not None
+        """Whether a finish reason has come that was an end so far."""
+        return self._reason is not None and not self._is_late
 
-    def skip(self) -> None:
-        """Take note of an event that could not be decoded."""
-        self._skipped += 1
+    def end(self) -> None:
+        """Take note that the protocol's end, or that of the body, has come."""
+        self._ended = True
+
+    def lose(self, data: str) -> None:
+        """Take note of an event that cannot be read.
+
+        Raises:
+            FallbackTriggerError: it may have held words, and the answer was not complete.
+        """
+        if self.complete or not _LOOKS_LIKE_JSON.search(data):
+            return
+        raise self.broken(
+            self._error(ErrorKind.MALFORMED_RESPONSE, "a part of the answer cannot be read")
+        )
 
     def take(self, part: Part) -> str:
         """Take a part and return the text in it.
@@ -112,12 +206,26 @@ class ResponseAccumulator:
         """
         if part.error is not None and not self.complete:
             raise self.broken(self._classify(part.error))
+        text = "" if part.is_whole and self._spoke else self._joined(part.text)
+        if text and self._reason is not None:
+            self._is_late = True
+        if text or part.reason:
+            self._is_stale = part.reason is None
         self._note(part)
         if part.calls and self._calls is not None:
             self.began = True
-        if part.text and not part.text.isspace():
+        if text and not text.isspace():
             self.began = self._spoke = True
-        return part.text
+        if part.reason is not None:
+            self._at_rest = self.began and not text
+        return text
+
+    def _joined(self, text: str) -> str:
+        """Join halves of a UTF-16 pair that came in two parts; a lone one becomes U+FFFD."""
+        text, self._half = self._half + text, ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return join_halves(text)
 
     def broken(self, error: FallbackTriggerError) -> FallbackTriggerError:
         """Return the error that a failure in the middle of the answer amounts to."""
@@ -150,11 +258,14 @@ class ResponseAccumulator:
             )
         if self._calls is not None and calls:
             return ToolRequest(calls=calls, raw=self._calls.raw(), usage=usage, model=self._model)
-        if ending == "tool":
+        if ending == "broken_call" or (ending == "tool" and (not self._spoke or self._called)):
             raise self._error(ErrorKind.MALFORMED_RESPONSE, self._no_call())
         if not self._spoke:
             raise self._empty(ending)
-        return Finish(reason=ending, usage=usage, model=self._model)
+        # "tool_calls" after a text and no call (mudler/LocalAI#6218) is a text that has ended.
+        return Finish(
+            reason="length" if ending == "length" else "stop", usage=usage, model=self._model
+        )
 
     def _no_call(self) -> str:
         if self._calls is None:
@@ -164,8 +275,10 @@ class ResponseAccumulator:
     def _note(self, part: Part) -> None:
         self._refusal += part.refusal
         self._blocked = self._blocked or part.blocked
+        self._called = self._called or part.calls
         self._reason = part.reason or self._reason
-        self._model = part.model or self._model
+        self._done = self._done or part.done
+        self._model = join_halves(part.model) if part.model else self._model
         self._candidates = self._candidates or part.candidates
         # Counts are totals, sent once or again and again, and now and then as 0 at first.
         if part.prompt_tokens is not None:
@@ -174,21 +287,32 @@ class ResponseAccumulator:
             self._completion_tokens = max(self._completion_tokens or 0, part.completion_tokens)
 
     def _ending(self) -> Ending | None:
-        if self._reason is not None:
-            return self._finish_reasons.get(self._reason.lower())
-        # A document that is complete as JSON is complete; some servers give it no finish reason.
-        return "stop" if self._whole and self._candidates else None
+        """Return how the answer ended; None when it did not."""
+        if self._reason is None:
+            # `[DONE]` is an end, and so is a document that is complete as JSON; some servers give
+            # neither a reason (jakobdylanc/llmcord#84, openai/openai-node#1292).
+            return "stop" if self._done or (self._whole and self._candidates) else None
+        reason = self._reason.strip().lower()
+        if reason.startswith("content_filter"):  # "content_filter: RECITATION", Google's
+            return "content_filter"
+        ending = ENDINGS.get(reason, "stop")
+        if ending == "failed":
+            return None
+        if self._is_late and not (self._done or self._whole):
+            # Only the body's end is left, and only after a reason that nothing followed.
+            return None if self._is_stale or not self._ended else ending
+        return ending
 
     def _incomplete(self) -> FallbackTriggerError:
         if self._reason is not None:
-            message = f"the answer ended for an unknown reason ({self._reason})"
+            message = f"the answer ended with {self._reason!r}"
         elif self._whole:
             message = "there is no answer in the response"
         else:
             message = "the stream ended without a finish reason"
         if self.began and not self._whole:
             return self._error(ErrorKind.STREAM_INTERRUPTED, message)
-        if self._whole or self._reason is not None or self._skipped:
+        if self._whole or self._reason is not None:
             return self._error(ErrorKind.MALFORMED_RESPONSE, message)
         return self._error(ErrorKind.EMPTY_RESPONSE, "the stream ended without any content")
 
@@ -216,75 +340,81 @@ A connection that was read to its end can serve the next request.
 
 async def stream_texts(
     events: AsyncGenerator[Event, None],
-    assembly: ResponseAccumulator,
-    read: Callable[[dict[str, Any]], Part],
-    *,
-    tail_s: float | None,
+    answer: ResponseAccumulator,
+    parse: Callable[[dict[str, Any]], Part],
 ) -> AsyncGenerator[str, None]:
-    """Yield the answer's text as it comes; `assembly.finish` judges it afterwards.
+    """Yield the answer's text as it comes; `answer.finish` judges it afterwards.
 
     A piece of a tool call is yielded as an empty text.
 
     Args:
         events: the response's events; closed at the end.
-        assembly: where the answer is put together.
-        read: what an event says, in the vendor's terms.
-        tail_s: how long usage and the end marker are waited for after the finish reason; a server
-            that keeps the connection open must not turn a complete answer into a silent one. None
-            waits for the end of the body.
+        answer: where the answer is put together.
+        parse: what an event says, in the vendor's terms.
 
     Raises:
-        FallbackTriggerError: an error event, or the connection broke, before the finish reason.
+        FallbackTriggerError: an error event, or the connection broke, before the answer's end; or
+            an event that may have held words cannot be read.
     """
     async with aclosing(events):
         while True:
-            event = await _next(events, assembly, tail_s)
+            event = await _next(events, answer)
             if event is None:
                 return
-            part = _part(event, read)
-            if part is None:
-                assembly.skip()
-                continue
-            text = assembly.take(part)
-            if text or (part.calls and assembly.began):
-                yield text
-            if part.done:
-                await _drain(events)
-                return
+            for part in _parts(event, answer, parse):
+                text = answer.take(part)
+                if text or (part.calls and answer.began):
+                    yield text
+                if part.done:
+                    answer.end()
+                    await _drain(events)
+                    return
 
 
-async def _next(
-    events: AsyncGenerator[Event, None], assembly: ResponseAccumulator, tail_s: float | None
-) -> Event | None:
+async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator) -> Event | None:
     """Wait for the next event; once the answer is complete, no failure counts any more."""
     try:
-        if not assembly.complete or tail_s is None:
-            return await anext(events, None)
-        async with asyncio.timeout(tail_s):
-            return await anext(events, None)
+        if answer.tail_s is None:  # the way of every token
+            event = await anext(events, None)
+        else:
+            async with asyncio.timeout(answer.tail_s):
+                event = await anext(events, None)
     except TimeoutError:
         return None
     except FallbackTriggerError as exc:
-        if assembly.complete:
+        if answer.complete:
             return None
-        error = assembly.broken(exc)
+        error = answer.broken(exc)
         if error is exc:
             raise
         raise error from exc
+    if event is None:
+        answer.end()
+    return event
 
 
-def _part(event: Event, read: Callable[[dict[str, Any]], Part]) -> Part | None:
-    """Read an event; None when it cannot be decoded."""
+def _parts(
+    event: Event, answer: ResponseAccumulator, parse: Callable[[dict[str, Any]], Part]
+) -> Iterator[Part]:
+    """Read an event, mostly a single part."""
     data = event.data.strip()
-    if data in ("", "[DONE]"):
-        return Part(done=bool(data), candidates=False)
+    if not data:
+        return
     try:
-        value = decode(data)
+        values = decode_all(data)
     except NotJsonError:
-        return Part(error=data) if event.name == "error" else None
-    if event.name == "error":
-        return Part(error=value or data)
-    return read(value) if isinstance(value, dict) else None
+        if event.name == "error":
+            yield Part(error=data)
+        else:
+            answer.lose(data)
+        return
+    for value in values:
+        if value is DONE:
+            yield Part(done=True, candidates=False)
+        elif event.name == "error":
+            yield Part(error=value or data)
+        elif isinstance(value, dict):
+            yield parse(value)
 
 
 async def _drain(events: AsyncGenerator[Event, None]) -> None:

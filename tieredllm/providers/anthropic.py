@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tieredllm.clock import Clock
-from tieredllm.providers.accumulator import Ending, Part
+from tieredllm.providers.accumulator import Part
 from tieredllm.providers.base import Call, ToolDeclaration, ToolTurn
 from tieredllm.providers.cloud import CloudBackend, KeyStore, Vendor, WireRequest
 from tieredllm.providers.http import HttpClients
@@ -43,14 +43,6 @@ class AnthropicBackend(CloudBackend):
     provider: ClassVar[Vendor] = "anthropic"
     own_host = "api.anthropic.com"
     models_path = "/v1/models?limit=1000"
-    finish_reasons: ClassVar[dict[str, Ending]] = {
-        "end_turn": "stop",
-        "stop_sequence": "stop",
-        "max_tokens": "length",
-        "model_context_window_exceeded": "length",
-        "refusal": "content_filter",
-        "tool_use": "tool",
-    }
 
     def __init__(
         self,
@@ -141,7 +133,8 @@ class AnthropicBackend(CloudBackend):
         message = get_path(value, "message") if kind == "message_start" else value
         delta = get_path(value, "delta")
         usage = get_path(message, "usage")
-        reason = get_str(message, "stop_reason") or get_str(delta, "stop_reason")
+        # A proxy may put a reason into `message_start`, before anything was said.
+        reason = get_str(delta if kind != "message" and delta else value, "stop_reason")
         explanation = get_str(message, "stop_details", "explanation") or get_str(
             delta, "stop_details", "explanation"
         )

@@ -20,7 +20,7 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.profile.schema import BASE_URLS, Params
 from tieredllm.prompts.fit import estimate_tokens
-from tieredllm.providers.accumulator import Ending, Part, ResponseAccumulator, stream_texts
+from tieredllm.providers.accumulator import Part, ResponseAccumulator, stream_texts
 from tieredllm.providers.base import (
     DEEP_PROBE_S,
     PROBE_S,
@@ -82,17 +82,10 @@ class CloudBackend(ABC):
     """
 
     provider: ClassVar[Vendor]
-    finish_reasons: ClassVar[Mapping[str, Ending]]
-    """What the finish reasons mean, in lower case."""
     own_host: ClassVar[str]
     """The vendor's own server; what is known of its models by name holds there."""
     models_path: ClassVar[str]
     """Below the base URL; what a probe asks for."""
-    tail_s: ClassVar[float | None] = 0.5
-    """How long usage and the end marker are waited for after the finish reason.
-
-    A server that keeps the connection open must not turn a complete answer into a silent one.
-    """
 
     def __init__(
         self,
@@ -175,7 +168,7 @@ class CloudBackend(ABC):
                 for part in self._parts(await reply.body(), info, reply, read):
                     text += assembly.take(part)
             else:
-                pieces = stream_texts(reply.events(), assembly, read, tail_s=self.tail_s)
+                pieces = stream_texts(reply.events(), assembly, read)
                 async with aclosing(pieces):
                     async for piece in pieces:
                         yield Delta(piece) if piece else CallPiece()
@@ -271,7 +264,6 @@ class CloudBackend(ABC):
             )
 
         return ResponseAccumulator(
-            finish_reasons=self.finish_reasons,
             classify=classify,
             presentable=info.presentable,
             calls=calls,

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from tieredllm.providers.accumulator import Ending, Part
+from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, ToolDeclaration, ToolTurn
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest
 from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
@@ -36,24 +36,6 @@ class GeminiBackend(CloudBackend):
     provider: ClassVar[Vendor] = "gemini"
     own_host = "generativelanguage.googleapis.com"
     models_path = "/models?pageSize=1000"
-    # A stream has no end marker, and older models name a finish reason in every chunk.
-    tail_s = None
-    finish_reasons: ClassVar[dict[str, Ending]] = {
-        "stop": "stop",
-        "max_tokens": "length",
-        "safety": "content_filter",
-        "recitation": "content_filter",
-        "blocklist": "content_filter",
-        "prohibited_content": "content_filter",
-        "spii": "content_filter",
-        "image_safety": "content_filter",
-        "image_prohibited_content": "content_filter",
-        "image_recitation": "content_filter",
-        "model_armor": "content_filter",
-        "malformed_function_call": "tool",
-        "unexpected_tool_call": "tool",
-        "too_many_tool_calls": "tool",
-    }
 
     def _build_request(self, call: Call) -> WireRequest:
         stream = call.stream and "stream" not in call.omit
@@ -123,7 +105,7 @@ class GeminiBackend(CloudBackend):
         candidate = get_path(value, "candidates", 0)
         parts = get_path(candidate, "content", "parts")
         blocked = get_str(value, "promptFeedback", "blockReason")
-        if blocked == "BLOCK_REASON_UNSPECIFIED":
+        if blocked in ("BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED"):
             blocked = None
         reason = get_str(candidate, "finishReason")
         if reason == "FINISH_REASON_UNSPECIFIED":
@@ -162,7 +144,7 @@ def _is_call(part: Any) -> bool:
 
 
 def _refusal(reason: str | None, candidate: Any) -> str:
-    if reason is None or GeminiBackend.finish_reasons.get(reason.lower()) != "content_filter":
+    if reason is None or ENDINGS.get(reason.lower()) != "content_filter":
         return ""
     return get_str(candidate, "finishMessage") or ""
 

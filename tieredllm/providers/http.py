@@ -51,6 +51,7 @@ KEEP_ALIVE_S = 30.0
 """How long an idle connection is kept for the next turn of a chat."""
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
+_FIELD_STARTS = (b"d", b"e", b":", b"i", b"r")
 _SNIFFED_BYTES = 64 * 1024
 
 
@@ -220,7 +221,10 @@ class Reply:
             raise FallbackTriggerError(
                 ErrorKind.EMPTY_RESPONSE, f"{self._info.host} sent nothing", status=self.status
             )
-        return "body" if start in (b"{", b"[") or "json" in self.content_type else "events"
+        if start in (b"{", b"["):
+            return "body"
+        # `data:`, `event:`, `:`, `id:`, `retry:`, `error:`: no JSON document starts so.
+        return "events" if start in _FIELD_STARTS or "json" not in self.content_type else "body"
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield the stream's events.
@@ -235,6 +239,8 @@ class Reply:
             while (chunk := await self._next()) is not None:
                 for event in decoder.feed(chunk):
                     yield event
+            for event in decoder.flush():
+                yield event
         except EventTooLongError as exc:
             raise FallbackTriggerError(
                 ErrorKind.MALFORMED_RESPONSE, str(exc), status=self.status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -10,11 +11,23 @@ __all__ = [
     "NotJsonError",
     "content_text",
     "decode",
+    "decode_all",
     "find_error",
     "get_count",
     "get_path",
     "get_str",
+    "join_halves",
 ]
+
+
+DONE = object()
+"""Stands for `[DONE]`, which ends a stream of OpenAI's and is no JSON."""
+
+_BETWEEN = re.compile(r"(?:\s|data:)*")
+"""What may stand between glued documents."""
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class NotJsonError(ValueError):
@@ -22,7 +35,10 @@ class NotJsonError(ValueError):
 
 
 def decode(text: bytes | str) -> Any:
-    """Decode a JSON document.
+    """Decode a JSON document, as leniently as the vendors' own clients.
+
+    Halves of a UTF-16 pair (legal alone by RFC 8259, section 8.2; see `join_halves`), raw control
+    characters and NaN are taken as they are.
 
     Raises:
         NotJsonError: it is not JSON, or nested too deeply to read.
@@ -30,7 +46,58 @@ def decode(text: bytes | str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+        values = _decode_leniently(text)
+        if len(values) != 1:
+            raise NotJsonError(str(exc)) from exc
+        return values[0]
+
+
+def decode_all(text: str) -> list[Any]:
+    """Decode the JSON documents of one event, mostly a single one.
+
+    Several may be glued together, with a `data:` between them or a line end; `[DONE]`, which ends
+    a stream, is `DONE`.
+
+    Raises:
+        NotJsonError: some of it is no JSON.
+    """
+    try:
+        return [msgspec.json.decode(text)]
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return _decode_leniently(text)
+
+
+def _decode_leniently(text: bytes | str) -> list[Any]:
+    import json
+
+    decoder = json.JSONDecoder(strict=False)
+    values: list[Any] = []
+    try:
+        rest = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        at = 0
+        while at < len(rest):
+            if skipped := _BETWEEN.match(rest, at):
+                at = skipped.end()
+            if at == len(rest):
+                break
+            if rest.startswith("[DONE]", at):
+                value, at = DONE, at + len("[DONE]")
+            else:
+                value, at = decoder.raw_decode(rest, at)
+            values.append(value)
+    except (ValueError, RecursionError) as exc:
         raise NotJsonError(str(exc)) from exc
+    if not values:
+        reason = "there is nothing"
+        raise NotJsonError(reason)
+    return values
+
+
+def join_halves(text: str) -> str:
+    """Join halves of UTF-16 pairs that stand side by side; one that is alone becomes U+FFFD."""
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def get_path(value: Any, *path: str | int) -> Any:
@@ -52,6 +119,11 @@ def get_str(value: Any, *path: str | int) -> str | None:
 def get_count(value: Any, *path: str | int) -> int | None:
     """Return the number at a path, when it could be a count."""
     found = get_path(value, *path)
+    # Some servers count in floats, or in text instead of whole numbers.
+    if isinstance(found, str) and found.isdecimal() and len(found) < 16:
+        found = int(found)
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
     if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < 2**53:
         return found
     return None
@@ -77,12 +149,18 @@ def content_text(content: Any) -> str:
 def find_error(value: Any) -> Any:
     """Return the error that an answer's JSON carries; None when it carries none.
 
-    Any truthy top-level `error` counts, as in OpenAI's own client; so does OpenRouter's error of a
-    single choice.
+    A top-level `error` that says anything counts, as in OpenAI's own client; so does OpenRouter's
+    error of a single choice, z.ai's `success: false` (KiwiGaze/glm-for-copilot#29) and MiniMax's
+    `base_resp` (adrianlyjak/obsidian-aloud-tts#114).
     """
     for found in (get_path(value, "error"), get_path(value, "choices", 0, "error")):
-        if found:
+        if found and not (isinstance(found, dict) and not any(found.values())):
             return value if found is get_path(value, "error") else {"error": found}
     if get_path(value, "type") == "error" or get_path(value, "object") in ("error", "Error"):
         return value
+    if get_path(value, "success") is False and get_path(value, "code") is not None:
+        return value
+    if code := get_count(value, "base_resp", "status_code"):
+        message = get_str(value, "base_resp", "status_msg") or ""
+        return {"error": {"message": message, "code": f"minimax_{code}"}}
     return None

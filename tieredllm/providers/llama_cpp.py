@@ -12,8 +12,6 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
@@ -40,20 +38,16 @@ __all__ = ["LlamaCppBackend"]
 
 Key = tuple[Path, FileState, int, Path | None]
 
-CHARACTERS_PER_TOKEN = 4
-"""About, in English prose; only to foresee how long a prompt will take."""
-
 
 class LlamaCppBackend:
-    """Be a model file of this machine.
+    """A model file of this machine.
 
     Args:
         model: a name of the model catalog, or the path of a .gguf file.
         context_tokens: the context to load it with; at most what it was trained for is used.
         places: where pulled models, the user's catalog and the cache of verdicts are.
         verbose: whether llama.cpp's log goes to stderr.
-        one_question: whether this process asks one question only, so that loading fast is worth
-            more than computing fast.
+        job: tells what the model is loaded for, when it is.
         keep_contexts: whether what was read and said is kept for later processes, and looked for.
         pool: where loaded models are shared; the process's own by default.
     """
@@ -65,7 +59,7 @@ class LlamaCppBackend:
         context_tokens: int,
         places: Places,
         verbose: bool = False,
-        one_question: bool = False,
+        job: Callable[[], Job] = lambda: SESSION,
         keep_contexts: bool = False,
         pool: RunnerPool | None = None,
     ) -> None:
@@ -73,7 +67,7 @@ class LlamaCppBackend:
         self._context_tokens = context_tokens
         self._places = places
         self._verbose = verbose
-        self._job = Job() if one_question else SESSION
+        self._job = job
         self._keep_contexts = keep_contexts
         self._pool = pool
         self._verdicts = ValidationCache(places.cache)
@@ -83,7 +77,7 @@ class LlamaCppBackend:
 
     @property
     def provider(self) -> str:
-        """Give `llama_cpp`."""
+        """`llama_cpp`."""
         return "llama_cpp"
 
     @property
@@ -93,7 +87,7 @@ class LlamaCppBackend:
 
     @property
     def identity(self) -> str:
-        """Tell the file by path, size and time: another file of that name starts afresh."""
+        """The file by path, size and time: another file of that name starts afresh."""
         try:
             path, state = self._file()
         except FallbackTriggerError:
@@ -102,15 +96,15 @@ class LlamaCppBackend:
 
     @property
     def is_language_model(self) -> bool:
-        """Say yes."""
+        """A model writes the answers."""
         return True
 
     def missing(self) -> Missing | None:
-        """Give None: nothing has to be configured; an absent file is a failed attempt."""
+        """Return None: nothing has to be configured; an absent file is a failed attempt."""
         return None
 
     async def token_counter(self) -> TokenCounter:
-        """Load the model and give its own tokeniser; text over 256 KiB is estimated.
+        """Load the model and return its own tokeniser; text over 256 KiB is estimated.
 
         Raises:
             FallbackTriggerError: the model cannot be loaded.
@@ -126,7 +120,6 @@ class LlamaCppBackend:
                 the answer is blank.
         """
         blank = True
-        self._expect(call)
         async with contextlib.aclosing(
             self._runner().generate(call.messages, call.params)
         ) as items:
@@ -144,15 +137,6 @@ class LlamaCppBackend:
                 )
                 notices = (f"{self._model} {item.notice}",) if item.notice else ()
                 yield Finish(reason=item.reason, usage=usage, notices=notices)
-
-    def _expect(self, call: Call) -> None:
-        """Note what the model is going to do, should it not be loaded yet."""
-        written = sum(len(message.content) for message in call.messages)
-        self._job = msgspec.structs.replace(
-            self._job,
-            prompt_tokens=max(self._job.prompt_tokens, written // CHARACTERS_PER_TOKEN),
-            completion_tokens=min(self._job.completion_tokens, call.params.max_tokens),
-        )
 
     def warm_up(self) -> bool:
         """Start checking and loading the file in the background; False when it is not there."""
@@ -185,9 +169,9 @@ class LlamaCppBackend:
 
     def _fix(self) -> str:
         """Return what to do about a file that is not there or cannot be used."""
-        if catalog.is_path(self._model):
-            return f"tieredllm models verify {self._model}"
-        return f"tieredllm models pull {self._model}"
+        absent = self._path is None or not self._path.exists()
+        command = "pull" if absent and not catalog.is_path(self._model) else "verify"
+        return f"tieredllm models {command} {self._model}"
 
     async def _one_token(self) -> None:
         params = Params(temperature=0.0, max_tokens=1)
@@ -231,7 +215,7 @@ class LlamaCppBackend:
             raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
 
     def _runner(self) -> LlamaRunner:
-        """Give the runner of the file as it is now.
+        """Return the runner of the file as it is now.
 
         Raises:
             FallbackTriggerError: there is no file.
@@ -268,7 +252,7 @@ class LlamaCppBackend:
             self._retired.append(runner)
 
     def _preparation(self, path: Path) -> Prepare:
-        """Give what the runner does before it loads the file; it blocks, on the runner's thread."""
+        """Return what the runner does before it loads the file; it blocks its thread."""
         model, n_ctx, verdicts = self._model, self._context_tokens, self._verdicts
         user_catalog = self._places.config / "models.yaml"
 
@@ -281,7 +265,7 @@ class LlamaCppBackend:
                 n_ctx=n_ctx,
                 verdicts=verdicts,
                 sha256=catalog.known_sha256(path, entry),
-                job=self._job,
+                job=self._job(),
                 go_on=go_on,
             )
             return found.n_ctx, found.settings

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from tieredllm.providers.accumulator import Ending, Part
+from tieredllm.providers.accumulator import Part
 from tieredllm.providers.base import Call, ToolDeclaration, ToolTurn
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest
 from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
@@ -42,18 +42,6 @@ class OpenAIBackend(CloudBackend):
     provider: ClassVar[Vendor] = "openai"
     own_host = "api.openai.com"
     models_path = "/models"
-    finish_reasons: ClassVar[dict[str, Ending]] = {
-        "stop": "stop",
-        "eos": "stop",  # Together
-        "end_turn": "stop",
-        "stop_sequence": "stop",
-        "length": "length",
-        "max_tokens": "length",
-        "model_length": "length",  # Mistral
-        "content_filter": "content_filter",
-        "tool_calls": "tool",
-        "function_call": "tool",
-    }
 
     def _build_request(self, call: Call) -> WireRequest:
         stream = call.stream and "stream" not in call.omit
@@ -117,12 +105,17 @@ class OpenAIBackend(CloudBackend):
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
         choice = get_path(value, "choices", 0)
-        said = get_path(choice, "delta") or get_path(choice, "message")
+        delta, message = get_path(choice, "delta"), get_path(choice, "message")
+        said = delta or message
+        reason = get_str(choice, "finish_reason")
         usage = get_path(value, "usage") or get_path(value, "x_groq", "usage")
         return Part(
             text=content_text(get_path(said, "content")),
+            # MiniMax's last chunk has the whole message (A3S-Lab/Code#1).
+            is_whole=said is message,
             refusal=get_str(said, "refusal") or "",
-            reason=get_str(choice, "finish_reason"),
+            # "null" as a text (seen on every chunk) is no reason.
+            reason=None if reason == "null" else reason,
             calls=bool(get_path(said, "tool_calls")),
             error=find_error(value),
             prompt_tokens=get_count(usage, "prompt_tokens"),

@@ -2,8 +2,13 @@
 
 The format is that of the WHATWG HTML standard, section 9.2.6 "Interpreting an event stream": lines
 end with LF, CR or CRLF, a byte order mark may come first, a line that starts with a colon is a
-comment, `data` lines add up, a blank line ends an event, and what no blank line ended is dropped.
-`id` and `retry` mean nothing here: a stream that breaks is never resumed.
+comment, `data` lines add up, and a blank line ends an event. `id` and `retry` mean nothing here: a
+stream that breaks is never resumed.
+
+Three things go beyond the standard, as servers do: what no blank line ended counts at a proper end
+of the body (openai/openai-node#2725); a `data` line after one that is a whole JSON object is an
+event of its own (ggml-org/llama.cpp#14268); an `error:` line or a bare JSON line is an event, as
+llama.cpp's server and Ollama's put errors into a stream (ggml-org/llama.cpp#16109).
 """
 
 from __future__ import annotations
@@ -84,6 +89,18 @@ class Decoder:
         # A CR inside the chunk is followed by bytes that are not LF; only one at its end is open.
         self._after_cr = self._after_cr and chunk.endswith(b"\r")
 
+    def flush(self) -> Iterator[Event]:
+        """Yield what was not ended by a blank line, once the body has ended properly."""
+        if self._line:
+            line = bytes(self._line)
+            self._line.clear()
+            event = self._take(line)
+            if event is not None:
+                yield event
+        event = self._dispatch()
+        if event is not None:
+            yield event
+
     def _check(self, size: int) -> None:
         if size > self._limit:
             raise EventTooLongError(f"an event of the stream is longer than {self._limit} bytes")
@@ -94,13 +111,21 @@ class Decoder:
             line = line.removeprefix(BYTE_ORDER_MARK)
         if not line:
             return self._dispatch()
+        if line.startswith(b"{"):
+            return Event(line.decode("utf-8", "replace"))
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
+        if field == b"error" and value.startswith(b"{"):
+            return Event(value.decode("utf-8", "replace"), "error")
         if field == b"data":
+            event = None
+            if len(self._data) == 1 and _is_object(self._data[0]):
+                event = self._dispatch()
             self._data_bytes += len(value) + 1
             self._check(self._data_bytes - 1)
             self._data.append(value)
-        elif field == b"event":
+            return event
+        if field == b"event":
             self._name = value
         return None
 
@@ -117,3 +142,14 @@ class Decoder:
             self._data_bytes = 0
         self._name = b""
         return event
+
+
+def _is_object(line: bytes) -> bool:
+    """Whether a line is a whole JSON object."""
+    if not (line.startswith(b"{") and line.rstrip().endswith(b"}")):
+        return False
+    try:
+        msgspec.json.decode(line)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+    return True

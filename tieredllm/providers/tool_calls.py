@@ -12,7 +12,7 @@ import re
 from typing import Any, Protocol
 
 from tieredllm.providers.base import ToolTurn
-from tieredllm.providers.json_path import NotJsonError, decode
+from tieredllm.providers.json_path import NotJsonError, decode, join_halves
 from tieredllm.types import ToolCall
 
 __all__ = [
@@ -56,9 +56,11 @@ def with_unique_ids(calls: list[ToolCall]) -> tuple[ToolCall, ...]:
     seen: set[str] = set()
     found = []
     for call in calls:
-        name = call.id if call.id and call.id not in seen else new_id()
+        name = join_halves(call.id)
+        name = name if name and name not in seen else new_id()
         seen.add(name)
-        found.append(ToolCall(id=name, name=call.name, arguments=call.arguments))
+        arguments = join_halves(call.arguments)
+        found.append(ToolCall(id=name, name=join_halves(call.name), arguments=arguments))
     return tuple(found)
 
 

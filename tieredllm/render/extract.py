@@ -6,7 +6,7 @@ __all__ = ["first_code_block"]
 
 
 def first_code_block(markdown: str) -> str | None:
-    """Give the content of the first fenced code block, or None if there is none.
+    """Return the content of the first fenced code block, or None if there is none.
 
     The rules are CommonMark's (0.31, section 4.5): backticks or tildes, closed by a fence at least
     as long as the opening one, indented by up to three spaces or standing in a list item or a

@@ -20,7 +20,10 @@ _ERASE_ROW, _UP = "\x1b[2K", "\x1b[A"
 
 
 class LiveRegion:
-    """Draw rows below what is on the screen, and redraw only what has changed.
+    """Rows below what is on the screen, of which only what has changed is redrawn.
+
+    Rich's `Live` (15.0) does not serve: it redraws all its rows each time, which flickers, cuts off
+    what is higher than the screen instead of letting it scroll away, and hides the cursor.
 
     Between two updates the cursor stands behind the last row. Settled rows are written once and
     scroll away like any output; live rows are replaced by the next update.

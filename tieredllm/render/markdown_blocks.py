@@ -33,7 +33,7 @@ _LINE_BREAK_TAG = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one piece of a document, ready to be rendered."""
+    """One piece of a document, ready to be rendered."""
 
     tokens: list[Token]
     """The parser's tokens; a list item is wrapped in a list of its own."""
@@ -137,7 +137,7 @@ class BlockParser:
 
 
 def final_units(units: list[Unit], lines: list[str]) -> list[Unit]:
-    """Give those units that will not change, whatever lines follow.
+    """Return those units that will not change, whatever lines follow.
 
     A link reference's definition leaves no token, and its title may go on in the next line, where a
     paragraph seems to begin; so a unit right below one does not end the unit before.
@@ -198,7 +198,7 @@ def _verbatim(source: str, start: int) -> Unit:
 
 
 def _end_of(tokens: list[Token], at: int) -> int:
-    """Give the index behind the block that begins at an index."""
+    """Return the index behind the block that begins at an index."""
     depth = 0
     for index in range(at, len(tokens)):
         depth += tokens[index].nesting

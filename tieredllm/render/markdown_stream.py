@@ -1,4 +1,11 @@
-"""Show Markdown on a terminal while it comes."""
+"""Show Markdown on a terminal while it comes.
+
+It is our own for a contract that no library we know of keeps: what stays on the screen is, cell by
+cell, what rendering the whole text at once would give; a settled row never changes, so that the
+scrollback is whole and nothing flickers; and the work is linear in the answer's length. Rendering
+the whole text anew for each piece (aider's `mdstream.py`, rich's `Live(Markdown(...))`) is some 120
+lines, quadratic, and draws ever more seldom to hide it; Textual wants the screen for itself.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +137,7 @@ class MarkdownStream:
         self._region.update([*settled, *scrolled], live, width=width)
 
     def _settle_complete(self, width: int) -> list[Row]:
-        """Give the rows of the units that are complete now, and take them from the source."""
+        """Return the rows of the units that are complete now, and take them from the source."""
         complete = self._source[: self._source.rfind("\n") + 1]
         units = self._parser.units(complete, self._goes_on_from)
         lines = complete.split("\n")

@@ -120,7 +120,7 @@ class _Quote(BlockQuote):
 
 
 class _Item(ListItem):
-    """Hold a list's item."""
+    """A list's item."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class _Table(TableElement):
 
 
 def _needed_width(rows: Sequence[Sequence[Text]]) -> int:
-    """Give the columns a readable table needs: its longest words, each up to twelve cells."""
+    """Return the columns a readable table needs: its longest words, each up to twelve cells."""
     columns = max(map(len, rows), default=0)
     widest = [1] * columns
     for row in rows:
@@ -265,7 +265,7 @@ _SAFE_URL = re.compile(r"(?:https?|mailto):[\x21-\x7e]{1,2000}", re.IGNORECASE)
 
 
 class Row(msgspec.Struct, frozen=True):
-    """Hold one row of the screen."""
+    """One row of the screen."""
 
     text: str
     """What is written: clean text and this program's own escape sequences, no line end."""

@@ -1,4 +1,4 @@
-"""Give an answer as plain text: to a pipe or a file, and as it comes to a terminal."""
+"""Show an answer as plain text: to a pipe or a file, and as it comes to a terminal."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _why(attempt: Attempt) -> str:
 
 
 def _overtaken(answer: Answer) -> list[Attempt]:
-    """Give the attempts that lost a race, of tiers that nothing else is told of."""
+    """Return the attempts that lost a race, of tiers that nothing else is told of."""
     told = {attempt.tier for attempt in last_failures(answer.attempts)}
     return [
         attempt

@@ -27,7 +27,7 @@ WHY_MOST = 300
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one attempt's line: name, bar and length side by side, and what to say below it."""
+    """One attempt's line: name, bar and length side by side, and what to say below it."""
 
     label: str
     """The tier's name, filled up to the width of all labels."""
@@ -115,7 +115,7 @@ def duration(ms: float) -> str:
 
 
 def _bar(attempt: Attempt, total_ms: float, axis: int) -> tuple[int, str]:
-    """Give the column an attempt begins in, and its bar: at least one column, within the axis."""
+    """Return the column an attempt begins in, and its bar: at least one column, within the axis."""
     start = min(round(attempt.started_ms / total_ms * axis), axis - 1)
     if attempt.outcome == "skipped":
         return start, MARK

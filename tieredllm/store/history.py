@@ -64,7 +64,7 @@ PAGE = 100
 LAST_NUMBER = 2**63 - 1
 """The largest number a row can have."""
 
-SAVE_WAIT_S = 5.0
+SAVE_WAIT_S = 2.0
 """How long a request that has ended waits for another process's lock before it is given up."""
 
 TURN_COLUMNS = TierTurn.__struct_fields__
@@ -187,7 +187,7 @@ class History:
 
         kept = self._database.write(keep, default=False, wait_s=SAVE_WAIT_S)
         lost = not kept or self._database.stands_in
-        self.unsaved = self._database.trouble if lost else None
+        self.unsaved = self._database.problem if lost else None
         return record.conversation_id
 
     def conversation(self, cid: str | None = None) -> Conversation | None:

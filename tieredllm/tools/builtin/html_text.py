@@ -1,6 +1,7 @@
 """Turn HTML into text that reads like the page.
 
-Own code rather than `html.parser`: that takes quadratic time on some broken pages (CVE-2025-6069),
+Own code rather than `html.parser`: that takes quadratic time on some broken pages
+(CVE-2025-6069, python/cpython#135462, and again CVE-2026-15308, python/cpython#153030),
 and this input is anybody's. Here each character is looked at a bounded number of times.
 """
 

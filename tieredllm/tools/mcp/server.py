@@ -41,7 +41,6 @@ DESCRIPTION_CHARACTERS = 4096
 SCHEMA_BYTES = 64 * 1024
 """How much a model is told of one tool; one with a longer schema is left out."""
 
-
 MAX_NAME = 64
 """The longest name of a tool that all vendors take (OpenAI's limit)."""
 
@@ -49,6 +48,7 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_-]")
 
 MAX_MISTAKES = 5
 SHOWN_CHARACTERS = 200
+"""How many mistakes in its arguments a model is told, and how much of each."""
 
 
 class McpServer:
