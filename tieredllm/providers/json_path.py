@@ -119,6 +119,8 @@ def get_str(value: Any, *path: str | int) -> str | None:
 def get_count(value: Any, *path: str | int) -> int | None:
     """Return the number at a path, when it could be a count."""
     found = get_path(value, *path)
+    if found is None:
+        return None
     # Some servers count in floats, or in text instead of whole numbers.
     if isinstance(found, str) and found.isdecimal() and len(found) < 16:
         found = int(found)
@@ -158,6 +160,8 @@ def find_error(value: Any) -> Any:
             return value if found is get_path(value, "error") else {"error": found}
     if get_path(value, "type") == "error" or get_path(value, "object") in ("error", "Error"):
         return value
+    if get_path(value, "choices"):
+        return None
     if get_path(value, "success") is False and get_path(value, "code") is not None:
         return value
     if code := get_count(value, "base_resp", "status_code"):
