@@ -138,7 +138,7 @@ def write_gemma(
 
     Args:
         path: where to.
-        architecture: `gemma2` or `gemma3`.
+        architecture: `gemma2`, `gemma3` or `gemma-embedding`.
         template: its chat template.
         damaged: a token whose weights are no numbers.
         part_tensors: split it into parts of so many tensors; their names end in
@@ -195,7 +195,7 @@ def write_gemma(
         tensor(f"{block}.ffn_down", width, hidden)
         for norm in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
             tensor(f"{block}.{norm}", width)
-        if architecture == "gemma3":
+        if architecture in {"gemma3", "gemma-embedding"}:
             tensor(f"{block}.attn_q_norm", head)
             tensor(f"{block}.attn_k_norm", head)
     writer.write_header_to_file()
