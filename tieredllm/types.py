@@ -264,6 +264,8 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     number: int
     """1 for the first try on this backend, 2 for its first retry."""
+    without: tuple[str, ...] = ()
+    """The parameters and tools it is asked without, as it has rejected them."""
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):

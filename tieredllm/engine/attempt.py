@@ -55,6 +55,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """What one attempt is told about tools."""
 
     declared: tuple[ToolDeclaration, ...] = ()
+    rejected: tuple[str, ...] = ()
+    """The names of tools that are not declared, as the backend has rejected them."""
     turns: tuple[ToolTurn, ...] = ()
     may_call: bool = True
     results: str | None = None

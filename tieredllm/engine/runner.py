@@ -35,7 +35,7 @@ from tieredllm.engine.retry import bench_s, counts, retry_wait_s
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Profile
-from tieredllm.providers.base import Backend, ToolRequest
+from tieredllm.providers.base import Backend, ToolRequest, rejected_tool
 from tieredllm.types import (
     Answer,
     Answered,
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from tieredllm.engine.tool_loop import ToolLoop
 
 __all__ = ["FallbackRun", "stream_events"]
+
+MAX_TOOL_REPAIRS = 4
+"""After how many repairs all tools are left out instead of one more."""
 
 MAX_REPAIRS = 8
 """How many unsupported parameters one try leaves out; no vendor has more optional ones we send."""
@@ -275,9 +278,19 @@ class FallbackRun:
                     outcome = asked
                     return outcome
                 self._warm_up(plan.level)
-                if error.parameter and error.parameter not in omit and repairs < MAX_REPAIRS:
-                    self._parameters.reject(backend.identity, error.parameter)
-                    omit |= {error.parameter}
+                parameter, lasting = repair(error, repairs)
+                if parameter and parameter not in omit and repairs < MAX_REPAIRS:
+                    if lasting:
+                        self._parameters.reject(backend.identity, parameter)
+                    if error.tool or parameter == "tools":
+                        what = (
+                            "again without tools"
+                            if parameter == "tools"
+                            else (f"again without the tool {error.tool}")
+                        )
+                        notice = f"asked {what}: {error.message}"
+                        await emit(Notice(tier=tier.name, message=notice))
+                    omit |= {parameter}
                     repairs += 1
                     number += 1
                     continue
@@ -371,7 +384,11 @@ class FallbackRun:
             number: 1 for the first try.
         """
         tier = plan.tier
-        await self._say_who_is_asked(plan, backend, number, emit)
+        without = (
+            *sorted(name for name in omit if rejected_tool(name) is None),
+            *tools.rejected,
+        )
+        await self._say_who_is_asked(plan, backend, number, emit, without=without)
         started = self._log.now()
         state = StreamState()
         called: tuple[str, ...] = ()
@@ -422,7 +439,13 @@ class FallbackRun:
         return Completed(text=state.text, finish=end, first_token_at=state.first_token_at)
 
     async def _say_who_is_asked(
-        self, plan: TierPlan, backend: Backend, number: int, emit: Emit
+        self,
+        plan: TierPlan,
+        backend: Backend,
+        number: int,
+        emit: Emit,
+        *,
+        without: tuple[str, ...],
     ) -> None:
         tier = plan.tier.name
         if tier != self._asked:
@@ -438,6 +461,7 @@ class FallbackRun:
                 provider=backend.provider,
                 model=backend.model,
                 number=number,
+                without=without,
             )
         )
 
@@ -460,6 +484,19 @@ class FallbackRun:
 
     def _left_s(self) -> float:
         return self._deadline - asyncio.get_running_loop().time()
+
+
+def repair(error: FallbackTriggerError, repairs: int) -> tuple[str | None, bool]:
+    """Return what to leave out after a failure, if anything, and whether to remember it.
+
+    Args:
+        error: the failure.
+        repairs: how much was left out before.
+    """
+    if error.tool is not None and repairs >= MAX_TOOL_REPAIRS:
+        # Each tool has something that this server will not have: none of them, then.
+        return "tools", False
+    return error.parameter, error.lasting
 
 
 async def stream_events(request: FallbackRun) -> AsyncGenerator[Event, None]:

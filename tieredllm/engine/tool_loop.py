@@ -22,6 +22,7 @@ from tieredllm.providers.base import (
     ToolDeclaration,
     ToolTurn,
 )
+from tieredllm.providers.tool_schema import rules_of, select_tools
 from tieredllm.types import (
     Notice,
     ToolCall,
@@ -117,16 +118,39 @@ class ToolLoop:
             deadline: the request's, on the event loop's clock.
         """
         declared: tuple[ToolDeclaration, ...] = ()
+        rejected: tuple[str, ...] = ()
         if backend.provider in WITH_TOOLS and "tools" not in omit:
-            declared = await self._offered(tier, deadline)
+            offered = await self._offered(tier, deadline)
+            rejected = tuple(tool.name for tool in offered if tool.rejected_as in omit)
+            declared = self._selected(
+                tuple(tool for tool in offered if tool.rejected_as not in omit), backend
+            )
         return ToolContext(
             declared=declared,
+            rejected=rejected,
             turns=tuple(self._turns) if declared else (),
             may_call=self._session.rounds_left > 0,
             results=self._quoted(),
             spent=self._spent.get(backend.identity, Usage()),
             round=number,
         )
+
+    def _selected(
+        self, tools: tuple[ToolDeclaration, ...], backend: Backend
+    ) -> tuple[ToolDeclaration, ...]:
+        """Return as many tools as a backend takes, and note which are left out."""
+        rules = rules_of(backend.provider)
+        called = [call.name for turn in self._turns for call in turn.calls]
+        selected = select_tools(tools, rules, called=called)
+        if len(selected) < len(tools):
+            names = {tool.name for tool in selected}
+            missing = [tool.name for tool in tools if tool.name not in names]
+            self._problems.append(
+                f"{backend.provider} takes {len(selected)} tools, and {len(tools)} are granted: "
+                f"{missing[0]} and {len(missing) - 1} others after it are left out; "
+                "grant those it needs"
+            )
+        return selected
 
     def _new_notices(self, tier: str) -> list[Notice]:
         """Return what is missing and was not said yet."""

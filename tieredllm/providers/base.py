@@ -8,6 +8,7 @@ chunks yield nothing here, so waiting for the next `Delta` is waiting for a toke
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
@@ -33,6 +34,7 @@ __all__ = [
     "ToolDeclaration",
     "ToolRequest",
     "ToolTurn",
+    "rejected_tool",
 ]
 
 WITH_TOOLS = frozenset({"openai", "anthropic", "gemini"})
@@ -59,6 +61,22 @@ class ToolDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     parameters: dict[str, Any]
     """The JSON Schema of its arguments, an object."""
+
+    @property
+    def rejected_as(self) -> str:
+        """What a backend's memory of rejected parameters calls it: another one when it changes."""
+        text = msgspec.json.encode((self.description, self.parameters), order="deterministic")
+        return f"{self.name}{_TOOL_MARK}{zlib.crc32(text):08x}"
+
+
+_TOOL_MARK = "#"
+"""Ends a tool's name in a memory of rejected parameters; no parameter's name has it."""
+
+
+def rejected_tool(parameter: str) -> str | None:
+    """Return the name of the tool that a rejected parameter stands for; None when it is another."""
+    name, mark, _ = parameter.rpartition(_TOOL_MARK)
+    return name if mark else None
 
 
 class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from tieredllm.kinds import ErrorKind
 from tieredllm.providers.errors.body import ErrorBody, read_error, read_error_text
 from tieredllm.providers.errors.codes import kind_of_codes, sign_of_words, status_of_codes
 from tieredllm.providers.errors.retry_after import retry_after_s
+from tieredllm.providers.errors.tools import faulty_tool, is_about_a_tool
 from tieredllm.providers.request_info import RequestInfo, host_of
 
 __all__ = ["classify_inside_200", "classify_response"]
@@ -78,10 +79,17 @@ def _error(
     info: RequestInfo, error: ErrorBody, *, status: int, meant: int, wait_s: float | None
 ) -> FallbackTriggerError:
     kind = _kind(error, meant, inside_200=status < 300)
-    parameter = _parameter(info, error) if kind is ErrorKind.BAD_REQUEST else None
+    tool, parameter, lasting = None, None, True
     sign = sign_of_words(error.message)
-    if sign is not None and sign.parameter in info.parameters.values():
+    if kind is ErrorKind.BAD_REQUEST and info.tools and is_about_a_tool(error):
+        # One tool's declaration is at fault; that says nothing of tools as such.
+        tool = faulty_tool(error, tuple(info.tools))
+        parameter = info.tools[tool] if tool else "tools"
+        lasting = tool is not None
+    elif sign is not None and sign.parameter in info.parameters.values():
         kind, parameter = ErrorKind.BAD_REQUEST, sign.parameter
+    elif kind is ErrorKind.BAD_REQUEST:
+        parameter = _parameter(info, error)
     if kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE) and wait_s is None:
         wait_s = error.retry_after_s
     return FallbackTriggerError(
@@ -90,6 +98,8 @@ def _error(
         status=status,
         retry_after_s=wait_s,
         parameter=parameter,
+        tool=tool,
+        lasting=lasting,
         truncated=sign is not None and sign.truncated,
     )
 
