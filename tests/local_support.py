@@ -68,10 +68,28 @@ def pretend_tried(path: Path, root: Path) -> None:
     ValidationCache(places(root).cache).put(path, verdict)
 
 
+def as_tried(path: Path, root: Path) -> None:
+    """Give the places below a root what a real trial of a file found, once for all tests."""
+    from tieredllm.local.ladder import SESSION
+    from tieredllm.local.validate import validate_model
+    from tieredllm.local.validation_cache import ValidationCache, state_of
+
+    found = ValidationCache(CACHE)
+    validate_model(path, n_ctx=512, verdicts=found, job=SESSION)
+    ValidationCache(places(root).cache).put(path, found.get(path, state_of(path)))
+
+
 def backend(
-    model: Path | str, root: Path, *, context_tokens: int = 2048, keep_contexts: bool = False
+    model: Path | str,
+    root: Path,
+    *,
+    context_tokens: int = 2048,
+    keep_contexts: bool = False,
+    tried: bool = True,
 ) -> LlamaCppBackend:
-    """Make a backend with places of its own."""
+    """Make a backend with places of its own, where the real model has been `tried` already."""
+    if tried and Path(model).parent == CACHE and Path(model).exists():
+        as_tried(Path(model), root)
     return LlamaCppBackend(
         model=str(model),
         context_tokens=context_tokens,
@@ -120,7 +138,7 @@ def write_gemma(
 
     Args:
         path: where to.
-        architecture: `gemma2` or `gemma3`.
+        architecture: `gemma2`, `gemma3` or `gemma-embedding`.
         template: its chat template.
         damaged: a token whose weights are no numbers.
         part_tensors: split it into parts of so many tensors; their names end in
@@ -177,7 +195,7 @@ def write_gemma(
         tensor(f"{block}.ffn_down", width, hidden)
         for norm in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
             tensor(f"{block}.{norm}", width)
-        if architecture == "gemma3":
+        if architecture in {"gemma3", "gemma-embedding"}:
             tensor(f"{block}.attn_q_norm", head)
             tensor(f"{block}.attn_k_norm", head)
     writer.write_header_to_file()

@@ -183,6 +183,44 @@ def test_programs_get_tools_too(home, counter, monkeypatch):
     assert sent["response"] == {"result": "counted to 2"}
 
 
+@pytest.mark.parametrize("vendor", ["openai", "anthropic", "gemini"])
+def test_what_is_read_written_and_read_again_is_read_twice(home, tmp_path, vendor):
+    """Over every wire a model that reads a file anew after its own write gets what it wrote."""
+    module = f"note_over_{vendor}"  # each folder's own: Python keeps what it has imported
+    (tmp_path / f"{module}.py").write_text(
+        "from pathlib import Path\n"
+        f"NOTE = Path({str(tmp_path / 'note')!r})\n"
+        "NOTE.write_text('old')\n"
+        "def read() -> str:\n    'Read.'\n    return NOTE.read_text()\n"
+        "def write(text: str) -> str:\n    'Write.'\n    NOTE.write_text(text)\n    return 'ok'\n"
+    )
+    rounds = [
+        stream(*calling(vendor, ("call_1", "read", {}))),
+        stream(*calling(vendor, ("call_2", "write", {"text": "new"}))),
+        stream(*calling(vendor, ("call_3", "read", {}))),
+        answers(vendor, "Done."),
+    ]
+
+    async def model(connection):
+        await connection.send(rounds.pop(0))
+
+    with served(model) as server:
+        url = server.url + {"openai": "/v1", "anthropic": "", "gemini": "/v1beta"}[vendor]
+        path = tmp_path / "profile.yaml"
+        path.write_text(
+            "name: test\ntiers:\n"
+            f"  - {{name: primary, provider: {vendor}, model: m-1, base_url: '{url}',"
+            " api_key_env: null, tools: all}\n"
+            f"tools: {{python: ['{module}:read', '{module}:write'], approve: always}}\n"
+        )
+        places = Places.from_environment({"TIEREDLLM_HOME": str(home)})
+        answer = FallbackManager(path, env={}, places=places).ask("read, write, read")
+
+    told = [(use.name, use.result, use.repeated) for use in answer.tool_calls]
+    assert told == [("read", "old", False), ("write", "ok", False), ("read", "new", False)]
+    assert "not run again" not in json.dumps(server.requests[-1].json)
+
+
 def test_a_request_without_tools_loads_none_of_it(home):
     """A cloud `ask` whose profile grants nothing imports nothing of the tools."""
     script = """

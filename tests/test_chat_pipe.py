@@ -513,3 +513,23 @@ def test_the_local_model_is_loaded_once(home):
     assert out.count("Paris") == 2
     assert [entry["tier"] for entry in log] == ["minimal", "minimal"]
     assert log[0]["first_token_ms"] < log[1]["first_token_ms"]
+
+
+def test_an_endless_line_is_refused(home):
+    """A line that never ends is exit 2 with the bound named, before memory runs out."""
+    with subprocess.Popen(
+        ["/bin/sh", "-c", "yes | tr -d '\\n'"], stdout=subprocess.PIPE
+    ) as endless:
+        done = subprocess.run(
+            tieredllm("-p", two_clouds(home, REFUSED), "chat"),
+            stdin=endless.stdout,
+            capture_output=True,
+            env=environment(home),
+            timeout=60,
+            check=False,
+        )
+        endless.stdout.close()
+        endless.terminate()
+
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"tieredllm: a line of stdin is over 64 MB\n"

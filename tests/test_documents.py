@@ -56,6 +56,16 @@ def test_named_modules_exist(document):
     assert missing == []
 
 
+def test_no_merge_was_left_open():
+    """No document holds the marks that an unfinished merge leaves."""
+    marked = [
+        path.name
+        for path in DOCUMENTS
+        if re.search(r"(?m)^(<{7}|={7}|>{7})( |$)", path.read_text("utf-8"))
+    ]
+    assert marked == []
+
+
 def test_every_decision_is_listed():
     """The list of decisions has each record, once."""
     folder = ROOT / "docs" / "decisions"

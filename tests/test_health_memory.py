@@ -32,7 +32,7 @@ def clock():
 def database(path):
     with Database(path) as opened:
         yield opened
-        assert opened.trouble is None
+        assert opened.problem is None
 
 
 @pytest.fixture
@@ -256,8 +256,8 @@ def test_a_damaged_row_stops_nothing(health, database):
     database.write(lambda c: c.execute("UPDATE window_slices SET errors = 'rubbish'"), None)
 
     assert state(health) == "closed"
-    assert "rubbish" in database.trouble or "JSON" in database.trouble
-    database.trouble = None
+    assert "rubbish" in database.problem or "JSON" in database.problem
+    database.problem = None
 
 
 def test_an_unusable_file_means_closed_and_learns_for_the_process(tmp_path, clock):
@@ -270,7 +270,7 @@ def test_an_unusable_file_means_closed_and_learns_for_the_process(tmp_path, cloc
 
     assert before == ("closed", True)
     assert state(health) == "open"
-    assert database.trouble.startswith(f"cannot use {tmp_path}: ")
+    assert database.problem.startswith(f"cannot use {tmp_path}: ")
 
 
 def test_a_locked_file_grants_no_probe_until_a_lease_has_passed(path, clock):
@@ -355,7 +355,7 @@ def test_twenty_processes_lose_no_record(path):
         for _ in range(5):
             health.record(result(ok=True))
         database.close()
-        say(database.trouble)
+        say(database.problem)
     """
     troubles = crowd(20, path, OPENED, code)
     with Database(path) as database:

@@ -67,4 +67,4 @@ def test_reset_forgets_one_or_all(tmp_path):
 
         assert one == [False, True, True]
         assert not any(memory.rejected(identity) for identity in "abc")
-        assert database.trouble is None
+        assert database.problem is None

@@ -199,3 +199,29 @@ def test_a_part_under_another_name_is_told(parts, tmp_path):
     renamed = parts[0].rename(tmp_path / "renamed.gguf")
 
     check_alike(renamed, tmp_path, "is part 1 of 2 of a model and lacks the name of one")
+
+
+def test_health_says_what_to_do_about_a_file(tmp_path):
+    """A path is to be verified; a name of the catalog is pulled, or verified if it is there."""
+    path = write_gemma(tmp_path / "odd.gguf", extra={"general.type": "adapter"})
+    here = places(tmp_path).models / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+    def fix(model):
+        return asyncio.run(backend(model, tmp_path).probe()).fix
+
+    assert fix(path) == f"tieredllm models verify {path}"
+    assert fix("smollm2-135m") == "tieredllm models pull smollm2-135m"
+    here.parent.mkdir(parents=True)
+    path.rename(here)
+    assert fix("smollm2-135m") == "tieredllm models verify smollm2-135m"
+
+
+def test_a_sound_files_rung_and_rate_are_shown_by_health(tmp_path):
+    """Once a file was tried, a probe tells quietly how it is loaded and how fast it is."""
+    path = write_gemma(tmp_path / "tiny.gguf")
+    before = asyncio.run(backend(path, tmp_path).probe())
+    validate_model(path, n_ctx=512, verdicts=ValidationCache(places(tmp_path).cache))
+    after = asyncio.run(backend(path, tmp_path).probe())
+
+    assert (before.ok, before.note) == (True, None)
+    assert after.note.endswith(" tokens/s, weights as they are")

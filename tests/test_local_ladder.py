@@ -248,6 +248,30 @@ def test_the_rung_with_the_least_expected_time_is_taken(job, rung):
     assert rung == best(trials, job)
 
 
+@pytest.mark.parametrize(
+    ("one_question", "text", "rung"),
+    [(True, "Why?", "plain"), (True, "word " * 2400, "repacked"), (False, "Why?", "repacked")],
+)
+def test_the_manager_knows_what_a_model_is_loaded_for(tmp_path, one_question, text, rung):
+    """One short question, one long pipe, and a session are told apart."""
+    import asyncio
+
+    from tieredllm.client import FallbackManager
+    from tieredllm.profile.schema import Profile, Tier
+
+    profile = Profile(name="x", tiers=(Tier(name="rules", provider="rules"),))
+
+    async def ask():
+        async with FallbackManager(
+            profile, places=places(tmp_path), persist=False, one_question=one_question
+        ) as manager:
+            await manager.process_with_fallbacks(text)
+            return manager._around.job
+
+    trials = [Trial(rung="plain", rates=PLAIN), Trial(rung="repacked", rates=REPACKED)]
+    assert rung == best(trials, asyncio.run(ask()))
+
+
 def test_the_expected_time_is_loading_reading_and_writing():
     """0.1 s of loading, and twice 300 tokens at 300/s and 50 at 100/s: 3.1 s."""
     job = Job(prompt_tokens=300, completion_tokens=50, questions=2)

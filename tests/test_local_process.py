@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from local_support import smollm2
+from local_support import as_tried, smollm2
 
 from tieredllm.local import llama_bindings
 
@@ -18,7 +18,7 @@ import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from local_support import answer, backend, call, user
-made = backend({model!r}, Path({root!r}))
+made = backend({model!r}, Path({root!r}), tried=False)
 made._verbose = {verbose}
 """
 LONG = "made.answer(call(user('Tell a very long story.'), max_tokens=1500))"
@@ -56,12 +56,7 @@ def start(tmp_path):
 def tried(tmp_path_factory):
     """Give a root where the model has been found good, so that no child is started."""
     root = tmp_path_factory.mktemp("tried")
-    from local_support import backend
-
-    from tieredllm.local.validate import validate_model
-    from tieredllm.local.validation_cache import ValidationCache
-
-    validate_model(smollm2(), n_ctx=512, verdicts=ValidationCache(backend("x", root)._places.cache))
+    as_tried(smollm2(), root)
     return root
 
 

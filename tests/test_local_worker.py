@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 import threading
 import time
 
@@ -513,3 +515,24 @@ def test_values_that_are_no_numbers_are_noticed(root, tmp_path, temperature):
 
     assert whole.strip()
     assert kind is ErrorKind.MODEL_UNAVAILABLE
+
+
+def test_an_embedding_model_is_refused_before_it_is_computed(tmp_path):
+    """llama.cpp loads it, and would take the process with it at the first token."""
+    path = write_gemma(tmp_path / "embedding.gguf", architecture="gemma-embedding")
+    code = f"""
+from pathlib import Path
+from tieredllm.local.ladder import LoadSettings
+from tieredllm.local.llama_bindings import Flag
+from tieredllm.local.model import BadFileError, LoadedModel
+try:
+    model = LoadedModel(Path({str(path)!r}), n_ctx=64, settings=LoadSettings(), stop=Flag(),
+        go_on=lambda: True)
+    model.evaluate([1, 2, 3])
+except BadFileError as exc:
+    print(exc.message)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0
+    assert "embedding.gguf is an embedding or diffusion model" in done.stdout

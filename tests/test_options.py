@@ -11,7 +11,7 @@ import typer
 from tieredllm.cli import ask, chat
 from tieredllm.cli.environment import Environment, current, use
 from tieredllm.cli.options import GlobalOptions, RequestOptions, takes_options
-from tieredllm.engine.plan import Options
+from tieredllm.types import Options
 
 
 @pytest.fixture

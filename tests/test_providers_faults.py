@@ -691,3 +691,52 @@ def test_keep_alives_and_role_only_chunks_yield_nothing(vendor):
 
     assert outcome.texts == ["Hi"]
     assert outcome.finish.reason == "stop"
+
+
+@pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        # z.ai, KiwiGaze/glm-for-copilot#29
+        (
+            {"code": 401, "msg": "token expired or incorrect", "success": False},
+            "authentication",
+            "token expired or incorrect",
+        ),
+        (
+            {"code": 500, "msg": "404 NOT_FOUND", "success": False},
+            "service_unavailable",
+            "404 NOT_FOUND",
+        ),
+        # MiniMax, adrianlyjak/obsidian-aloud-tts#114
+        (
+            {
+                "choices": None,
+                "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"},
+            },
+            "quota_exhausted",
+            "insufficient balance",
+        ),
+        (
+            {"base_resp": {"status_code": 1000, "status_msg": "unknown error"}},
+            "service_unavailable",
+            "unknown error",
+        ),
+    ],
+)
+def test_an_error_in_another_house_s_envelope_is_one(asked, body, kind, words):
+    """A 200 with an error in it is told by its code and in the server's words."""
+    outcome, _ = ask("openai", response(200, body), asked)
+
+    assert outcome.kind == kind
+    assert words in outcome.error.message
+
+
+def test_an_error_that_says_nothing_beside_an_answer_is_none():
+    """A field that is filled with blanks takes nothing from an answer; nor does a success code."""
+    blank = {"error": {"message": "", "type": "", "param": "", "code": None}}
+    fine = {"base_resp": {"status_code": 0, "status_msg": "success"}}
+    for extra in (blank, fine):
+        outcome, _ = ask("openai", response(200, document("openai", "Fine.") | extra), BLOCK)
+
+        assert (outcome.kind, outcome.text) == (None, "Fine.")

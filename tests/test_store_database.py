@@ -61,7 +61,7 @@ def test_reading_what_is_missing_makes_nothing(path):
     with Database(path) as database:
         assert database.read(rows, ["default"]) == ["default"]
         assert database.write(put(), "default", creates=False) == "default"
-        assert database.trouble is None
+        assert database.problem is None
 
     assert list(path.parent.parent.iterdir()) == []
 
@@ -163,7 +163,7 @@ def test_what_is_no_regular_file_is_left_alone(path, kind):
         database.write(put(), None)
 
         assert database.read(rows, None) == ["x"]
-        assert "symbolic link" in database.trouble or "not a regular file" in database.trouble
+        assert "symbolic link" in database.problem or "not a regular file" in database.problem
     assert [p.name for p in path.parent.iterdir()] == ["state.db"]
     assert not target.exists() or target.read_bytes() == b"precious"
 
@@ -175,7 +175,7 @@ def test_an_impossible_place_is_stood_in_for_by_memory(place):
         database.write(put(), None)
 
         assert database.read(rows, None) == ["x"]
-        assert place in database.trouble
+        assert place in database.problem
 
 
 def test_memory_alone_is_asked_for_with_no_path():
@@ -185,7 +185,7 @@ def test_memory_alone_is_asked_for_with_no_path():
         database.write(put(), None)
 
         assert database.read(rows, None) == ["x"]
-        assert database.trouble is None
+        assert database.problem is None
 
 
 def test_after_a_while_the_file_is_tried_again(path, monkeypatch):
@@ -227,7 +227,7 @@ def test_a_locked_file_costs_a_tenth_of_a_second(path):
         for number in range(10):
             assert database.write(put(f"lost {number}"), "default") == "default"
         rest_s = time.monotonic() - started - first_s
-        trouble = database.trouble
+        trouble = database.problem
         locker.go()
         locker.end()
     database.write(put("last"), None)
@@ -289,7 +289,7 @@ def test_a_damaged_file_is_moved_aside(path, kind, first):
             assert database.read(rows, "default") == "default"
             assert not path.exists()
         database.write(put("new"), None)
-        trouble = database.trouble
+        trouble = database.problem
     [kept] = corrupt_copies(path)
 
     assert stored(path) == ["new"]
@@ -305,7 +305,7 @@ def test_an_empty_file_is_no_damage(path):
     with Database(path) as database:
         assert database.read(rows, "default") == "default"
         database.write(put(), None)
-        assert database.trouble is None
+        assert database.problem is None
 
     assert stored(path) == ["x"]
     assert corrupt_copies(path) == []
@@ -353,7 +353,7 @@ def test_a_newer_schema_is_left_alone(path):
         assert database.read(rows, "default") == "default"
         database.write(put("now"), None)
         assert database.read(rows, None) == ["now"]
-        assert f"a newer tieredllm made it (schema {len(newer)}" in database.trouble
+        assert f"a newer tieredllm made it (schema {len(newer)}" in database.problem
 
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["state.db"]
@@ -381,7 +381,7 @@ def test_another_programs_database_is_left_alone(path, marked):
     before = path.read_bytes()
     with Database(path) as database:
         database.write(put(), None)
-        assert "another program's" in database.trouble
+        assert "another program's" in database.problem
 
     assert path.read_bytes() == before
 
@@ -408,7 +408,7 @@ def test_a_migration_that_is_killed_leaves_no_trace(path):
     step = ("CREATE TABLE later (x)", "INSERT INTO later VALUES (2)")
     with Database(path, steps=(*STEPS, step)) as database:
         later = database.read(lambda c: c.execute("SELECT x FROM later").fetchall(), None)
-        trouble = database.trouble
+        trouble = database.problem
 
     assert killed == -signal.SIGKILL
     assert between == ["old"]
@@ -422,7 +422,7 @@ def test_a_step_that_fails_leaves_the_old_version(path):
     bad = (*STEPS, ("CREATE TABLE later (x)", "CREATE TABLE later (x)"))
     with Database(path, steps=bad) as database:
         assert database.read(rows, "default") == "default"
-        assert "later" in database.trouble
+        assert "later" in database.problem
 
     assert Database(path).read(rows, None) == ["old"]
 
@@ -453,7 +453,7 @@ def test_writers_that_are_killed_damage_nothing(path):
                 lambda c: c.execute("SELECT count(*) FROM rejected_parameters").fetchone()[0], None
             )
             check = database.read(lambda c: c.execute("PRAGMA integrity_check").fetchall(), None)
-            assert database.trouble is None
+            assert database.problem is None
             database.write(lambda c: c.execute("DELETE FROM rejected_parameters"), None)
 
         assert check == [("ok",)]
@@ -469,7 +469,7 @@ def test_twenty_writers_lose_nothing(path):
             name = f"{os.getpid()}-{number}"
             database.write(lambda c, name=name: c.execute(row, (name,)), None, wait_s=20)
         database.close()
-        say(database.trouble)
+        say(database.problem)
     """
     troubles = set(crowd(20, path, code))
 
@@ -491,7 +491,7 @@ def test_a_full_disk_is_stood_in_for_by_memory(path):
         count = database.read(
             lambda c: c.execute("SELECT count(*) FROM rejected_parameters").fetchone()[0], None
         )
-        say(count > 0, database.trouble)
+        say(count > 0, database.problem)
         database.close()
     """
     with Child(path, code) as child:
@@ -513,14 +513,14 @@ def test_a_disk_that_is_full_from_the_start_is_no_damage(path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         database = Database(path)
         database.write(lambda c: c.execute("DELETE FROM rejected_parameters"), None)
-        say(database.trouble)
+        say(database.problem)
         database.close()
     """
     with Child(path, code) as child:
         trouble = child.end()
     with Database(path) as database:
         database.write(put(), None)
-        assert database.trouble is None
+        assert database.problem is None
 
     assert trouble.startswith(f"cannot use {path}: ")
     assert (stored(path), corrupt_copies(path)) == (["x"], [])
@@ -559,7 +559,7 @@ def test_what_may_not_be_written_is_stood_in_for_by_memory(public_folder, what):
         say(database.read(read, []))
         database.write(lambda c: c.execute(put), None)
         say(database.read(read, []))
-        say(database.trouble)
+        say(database.problem)
     """
     with Child(path, code) as child:
         before, after, trouble = child.end().splitlines()
@@ -578,7 +578,7 @@ def test_without_shared_memory_the_old_journal_is_used(path, monkeypatch):
     with Database(path) as database:
         database.write(put(), None)
         journal = database.read(lambda c: c.execute("PRAGMA journal_mode").fetchone(), None)
-        assert database.trouble is None
+        assert database.problem is None
 
     assert (stored(path), journal) == (["x"], ("delete",))
     assert sorted(p.name for p in path.parent.iterdir()) == ["state.db", "state.db.trial-78-shm"]
@@ -625,7 +625,7 @@ def test_a_fork_does_not_share_a_connection(path):
         database.close()
         if child == 0:
             sys.exit(0)
-        say(os.waitpid(child, 0)[1], database.trouble)
+        say(os.waitpid(child, 0)[1], database.problem)
     """
     with Child(path, code) as child:
         assert child.end() == "0 None"
@@ -645,7 +645,7 @@ def test_threads_take_turns(path):
             thread.join()
 
         assert len(database.read(rows, None)) == 8
-        assert database.trouble is None
+        assert database.problem is None
 
 
 def test_an_interruption_rolls_back(path):
@@ -670,7 +670,7 @@ def test_work_that_makes_no_sense_of_a_row_gives_the_default(path):
         database.write(put("x"), None)
         assert database.read(lambda c: int(rows(c)[0]), -1) == -1
         assert database.write(lambda c: c.execute("INSERT INTO nowhere VALUES (1)"), -1) == -1
-        assert "nowhere" in database.trouble
+        assert "nowhere" in database.problem
         assert database.read(rows, None) == ["x"]
 
     assert corrupt_copies(path) == []
@@ -706,7 +706,7 @@ def test_a_folder_that_cannot_be_written_can_be_read(public_folder):
     path.chmod(0o444)
     public_folder.chmod(0o555)
     code = """
-        say(database.require(read, []), database.trouble)
+        say(database.require(read, []), database.problem)
         database.write(lambda c: c.execute("DELETE FROM rejected_parameters"), None)
         say(database.stands_in)
     """

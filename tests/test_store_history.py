@@ -32,7 +32,7 @@ def clock():
 def database(tmp_path):
     with Database(tmp_path / "state" / "state.db") as opened:
         yield opened
-        assert opened.trouble is None
+        assert opened.problem is None
 
 
 @pytest.fixture
@@ -605,13 +605,13 @@ def test_a_log_of_an_earlier_version_is_read(tmp_path, clock):
         old.write(
             lambda c: [c.execute(statement) for statement in OLD_ROWS.strip().split(";\n")], None
         )
-        assert old.trouble is None
+        assert old.problem is None
     with Database(path) as database:
         history = History(database, clock)
         first, second = history.find("ab12"), history.find("REF-00000001")
         figures = {tier.name: tier for tier in statistics(database, since=0.0, until=2000.0).tiers}
         conversation = history.conversation("talk")
-        assert database.trouble is None
+        assert database.problem is None
 
     assert first.prompt == Prompt(
         question='Why "now"?', system="Be kind.", attachments=(Attachment(text="piped"),)

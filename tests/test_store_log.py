@@ -226,9 +226,12 @@ def test_path_prints_where_the_file_is(tieredllm, home):
     assert tieredllm("log", "path") == (0, f"{home / 'state' / 'state.db'}\n", "")
 
 
-@pytest.mark.parametrize("args", [["log"], ["log", "show", "ab"], ["stats", "--days", "1"]])
+@pytest.mark.parametrize(
+    "args",
+    [["log"], ["log", "show", "ab"], ["stats", "--days", "1"], ["ask", "-c", "And then?"]],
+)
 def test_a_file_that_cannot_be_read_is_said(tieredllm, home, args):
-    """A log that cannot be read is not shown as an empty one: exit code 1 and the reason."""
+    """A log that cannot be read is not taken for an empty one: exit code 1 and the reason."""
     (home / "state" / "state.db").mkdir(parents=True)
     code, out, err = tieredllm(*args)
 

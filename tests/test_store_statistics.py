@@ -18,7 +18,7 @@ FAILED = ErrorInfo(kind=ErrorKind.TIMEOUT, message="no token within 10 s")
 def database(tmp_path):
     with Database(tmp_path / "state.db") as opened:
         yield opened
-        assert opened.trouble is None
+        assert opened.problem is None
 
 
 def save(database, *answers, at=NOW):

@@ -1,4 +1,4 @@
-"""One call: checked, approved, run within its time; and a request in which nothing runs twice."""
+"""One call: checked, approved, run within its time; and what a request remembers of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def counter(name="count", *, read_only=None, then=None):
     async def run(arguments):
         ran.append(arguments)
         if then is not None:
-            return await then()
+            return await then() or ""
         return f"{len(ran)}"
 
     return stub(name, run, read_only=read_only), ran
@@ -224,7 +224,7 @@ def test_questions_are_put_one_at_a_time():
 
     assert seen == ['{"n":0}', '{"n":1}', '{"n":2}']
     assert {result.outcome for result in results} == {"denied"}
-    assert [result.repeated for result in results] == [False] * 3 + [True] * 3
+    assert {result.text for result in results} == {"the user did not approve this call"}
     assert ran == []
 
 
@@ -271,8 +271,8 @@ def test_a_call_that_means_something_else_is_run(one, other):
     assert len(ran) == 2
 
 
-def test_failures_and_time_outs_are_not_run_again():
-    """A call that failed or was stopped may have taken effect: it is remembered like any other."""
+def test_failures_and_time_outs_are_run_again():
+    """A call that failed or was stopped is not remembered: the next tier's call runs."""
 
     async def fails():
         raise ValueError("after the fact")
@@ -281,7 +281,7 @@ def test_failures_and_time_outs_are_not_run_again():
         await asyncio.sleep(60)
 
     for then, expected in ((fails, "failed"), (hangs, "timeout")):
-        tool, ran = counter(then=then)
+        tool, ran = counter(then=then, read_only=True)
         tools = session(tool)
 
         async def thrice(tools=tools):
@@ -294,34 +294,104 @@ def test_failures_and_time_outs_are_not_run_again():
 
         results = asyncio.run(thrice())
         assert [result.outcome for result in results] == [expected] * 3
-        assert len(ran) == 1
+        assert [result.repeated for result in results] == [False] * 3
+        assert len(ran) == 3
 
 
-def test_the_same_call_twice_at_once_runs_once():
-    """Calls of one round share a run when they are the same, also while it is under way."""
+@pytest.mark.parametrize("read_only", [True, None])
+def test_every_call_of_a_living_conversation_runs(read_only):
+    """The same call runs as often as one model makes it, at once and in later rounds."""
+    tool, ran = counter(read_only=read_only)
+    tools = session(tool)
 
-    async def slow():
-        await asyncio.sleep(0.05)
-        return "done"
+    async def polls():
+        found = await carried_out(tools, *(call("count", call_id=str(n)) for n in range(3)))
+        return found + await carried_out(tools, call("count", call_id="3"))
 
-    for read_only in (True, None):
-        tool, ran = counter(read_only=read_only, then=slow)
-        results = asyncio.run(
-            carried_out(session(tool), *(call("count", call_id=str(n)) for n in range(5)))
-        )
-        assert len(ran) == 1
-        assert [result.text for result in results] == ["done"] * 5
-        assert [result.repeated for result in results] == [False] + [True] * 4
-        assert [result.call_id for result in results] == list("01234")
+    results = asyncio.run(polls())
+    assert sorted(result.text for result in results) == ["1", "2", "3", "4"]
+    assert not any(result.repeated for result in results)
+    assert len(ran) == 4
 
 
-def test_a_call_that_was_cut_off_is_not_run_again():
-    """Who cancels a tier cancels its tool; the next tier is told, and it does not run again."""
+def file_tools():
+    """Make a reader and a writer of one text, which is `old` at first."""
+    text = ["old"]
+
+    async def read(arguments):
+        return text[0]
+
+    async def write(arguments):
+        text[0] = arguments["text"]
+        return "written"
+
+    return stub("read", read, read_only=True), stub("write", write, read_only=False)
+
+
+@pytest.mark.parametrize(
+    ("tiers", "repeated"),
+    [
+        (("primary", "primary", "primary"), False),
+        (("primary", "primary", "secondary"), False),
+        (("primary", "secondary", "secondary"), False),
+        (("primary", "secondary", "minimal"), False),
+    ],
+)
+def test_what_was_read_is_read_again_after_a_change(tiers, repeated):
+    """Whoever reads after a write gets what was written, whichever tiers read and write."""
+    tools = session(*file_tools())
+
+    async def go():
+        found = []
+        for tier, made in zip(
+            tiers, (call("read"), call("write", {"text": "new"}), call("read")), strict=True
+        ):
+            found += await carried_out(tools, made, tier=tier)
+        return found
+
+    first, _, last = asyncio.run(go())
+    assert (first.text, last.text) == ("old", "new")
+    assert last.repeated is repeated
+
+
+def test_a_write_is_remembered_until_something_else_may_have_changed():
+    """The next tier's same write runs nothing; with another write in between it runs."""
+    tool, ran = counter(read_only=False)
+    tools = session(tool)
+
+    async def go():
+        found = await carried_out(tools, call("count", {"n": 1}))
+        found += await carried_out(tools, call("count", {"n": 1}), tier="secondary")
+        found += await carried_out(tools, call("count", {"n": 2}), tier="secondary")
+        return found + await carried_out(tools, call("count", {"n": 1}), tier="minimal")
+
+    assert [it.repeated for it in asyncio.run(go())] == [False, True, False, False]
+    assert ran == [{"n": 1}, {"n": 2}, {"n": 1}]
+
+
+def test_a_remembered_result_serves_once():
+    """A tier that repeats what it got from memory wants it anew: its second call runs."""
+    tool, ran = counter(read_only=True)
+    tools = session(tool)
+
+    async def go():
+        await carried_out(tools, call("count"))
+        again = await carried_out(tools, call("count"), tier="secondary")
+        return again + await carried_out(tools, call("count"), tier="secondary")
+
+    assert [(it.text, it.repeated) for it in asyncio.run(go())] == [("1", True), ("2", False)]
+    assert len(ran) == 2
+
+
+def test_a_call_that_was_cut_off_is_run_again():
+    """Who cancels a tier cancels its tool; that it was cut off is recorded, and no result."""
     started = asyncio.Event()
+    hanging = [True]
 
     async def hangs():
         started.set()
-        await asyncio.sleep(60)
+        if hanging.pop():
+            await asyncio.sleep(60)
 
     tool, ran = counter(then=hangs)
     tools = session(tool)
@@ -332,13 +402,14 @@ def test_a_call_that_was_cut_off_is_not_run_again():
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        hanging.append(False)
         return await carried_out(tools, call("count", call_id="2"), tier="secondary")
 
     [result] = asyncio.run(cut())
-    assert len(ran) == 1
-    assert result.outcome == "cancelled"
-    assert "may have taken effect" in result.text
-    assert [record.result.outcome for record in tools.records] == ["cancelled"]
+    assert len(ran) == 2
+    assert (result.outcome, result.repeated) == ("ok", False)
+    assert [record.result.outcome for record in tools.records] == ["cancelled", "ok"]
+    assert "may have taken effect" in tools.records[0].result.text
 
 
 def test_readers_run_together_and_the_others_in_order():
@@ -487,10 +558,10 @@ def test_remembered_results_are_plain_values():
 
 
 def test_every_order_of_two_tiers_gives_the_same_count():
-    """However two tiers' rounds of the same three calls are cut, each call runs once."""
+    """However two tiers' rounds of the same three readings are cut, each of them runs once."""
     for order in itertools.permutations(range(3)):
         for cut in range(4):
-            tool, ran = counter()
+            tool, ran = counter(read_only=True)
             tools = session(tool, max_rounds=10)
 
             async def go(tools=tools, order=order, cut=cut):

@@ -160,10 +160,14 @@ class FallbackManager:
         chosen = options or Options()
         if chosen.start is not None:
             self.check_tiers([chosen.start])
+        asked = _as_prompt(prompt, context.get("system"))
+        self._around.new_text_chars = len(asked.question) + sum(
+            len(attached.text) for attached in asked.attachments
+        )
         request = FallbackRun(
             plans=self.plans,
             profile=self.profile,
-            prompt=_as_prompt(prompt, context.get("system")),
+            prompt=asked,
             options=chosen,
             request_id=str(context.get("request_id") or os.urandom(16).hex()),
             health=self._health,

@@ -289,7 +289,7 @@ class Chat:
             self._history.take_back(turn.request_id)
 
     def _tell_trouble(self) -> None:
-        trouble = self.manager.database.trouble
+        trouble = self.manager.database.problem
         if trouble and not self._told_trouble:
             self._told_trouble = True
             self.services.tell(f"the conversation is not remembered: {trouble}")

@@ -10,10 +10,14 @@ from contextlib import AbstractContextManager
 from typing import TextIO
 
 from tieredllm.chat.input import is_unfinished
+from tieredllm.errors import UsageError
 
 __all__ = ["LineReader", "line_keys", "quiet_keys"]
 
 CHUNK_BYTES = 65_536
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""The longest line that is read: far more than any model takes."""
 
 
 class LineReader:
@@ -35,7 +39,7 @@ class LineReader:
         self._stdin = stdin
         self._prompt = prompt
         self._warn = warn
-        self._pending = b""
+        self._pending = bytearray()
         self._at_end = stdin is None or stdin.closed
         self._is_first = True
         self._has_warned = False
@@ -46,6 +50,7 @@ class LineReader:
 
         Raises:
             EOFError: there is no more.
+            UsageError: a line is longer than any model takes.
             KeyboardInterrupt: `interrupt` was called.
         """
         if prefill:
@@ -73,13 +78,20 @@ class LineReader:
 
     async def _line(self) -> str | None:
         """Return the next line without its end; None when there is none."""
-        while b"\n" not in self._pending and not self._at_end:
+        seen = 0
+        while (end := self._pending.find(b"\n", seen)) < 0 and not self._at_end:
+            seen = len(self._pending)
+            if seen > MAX_LINE_BYTES:
+                raise UsageError(f"a line of stdin is over {MAX_LINE_BYTES // 1024 // 1024} MB")
             data = await self._chunk()
             self._at_end = not data
             self._pending += data
-        line, _, self._pending = self._pending.partition(b"\n")
-        if not line and self._at_end and not _:
-            return None
+        if end < 0:
+            end = len(self._pending)
+            if not end:
+                return None
+        line = bytes(self._pending[:end])
+        del self._pending[: end + 1]
         return self._decoded(line.removesuffix(b"\r"))
 
     async def _chunk(self) -> bytes:

@@ -89,8 +89,8 @@ def health(
         return
     report = run(_once(manager, deep=deep))
     _print(report, environment, manager, as_json=as_json)
-    if manager.database.trouble:
-        environment.say(f"tieredllm: health is not remembered: {manager.database.trouble}")
+    if manager.database.problem:
+        environment.say(f"tieredllm: health is not remembered: {manager.database.problem}")
     raise typer.Exit(_code(report, strict=strict))
 
 

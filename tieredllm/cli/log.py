@@ -170,7 +170,7 @@ def _from_history(environment: Environment, work: Callable[[History], T]) -> T:
         try:
             done = work(History(database))
         finally:
-            trouble = database.trouble
+            trouble = database.problem
             if trouble is not None:
                 raise TieredLLMError(trouble)
     return done

@@ -81,7 +81,7 @@ def outbox(
     environment = current()
     with Database(environment.places.state_db) as database:
         waiting = [entry for entry in Outbox(database).entries() if entry.waiting]
-        trouble = database.trouble
+        trouble = database.problem
     if trouble:
         environment.warn(f"tieredllm: {trouble}")
     if as_json:

@@ -57,8 +57,8 @@ def stats(
     until = time.time() + 1
     with Database(environment.places.state_db) as database:
         found = statistics(database, since=until - span_s, until=until)
-        if database.trouble is not None:
-            raise TieredLLMError(database.trouble)
+        if database.problem is not None:
+            raise TieredLLMError(database.problem)
     if as_json:
         import msgspec
 

@@ -2,7 +2,7 @@
 
 One request has one set of rounds, whichever tier's model made them. Each is kept as soon as its
 results are there, so that whatever fails afterwards (a retry, a fallback) goes on from them; and
-the session behind it runs nothing twice. A model that has no tools gets the results as text.
+the session behind it remembers them for the next tier. A model that has no tools gets them as text.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class ToolLoop:
             )
         spent = self._spent.get(backend.identity, Usage())
         self._spent[backend.identity] = add_usage(spent, request.usage)
-        results = await self._results(calls, tier, deadline)
+        results = await self._results(calls, tier, backend, deadline)
         said = Message(
             "assistant", wanted.said, calls=calls, made_by=backend.identity, raw=request.raw
         )
@@ -165,12 +165,16 @@ class ToolLoop:
             await emit(ToolEnded(tier=tier.name, result=result))
 
     async def _results(
-        self, calls: tuple[ToolCall, ...], tier: Tier, deadline: float
+        self, calls: tuple[ToolCall, ...], tier: Tier, backend: Backend, deadline: float
     ) -> list[ToolResult]:
         before = len(self._session.records)
         try:
             return await self._session.execute_round(
-                calls, tier.tools, tier=tier.name, deadline=deadline
+                calls,
+                tier.tools,
+                tier=tier.name,
+                deadline=deadline,
+                conversation=f"{tier.name} {backend.identity}",
             )
         except Exception as exc:  # noqa: BLE001 - no bug of a tool may take the answer away
             # What did run is remembered; what did not is told as it is.

@@ -108,7 +108,8 @@ class KeptContexts:
             self._make_room(identity, tokens, len(data))
             # Not by `atomic_write`: what is lost with the power is read again, so nothing waits
             # for the disk.
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            descriptor = os.open(temporary, flags, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(MAGIC + msgspec.json.encode(header).ljust(HEADER_BYTES))
                 file.write(packed)

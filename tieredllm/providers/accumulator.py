@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -222,6 +222,8 @@ class ResponseAccumulator:
 
     def _joined(self, text: str) -> str:
         """Join halves of a UTF-16 pair that came in two parts; a lone one becomes U+FFFD."""
+        if not self._half and text.isascii():
+            return text
         text, self._half = self._half + text, ""
         if text and "\ud800" <= text[-1] <= "\udbff":
             text, self._half = text[:-1], text[-1]
@@ -374,8 +376,12 @@ async def stream_texts(
 async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator) -> Event | None:
     """Wait for the next event; once the answer is complete, no failure counts any more."""
     try:
-        async with asyncio.timeout(answer.tail_s):
+        tail_s = answer.tail_s
+        if tail_s is None:  # the way of every token
             event = await anext(events, None)
+        else:
+            async with asyncio.timeout(tail_s):
+                event = await anext(events, None)
     except TimeoutError:
         return None
     except FallbackTriggerError as exc:
@@ -392,26 +398,30 @@ async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator
 
 def _parts(
     event: Event, answer: ResponseAccumulator, parse: Callable[[dict[str, Any]], Part]
-) -> Iterator[Part]:
+) -> Sequence[Part]:
     """Read an event, mostly a single part."""
     data = event.data.strip()
     if not data:
-        return
+        return ()
+    is_error = event.name == "error"
     try:
         values = decode_all(data)
     except NotJsonError:
-        if event.name == "error":
-            yield Part(error=data)
-        else:
-            answer.lose(data)
-        return
-    for value in values:
-        if value is DONE:
-            yield Part(done=True, candidates=False)
-        elif event.name == "error":
-            yield Part(error=value or data)
-        elif isinstance(value, dict):
-            yield parse(value)
+        if is_error:
+            return (Part(error=data),)
+        answer.lose(data)
+        return ()
+    if len(values) == 1 and isinstance(values[0], dict) and not is_error:
+        return (parse(values[0]),)
+    return [
+        Part(done=True, candidates=False)
+        if value is DONE
+        else Part(error=value or data)
+        if is_error
+        else parse(value)
+        for value in values
+        if value is DONE or is_error or isinstance(value, dict)
+    ]
 
 
 async def _drain(events: AsyncGenerator[Event, None]) -> None:

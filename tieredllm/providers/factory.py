@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import UNSET
 
 from tieredllm.clock import Clock
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
+from tieredllm.local.ladder import SESSION, Job
 from tieredllm.profile.schema import KEY_VARIABLES, Alternate, Tier
 from tieredllm.providers.base import Backend
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from tieredllm.providers.static import LookUp
 
 __all__ = ["BackendDeps", "make_backends"]
+
+
+CHARS_PER_TOKEN = 4
+"""About, in English prose; only to foresee how long reading will take."""
 
 
 class BackendDeps:
@@ -35,6 +41,9 @@ class BackendDeps:
         verbose: whether llama.cpp may print its log on stderr.
         one_question: whether one question is all there will be.
         keep_contexts: whether local models keep what they have read for later processes.
+
+    Attributes:
+        new_text_chars: about how much a local model will have to read at first.
     """
 
     def __init__(
@@ -58,7 +67,15 @@ class BackendDeps:
         self.simulate = simulate
         self.verbose = verbose
         self.one_question = one_question
+        self.new_text_chars = 0
         self.keep_contexts = keep_contexts
+
+    @property
+    def job(self) -> Job:
+        """What a local model is loaded for."""
+        job = Job() if self.one_question else SESSION
+        tokens = max(job.prompt_tokens, self.new_text_chars // CHARS_PER_TOKEN)
+        return msgspec.structs.replace(job, prompt_tokens=tokens)
 
 
 def make_backends(tier: Tier, around: BackendDeps) -> tuple[Backend, ...]:
@@ -87,7 +104,7 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
             context_tokens=tier.context_tokens,
             places=around.places,
             verbose=around.verbose,
-            one_question=around.one_question,
+            job=lambda: around.job,
             keep_contexts=around.keep_contexts,
         )
     if source.provider == "cache":

@@ -119,6 +119,8 @@ def get_str(value: Any, *path: str | int) -> str | None:
 def get_count(value: Any, *path: str | int) -> int | None:
     """Return the number at a path, when it could be a count."""
     found = get_path(value, *path)
+    if found is None:
+        return None
     # Some servers count in floats, or in text instead of whole numbers.
     if isinstance(found, str) and found.isdecimal() and len(found) < 16:
         found = int(found)
@@ -149,12 +151,20 @@ def content_text(content: Any) -> str:
 def find_error(value: Any) -> Any:
     """Return the error that an answer's JSON carries; None when it carries none.
 
-    Any truthy top-level `error` counts, as in OpenAI's own client; so does OpenRouter's error of a
-    single choice.
+    A top-level `error` that says anything counts, as in OpenAI's own client; so does OpenRouter's
+    error of a single choice, z.ai's `success: false` (KiwiGaze/glm-for-copilot#29) and MiniMax's
+    `base_resp` (adrianlyjak/obsidian-aloud-tts#114).
     """
     for found in (get_path(value, "error"), get_path(value, "choices", 0, "error")):
-        if found:
+        if found and not (isinstance(found, dict) and not any(found.values())):
             return value if found is get_path(value, "error") else {"error": found}
     if get_path(value, "type") == "error" or get_path(value, "object") in ("error", "Error"):
         return value
+    if get_path(value, "choices"):
+        return None
+    if get_path(value, "success") is False and get_path(value, "code") is not None:
+        return value
+    if code := get_count(value, "base_resp", "status_code"):
+        message = get_str(value, "base_resp", "status_msg") or ""
+        return {"error": {"message": message, "code": f"minimax_{code}"}}
     return None

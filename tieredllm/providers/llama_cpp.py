@@ -12,8 +12,6 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
@@ -41,9 +39,6 @@ __all__ = ["LlamaCppBackend"]
 
 Key = tuple[Path, FileState, int, Path | None]
 
-CHARACTERS_PER_TOKEN = 4
-"""About, in English prose; only to foresee how long a prompt will take."""
-
 
 class LlamaCppBackend:
     """A model file of this machine.
@@ -53,8 +48,7 @@ class LlamaCppBackend:
         context_tokens: the context to load it with; at most what it was trained for is used.
         places: where pulled models, the user's catalog and the cache of verdicts are.
         verbose: whether llama.cpp's log goes to stderr.
-        one_question: whether this process asks one question only, so that loading fast is worth
-            more than computing fast.
+        job: tells what the model is loaded for, when it is.
         keep_contexts: whether what was read and said is kept for later processes, and looked for.
         pool: where loaded models are shared; the process's own by default.
     """
@@ -66,7 +60,7 @@ class LlamaCppBackend:
         context_tokens: int,
         places: Places,
         verbose: bool = False,
-        one_question: bool = False,
+        job: Callable[[], Job] = lambda: SESSION,
         keep_contexts: bool = False,
         pool: RunnerPool | None = None,
     ) -> None:
@@ -74,7 +68,7 @@ class LlamaCppBackend:
         self._context_tokens = context_tokens
         self._places = places
         self._verbose = verbose
-        self._job = Job() if one_question else SESSION
+        self._job = job
         self._keep_contexts = keep_contexts
         self._pool = pool
         self._verdicts = ValidationCache(places.cache)
@@ -132,7 +126,6 @@ class LlamaCppBackend:
                 the answer is blank.
         """
         blank = True
-        self._expect(call)
         async with contextlib.aclosing(
             self._runner().generate(call.messages, call.params)
         ) as items:
@@ -150,15 +143,6 @@ class LlamaCppBackend:
                 )
                 notices = (f"{self._model} {item.notice}",) if item.notice else ()
                 yield Finish(reason=item.reason, usage=usage, notices=notices)
-
-    def _expect(self, call: Call) -> None:
-        """Note what the model is going to do, should it not be loaded yet."""
-        written = sum(len(message.content) for message in call.messages)
-        self._job = msgspec.structs.replace(
-            self._job,
-            prompt_tokens=max(self._job.prompt_tokens, written // CHARACTERS_PER_TOKEN),
-            completion_tokens=min(self._job.completion_tokens, call.params.max_tokens),
-        )
 
     def warm_up(self) -> bool:
         """Start checking and loading the file in the background; False when it is not there."""
@@ -191,9 +175,9 @@ class LlamaCppBackend:
 
     def _fix(self) -> str:
         """Return what to do about a file that is not there or cannot be used."""
-        if catalog.is_path(self._model):
-            return f"tieredllm models verify {self._model}"
-        return f"tieredllm models pull {self._model}"
+        absent = self._path is None or not self._path.exists()
+        command = "pull" if absent and not catalog.is_path(self._model) else "verify"
+        return f"tieredllm models {command} {self._model}"
 
     async def _one_token(self) -> None:
         params = Params(temperature=0.0, max_tokens=1)
@@ -287,7 +271,7 @@ class LlamaCppBackend:
                 n_ctx=n_ctx,
                 verdicts=verdicts,
                 sha256=catalog.known_sha256(path, entry),
-                job=self._job,
+                job=self._job(),
                 go_on=go_on,
             )
             return found.n_ctx, found.settings

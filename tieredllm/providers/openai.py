@@ -141,14 +141,14 @@ class OpenAIBackend(CloudBackend):
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
         choice = get_path(value, "choices", 0)
-        delta, message = get_path(choice, "delta"), get_path(choice, "message")
-        said = delta or message
+        delta = get_path(choice, "delta")
+        said = delta or get_path(choice, "message")
         reason = get_str(choice, "finish_reason")
         usage = get_path(value, "usage") or get_path(value, "x_groq", "usage")
         return Part(
             text=content_text(get_path(said, "content")),
             # MiniMax's last chunk has the whole message (A3S-Lab/Code#1).
-            is_whole=said is message,
+            is_whole=said is not delta,
             refusal=get_str(said, "refusal") or "",
             # "null" as a text (seen on every chunk) is no reason.
             reason=None if reason == "null" else reason,

@@ -1,7 +1,7 @@
 """The one SQLite file, `state.db`, kept in a way that never stops an answer.
 
 `read` and `write` raise nothing for what may be wrong with the file: they return a default, and
-`trouble` says why, for `-v` and `health`. Where the file can't be written (read-only, full, another
+`problem` says why, for `-v` and `health`. Where the file can't be written (read-only, full, another
 program's, a newer version's), a database in memory stands in for a while. A damaged file is moved
 aside, once, however many processes find it, and a new one is started.
 
@@ -99,7 +99,7 @@ class Database:
 
     def __init__(self, path: Path | None, *, steps: Steps = STEPS, wait_s: float = WAIT_S) -> None:
         self.path = path
-        self.trouble: str | None = None
+        self.problem: str | None = None
         self._steps = steps
         self._wait_s = wait_s
         self._in_vain = 0
@@ -213,9 +213,9 @@ class Database:
                         error, until=until, suspects=suspects, writes=writes, creates=creates
                     ):
                         continue
-                    raise DatabaseError(self.trouble) from error
+                    raise DatabaseError(self.problem) from error
                 if suspects and not writes:
-                    raise DatabaseError(self.trouble)
+                    raise DatabaseError(self.problem)
                 return default
 
     def _may_try_again(
@@ -234,7 +234,7 @@ class Database:
                 _pause()
                 return True
             self._in_vain += 1
-            self.trouble = f"cannot use {self.path}: another process keeps it locked"
+            self.problem = f"cannot use {self.path}: another process keeps it locked"
             return False
         if verdict == "damaged" and len(suspects) < LOOKS:
             suspects.append(self._file)
@@ -246,7 +246,7 @@ class Database:
             # A WAL's shared memory cannot be made in a folder that is read-only.
             self._give_place_to("immutable")
             return True
-        self.trouble = f"cannot use {self.path}: {error}"
+        self.problem = f"cannot use {self.path}: {error}"
         if self._stand_in == "immutable":
             self._give_place_to(None)
         if verdict == "senseless" or not creates or self.path is None or self._stand_in == "memory":
@@ -291,7 +291,7 @@ class Database:
         except (OSError, _UnusableError):
             return False
         if target is not None:
-            self.trouble = f"{self.path} was damaged: it is kept as {target.name}, a new one begins"
+            self.problem = f"{self.path} was damaged: it is kept as {target.name}, a new one begins"
         return True
 
     def _disconnect(self) -> None:

@@ -187,7 +187,7 @@ class History:
 
         kept = self._database.write(keep, default=False, wait_s=SAVE_WAIT_S)
         lost = not kept or self._database.stands_in
-        self.unsaved = self._database.trouble if lost else None
+        self.unsaved = self._database.problem if lost else None
         return record.conversation_id
 
     def conversation(self, cid: str | None = None) -> Conversation | None:

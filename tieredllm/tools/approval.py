@@ -32,6 +32,7 @@ class Approval:
         self._policy: Policy = "always" if approved and policy == "ask" else policy
         self._ask = ask
         self._one_at_a_time = asyncio.Lock()
+        self._refused: set[tuple[str, str]] = set()
 
     async def refusal(self, tool: Tool, arguments: str, *, deadline: float) -> str | None:
         """Say why a call may not run; None when it may.
@@ -49,9 +50,19 @@ class Approval:
             return "this tool may change something, and there is nobody at a terminal to approve it"
         try:
             async with asyncio.timeout_at(deadline), self._one_at_a_time:
-                approved = await self._ask(tool, arguments)
+                approved = await self._approved(self._ask, tool, arguments)
         except TimeoutError:
             return "nobody approved this call in time"
         except Exception:  # noqa: BLE001 - a question that cannot be put is not answered with yes
             return "this tool may change something, and the user could not be asked"
         return None if approved else "the user did not approve this call"
+
+    async def _approved(self, ask: Approver, tool: Tool, arguments: str) -> bool:
+        """Ask; whoever said no to a call is not asked again by a model that insists."""
+        key = (tool.name, arguments)
+        if key in self._refused:
+            return False
+        approved = await ask(tool, arguments)
+        if not approved:
+            self._refused.add(key)
+        return approved

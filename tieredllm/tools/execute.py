@@ -1,14 +1,14 @@
-"""Execute the calls of one request, each within its time, and none of them twice.
+"""Execute the calls of one request, each within its time.
 
 Nothing here raises for what a model or a tool does wrong: mistakes and failures are results, which
 the model gets and may learn from.
 
-A request may go through several tiers, and each model may ask for the same thing again: the one
-whose stream was cut between a call and its answer, and that of the next tier, which knows nothing
-of it. A call with the same name and arguments as an earlier one gets the earlier one's result,
-whatever came of it. The results themselves outlive the tier that asked for them: `records` has
-them all, for the tool messages of a tier that has tools and, through `quote_results`, as text for
-one that has none.
+Within a living conversation every call runs: what was read, written and is read again is read
+twice. A request may go through several conversations, though, as tiers fail, and the next model may
+ask for what the last one has done already. Its call gets the earlier result if that was a success
+and nothing that may change something ran since. The results themselves outlive the tier that asked
+for them: `records` has them all, for the tool messages of a tier that has tools and, through
+`quote_results`, as text for one that has none.
 """
 
 from __future__ import annotations
@@ -79,6 +79,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     result: ToolResult
 
 
+class _Success(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call gave that ended well."""
+
+    result: ToolResult
+    conversation: str
+    """Whose call it was."""
+    changes: int
+    """How many calls that may have changed something had run when it ended, itself included."""
+
+
 class ToolSession:
     """One request's tools.
 
@@ -101,8 +111,10 @@ class ToolSession:
         self._approval = approval
         self._rounds_left = max_rounds
         self._clock = clock or SystemClock()
-        self._running: dict[tuple[str, str], asyncio.Future[ToolResult]] = {}
         self._records: list[Record] = []
+        self._changes = 0
+        self._successes: dict[tuple[str, str], _Success] = {}
+        self._called: set[tuple[str, tuple[str, str]]] = set()
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -131,20 +143,28 @@ class ToolSession:
         return await self._toolbox.granted(grant, deadline=deadline)
 
     async def execute_round(
-        self, calls: Sequence[ToolCall], grant: Grant, *, tier: str, deadline: float
+        self,
+        calls: Sequence[ToolCall],
+        grant: Grant,
+        *,
+        tier: str,
+        deadline: float,
+        conversation: str | None = None,
     ) -> list[ToolResult]:
         """Execute one round of calls; return their results in the calls' order.
 
         Tools that only read run at the same time; the others one after the other, after them and
-        in the calls' order. Whoever cancels the wait cancels what runs, and it is remembered as
-        cut off: it is not run again.
+        in the calls' order. Whoever cancels the wait cancels what runs.
 
         Args:
             calls: what one answer of a model asked for.
             grant: the `tools` of the tier that asked; nothing else runs for it.
             tier: its name.
             deadline: the request's, on the event loop's clock.
+            conversation: tells the models that are asked in one request apart; the tier's name
+                when None.
         """
+        conversation = conversation or tier
         if self._rounds_left <= 0:
             reason = "no more tools may be called for this question: answer with what is known"
             return [_result(call, "denied", reason) for call in calls]
@@ -165,27 +185,30 @@ class ToolSession:
         async with asyncio.TaskGroup() as group:
             tasks = {
                 index: group.create_task(
-                    self._once(calls[index], checked[index], tier=tier, deadline=deadline)
+                    self._run(
+                        calls[index],
+                        checked[index],
+                        tier=tier,
+                        deadline=deadline,
+                        conversation=conversation,
+                    )
                 )
                 for index in readers
             }
         results |= {index: task.result() for index, task in tasks.items()}
         for index, it in checked.items():
             if index not in tasks:
-                results[index] = await self._once(calls[index], it, tier=tier, deadline=deadline)
+                results[index] = await self._run(
+                    calls[index], it, tier=tier, deadline=deadline, conversation=conversation
+                )
         return [results[index] for index in range(len(calls))]
 
-    async def _once(
-        self, call: ToolCall, checked: Checked, *, tier: str, deadline: float
+    async def _run(
+        self, call: ToolCall, checked: Checked, *, tier: str, deadline: float, conversation: str
     ) -> ToolResult:
-        """Return the remembered result of a call, or run it."""
-        known = self._running.get(checked.key)
-        if known is not None:
-            # Shielded: who waits for another's call does not end it by giving up.
-            earlier = await asyncio.shield(known)
-            return msgspec.structs.replace(earlier, call_id=call.id, repeated=True, duration_ms=0.0)
-        future: asyncio.Future[ToolResult] = asyncio.get_running_loop().create_future()
-        self._running[checked.key] = future
+        """Run a call, or return what the same call gave a model that has failed since."""
+        if (known := self._remembered(checked, conversation)) is not None:
+            return msgspec.structs.replace(known, call_id=call.id, repeated=True, duration_ms=0.0)
         started = self._clock.monotonic()
         outcome: Outcome = "denied"
         text = "the call was cut off before it was approved"
@@ -196,17 +219,31 @@ class ToolSession:
             if refusal is None:
                 outcome = "cancelled"
                 text = "the call was cut off before its result came; it may have taken effect"
+                if checked.tool.read_only is not True:
+                    self._changes += 1
                 outcome, text = await run_call(checked, deadline=deadline)
             else:
                 text = refusal
         finally:
             duration_ms = (self._clock.monotonic() - started) * 1000
             result = _result(call, outcome, text, duration_ms=duration_ms)
-            future.set_result(result)
+            if outcome == "ok":
+                self._successes[checked.key] = _Success(
+                    result=result, conversation=conversation, changes=self._changes
+                )
             self._records.append(
                 Record(tier=tier, call=call, arguments=checked.canonical, result=result)
             )
         return result
+
+    def _remembered(self, checked: Checked, conversation: str) -> ToolResult | None:
+        """Return the result that holds for a call's first time in a conversation, if one does."""
+        again = (conversation, checked.key) in self._called
+        self._called.add((conversation, checked.key))
+        success = self._successes.get(checked.key)
+        if again or success is None or success.conversation == conversation:
+            return None
+        return success.result if success.changes == self._changes else None
 
 
 def _result(call: ToolCall, outcome: Outcome, text: str, *, duration_ms: float = 0.0) -> ToolResult:

@@ -87,6 +87,11 @@ SIGNS: tuple[Sign, ...] = (
         source="LiteLLM 1.108.7, litellm/exceptions.py `BudgetExceededError`: 422",
         codes=("budget_exceeded",),
     ),
+    Sign(
+        means=ErrorKind.QUOTA_EXHAUSTED,
+        source="MiniMax, `base_resp.status_code` 1008 (adrianlyjak/obsidian-aloud-tts#114)",
+        codes=("minimax_1008",),
+    ),
     # Too many requests for now.
     Sign(
         means=ErrorKind.RATE_LIMIT,
