@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator
 from tool_wire_support import calling
 from wire_support import ask, call, response, stream
 
-from tieredllm.providers.base import ToolDeclaration
 from tieredllm.providers.tool_schema import adapt_tools, rules_of, select_tools
+from tieredllm.types import ToolDeclaration
 
 REAL = json.loads((Path(__file__).parent / "data" / "mcp_tools.json").read_text())
 """Tools as real servers declare them, their descriptions cut; the packages are named in it."""

@@ -11,7 +11,8 @@ import msgspec
 from tieredllm.clock import iso
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import NoMemory, ParameterMemory, Standing
-from tieredllm.providers.base import DEEP_PROBE_S, PROBE_S, Backend, ProbeResult, rejected_tool
+from tieredllm.providers.base import DEEP_PROBE_S, PROBE_S, Backend, ProbeResult
+from tieredllm.types import rejected_tool
 
 if TYPE_CHECKING:
     from tieredllm.health.memory import SqliteHealth, WindowReport

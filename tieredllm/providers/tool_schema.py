@@ -15,9 +15,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from tieredllm.providers.base import ToolDeclaration
 from tieredllm.providers.json_path import NotJsonError, decode
-from tieredllm.types import ToolCall
+from tieredllm.types import ToolCall, ToolDeclaration
 
 __all__ = ["AdaptedTools", "SchemaRules", "adapt_tools", "rules_of", "select_tools"]
 
