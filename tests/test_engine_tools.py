@@ -61,6 +61,11 @@ class Counter:
         return ToolLoop(session(self.tool, **options))
 
 
+def results(call):
+    """What an attempt is told that tools gave."""
+    return [message for message in call.messages if message.role == "tool"]
+
+
 def test_a_round_of_calls_ends_in_an_answer():
     """The model is told of its tools, then of its call's result; its answer is the last text."""
     counter = Counter()
@@ -70,9 +75,10 @@ def test_a_round_of_calls_ends_in_an_answer():
     assert answer.text == "It is 1."
     assert counter.runs == 1
     assert [tool.name for tool in model.seen[0].tools] == ["count"]
-    (turn,) = model.seen[1].turns
-    assert (turn.text, turn.raw, turn.made_by) == ("Let me see.", "raw", model.identity)
-    assert turn.results[0].text == "counted to 1"
+    said, result = model.seen[1].messages[-2:]
+    assert (said.content, said.raw, said.made_by) == ("Let me see.", "raw", model.identity)
+    assert (result.role, result.call_id) == ("tool", said.calls[0].id)
+    assert result.content == "counted to 1"
     (use,) = answer.tool_calls
     assert (use.tier, use.name, use.arguments) == ("primary", "count", {"by": 1})
     assert (use.outcome, use.result) == ("ok", "counted to 1")
@@ -98,9 +104,9 @@ def test_parallel_calls_and_wrong_ones():
     model = Scripted([request], ["Done.", END])
     answer, _ = run_engine(model, tier=ALL, tools=counter.tooling())
 
-    outcomes = [result.outcome for result in model.seen[1].turns[0].results]
-    assert outcomes == ["unknown", "invalid", "ok"]
-    assert [use.outcome for use in answer.tool_calls] == outcomes
+    told = [(it.call_id, it.is_error) for it in results(model.seen[1])]
+    assert told == [("a", True), ("b", True), ("c", False)]
+    assert [use.outcome for use in answer.tool_calls] == ["unknown", "invalid", "ok"]
     assert answer.tool_calls[1].arguments == '{"by": 1'
     assert counter.runs == 1
 
@@ -118,10 +124,10 @@ def test_nothing_runs_twice_under_any_fault_between_call_and_answer(kind, text):
 
     assert answer.text == "It is 1."
     assert counter.runs == 1
-    assert second.seen[0].turns[0].results[0].text == "counted to 1"
-    assert second.seen[1].turns[1].results[0].repeated
+    assert results(second.seen[0])[0].content == "counted to 1"
+    assert "not run again" in results(second.seen[1])[1].content
     assert [use.repeated for use in answer.tool_calls] == [False, True]
-    assert all(len(call.turns) == 1 for call in first.seen[1:])
+    assert all(len(results(call)) == 1 for call in first.seen[1:])
 
 
 def test_a_refusal_after_a_call_goes_the_profiles_way():
@@ -260,7 +266,7 @@ def test_a_tier_without_tools_gets_the_results_as_quoted_text(policy):
     (asked,) = second.seen
     assert answer.text == "It is 1."
     assert not asked.tools
-    assert not asked.turns
+    assert not results(asked)
     assert "> counted to 1" in asked.messages[-1].content
     assert "Why?" in asked.messages[-1].content
     assert asked.prompt == Prompt(question="Why?")
@@ -310,9 +316,9 @@ def test_rounds_are_limited():
     answer, _ = run_engine(eager, tier=ALL, tools=counter.tooling(max_rounds=2))
 
     assert answer.text == "Two."
-    assert [call.may_call for call in eager.seen] == [True, True, False]
+    assert [call.tool_choice.mode for call in eager.seen] == ["auto", "auto", "none"]
     assert eager.seen[2].tools
-    assert len(eager.seen[2].turns) == 2
+    assert len(results(eager.seen[2])) == 2
     assert counter.runs == 2
 
 
@@ -326,7 +332,7 @@ def test_the_same_round_has_the_same_number_in_the_next_attempt():
 
     assert answer.text == "1"
     assert counter.runs == 1
-    assert [len(call.turns) for call in model.seen] == [0, 1, 1, 1]
+    assert [len(results(call)) for call in model.seen] == [0, 1, 1, 1]
 
 
 def test_results_that_do_not_fit_are_told_as_text_and_cut():
@@ -346,7 +352,7 @@ def test_results_that_do_not_fit_are_told_as_text_and_cut():
     )
 
     assert answer.text == "Short."
-    assert not small.seen[0].turns
+    assert not results(small.seen[0])
     assert "> word" in small.seen[0].messages[-1].content
     assert len(small.seen[0].messages[-1].content) < 8000
 
@@ -429,7 +435,7 @@ def test_a_hedge_winner_that_dies_after_its_call_leaves_its_result():
 
     assert answer.text == "It is 1."
     assert counter.runs == 1
-    assert len(third.seen[0].turns) == 1
+    assert len(results(third.seen[0])) == 1
 
 
 def test_what_is_not_approved_does_not_run():
@@ -440,7 +446,7 @@ def test_what_is_not_approved_does_not_run():
 
     assert counter.runs == 0
     assert answer.tool_calls[0].outcome == "denied"
-    assert "approve" in model.seen[1].turns[0].results[0].text
+    assert "approve" in results(model.seen[1])[0].content
 
 
 def test_a_grant_is_a_list_of_names():

@@ -454,13 +454,10 @@ def _as_prompt(prompt: PromptLike, system: str | None) -> Prompt:
             reason = f"the prompt is neither a string nor a list of chat messages: {exc}"
             raise UsageError(reason) from exc
     if system is not None:
-        prompt = Prompt(
-            question=prompt.question,
-            system=system,
-            history=prompt.history,
-            attachments=prompt.attachments,
-        )
-    if not prompt.question.strip() and not any(a.text.strip() for a in prompt.attachments):
+        from msgspec.structs import replace
+
+        prompt = replace(prompt, system=system)
+    if prompt.is_empty:
         reason = "the prompt is empty"
         raise UsageError(reason)
     return prompt

@@ -16,15 +16,13 @@ import msgspec
 from tieredllm.engine.attempt import Completed, Failed, Outcome, ToolCalls, ToolContext
 from tieredllm.engine.ports import Emit
 from tieredllm.errors import UsageError
-from tieredllm.providers.base import (
-    WITH_TOOLS,
-    Backend,
-    ToolDeclaration,
-    ToolTurn,
-)
+from tieredllm.providers.base import Backend
 from tieredllm.types import (
+    Message,
     Notice,
     ToolCall,
+    ToolChoice,
+    ToolDeclaration,
     ToolEnded,
     ToolResult,
     ToolStarted,
@@ -54,7 +52,7 @@ class ToolLoop:
 
     def __init__(self, session: ToolSession) -> None:
         self._session = session
-        self._turns: list[ToolTurn] = []
+        self._rounds: list[Message] = []
         self._uses: list[ToolUse] = []
         self._declared: dict[str, tuple[ToolDeclaration, ...]] = {}
         self._spent: dict[str, Usage] = {}
@@ -117,12 +115,12 @@ class ToolLoop:
             deadline: the request's, on the event loop's clock.
         """
         declared: tuple[ToolDeclaration, ...] = ()
-        if backend.provider in WITH_TOOLS and "tools" not in omit:
+        if backend.capabilities.tools and "tools" not in omit:
             declared = await self._offered(tier, deadline)
         return ToolContext(
             declared=declared,
-            turns=tuple(self._turns) if declared else (),
-            may_call=self._session.rounds_left > 0,
+            rounds=tuple(self._rounds) if declared else (),
+            choice=ToolChoice(mode="auto" if self._session.rounds_left > 0 else "none"),
             results=self._quoted(),
             spent=self._spent.get(backend.identity, Usage()),
             round=number,
@@ -157,15 +155,10 @@ class ToolLoop:
         spent = self._spent.get(backend.identity, Usage())
         self._spent[backend.identity] = add_usage(spent, request.usage)
         results = await self._results(calls, tier, backend, deadline)
-        self._turns.append(
-            ToolTurn(
-                text=wanted.said,
-                calls=calls,
-                results=tuple(results),
-                made_by=backend.identity,
-                raw=request.raw,
-            )
+        said = Message(
+            "assistant", wanted.said, calls=calls, made_by=backend.identity, raw=request.raw
         )
+        self._rounds += [said, *(result.as_message() for result in results)]
         for call, result in zip(calls, results, strict=True):
             self._uses.append(_use(tier.name, call, result))
         for result in results:
