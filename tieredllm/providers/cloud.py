@@ -33,11 +33,13 @@ from tieredllm.providers.base import (
     Missing,
     ProbeResult,
     TokenCounter,
+    ToolRequest,
 )
 from tieredllm.providers.http import HttpClients, Reply, Request
 from tieredllm.providers.json_path import NotJsonError, decode
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import ToolCallCollector
+from tieredllm.providers.tool_schema import adapt_tools, rules_of
 from tieredllm.types import Message, Prompt
 
 __all__ = ["SMALL_CAP_TOKENS", "CloudBackend", "KeyStore", "Vendor", "WireRequest", "base64_of"]
@@ -147,6 +149,9 @@ class CloudBackend(ABC):
         Raises:
             FallbackTriggerError: for every failure.
         """
+        adapted = adapt_tools(call.tools, rules_of(self.provider))
+        rejected_as = {tool.name: tool.rejected_as for tool in call.tools}
+        call = msgspec.structs.replace(call, tools=adapted.tools)
         may_call = bool(call.tools) and call.tool_choice.mode != "none"
         calls = self._collect_calls() if may_call else None
 
@@ -156,7 +161,10 @@ class CloudBackend(ABC):
             return self._parse_chunk(value)
 
         ask = self._build_request(call)
-        info = self._request_info(ask.path, ask.parameters)
+        info = msgspec.structs.replace(
+            self._request_info(ask.path, ask.parameters),
+            tools=rejected_as,
+        )
         request = Request(
             method="POST",
             url=info.url,
@@ -182,6 +190,8 @@ class CloudBackend(ABC):
         finish = assembly.finish()
         if whole and text:
             yield Delta(text)
+        if isinstance(finish, ToolRequest):
+            finish = msgspec.structs.replace(finish, calls=adapted.restore(finish.calls))
         yield finish
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:
