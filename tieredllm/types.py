@@ -118,6 +118,14 @@ MessagePart = Image | Document
 """What a message has besides text."""
 
 
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """Text that the question is about: what was piped in, or a file."""
+
+    text: str
+    name: str | None = None
+    """The file's name, or None for piped text."""
+
+
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call of a tool as a model made it."""
 
@@ -128,11 +136,13 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """JSON text, as it came; empty for none."""
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a conversation, whoever sent or is sent it."""
 
     role: Role
     content: str
+    attachments: tuple[Attachment, ...] = ()
+    """The text that a user's turn is about, apart from what the user said; it comes before that."""
     parts: tuple[MessagePart, ...] = ()
     """What a user's turn has besides text."""
     calls: tuple[ToolCall, ...] = ()
@@ -148,14 +158,6 @@ class Message(msgspec.Struct, frozen=True):
     raw: Any = None
     """An assistant's turn in its vendor's own form, for the backend that made it alone: signatures
     in it hold nowhere else."""
-
-
-class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """Text that the question is about: what was piped in, or a file."""
-
-    text: str
-    name: str | None = None
-    """The file's name, or None for piped text."""
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
