@@ -150,7 +150,7 @@ class ResponsesBackend(OpenAIBackend):
 def _reason(response: Any) -> str | None:
     """Return why a response ended; one that is incomplete for unknown reasons is cut, not whole."""
     status, why = get_str(response, "status"), get_str(response, "incomplete_details", "reason")
-    return why if status == "incomplete" and why in ENDINGS else status
+    return why if status == "incomplete" and why and why.lower() in ENDINGS else status
 
 
 class ResponsesToolCalls:
@@ -202,7 +202,7 @@ class ResponsesToolCalls:
                 items.append({key: item[key] for key in _THOUGHT_KEYS if item.get(key) is not None})
             elif kind == "message" and (text := _text(item)):
                 phase = {"phase": item["phase"]} if item.get("phase") else {}
-                items.append({"role": "assistant", "content": text, **phase})
+                items.append(_said(text) | phase)
         return items
 
 
@@ -233,7 +233,11 @@ def _items(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:
         if own:
             items += own
         elif turn.parts or turn.content.strip():
-            items.append({"role": turn.role, "content": _content(turn)})
+            items.append(
+                _said(turn.content)
+                if turn.role == "assistant"
+                else {"role": turn.role, "content": _content(turn)}
+            )
         items += [
             {
                 "type": "function_call",
@@ -244,6 +248,12 @@ def _items(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:
             for call in turn.calls
         ]
     return items
+
+
+def _said(text: str) -> dict[str, Any]:
+    """Return an assistant's turn in the form that llama.cpp's server knows as well."""
+    content = [{"type": "output_text", "text": text}]
+    return {"type": "message", "role": "assistant", "content": content}
 
 
 def _content(turn: Message) -> str | list[dict[str, Any]]:
