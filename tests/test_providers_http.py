@@ -117,7 +117,7 @@ from tieredllm.providers.http import HttpClients
 assert "httpx" not in sys.modules and "ssl" not in sys.modules or "httpx" not in sys.modules
 async def main():
     clients = HttpClients()
-    clients._client("http://127.0.0.1")
+    clients._pool().take("http://127.0.0.1")
     await clients.aclose()
 asyncio.run(main())
 assert "httpx" in sys.modules

@@ -157,7 +157,6 @@ class CloudBackend(ABC):
             headers={"Content-Type": "application/json", **self._headers(info)},
             body=msgspec.json.encode(ask.body),
             connect_timeout_s=call.connect_timeout_s,
-            stream=ask.stream,
             on_sent=call.on_sent,
         )
         text = ""

@@ -1,8 +1,8 @@
 """Send requests and read responses: the one place that touches the HTTP client.
 
-Connections are shared and kept open, redirects are never followed, nothing is retried, and proxies
-come from the environment as httpx reads it (`HTTPS_PROXY`, `NO_PROXY`, ...). Every exception
-leaves as a `FallbackTriggerError`.
+Connections are kept open, redirects are never followed, nothing is retried, no cookie is kept, and
+proxies come from the environment as httpx reads it (`HTTPS_PROXY`, `NO_PROXY`, ...). Every body is
+asked for as it is, and counted as it comes. Every exception leaves as a `FallbackTriggerError`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -23,8 +24,11 @@ from tieredllm.version import __version__
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from ssl import SSLContext
 
     import httpx
+
+    from tieredllm.providers.connections import ConnectionPool
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -44,12 +48,6 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 ERROR_BODY_S = 2.0
 """How long an error body may take; what has come by then is enough to classify it."""
 
-MAX_IDLE = 20
-"""Idle connections that are kept, httpx's own default; its pool looks at each for each request."""
-
-KEEP_ALIVE_S = 30.0
-"""How long an idle connection is kept for the next turn of a chat."""
-
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _FIELD_STARTS = (b"d", b"e", b":", b"i", b"r")
 _SNIFFED_BYTES = 64 * 1024
@@ -63,7 +61,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     body: bytes | None = None
     connect_timeout_s: float
-    stream: bool = False
     on_sent: Callable[[], None] | None = None
     """Called when the body has been written."""
 
@@ -78,9 +75,8 @@ async def _telling(body: bytes, on_sent: Callable[[], None] | None) -> AsyncIter
 class HttpClients:
     """The connections that the backends of one manager share.
 
-    Two clients at most, made when they are first needed: one for `https://`, and one for `http://`
-    that spares loading the certificates (some 30 ms). They belong to the running event loop; those
-    of a loop that is gone are forgotten.
+    They belong to an event loop each; those of a loop that is gone are forgotten. The certificates
+    are loaded (some 30 ms) for the first `https://`.
 
     Args:
         clock: what an HTTP date in `Retry-After` is held against.
@@ -88,17 +84,16 @@ class HttpClients:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._clients: dict[bool, httpx.AsyncClient] = {}
-        self._loop: AbstractEventLoop | None = None
+        self._pools: WeakKeyDictionary[AbstractEventLoop, ConnectionPool] = WeakKeyDictionary()
+        self._contexts: dict[bool, SSLContext] = {}
 
     async def aclose(self) -> None:
-        """Close all connections; a later request opens new ones."""
+        """Close the running loop's connections; a later request opens new ones."""
         import asyncio
 
-        clients, self._clients = self._clients, {}
-        if self._loop is asyncio.get_running_loop():
-            for client in clients.values():
-                await client.aclose()
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.aclose()
 
     @asynccontextmanager
     async def send(self, request: Request, info: RequestInfo) -> AsyncIterator[Reply]:
@@ -114,7 +109,22 @@ class HttpClients:
             FallbackTriggerError: there is no response, or one with a status other than 2xx, or a
                 web page.
         """
-        response = await self._respond(request, info)
+        try:
+            pool = self._pool()
+            connection = pool.take(request.url)
+        except Exception as exc:
+            raise _classified(info, exc) from exc
+        try:
+            async with self._exchange(connection.client, request, info) as reply:
+                yield reply
+        finally:
+            pool.release(connection)
+
+    @asynccontextmanager
+    async def _exchange(
+        self, client: httpx.AsyncClient, request: Request, info: RequestInfo
+    ) -> AsyncIterator[Reply]:
+        response = await self._respond(client, request, info)
         try:
             reply = Reply(response, info)
             if not 200 <= response.status_code < 300:
@@ -129,23 +139,25 @@ class HttpClients:
                 )
             if "html" in reply.content_type:
                 raise reply.page(await reply.error_body())
+            reply.refuse_packed()
             yield reply
         finally:
             await response.aclose()
 
-    async def _respond(self, request: Request, info: RequestInfo) -> httpx.Response:
-        try:
-            client = self._client(request.url)
-            import httpx
+    async def _respond(
+        self, client: httpx.AsyncClient, request: Request, info: RequestInfo
+    ) -> httpx.Response:
+        import httpx
 
+        try:
             return await client.send(
                 client.build_request(
                     request.method,
                     request.url,
                     headers={
                         **request.headers,
-                        # Small chunks gain nothing from compression, and it holds tokens back.
-                        "Accept-Encoding": "identity" if request.stream else "gzip, deflate",
+                        # Packed, a few hundred bytes may be gigabytes; and it holds tokens back.
+                        "Accept-Encoding": "identity",
                         **({"Content-Length": str(len(request.body))} if request.body else {}),
                     },
                     content=_telling(request.body, request.on_sent) if request.body else None,
@@ -156,36 +168,46 @@ class HttpClients:
         except Exception as exc:
             raise _classified(info, exc) from exc
 
-    def _client(self, url: str) -> httpx.AsyncClient:
+    def _pool(self) -> ConnectionPool:
         import asyncio
-        import ssl
 
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop = loop
-            self._clients = {}
-        secure = url[:6].lower() == "https:"
-        client = self._clients.get(secure)
-        if client is None:
+        pool = self._pools.get(loop)
+        if pool is None:
             spare_httpx_its_command_line()
+            from tieredllm.providers.connections import ConnectionPool
+
+            pool = self._pools[loop] = ConnectionPool(self._client)
+        return pool
+
+    def _client(self, url: str) -> httpx.AsyncClient:
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+        import httpx
+
+        from tieredllm.providers.connections import KEEP_ALIVE_S
+
+        return httpx.AsyncClient(
+            headers={"User-Agent": f"tieredllm/{__version__}", "Accept": "*/*"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            verify=self._ssl_context(secure=url[:6].lower() == "https:"),
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEP_ALIVE_S),
+            http2=False,
+        )
+
+    def _ssl_context(self, *, secure: bool) -> SSLContext:
+        if secure not in self._contexts:
+            import ssl
+
             import httpx
 
-            client = self._clients[secure] = httpx.AsyncClient(
-                headers={"User-Agent": f"tieredllm/{__version__}", "Accept": "*/*"},
-                # A context without certificates verifies nothing successfully: it is safe, and
-                # never used for http://.
-                verify=(
-                    httpx.create_ssl_context()
-                    if secure
-                    else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                ),
-                follow_redirects=False,
-                limits=httpx.Limits(
-                    max_keepalive_connections=MAX_IDLE, keepalive_expiry=KEEP_ALIVE_S
-                ),
-                http2=False,
+            # A context without certificates verifies nothing successfully: it is safe, and never
+            # used for http://.
+            self._contexts[secure] = (
+                httpx.create_ssl_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             )
-        return client
+        return self._contexts[secure]
 
 
 class Reply:
@@ -194,11 +216,27 @@ class Reply:
     def __init__(self, response: httpx.Response, info: RequestInfo) -> None:
         self._response = response
         self._info = info
-        self._chunks = response.aiter_bytes()
+        self._chunks = response.aiter_raw()
         self._head = b""
         self.headers: Mapping[str, str] = response.headers
         self.status: int = response.status_code
         self.content_type: str = response.headers.get("content-type", "").lower()
+
+    def refuse_packed(self) -> None:
+        """Raise for a body that is packed although it was asked for as it is.
+
+        Raises:
+            FallbackTriggerError: it is.
+        """
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise FallbackTriggerError(
+                ErrorKind.MALFORMED_RESPONSE,
+                self._info.presentable(
+                    f"{self._info.host} sent a body packed as {encoding}, which nobody asked for"
+                ),
+                status=self.status,
+            )
 
     async def form(self) -> Literal["events", "body"]:
         """Look at the first bytes and tell a stream of events from one JSON document.
