@@ -17,16 +17,18 @@ from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.base import (
     Call,
     CallPiece,
+    Capabilities,
     Chunk,
     Delta,
     Finish,
     Missing,
     ProbeResult,
+    ThoughtDelta,
     ToolRequest,
 )
 from tieredllm.types import Answer, Answered, Event, Options, Prompt, Usage
 
-Step = str | float | Exception | Finish | CallPiece | ToolRequest
+Step = str | float | Exception | Finish | CallPiece | ThoughtDelta | ToolRequest
 
 
 class Scripted:
@@ -51,6 +53,10 @@ class Scripted:
         self.identity = name
         self.is_language_model = is_language_model
         self._missing = missing
+        able = self.provider not in {"llama_cpp", "cache"}
+        self.capabilities = Capabilities(
+            tools=able, images=able, documents=able, schema=able and is_language_model
+        )
 
     def missing(self) -> Missing | None:
         return Missing(what=self._missing, fix="set it") if self._missing else None
@@ -68,7 +74,7 @@ class Scripted:
             for step in steps:
                 if isinstance(step, Exception):
                     raise step
-                if isinstance(step, Finish | CallPiece | ToolRequest):
+                if isinstance(step, Finish | CallPiece | ThoughtDelta | ToolRequest):
                     yield step
                 elif isinstance(step, str):
                     yield Delta(step)

@@ -20,7 +20,12 @@ def test_a_dialogue_keeps_what_models_said():
     dialogue.add(Prompt(question="y"), answer("a3", text=None, tier=None, error=FAILURE))
 
     assert dialogue.turns == [
-        Turn(asked="[file: a]\nlong text\n\nSum up", answered="Fine.", request_id="a1")
+        Turn(
+            asked="Sum up",
+            attachments=(Attachment(name="a", text="long text\n"),),
+            answered="Fine.",
+            request_id="a1",
+        )
     ]
     assert [message.role for message in dialogue.messages] == ["user", "assistant"]
     assert dialogue.take_back().request_id == "a1"

@@ -86,7 +86,7 @@ BY_STATUS = [
     (408, "service_unavailable"),
     (409, "service_unavailable"),
     (410, "bad_request"),
-    (413, "bad_request"),
+    (413, "context_length"),
     (415, "bad_request"),
     (422, "bad_request"),
     (425, "service_unavailable"),
@@ -800,6 +800,143 @@ def test_every_row_of_the_table_has_a_source_and_stands_alone():
             openai("litellm.BadRequestError: litellm.ContentPolicyViolationError: no"),
             "content_filter",
         ),
+        (
+            400,
+            openai("Invalid model name passed in model=x. Call `/v1/models` to view them"),
+            "not_found",
+        ),
+        (400, openai("litellm.ContextWindowExceededError: no"), "context_length"),
+        # xAI: theopenco/llmgateway#1785, openai/codex#1352
+        (
+            403,
+            {
+                "code": "The caller does not have permission",
+                "error": "Content violates usage guidelines. Team: …, API key ID: …, Model: grok-4",
+            },
+            "content_filter",
+        ),
+        (
+            400,
+            {
+                "code": "Client specified an invalid argument",
+                "error": "Incorrect API key provided: "
+                "xa***bc. You can obtain an API key from https://console.x.ai.",
+            },
+            "authentication",
+        ),
+        (
+            429,
+            {
+                "code": "Some resource has been exhausted",
+                "error": "Your team … has either used all "
+                "available credits or reached its monthly spending limit.",
+            },
+            "quota_exhausted",
+        ),
+        # z.ai: docs.z.ai/api-reference/api-code; vercel/ai#9290, KiwiGaze/glm-for-copilot#29
+        (
+            429,
+            openai("Insufficient balance or no resource package. Please recharge.", code="1113"),
+            "quota_exhausted",
+        ),
+        (429, {"error": {"code": "1308", "message": "Usage limit reached"}}, "quota_exhausted"),
+        (429, {"error": {"code": "1302", "message": "High concurrency"}}, "rate_limit"),
+        (400, {"error": {"code": "1261", "message": "Prompt 超长"}}, "context_length"),
+        (400, {"error": {"code": "1301", "message": "系统检测到"}}, "content_filter"),
+        (400, {"error": {"code": "1211", "message": "Unknown Model"}}, "not_found"),
+        (
+            200,
+            {"code": 401, "msg": "token expired or incorrect", "success": False},
+            "authentication",
+        ),
+        (200, {"code": 1113, "msg": "no", "success": False}, "quota_exhausted"),
+        # MiniMax: platform.minimax.io/docs/api-reference/errorcode, MiniMax-AI/MiniMax-M2#62
+        (500, openai("insufficient balance (1008)"), "quota_exhausted"),
+        (429, openai("no", kind="insufficient_balance_error"), "quota_exhausted"),
+        (
+            200,
+            {"error": {"code": "minimax_1026", "message": "input new_sensitive"}},
+            "content_filter",
+        ),
+        (200, {"error": {"code": "minimax_1004", "message": "no"}}, "authentication"),
+        # OpenRouter: openclaw/openclaw#59892, can1357/oh-my-pi#5429; openrouter 1.3.84, error_type
+        (
+            403,
+            {"error": {"code": 403, "message": "Key limit exceeded (total limit)"}},
+            "quota_exhausted",
+        ),
+        (
+            429,
+            {"error": {"code": 429, "message": "Rate limit exceeded: free-models-per-day"}},
+            "quota_exhausted",
+        ),
+        (
+            403,
+            {"error": {"code": 403, "message": "no", "metadata": {"error_type": "refusal"}}},
+            "content_filter",
+        ),
+        (
+            400,
+            {
+                "error": {
+                    "code": 400,
+                    "message": "no",
+                    "metadata": {"error_type": "context_length_exceeded"},
+                }
+            },
+            "context_length",
+        ),
+        # Volcengine, DashScope
+        (400, openai(code="InputTextSensitiveContentDetected"), "content_filter"),
+        (400, openai(code="OutputTextSensitiveContentDetected.Severe"), "content_filter"),
+        (403, openai(code="AllocationQuota.FreeTierOnly"), "quota_exhausted"),
+        # openai-python 3.57, types/responses/response_error.py
+        (400, openai(code="bio_policy"), "content_filter"),
+        # OpenAI, plandex-ai/plandex#144; one that does fit is a rate
+        (
+            429,
+            openai(
+                "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested "
+                "45000. The input or output tokens must be reduced in order to run successfully.",
+                kind="tokens",
+                code="rate_limit_exceeded",
+            ),
+            "context_length",
+        ),
+        (
+            429,
+            openai(
+                "Rate limit reached for gpt-4o on tokens per min (TPM): Limit 30,000, Used 25000, "
+                "Requested 15,000. Please try again in 20s.",
+                kind="tokens",
+                code="rate_limit_exceeded",
+            ),
+            "rate_limit",
+        ),
+        # Groq: error codes; Bedrock's ModelErrorException; Google; Anthropic
+        (498, openai("capacity exceeded"), "service_unavailable"),
+        (424, {"Message": "model error"}, "service_unavailable"),
+        (400, openai(code="tool_use_failed"), "malformed_response"),
+        (
+            400,
+            google(
+                400,
+                "FAILED_PRECONDITION",
+                "User location is not supported for the API use without a billing account linked.",
+            ),
+            "permission",
+        ),
+        (
+            400,
+            anthropic("invalid_request_error", details={"error_code": "organization_on_hold"}),
+            "permission",
+        ),
+        # LM Studio without /v1, lmstudio-bug-tracker#618
+        (200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}, "not_found"),
+        # one-api's account without money
+        (401, openai(code="insufficient_user_quota"), "quota_exhausted"),
+        # a page's words mean nothing
+        (502, b"<html><p>maximum context length; insufficient balance</p>", "service_unavailable"),
     ],
 )
 def test_a_meaning_is_known_wherever_it_hides(status, body, expected):
@@ -822,3 +959,170 @@ def test_a_limit_spent_on_thoughts_is_told_as_data():
 
     assert classify(400, openai(words)).info.truncated
     assert not classify(400, openai("max_tokens is too large")).info.truncated
+
+
+TOO_LONG = [
+    "The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+    "max_tokens must be at least 1, got -904.",
+    "The prompt (total length 9000) is too long to fit into the model (context length 8192).",
+    "Input length 9000 exceeds maximum allowed token size 8192",
+    "Input length exceeds the maximum allowed input length of 131072 tokens",
+    "Messages have 200000 tokens, which exceeds the max limit of 127072 tokens.",
+    "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000",
+    "`inputs` must have less than 4095 tokens. Given: 5000",
+    "too many tokens: total number of tokens in the prompt exceeds the limit of 4081",
+    "Range of input length should be [1, 30720]",
+    "tokens in request more than max tokens allowed",
+    "Prompt exceeds max length",
+    "Unable to submit request because the input token count is 40000 but model only supports up to",
+    "prompt token count of 140000 exceeds the limit of 128000",
+    "The estimated number of tokens exceeded this model context window limit (8192).",
+    "Number of input tokens exceeds maximum length. Please update the input to try again.",
+    "expected maxLength: 50000, actual: 80000",
+    "the number of input tokens 5000 cannot exceed the total tokens limit 4096 for this model",
+    "Prompt length 9000 is greater than max_seq_len 8192",
+    "Max length reached!",
+    "invalid params, context window exceeds limit",
+]
+"""Of vLLM, NIM, Poolside, Perplexity, TGI, Cohere, DashScope, z.ai, Vertex, Copilot, Cloudflare,
+Bedrock, watsonx, TabbyAPI, FastFlowLM and MiniMax, none of which gives a code."""
+
+
+@pytest.mark.parametrize("words", TOO_LONG)
+@pytest.mark.parametrize("status", [400, 422, 500, 200])
+def test_a_prompt_s_excess_is_known_by_its_sentence(words, status):
+    """In a refusal, in a failure and in an answer alike."""
+    error = (
+        classify_inside_200(sent(), openai(words), headers={}, now=NOW)
+        if status == 200
+        else classify(status, openai(words))
+    )
+
+    assert error.kind == "context_length"
+
+
+def in_headers(**headers):
+    return {name.replace("_", "-"): value for name, value in headers.items()}, {}
+
+
+WAITS = {
+    "litellm 1.108.7": ({"llm_provider-retry-after": "7"}, {}, 7.0),
+    "a unit": (in_headers(retry_after="30s")[0], {}, 30.0),
+    "minutes": (in_headers(retry_after="1m30s")[0], {}, 90.0),
+    "openai requests": (
+        {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"},
+        {},
+        360.0,
+    ),
+    "openai tokens are left": (
+        {"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "6m0s"},
+        {},
+        None,
+    ),
+    "epoch seconds": (
+        {"x-ratelimit-remaining": "0", "x-ratelimit-reset": f"{NOW + 40:.0f}"},
+        {},
+        40.0,
+    ),
+    "ietf": ({"ratelimit-remaining": "0", "ratelimit-reset": "12"}, {}, 12.0),
+    "openrouter in the body": (
+        {},
+        {
+            "error": {
+                "code": 429,
+                "message": "Rate limit exceeded: free-models-per-min",
+                "metadata": {
+                    "headers": {
+                        "X-RateLimit-Limit": "20",
+                        "X-RateLimit-Remaining": "0",
+                        "X-RateLimit-Reset": f"{(NOW + 25) * 1000:.0f}",
+                    }
+                },
+            }
+        },
+        25.0,
+    ),
+    "google ErrorInfo (router-for-me/CLIProxyAPI#449)": (
+        {},
+        google(
+            429,
+            "RESOURCE_EXHAUSTED",
+            "…",
+            {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "metadata": {"quotaResetDelay": "373.8ms"},
+            },
+        ),
+        0.3738,
+    ),
+    "openai's words (Aider-AI/aider#3265)": (
+        {},
+        openai("Rate limit reached … Please try again in 20s. Visit https://…"),
+        20.0,
+    ),
+    "groq's words": ({}, openai("Please try again in 7m31.5s. Need more tokens?"), 451.5),
+    "milliseconds": ({}, openai("Please try again in 486ms."), 0.486),
+    "azure's words": ({}, openai("Please retry after 7 seconds."), 7.0),
+    "google's words": ({}, google(429, "RESOURCE_EXHAUSTED", "Please retry in 38.5s."), 38.5),
+    "no unit": ({}, openai("we retry 3 times; try again in a while"), None),
+    "the header wins": (in_headers(retry_after="2")[0], openai("try again in 20s"), 2.0),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_a_wait_is_read_wherever_it_hides(name):
+    """In headers, in those passed on in the body, in details, and in a sentence with a unit."""
+    headers, body, wait_s = WAITS[name]
+    error = classify(429, body, headers)
+
+    assert error.kind == "rate_limit"
+    assert (None if wait_s is None else pytest.approx(wait_s, abs=0.01)) == error.retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("message", "parameter"),
+    [
+        ("invalid temperature: only 1 is allowed for this model", "temperature"),
+        ("invalid top_p: only 0.95 is allowed for this model", "top_p"),
+        ("top_p must be 1 when using greedy sampling.", "top_p"),
+        ("`temperature` may only be set to 1 when thinking is enabled.", "temperature"),
+        ("top_p must be between 0 and 1", None),
+        ("max_tokens must be 1 or more", None),
+    ],
+)
+def test_a_parameter_refused_by_its_value_is_named(message, parameter):
+    """Kimi, Mistral and Anthropic take some parameters at one value only."""
+    error = classify(400, openai(message))
+
+    assert ("bad_request", parameter) == (error.kind, error.parameter)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"detail": {"error": "these words"}},
+        {"detail": {"message": "these words"}},
+        {"detail": "these words"},
+        {"Message": "these words"},
+        {"message": {"detail": "these words"}, "object": "error"},
+        {"error": "these words"},
+        {"msg": "these words"},
+        {"errors": [{"message": "these words"}]},
+        b"these words",
+    ],
+)
+def test_the_server_s_own_words_are_never_lost(body):
+    """Whatever they are wrapped in."""
+    assert "these words" in classify(400, body).message
+
+
+def test_an_address_without_a_version_is_asked_about():
+    """LM Studio and Ollama answer so when `base_url` lacks its /v1."""
+    body = {"error": "Unexpected endpoint or method. (POST /chat/completions)"}
+    without = RequestInfo(url="http://127.0.0.1:1234/chat/completions", model="m-1")
+
+    assert "does base_url lack /v1?" in classify(404, b"", request=without).message
+    assert "does base_url lack" not in classify(404, b"").message
+    assert (
+        "does base_url lack /v1?" in classify_inside_200(without, body, headers={}, now=NOW).message
+    )

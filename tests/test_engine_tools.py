@@ -10,19 +10,24 @@ import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, run_engine
 from tools_support import MCP_SERVER, session, stub
 
+from tieredllm.engine.ports import NoMemory
 from tieredllm.engine.runner import stream_events
 from tieredllm.engine.tool_loop import ToolLoop
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import McpSettings, Tools
 from tieredllm.providers.base import CallPiece, ToolRequest
+from tieredllm.render.event_messages import remark
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.registry import Toolbox
 from tieredllm.types import (
     Answered,
+    AttemptStarted,
+    Notice,
     Options,
     Prompt,
     ToolCall,
+    ToolDeclaration,
     ToolEnded,
     ToolStarted,
     ToolsWanted,
@@ -61,6 +66,11 @@ class Counter:
         return ToolLoop(session(self.tool, **options))
 
 
+def results(call):
+    """What an attempt is told that tools gave."""
+    return [message for message in call.messages if message.role == "tool"]
+
+
 def test_a_round_of_calls_ends_in_an_answer():
     """The model is told of its tools, then of its call's result; its answer is the last text."""
     counter = Counter()
@@ -70,9 +80,10 @@ def test_a_round_of_calls_ends_in_an_answer():
     assert answer.text == "It is 1."
     assert counter.runs == 1
     assert [tool.name for tool in model.seen[0].tools] == ["count"]
-    (turn,) = model.seen[1].turns
-    assert (turn.text, turn.raw, turn.made_by) == ("Let me see.", "raw", model.identity)
-    assert turn.results[0].text == "counted to 1"
+    said, result = model.seen[1].messages[-2:]
+    assert (said.content, said.raw, said.made_by) == ("Let me see.", "raw", model.identity)
+    assert (result.role, result.call_id) == ("tool", said.calls[0].id)
+    assert result.content == "counted to 1"
     (use,) = answer.tool_calls
     assert (use.tier, use.name, use.arguments) == ("primary", "count", {"by": 1})
     assert (use.outcome, use.result) == ("ok", "counted to 1")
@@ -98,9 +109,9 @@ def test_parallel_calls_and_wrong_ones():
     model = Scripted([request], ["Done.", END])
     answer, _ = run_engine(model, tier=ALL, tools=counter.tooling())
 
-    outcomes = [result.outcome for result in model.seen[1].turns[0].results]
-    assert outcomes == ["unknown", "invalid", "ok"]
-    assert [use.outcome for use in answer.tool_calls] == outcomes
+    told = [(it.call_id, it.is_error) for it in results(model.seen[1])]
+    assert told == [("a", True), ("b", True), ("c", False)]
+    assert [use.outcome for use in answer.tool_calls] == ["unknown", "invalid", "ok"]
     assert answer.tool_calls[1].arguments == '{"by": 1'
     assert counter.runs == 1
 
@@ -118,10 +129,10 @@ def test_nothing_runs_twice_under_any_fault_between_call_and_answer(kind, text):
 
     assert answer.text == "It is 1."
     assert counter.runs == 1
-    assert second.seen[0].turns[0].results[0].text == "counted to 1"
-    assert second.seen[1].turns[1].results[0].repeated
+    assert results(second.seen[0])[0].content == "counted to 1"
+    assert "not run again" in results(second.seen[1])[1].content
     assert [use.repeated for use in answer.tool_calls] == [False, True]
-    assert all(len(call.turns) == 1 for call in first.seen[1:])
+    assert all(len(results(call)) == 1 for call in first.seen[1:])
 
 
 def test_a_refusal_after_a_call_goes_the_profiles_way():
@@ -260,7 +271,7 @@ def test_a_tier_without_tools_gets_the_results_as_quoted_text(policy):
     (asked,) = second.seen
     assert answer.text == "It is 1."
     assert not asked.tools
-    assert not asked.turns
+    assert not results(asked)
     assert "> counted to 1" in asked.messages[-1].content
     assert "Why?" in asked.messages[-1].content
     assert asked.prompt == Prompt(question="Why?")
@@ -299,6 +310,107 @@ def test_a_backend_that_rejects_tools_is_asked_again_without():
     assert "> counted to 1" in second.seen[1].messages[-1].content
 
 
+class Learned(NoMemory):
+    """A memory that keeps what is rejected."""
+
+    def __init__(self):
+        self.kept = set()
+
+    def rejected(self, identity):
+        return frozenset(self.kept)
+
+    def reject(self, identity, parameter):
+        self.kept.add(parameter)
+
+
+def test_a_tool_that_is_rejected_is_left_out_and_named():
+    """The others stay, the user is told, and the next request leaves it out from the start."""
+    counter, memory = Counter(), Learned()
+    tools = [counter.tool, stub("odd")]
+    odd = ToolDeclaration(name="odd", description="", parameters={"type": "object"})
+    rejected = fault("bad_request", tool="odd", parameter=odd.rejected_as)
+    model = Scripted([rejected], ["It is 1.", END])
+    answer, events = run_engine(model, tier=ALL, tools=ToolLoop(session(*tools)), health=memory)
+    again = Scripted(["It is 1.", END])
+    _, later = run_engine(again, tier=ALL, tools=ToolLoop(session(*tools)), health=memory)
+
+    assert answer.text == "It is 1."
+    assert [[tool.name for tool in call.tools] for call in model.seen] == [
+        ["count", "odd"],
+        ["count"],
+    ]
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    assert notices == ["asked again without the tool odd: played"]
+    assert [tool.name for tool in again.seen[0].tools] == ["count"]
+    [started] = [event for event in later if isinstance(event, AttemptStarted)]
+    assert started.without == ("odd",)
+    assert remark(started) == ("asking primary (openai model), without what it has rejected: odd")
+
+
+def test_a_callers_tool_is_never_left_out():
+    """A tier that rejects one of the caller's tools gives way, and nothing is remembered."""
+    memory = Learned()
+    tool = ToolDeclaration(name="odd", parameters={"type": "object"})
+    first = Scripted([fault("bad_request", tool="odd", parameter=tool.rejected_as)], name="one")
+    second = Scripted(["Well.", END], name="two")
+    answer, _ = run_engine(first, second, options=Options(caller_tools=(tool,)), health=memory)
+
+    assert (answer.text, len(first.seen)) == ("Well.", 1)
+    assert memory.kept == set()
+
+
+def test_a_server_that_rejects_tool_after_tool_is_asked_without_any():
+    """Four are left out one by one, then all; that there are to be none is not remembered."""
+    memory = Learned()
+    tools = [stub(f"t{number}") for number in range(9)]
+    faults = [
+        [
+            fault(
+                "bad_request",
+                tool=tool.name,
+                parameter=ToolDeclaration(
+                    name=tool.name, description="", parameters=tool.parameters
+                ).rejected_as,
+            )
+        ]
+        for tool in tools[:5]
+    ]
+    model = Scripted(*faults, ["Well.", END])
+    answer, events = run_engine(model, tier=ALL, tools=ToolLoop(session(*tools)), health=memory)
+
+    assert answer.text == "Well."
+    assert [len(call.tools) for call in model.seen] == [9, 8, 7, 6, 5, 0]
+    assert len(memory.kept) == 4
+    assert "tools" not in memory.kept
+    assert [event.message for event in events if isinstance(event, Notice)][-1] == (
+        "asked again without tools: played"
+    )
+
+
+def test_what_is_said_of_an_unnamed_tool_is_not_remembered():
+    """The request goes on without tools; the next one has them."""
+    memory = Learned()
+    model = Scripted([fault("bad_request", parameter="tools", lasting=False)], ["Well.", END])
+    answer, _ = run_engine(model, tier=ALL, tools=Counter().tooling(), health=memory)
+
+    assert (answer.text, memory.kept) == ("Well.", set())
+
+
+def test_more_tools_than_a_server_takes_are_cut_and_told():
+    """OpenAI is offered 128 of 130, and the user is told once."""
+    tools = [stub(f"t{number}") for number in range(130)]
+    model = Scripted([wants("t3")], ["Well.", END])
+    _, events = run_engine(model, tier=ALL, tools=ToolLoop(session(*tools)))
+
+    assert [len(call.tools) for call in model.seen] == [128, 128]
+    assert [event.message for event in events if isinstance(event, Notice)] == [
+        (
+            "openai takes 128 tools, and 130 are granted: t128 and 1 others after it are left out; "
+            "grant those it needs"
+        )
+    ]
+
+
 def test_rounds_are_limited():
     """After the last round the model may call nothing, and one that does gives way."""
     counter = Counter()
@@ -310,9 +422,9 @@ def test_rounds_are_limited():
     answer, _ = run_engine(eager, tier=ALL, tools=counter.tooling(max_rounds=2))
 
     assert answer.text == "Two."
-    assert [call.may_call for call in eager.seen] == [True, True, False]
+    assert [call.tool_choice.mode for call in eager.seen] == ["auto", "auto", "none"]
     assert eager.seen[2].tools
-    assert len(eager.seen[2].turns) == 2
+    assert len(results(eager.seen[2])) == 2
     assert counter.runs == 2
 
 
@@ -326,7 +438,7 @@ def test_the_same_round_has_the_same_number_in_the_next_attempt():
 
     assert answer.text == "1"
     assert counter.runs == 1
-    assert [len(call.turns) for call in model.seen] == [0, 1, 1, 1]
+    assert [len(results(call)) for call in model.seen] == [0, 1, 1, 1]
 
 
 def test_results_that_do_not_fit_are_told_as_text_and_cut():
@@ -346,7 +458,7 @@ def test_results_that_do_not_fit_are_told_as_text_and_cut():
     )
 
     assert answer.text == "Short."
-    assert not small.seen[0].turns
+    assert not results(small.seen[0])
     assert "> word" in small.seen[0].messages[-1].content
     assert len(small.seen[0].messages[-1].content) < 8000
 
@@ -429,7 +541,7 @@ def test_a_hedge_winner_that_dies_after_its_call_leaves_its_result():
 
     assert answer.text == "It is 1."
     assert counter.runs == 1
-    assert len(third.seen[0].turns) == 1
+    assert len(results(third.seen[0])) == 1
 
 
 def test_what_is_not_approved_does_not_run():
@@ -440,7 +552,7 @@ def test_what_is_not_approved_does_not_run():
 
     assert counter.runs == 0
     assert answer.tool_calls[0].outcome == "denied"
-    assert "approve" in model.seen[1].turns[0].results[0].text
+    assert "approve" in results(model.seen[1])[0].content
 
 
 def test_a_grant_is_a_list_of_names():

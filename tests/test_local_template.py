@@ -229,9 +229,9 @@ def test_gemma_s_form_has_no_system_role():
 
 def test_only_the_plain_form_has_a_stop_text():
     """A model without turn tokens is stopped where it would speak for the user."""
-    assert ChatFormat(Words(None, control=[])).stop == "\nUser:"
-    assert ChatFormat(Words(None)).stop is None
-    assert ChatFormat(Words(CHATML)).stop is None
+    assert ChatFormat(Words(None, control=[])).stop == ("\nUser:",)
+    assert ChatFormat(Words(None)).stop == ()
+    assert ChatFormat(Words(CHATML)).stop == ()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_bytes_that_are_no_text_are_marked():
 )
 def test_the_stop_text_ends_the_answer(pieces, expected, stopped):
     """The stop text is found across tokens, and nothing of it or after it comes out."""
-    joiner = Detokenizer("\nUser:")
+    joiner = Detokenizer(("\nUser:", "\nNobody says this"))
     out = "".join(joiner.feed(piece.encode()) for piece in pieces) + joiner.end()
 
     assert (expected, stopped) == (out, joiner.stopped)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tieredllm.prompts.fit import cut, estimate_tokens, fair_shares
 from tieredllm.prompts.policies import ContextTooSmallError, compose, prompt_from_messages
-from tieredllm.types import Attachment, Message, Prompt
+from tieredllm.types import Attachment, Message, Prompt, ToolCall
 
 
 def words(text: str) -> int:
@@ -53,43 +53,23 @@ def test_files_are_named():
     assert composed(prompt, "full").messages[-1].content == "[file: a.txt]\nx\n\nwhat?"
 
 
-def test_simplified_keeps_the_last_four_messages():
-    """The simplified policy keeps four messages, and wraps the last in its request."""
+@pytest.mark.parametrize("policy", ["simplified", "minimal"])
+def test_simplification_drops_nothing_that_fits(policy):
+    """The lower policies send the system prompt and all turns; only the question is reworded."""
     prompt = Prompt(question="five?", system="be kind", history=HISTORY)
-    messages = composed(prompt, "simplified").messages
+    messages = composed(prompt, policy).messages
 
-    assert messages[:4] == (Message("system", "be kind"), *HISTORY[1:])
-    assert messages[4].content.startswith("Please answer the following concisely")
-    assert "\n\nfive?\n\n" in messages[4].content
-
-
-def test_minimal_sends_the_question_alone():
-    """The minimal policy sends one message: the question and a request to be brief."""
-    prompt = Prompt(question="five?", system="be kind", history=HISTORY)
-    (message,) = composed(prompt, "minimal").messages
-
-    assert message.role == "user"
-    assert message.content.startswith("Question: five?\n\n")
-    assert "brief" in message.content
+    assert messages[:5] == (Message("system", "be kind"), *HISTORY)
+    assert "five?" in messages[5].content
+    assert messages[5].content != "five?"
 
 
-def test_minimal_reduces_a_long_question_to_its_first_paragraph():
-    """A question of over 200 tokens is reduced to its first paragraph, a shorter one is not."""
-    short = "First.\n\nSecond."
-    long = "First one.\n\n" + "word " * 300
-    assert "Second." in composed(Prompt(question=short), "minimal").messages[0].content
+@pytest.mark.parametrize("policy", ["full", "simplified", "minimal"])
+def test_a_long_question_is_whole_on_every_tier(policy):
+    """A question of many paragraphs reaches each policy to its last line."""
+    question = "I have this table:\n\n" + "word " * 300 + "\n\nWhich is largest?"
 
-    content = composed(Prompt(question=long), "minimal").messages[0].content
-    assert content.startswith("Question: First one.\n\nGive")
-
-
-@pytest.mark.parametrize("gap", ["\r\n\r\n", "\n \t\n"])
-def test_minimal_knows_every_blank_line(gap):
-    """A paragraph ends at a blank line however it was written."""
-    prompt = Prompt(question=f"First one.{gap}" + "word " * 300)
-
-    content = composed(prompt, "minimal").messages[0].content
-    assert content.startswith("Question: First one.\n\nGive")
+    assert question in composed(Prompt(question=question), policy).messages[0].content
 
 
 @pytest.mark.parametrize("policy", ["full", "simplified", "minimal"])
@@ -186,6 +166,85 @@ def test_fair_shares_are_fair(sizes, budget):
     assert sum(shares) <= budget
     if sum(sizes) <= budget:
         assert shares == sizes
+
+
+TOOL_TURNS = (
+    Message("user", "count"),
+    Message("assistant", "", calls=(ToolCall(id="c1", name="count", arguments="{}"),)),
+    Message("tool", "7", call_id="c1", name="count"),
+)
+
+
+def test_history_is_cut_where_the_user_speaks():
+    """What is left of a history begins with a user's turn; calls and results stay together."""
+    prompt = Prompt(question="so?", history=(*TOOL_TURNS, Message("assistant", "seven"), *HISTORY))
+    messages = [
+        composed(prompt, "full", budget=budget, count=words).messages for budget in range(30, 130)
+    ]
+
+    assert {sent[0].role for sent in messages} == {"user"}
+    assert {len(sent) for sent in messages} == {1, 3, 5, 9}
+
+
+REPORT = Attachment(name="report.txt", text="\n".join(f"line {n}" for n in range(100)))
+ABOUT_REPORT = (
+    Message("user", "sum up", attachments=(REPORT,)),
+    Message("assistant", "long"),
+    *HISTORY * 10,
+)
+
+
+@pytest.mark.parametrize("policy", ["full", "simplified", "minimal"])
+def test_a_document_stays_with_its_conversation(policy):
+    """When the turn that a text was attached to is left out, it opens the first that is sent."""
+    prompt = Prompt(question="and?", history=ABOUT_REPORT)
+    everything = composed(prompt, policy).messages
+    outcome = composed(prompt, policy, budget=400, count=words)
+
+    assert everything[0].content == f"[file: report.txt]\n{REPORT.text}\n\nsum up"
+    assert outcome.left_out.history_messages > 0
+    assert outcome.left_out.attached_tokens == 0
+    assert outcome.messages[0].content.startswith(f"[file: report.txt]\n{REPORT.text}\n\n")
+
+
+def test_a_document_that_does_not_fit_is_cut_in_its_middle():
+    """The oldest turns go first, then the middle of the text; the latest turns stay beside it."""
+    outcome = composed(
+        Prompt(question="and?", history=ABOUT_REPORT), "full", budget=200, count=words
+    )
+    first = outcome.messages[0].content
+
+    assert len(outcome.messages) > 2
+    assert first.startswith("[file: report.txt]\nline 0\n")
+    assert "line 99\n\n" in first
+    assert "left out here" in first
+    assert outcome.left_out.attached_tokens > 0
+    assert "report.txt is cut to fit" in outcome.notices
+
+
+def test_what_is_left_out_is_counted():
+    """The messages and the tokens that a tier was not sent are data beside the words for people."""
+    text = "\n".join(f"line {number}" for number in range(2000))
+    prompt = Prompt(question="so?", history=HISTORY * 20, attachments=(Attachment(text=text),))
+    outcome = composed(prompt, "full", budget=500, count=words)
+
+    sent = len(outcome.messages) - 1
+    assert outcome.left_out.history_messages == 80 - sent > 0
+    kept = words(outcome.messages[-1].content) - 1
+    assert outcome.left_out.attached_tokens == pytest.approx(4000 - kept, rel=0.1)
+    assert composed(Prompt(question="so?", history=HISTORY), "full").left_out is None
+
+
+def test_a_conversation_goes_on_from_a_tools_result():
+    """With no question after a tool's result nothing is appended, and that turn is never cut."""
+    prompt = Prompt(question="", history=(*HISTORY, *TOOL_TURNS))
+
+    for policy in ("full", "simplified", "minimal"):
+        assert composed(prompt, policy).messages == (*HISTORY, *TOOL_TURNS)
+    small = composed(prompt, "full", budget=55, count=words)
+    assert small.messages == TOOL_TURNS
+    with pytest.raises(ContextTooSmallError):
+        composed(prompt, "full", budget=20, count=words)
 
 
 def test_prompt_from_messages():

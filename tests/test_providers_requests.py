@@ -14,7 +14,14 @@ from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.cloud import CloudBackend
 from tieredllm.providers.http import HttpClients
 from tieredllm.roles import OPENING
-from tieredllm.types import Message
+from tieredllm.types import (
+    Document,
+    Image,
+    Message,
+    OutputSchema,
+    ToolChoice,
+    ToolDeclaration,
+)
 
 VENDORS = ["openai", "anthropic", "gemini"]
 FULL = Params(
@@ -583,3 +590,208 @@ def test_an_answer_cut_at_max_tokens_is_an_answer(vendor):
 
     assert outcome.finish is not None
     assert outcome.finish.reason == "length"
+
+
+PNG = Image(media_type="image/png", data=b"\x89PNG")
+PDF = Document(data=b"%PDF", name="bill.pdf")
+PARTS = (
+    Message("user", "What is it?", parts=(PNG, Image(url="https://x.test/y.jpg"), PDF)),
+    Message("assistant", "A bill."),
+    Message("user", "", parts=(PNG,)),
+)
+
+
+def test_images_and_documents_in_openais_form():
+    """Pictures go as URLs, those of their data included, and files by name and data."""
+    first, _, last = request("openai", call(*PARTS)).json["messages"]
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}}
+
+    assert first["content"] == [
+        image,
+        {"type": "image_url", "image_url": {"url": "https://x.test/y.jpg"}},
+        {
+            "type": "file",
+            "file": {
+                "filename": "bill.pdf",
+                "file_data": "data:application/pdf;base64,JVBERg==",
+            },
+        },
+        {"type": "text", "text": "What is it?"},
+    ]
+    assert last["content"] == [image]
+
+
+def test_images_and_documents_in_anthropics_form():
+    """Pictures and documents go as blocks with a source, before the text."""
+    first, _, last = request("anthropic", call(*PARTS)).json["messages"]
+    source = {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}
+
+    assert first["content"] == [
+        {"type": "image", "source": source},
+        {"type": "image", "source": {"type": "url", "url": "https://x.test/y.jpg"}},
+        {
+            "type": "document",
+            "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERg=="},
+            "title": "bill.pdf",
+        },
+        {"type": "text", "text": "What is it?"},
+    ]
+    assert last["content"] == [{"type": "image", "source": source}]
+
+
+def test_images_and_documents_in_googles_form():
+    """Data goes inline, a URL as file data."""
+    first, _, last = request("gemini", call(*PARTS)).json["contents"]
+    image = {"inlineData": {"mimeType": "image/png", "data": "iVBORw=="}}
+
+    assert first["parts"] == [
+        image,
+        {"fileData": {"fileUri": "https://x.test/y.jpg", "mimeType": "image/png"}},
+        {"inlineData": {"mimeType": "application/pdf", "data": "JVBERg=="}},
+        {"text": "What is it?"},
+    ]
+    assert last["parts"] == [image]
+
+
+SET = Params(
+    temperature=None, max_tokens=64, top_p=None, stop=("###", "\n"), seed=7, reasoning_effort="high"
+)
+SCHEMA = OutputSchema(name="city", schema={"type": "object"}, strict=True)
+
+
+def test_stop_seed_effort_and_schema_on_each_wire():
+    """What a vendor has a word for is sent in that word, what it has none for is left out."""
+    asked = call(params=SET, schema=SCHEMA)
+    openai, anthropic, gemini = (request(vendor, asked).json for vendor in VENDORS)
+
+    assert (openai["stop"], openai["seed"]) == (["###", "\n"], 7)
+    assert openai["reasoning_effort"] == "high"
+    assert openai["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "city", "schema": {"type": "object"}, "strict": True},
+    }
+    # Anthropic takes no stop text of blanks alone.
+    assert anthropic["stop_sequences"] == ["###"]
+    assert anthropic["output_config"] == {
+        "effort": "high",
+        "format": {"type": "json_schema", "schema": {"type": "object"}},
+    }
+    assert "seed" not in anthropic
+    assert gemini["generationConfig"] == {
+        "maxOutputTokens": 64,
+        "stopSequences": ["###", "\n"],
+        "seed": 7,
+        "thinkingConfig": {"thinkingLevel": "high"},
+        "responseMimeType": "application/json",
+        "responseJsonSchema": {"type": "object"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "effort", "expected"),
+    [
+        ("gemini-2.5-flash", "low", {"thinkingBudget": 1024}),
+        ("gemini-2.5-flash", "none", {"thinkingBudget": 0}),
+        ("gemini-3.1-pro-preview", "none", {"thinkingLevel": "minimal"}),
+        ("gemini-3.1-pro-preview", "medium", {"thinkingLevel": "medium"}),
+    ],
+)
+def test_googles_models_think_in_tokens_or_in_levels(model, effort, expected):
+    """Effort is a number of tokens for 2.5 and a level from 3 on."""
+    asked = call(params=Params(reasoning_effort=effort))
+    config = at_home("gemini", model, asked).body["generationConfig"]
+
+    assert config["thinkingConfig"] == expected
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_server_that_takes_no_schema_is_known_by_one_word(vendor):
+    """Whatever a server calls it, a rejected schema is the parameter `schema`."""
+    words = {
+        "openai": "Unsupported parameter: 'response_format'",
+        "anthropic": "output_config.format: Extra inputs are not permitted",
+        "gemini": "JSON mode is not enabled for models/gemma-3-27b-it",
+    }
+    reply = response(400, {"error": {"message": words[vendor]}})
+    outcome, _ = ask(vendor, reply, call(schema=SCHEMA))
+
+    assert outcome.error.parameter == "schema"
+
+
+TOOL = ToolDeclaration(name="count", description="Count.", parameters={"type": "object"})
+
+
+@pytest.mark.parametrize(
+    ("choice", "openai", "anthropic", "gemini"),
+    [
+        (ToolChoice(), None, None, None),
+        (ToolChoice(mode="none"), "none", {"type": "none"}, {"mode": "NONE"}),
+        (ToolChoice(mode="required"), "required", {"type": "any"}, {"mode": "ANY"}),
+        (
+            ToolChoice(mode="required", name="count", parallel=False),
+            {"type": "function", "function": {"name": "count"}},
+            {"type": "tool", "name": "count", "disable_parallel_tool_use": True},
+            {"mode": "ANY", "allowedFunctionNames": ["count"]},
+        ),
+        (
+            ToolChoice(parallel=False),
+            None,
+            {"type": "auto", "disable_parallel_tool_use": True},
+            None,
+        ),
+    ],
+)
+def test_the_choice_of_tools_on_each_wire(choice, openai, anthropic, gemini):
+    """Whether and what is to be called is said in each vendor's words."""
+    asked = call(tools=(TOOL,), tool_choice=choice)
+    bodies = [request(vendor, asked).json for vendor in VENDORS]
+
+    assert bodies[0].get("tool_choice") == openai
+    assert bodies[0].get("parallel_tool_calls") == choice.parallel
+    assert bodies[1].get("tool_choice") == anthropic
+    assert bodies[2].get("toolConfig", {}).get("functionCallingConfig") == gemini
+
+
+@pytest.mark.parametrize(
+    ("vendor", "model", "images", "documents"),
+    [
+        ("openai", "gpt-4o-mini", True, True),
+        ("openai", "gpt-6.1-sol", True, True),
+        ("openai", "o3", True, True),
+        ("openai", "o3-mini", False, False),
+        ("openai", "gpt-4-0613", False, False),
+        ("openai", "gpt-4o-audio-preview-2025-06-03", False, False),
+        ("anthropic", "claude-opus-5-5", True, True),
+        ("anthropic", "claude-haiku-4-5-20251001", True, True),
+        ("gemini", "gemini-3.8-flash", True, True),
+        ("gemini", "gemma-3-27b-it", True, False),
+        ("gemini", "gemma-3-1b-it", False, False),
+    ],
+)
+def test_models_that_see_are_known_by_name(vendor, model, images, documents):
+    """What a vendor's model can do is known by its name at the vendor's own server."""
+    made = backend(vendor, None, HttpClients(), model=model)
+
+    assert made.capabilities.images is images
+    assert made.capabilities.documents is documents
+
+
+@pytest.mark.parametrize(
+    ("model", "images"),
+    [
+        ("openai/gpt-4o", True),
+        ("gemma3:4b", True),
+        ("gemma3:1b", False),
+        ("llava:13b", True),
+        ("Qwen/Qwen3-VL-8B-Instruct", True),
+        ("qwen2.5:7b", False),
+        ("mistralai/pixtral-12b", True),
+        ("smollm2", False),
+    ],
+)
+def test_models_that_see_at_other_servers(model, images):
+    """Other servers' models are known by what the names of families have in common."""
+    made = backend("openai", "http://127.0.0.1:9/v1", HttpClients(), model=model)
+
+    assert made.capabilities.images is images
+    assert not made.capabilities.documents

@@ -36,9 +36,8 @@ from wire_support import (
     stream,
 )
 
-from tieredllm.providers.base import ToolTurn
 from tieredllm.providers.http import HttpClients
-from tieredllm.types import Message, ToolCall, ToolResult
+from tieredllm.types import Message, ToolCall
 
 VENDORS = ["openai", "anthropic", "gemini"]
 TOOLS = (COUNT, NOW)
@@ -52,21 +51,16 @@ def decoded(calls):
     return [(it.name, msgspec.json.decode(it.arguments or "{}")) for it in calls]
 
 
-def turn(made_by="elsewhere", raw=None, text="Let me see."):
-    return ToolTurn(
-        text=text,
-        calls=(
-            ToolCall(id="functions.count:0", name="count", arguments='{"by": 3}'),
-            ToolCall(id="functions.x:1", name="no such/tool", arguments='{"by": '),
-        ),
-        results=(
-            ToolResult(call_id="functions.count:0", name="count", text="counted", outcome="ok"),
-            ToolResult(
-                call_id="functions.x:1", name="no such/tool", text="none", outcome="unknown"
-            ),
-        ),
-        made_by=made_by,
-        raw=raw,
+def turn(text="Let me see."):
+    """A round that another backend has made: its calls and their results."""
+    calls = (
+        ToolCall(id="functions.count:0", name="count", arguments='{"by": 3}'),
+        ToolCall(id="functions.x:1", name="no such/tool", arguments='{"by": '),
+    )
+    return (
+        Message("assistant", text, calls=calls, made_by="elsewhere"),
+        Message("tool", "counted", call_id="functions.count:0", name="count"),
+        Message("tool", "none", call_id="functions.x:1", name="no such/tool", is_error=True),
     )
 
 
@@ -239,7 +233,7 @@ def test_declarations_and_a_choice_of_none():
 
 def test_openai_is_told_of_rounds():
     """Calls of another vendor go to OpenAI with ids, names and arguments that it takes."""
-    said, *results = sent_with("openai", call(tools=TOOLS, turns=(turn(), turn(text=""))))[
+    said, *results = sent_with("openai", call(tools=TOOLS, rounds=(*turn(), *turn(text=""))))[
         "messages"
     ][1:4]
 
@@ -254,7 +248,9 @@ def test_openai_is_told_of_rounds():
 
 def test_anthropic_is_told_of_rounds():
     """Results go to Anthropic in one user turn; ids differ between rounds."""
-    messages = sent_with("anthropic", call(tools=TOOLS, turns=(turn(), turn(text=""))))["messages"]
+    messages = sent_with("anthropic", call(tools=TOOLS, rounds=(*turn(), *turn(text=""))))[
+        "messages"
+    ]
 
     assert [it["role"] for it in messages] == ["user", "assistant", "user", "assistant", "user"]
     said, results = messages[1]["content"], messages[2]["content"]
@@ -275,7 +271,7 @@ def test_anthropic_is_told_of_rounds():
 
 def test_gemini_is_told_of_rounds():
     """The first call of a turn that another model made goes to Gemini without a signature check."""
-    contents = sent_with("gemini", call(tools=TOOLS, turns=(turn(),)))["contents"]
+    contents = sent_with("gemini", call(tools=TOOLS, rounds=turn()))["contents"]
 
     assert [it["role"] for it in contents] == ["user", "model", "user"]
     text, first, second = contents[1]["parts"]
@@ -306,17 +302,15 @@ def went_back(vendor, *events):
                 model = backend(vendor, server.url, http)
                 first = await attempt(model, call(tools=TOOLS))
                 calls = first.request.calls
-                made = ToolTurn(
-                    text=first.text,
+                made = Message(
+                    "assistant",
+                    first.text,
                     calls=calls,
-                    results=tuple(
-                        ToolResult(call_id=it.id, name=it.name, text="7", outcome="ok")
-                        for it in calls
-                    ),
                     made_by=model.identity,
                     raw=first.request.raw,
                 )
-                second = await attempt(model, call(tools=TOOLS, turns=(made,)))
+                results = [Message("tool", "7", call_id=it.id, name=it.name) for it in calls]
+                second = await attempt(model, call(tools=TOOLS, rounds=(made, *results)))
                 assert second.text == "Done"
                 return server.requests[1].json, calls
         finally:
@@ -437,7 +431,7 @@ def test_llama_cpp_takes_tools_and_rounds(llama, streamed, may_call):
                 Message("system", "Use what the tools gave."),
                 Message("user", "What is the count?"),
                 tools=TOOLS,
-                turns=(turn(),),
+                rounds=turn(),
                 may_call=may_call,
                 stream=streamed,
             )

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from wire_support import BACKENDS, call
 
 from tieredllm.clock import SystemClock
-from tieredllm.providers.base import ToolTurn
-from tieredllm.types import ToolResult
+from tieredllm.types import Message
 
 WORDS = [
     "id", "name", "type", "index", "text", "function", "arguments", "tool_calls", "functionCall",
@@ -90,18 +89,10 @@ def test_whatever_is_called_can_be_told(vendor, data):
     if not calls:
         return
     for made_by in (model.identity, "another"):
-        turn = ToolTurn(
-            text="",
-            calls=calls,
-            results=tuple(
-                ToolResult(call_id=made.id, name=made.name, text="x", outcome="ok")
-                for made in calls
-            ),
-            made_by=made_by,
-            raw=collected.raw(),
-        )
+        said = Message("assistant", "", calls=calls, made_by=made_by, raw=collected.raw())
+        results = [Message("tool", "x", call_id=made.id, name=made.name) for made in calls]
         body = msgspec.json.decode(
-            msgspec.json.encode(model._build_request(call(turns=(turn,))).body)
+            msgspec.json.encode(model._build_request(call(rounds=(said, *results))).body)
         )
         if vendor == "anthropic":
             said, results = (turn["content"] for turn in body["messages"][1:])

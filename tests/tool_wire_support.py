@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from wire_support import closes, document, ends, event, opens, says
 
-from tieredllm.providers.base import ToolDeclaration
+from tieredllm.types import ToolDeclaration
 
 COUNT = ToolDeclaration(
     name="count",

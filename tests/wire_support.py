@@ -28,15 +28,13 @@ from tieredllm.providers.base import (
     CallPiece,
     Delta,
     Finish,
-    ToolDeclaration,
     ToolRequest,
-    ToolTurn,
 )
 from tieredllm.providers.cloud import CloudBackend
 from tieredllm.providers.gemini import GeminiBackend
 from tieredllm.providers.http import HttpClients
 from tieredllm.providers.openai import OpenAIBackend
-from tieredllm.types import Message, Prompt
+from tieredllm.types import Message, Prompt, ToolChoice, ToolDeclaration
 
 KEY = "sk-test-0123456789abcdefghijklmnopqrstuv"
 BACKENDS: dict[str, type[CloudBackend]] = {
@@ -377,8 +375,9 @@ def call(
     omit: frozenset[str] = frozenset(),
     connect_timeout_s: float = 3.0,
     tools: tuple[ToolDeclaration, ...] = (),
-    turns: tuple[ToolTurn, ...] = (),
+    rounds: tuple[Message, ...] = (),
     may_call: bool = True,
+    **extra: Any,
 ) -> Call:
     """Make a call; plain strings are the user's turns."""
     said = tuple(
@@ -387,15 +386,15 @@ def call(
     )
     return Call(
         prompt=Prompt(question=said[-1].content),
-        messages=said,
+        messages=(*said, *rounds),
         params=params or Params(),
         stream=stream,
         connect_timeout_s=connect_timeout_s,
         omit=omit,
         request_id="0" * 32,
         tools=tools,
-        turns=turns,
-        may_call=may_call,
+        tool_choice=extra.pop("tool_choice", ToolChoice(mode="auto" if may_call else "none")),
+        **extra,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import random
 import threading
@@ -10,6 +11,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from tieredllm.aio import run
 from tieredllm.clock import Clock, SystemClock
@@ -101,6 +104,7 @@ class FallbackManager:
             loaded = load(find_profile(named, self.places), self.places)
             profile = loaded.profile
             tool_folders = loaded.tool_folders
+        written = hashlib.sha256(msgspec.json.encode(profile)).hexdigest()[:16]
         for tier, model in (models or {}).items():
             profile = _with_model(profile, tier, model)
         self.profile = profile
@@ -126,7 +130,7 @@ class FallbackManager:
             for level, tier in enumerate(profile.tiers)
         )
         self._health = SqliteHealth(self.database, profile.health, self._clock)
-        self._parameters = SqliteParameters(self.database, self._clock)
+        self._parameters = SqliteParameters(self.database, self._clock, profile=written)
         self._notifier = self._make_notifier() if persist else None
         self._deliveries: set[asyncio.Task[None]] = set()
         self._approve_tools = approve_tools
@@ -258,7 +262,7 @@ class FallbackManager:
         """
         from tieredllm.health.report import check
 
-        return await check(self.plans, self._health, deep=deep)
+        return await check(self.plans, self._health, self._parameters, deep=deep)
 
     async def use_model(self, tier: str, model: str) -> None:
         """Ask another model in one tier from now on; its alternates stay.
@@ -454,13 +458,10 @@ def _as_prompt(prompt: PromptLike, system: str | None) -> Prompt:
             reason = f"the prompt is neither a string nor a list of chat messages: {exc}"
             raise UsageError(reason) from exc
     if system is not None:
-        prompt = Prompt(
-            question=prompt.question,
-            system=system,
-            history=prompt.history,
-            attachments=prompt.attachments,
-        )
-    if not prompt.question.strip() and not any(a.text.strip() for a in prompt.attachments):
+        from msgspec.structs import replace
+
+        prompt = replace(prompt, system=system)
+    if prompt.is_empty:
         reason = "the prompt is empty"
         raise UsageError(reason)
     return prompt

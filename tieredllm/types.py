@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from tieredllm.kinds import ErrorInfo, ErrorKind
 
@@ -16,31 +18,50 @@ __all__ = [
     "Attempt",
     "AttemptFailed",
     "AttemptStarted",
+    "CallsMade",
+    "Document",
     "Event",
     "FellBack",
+    "FrequencyPenalty",
+    "Image",
+    "LeftOut",
+    "MaxTokens",
     "Message",
+    "MessagePart",
     "Notice",
     "Options",
     "Outcome",
+    "OutputSchema",
+    "ParamOverrides",
+    "PresencePenalty",
     "Prompt",
+    "ReasoningEffort",
     "RetryScheduled",
     "Role",
+    "Seed",
     "Skip",
     "SkipReason",
+    "Stop",
+    "Temperature",
+    "Thought",
     "TierSkipped",
     "Token",
     "ToolCall",
+    "ToolChoice",
+    "ToolDeclaration",
     "ToolEnded",
     "ToolOutcome",
     "ToolResult",
     "ToolStarted",
     "ToolUse",
     "ToolsWanted",
+    "TopP",
     "Usage",
     "last_failures",
+    "rejected_tool",
 ]
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Outcome = Literal["ok", "failed", "skipped", "cancelled"]
 SkipReason = Literal[
     "not_configured", "circuit_open", "half_open", "degraded", "no_time", "context", "capability"
@@ -59,11 +80,42 @@ ToolOutcome = Literal["ok", "failed", "timeout", "cancelled", "invalid", "unknow
 """How a tool call ended. After the last three nothing ran."""
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One turn of a conversation."""
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+MaxTokens = Annotated[int, Meta(ge=1, le=1_000_000)]
+TopP = Annotated[float, Meta(gt=0, le=1)]
+FrequencyPenalty = Annotated[float, Meta(ge=-2, le=2)]
+PresencePenalty = FrequencyPenalty
+Stop = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(max_length=16)]
+Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+ReasoningEffort = Annotated[str, Meta(pattern=r"^[a-z]{1,16}$")]
+"""A vendor's word: `none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max` and others."""
 
-    role: Role
-    content: str
+
+class _Media(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    media_type: str | None = None
+    """For instance `image/png`; needed beside data, not beside a URL."""
+    data: bytes = b""
+    """The file itself; empty beside a URL."""
+    url: str | None = None
+    """Where the vendor fetches it."""
+
+
+class Image(_Media, frozen=True, kw_only=True, tag="image"):
+    """A picture in a message."""
+
+    detail: Literal["low", "high", "auto"] | None = None
+    """How closely it is looked at, where a vendor lets one choose."""
+
+
+class Document(_Media, frozen=True, kw_only=True, tag="document"):
+    """A PDF document in a message."""
+
+    name: str | None = None
+    """The file's name."""
+
+
+MessagePart = Image | Document
+"""What a message has besides text."""
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +124,40 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     name: str | None = None
     """The file's name, or None for piped text."""
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of a tool as a model made it."""
+
+    id: str
+    """The vendor's, or one made up where a vendor gives none."""
+    name: str
+    arguments: str = ""
+    """JSON text, as it came; empty for none."""
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of a conversation, whoever sent or is sent it."""
+
+    role: Role
+    content: str
+    attachments: tuple[Attachment, ...] = ()
+    """The text that a user's turn is about, apart from what the user said; it comes before that."""
+    parts: tuple[MessagePart, ...] = ()
+    """What a user's turn has besides text."""
+    calls: tuple[ToolCall, ...] = ()
+    """What an assistant's turn calls; a `tool` message for each comes after it, in their order."""
+    call_id: str | None = None
+    """For a `tool` message: the call whose result it is."""
+    name: str | None = None
+    """For a `tool` message: the tool's name."""
+    is_error: bool = False
+    """For a `tool` message: whether the content says what went wrong."""
+    made_by: str | None = None
+    """For an assistant's turn: the identity of the backend that wrote it; None where unknown."""
+    raw: Any = None
+    """An assistant's turn in its vendor's own form, for the backend that made it alone: signatures
+    in it hold nowhere else."""
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +170,79 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     question: str
     system: str | None = None
     history: tuple[Message, ...] = ()
-    """The earlier turns, oldest first, without the question."""
+    """The earlier turns, oldest first, without the question. Where they end with a tool's result
+    there may be no question: the model goes on from there."""
     attachments: tuple[Attachment, ...] = ()
+    parts: tuple[MessagePart, ...] = ()
+    """The images and documents that the question is about."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked."""
+        said = bool(self.question.strip()) or any(it.text.strip() for it in self.attachments)
+        goes_on = bool(self.history) and self.history[-1].role == "tool"
+        return not (said or self.parts or goes_on)
+
+
+class ParamOverrides(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sampling parameters that a request sets itself, in place of its tiers'; None: the tier's."""
+
+    temperature: Temperature | None = None
+    max_tokens: MaxTokens | None = None
+    top_p: TopP | None = None
+    frequency_penalty: FrequencyPenalty | None = None
+    presence_penalty: PresencePenalty | None = None
+    stop: Stop | None = None
+    seed: Seed | None = None
+    reasoning_effort: ReasoningEffort | None = None
+
+
+class ToolDeclaration(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model is told of a tool."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any]
+    """The JSON Schema of its arguments, an object."""
+    strict: bool | None = None
+    """Whether the vendor is to hold the model to the schema, where it can; None: its default."""
+
+    @property
+    def rejected_as(self) -> str:
+        """What a backend's memory of rejected parameters calls it: another one when it changes."""
+        text = msgspec.json.encode((self.description, self.parameters), order="deterministic")
+        return f"{self.name}{_TOOL_MARK}{zlib.crc32(text):08x}"
+
+
+_TOOL_MARK = "#"
+"""Ends a tool's name in a memory of rejected parameters; no parameter's name has it."""
+
+
+def rejected_tool(parameter: str) -> str | None:
+    """Return the name of the tool that a rejected parameter stands for; None when it is another."""
+    name, mark, _ = parameter.rpartition(_TOOL_MARK)
+    return name if mark else None
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether and what a model is to call."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    name: str | None = None
+    """With `required`: the one tool that is to be called; any when None."""
+    parallel: bool | None = None
+    """Whether it may make several calls at once; None: the vendor's default."""
+
+
+class OutputSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """The shape that an answer has to have."""
+
+    name: str = "answer"
+    """What vendors that want a name call it: letters, digits, `_` and `-`, at most 64."""
+    schema: dict[str, Any]
+    """The JSON Schema of the answer."""
+    strict: bool | None = None
+    """Whether the vendor is to hold the model to it to the letter; None: where it can."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +258,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Overrides the profile's."""
     stream: bool | None = None
     """Overrides the tiers' own."""
+    params: ParamOverrides = ParamOverrides()
+    """What the caller sets itself; `engine.plan.merged` says how it meets a tier's own."""
+    schema: OutputSchema | None = None
+    """The shape of the answer; a tier that cannot be held to it is passed over."""
+    caller_tools: tuple[ToolDeclaration, ...] = ()
+    """Tools that the caller runs: a model's calls of them are the answer. Beside them the profile's
+    own are not offered."""
+    tool_choice: ToolChoice = ToolChoice()
+    """Whether and which of the caller's tools the model is to call."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,16 +314,6 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.error) if self.error is not None else self.reason or self.outcome
 
 
-class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call of a tool as a model made it."""
-
-    id: str
-    """The vendor's, or one made up where a vendor gives none."""
-    name: str
-    arguments: str = ""
-    """JSON text, as it came; empty for none."""
-
-
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a call: data from outside, cleaned and limited, never instructions."""
 
@@ -176,16 +332,17 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.outcome != "ok"
 
     @property
-    def for_model(self) -> str:
-        """The text a model gets, where a vendor's wire has no flag for errors."""
-        return f"Error: {self.content}" if self.is_error else self.content
-
-    @property
     def content(self) -> str:
-        """The text a model gets beside such a flag."""
+        """The text a model gets."""
         if not self.repeated:
             return self.text
         return f"(The same call as before in this request; it was not run again.)\n{self.text}"
+
+    def as_message(self) -> Message:
+        """Return the message that tells a model of it."""
+        return Message(
+            "tool", self.content, call_id=self.call_id, name=self.name, is_error=self.is_error
+        )
 
 
 class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +359,13 @@ class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
     repeated: bool = False
     """Whether the result is that of an earlier call, and nothing ran."""
     duration_ms: float = 0.0
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tier was not sent for want of room."""
+
+    history_messages: int = 0
+    attached_tokens: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,9 +387,17 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds from the request's start to the first token of the answer."""
     finish_reason: str | None = None
     """`stop`; `length` when the answer ended at `max_tokens`; `repetition` when it ran in circles
-    and was cut to its first round."""
+    and was cut to its first round; `tool_calls` when it is calls of the caller's tools."""
     truncated: bool = False
+    reasoning: str | None = None
+    """What the model thought before it answered, where it says so; no part of the answer."""
+    calls: tuple[ToolCall, ...] = ()
+    """The calls of the caller's tools that the answer consists of, besides its text."""
+    left_out: LeftOut | None = None
+    """What the tier that answered was not sent; None when it was sent everything."""
     usage: Usage = Usage()
+    cost: float | None = None
+    """What the answer cost, where the profile names prices; in their currency."""
     original_error: str | None = None
     ref_code: str | None = None
     intent: str | None = None
@@ -264,6 +436,8 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     number: int
     """1 for the first try on this backend, 2 for its first retry."""
+    without: tuple[str, ...] = ()
+    """The parameters and tools it is asked without, as it has rejected them."""
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -271,6 +445,20 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
     tier: str
     text: str
+
+
+class Thought(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of what a model thinks before it answers; no part of the answer."""
+
+    tier: str
+    text: str
+
+
+class CallsMade(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer ends with calls of the caller's tools; nothing of it can fail any more."""
+
+    tier: str
+    calls: tuple[ToolCall, ...]
 
 
 class ToolsWanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -345,6 +533,8 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 Event = (
     AttemptStarted
     | Token
+    | Thought
+    | CallsMade
     | ToolsWanted
     | ToolStarted
     | ToolEnded

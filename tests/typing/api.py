@@ -13,6 +13,7 @@ from tieredllm import (
     Attempt,
     AttemptFailed,
     AttemptStarted,
+    CallsMade,
     ErrorInfo,
     ErrorKind,
     Event,
@@ -25,6 +26,7 @@ from tieredllm import (
     Prompt,
     RetryScheduled,
     Skip,
+    Thought,
     TierSkipped,
     Token,
     ToolEnded,
@@ -81,8 +83,10 @@ async def texts(manager: FallbackManager) -> AsyncIterator[str]:
 def text_of(event: Event) -> str:
     """A match over the events is exhaustive."""
     match event:
-        case Token(text=text):
+        case Token(text=text) | Thought(text=text):
             return text
+        case CallsMade(calls=calls):
+            return ", ".join(call.name for call in calls)
         case Answered(answer=answer):
             return answer.text or describe(answer)
         case AttemptStarted(tier=tier, number=number):

@@ -69,13 +69,18 @@ def _as_json(dialogue: Dialogue) -> str:
     import json
 
     system = [Message("system", dialogue.system)] if dialogue.system else []
-    values = msgspec.to_builtins([*system, *dialogue.messages])
+    said = [
+        message
+        for turn in dialogue.turns
+        for message in (Message("user", turn.said), Message("assistant", turn.answered))
+    ]
+    values = msgspec.to_builtins([*system, *said])
     return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
 
 
 def _for_people(dialogue: Dialogue) -> str:
     parts = [f"*System: {dialogue.system}*"] if dialogue.system else []
     for turn in dialogue.turns:
-        quoted = "\n".join(f"> {line}".rstrip() for line in turn.asked.split("\n"))
+        quoted = "\n".join(f"> {line}".rstrip() for line in turn.said.split("\n"))
         parts += [quoted, turn.answered.strip("\n")]
     return "\n\n".join(parts) + "\n"

@@ -13,19 +13,34 @@ from tieredllm.engine.budget import silence_limit_s
 from tieredllm.engine.ports import Emit
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.profile.schema import Tier
-from tieredllm.prompts.policies import MESSAGE_TOKENS, Composed, ContextTooSmallError, compose
+from tieredllm.profile.schema import Params, Tier
+from tieredllm.prompts.policies import Composed, ContextTooSmallError, compose, tokens_of
 from tieredllm.providers.base import (
     REMOTE,
     Backend,
     Call,
+    CallPiece,
     Delta,
     Finish,
-    ToolDeclaration,
+    ThoughtDelta,
     ToolRequest,
-    ToolTurn,
 )
-from tieredllm.types import Attachment, Notice, Prompt, Skip, Token, Usage
+from tieredllm.roles import without_tools
+from tieredllm.types import (
+    Attachment,
+    LeftOut,
+    Message,
+    Notice,
+    OutputSchema,
+    Prompt,
+    Skip,
+    Thought,
+    Token,
+    ToolCall,
+    ToolChoice,
+    ToolDeclaration,
+    Usage,
+)
 
 __all__ = [
     "AttemptRequest",
@@ -55,10 +70,13 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """What one attempt is told about tools."""
 
     declared: tuple[ToolDeclaration, ...] = ()
-    turns: tuple[ToolTurn, ...] = ()
-    may_call: bool = True
+    rejected: tuple[str, ...] = ()
+    """The names of tools that are not declared, as the backend has rejected them."""
+    rounds: tuple[Message, ...] = ()
+    """The calls so far and their results; they come after the question."""
+    choice: ToolChoice = ToolChoice()
     results: str | None = None
-    """All results so far as text, for where the turns are no use."""
+    """All results so far as text, for where the rounds are no use."""
     spent: Usage = Usage()
     """The tokens of the backend's earlier rounds."""
     round: int = 0
@@ -71,6 +89,9 @@ class AttemptRequest(msgspec.Struct, frozen=True, kw_only=True):
     tier: Tier
     backend: Backend
     prompt: Prompt
+    params: Params
+    """The tier's, with the request's own."""
+    schema: OutputSchema | None
     request_id: str
     stream: bool
     omit: frozenset[str]
@@ -87,13 +108,36 @@ class StreamState(msgspec.Struct, kw_only=True):
     """What an attempt has brought so far, also when it is cut off."""
 
     pieces: list[str] = []
+    thoughts: list[str] = []
+    left_out: LeftOut | None = None
     first_token_at: float | None = None
     """On the request's clock."""
+    blanks: str = ""
+    """What came before anything else, and may be nothing."""
 
     @property
     def text(self) -> str:
         """The text so far."""
         return "".join(self.pieces)
+
+    def take(
+        self, chunk: Delta | ThoughtDelta | CallPiece, request: AttemptRequest
+    ) -> Token | Thought | None:
+        """Return the event that a piece amounts to; None for blanks at the start, and no text."""
+        if isinstance(chunk, ThoughtDelta):
+            self.thoughts.append(chunk.text)
+            return Thought(tier=request.tier.name, text=chunk.text)
+        if isinstance(chunk, CallPiece):
+            return None
+        text = chunk.text
+        if not self.pieces:
+            self.blanks += text
+            if self.blanks.isspace():
+                return None
+            text = self.blanks
+            self.first_token_at = request.clock.monotonic()
+        self.pieces.append(text)
+        return Token(tier=request.tier.name, text=text)
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +146,10 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     finish: Finish
     first_token_at: float | None
+    calls: tuple[ToolCall, ...] = ()
+    """The calls of the caller's tools that it ends with."""
+    reasoning: str | None = None
+    left_out: LeftOut | None = None
 
 
 class ToolCalls(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +179,8 @@ async def stream_attempt(
     idle timeout; all at the deadline. An attempt that is not streaming has the tier's `timeout_s`
     as a whole. Blanks are no token: those at the start are
     held back until something else follows, and an answer of nothing else is an empty one. A piece
-    of a call is a token, too, but no text. The time that whoever reads takes is not the backend's.
+    of a call is a token, too, but no text; a thought is neither, but no silence. The time that
+    whoever reads takes is not the backend's.
 
     Args:
         request: what to ask, and for how long.
@@ -146,8 +195,7 @@ async def stream_attempt(
     tier = request.tier
     wait = _FirstWait(request, now=loop.time())
     limit = wait.until
-    began = False
-    blanks = ""
+    began = spoke = False
     try:
         async with asyncio.timeout_at(limit) as timer:
 
@@ -158,7 +206,7 @@ async def stream_attempt(
                     limit = wait.until
                     timer.reschedule(limit)
 
-            call = await _compose_call(request, emit, start_clock)
+            call = await _compose_call(request, state, emit, start_clock)
             async with aclosing(request.backend.answer(call)) as answer:
                 async for chunk in answer:
                     timer.reschedule(None)
@@ -172,24 +220,17 @@ async def stream_attempt(
                         if state.first_token_at is None:
                             state.first_token_at = request.clock.monotonic()
                         return chunk
-                    if isinstance(chunk, Delta):
-                        text = chunk.text
-                        if not state.pieces:
-                            blanks += text
-                            if blanks.isspace():
-                                timer.reschedule(limit)
-                                continue
-                            text = blanks
-                            state.first_token_at = request.clock.monotonic()
-                        state.pieces.append(text)
-                        await emit(Token(tier=tier.name, text=text))
-                    began = True
-                    if request.stream:
-                        limit = min(loop.time() + tier.idle_timeout_s, request.deadline)
+                    event = state.take(chunk, request)
+                    if event is not None:
+                        await emit(event)
+                    if event is not None or isinstance(chunk, CallPiece):
+                        began, spoke = True, spoke or not isinstance(chunk, ThoughtDelta)
+                        if request.stream:
+                            limit = min(loop.time() + tier.idle_timeout_s, request.deadline)
                     timer.reschedule(limit)
     except TimeoutError:
-        raise wait.timeout(began=began, now=loop.time()) from None
-    if began:
+        raise wait.timeout(began=began, spoke=spoke, now=loop.time()) from None
+    if spoke:
         raise FallbackTriggerError(ErrorKind.STREAM_INTERRUPTED, "the answer ended without an end")
     raise FallbackTriggerError(ErrorKind.EMPTY_RESPONSE, "the answer has no content")
 
@@ -224,14 +265,15 @@ class _FirstWait:
         self._is_shortened = limit_s < timeout_s
         self.until = now + limit_s
 
-    def timeout(self, *, began: bool, now: float) -> FallbackTriggerError:
+    def timeout(self, *, began: bool, spoke: bool, now: float) -> FallbackTriggerError:
         """Return what a wait that was cut off amounts to.
 
         One that the request's own time cut short says nothing about the backend: it is a
         `deadline`.
 
         Args:
-            began: whether a token came, so that it is a later wait.
+            began: whether a token or a thought came, so that it is a later wait.
+            spoke: whether a token came.
             now: the time, on the event loop's clock.
         """
         waited_s = now - self._started
@@ -241,7 +283,8 @@ class _FirstWait:
             )
         if began:
             idle_s = self._request.tier.idle_timeout_s
-            return FallbackTriggerError(ErrorKind.STREAM_INTERRUPTED, f"no token for {idle_s:g} s")
+            kind = ErrorKind.STREAM_INTERRUPTED if spoke else ErrorKind.TIMEOUT
+            return FallbackTriggerError(kind, f"no token for {idle_s:g} s")
         if not self._is_sent:
             message = f"the request could not be sent within {waited_s:.1f} s"
             return FallbackTriggerError(ErrorKind.TIMEOUT, message, counts=False)
@@ -254,7 +297,12 @@ class _Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     composed: Composed
     declared: tuple[ToolDeclaration, ...] = ()
-    turns: tuple[ToolTurn, ...] = ()
+    rounds: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All that is sent."""
+        return (*self.composed.messages, *self.rounds)
 
 
 def fit_to_context(
@@ -287,23 +335,28 @@ def fit_to_context(
         quoted = msgspec.structs.replace(prompt, attachments=attachments)
     declared_tokens = count(_text_of(tools.declared)) if tools.declared else 0
     if tools.declared:
-        # Without turns the results have to be told, if there are any.
-        whole, told = (tools.turns, prompt) if tools.turns else ((), quoted)
-        tokens = declared_tokens + sum(_tokens(turn, count) for turn in whole)
-        for turns, asked, taken in ((whole, told, tokens), ((), quoted, declared_tokens)):
+        # Without rounds the results have to be told, if there are any.
+        whole, told = (tools.rounds, prompt) if tools.rounds else ((), quoted)
+        tokens = declared_tokens + sum(tokens_of(message, count) for message in whole)
+        for rounds, asked, taken in ((whole, told, tokens), ((), quoted, declared_tokens)):
             try:
                 composed = compose(
                     asked, policy=policy, budget_tokens=budget_tokens - taken, count=count
                 )
             except ContextTooSmallError:
                 continue
-            return _Fit(composed=composed, declared=tools.declared, turns=turns)
+            return _Fit(composed=composed, declared=tools.declared, rounds=rounds)
+    # No vendor takes calls or results where no tools are declared.
+    history = tuple(without_tools(quoted.history))
+    quoted = msgspec.structs.replace(quoted, history=history)
     composed = compose(quoted, policy=policy, budget_tokens=budget_tokens, count=count)
     return _Fit(composed=composed)
 
 
-async def _compose_call(request: AttemptRequest, emit: Emit, on_sent: Callable[[], None]) -> Call:
-    tier = request.tier
+async def _compose_call(
+    request: AttemptRequest, state: StreamState, emit: Emit, on_sent: Callable[[], None]
+) -> Call:
+    tier, params = request.tier, request.params
     fit = _Fit(composed=Composed(messages=()))
     if request.backend.is_language_model:
         count = await request.backend.token_counter()
@@ -312,32 +365,27 @@ async def _compose_call(request: AttemptRequest, emit: Emit, on_sent: Callable[[
                 request.prompt,
                 request.tools,
                 policy=tier.prompt,
-                budget_tokens=tier.context_tokens - tier.params.max_tokens,
+                budget_tokens=tier.context_tokens - params.max_tokens,
                 count=count,
             )
         except ContextTooSmallError as exc:
             raise ContextSkipError(ErrorKind.CONTEXT_LENGTH, str(exc)) from exc
         for notice in fit.composed.notices:
             await emit(Notice(tier=tier.name, message=notice))
+        state.left_out = fit.composed.left_out
     return Call(
         prompt=request.prompt,
-        messages=fit.composed.messages,
-        params=tier.params,
+        messages=fit.messages,
+        params=params,
         stream=request.stream,
         connect_timeout_s=tier.connect_timeout_s,
         omit=request.omit,
         request_id=request.request_id,
         tools=fit.declared,
-        turns=fit.turns,
-        may_call=request.tools.may_call,
+        tool_choice=request.tools.choice,
+        schema=request.schema,
         on_sent=on_sent,
     )
-
-
-def _tokens(turn: ToolTurn, count: Callable[[str], int]) -> int:
-    texts = [turn.text, *(call.name + call.arguments for call in turn.calls)]
-    texts += [result.for_model for result in turn.results]
-    return sum(count(text) + MESSAGE_TOKENS for text in texts)
 
 
 def _text_of(declared: tuple[ToolDeclaration, ...]) -> str:

@@ -121,6 +121,9 @@ class AttemptLog:
             model_used=finish.model or winner.backend.model,
             first_token_ms=None if first_token_at is None else self._ms(first_token_at),
             finish_reason=finish.reason,
+            reasoning=completed.reasoning,
+            calls=completed.calls,
+            left_out=completed.left_out,
             truncated=finish.reason in ("length", "repetition"),
             **{name: getattr(finish, name) for name in SHARED},
             **common,
@@ -170,4 +173,6 @@ class AttemptLog:
             if attempt.error is not None:
                 return attempt.error
         why = "; ".join(self._last_errors()) or "the profile has no tier to ask"
-        return ErrorInfo(kind=ErrorKind.UNEXPECTED, message=f"no tier could be asked: {why}")
+        unable = any(it.skip is not None and it.skip.why == "capability" for it in self.attempts)
+        kind = ErrorKind.BAD_REQUEST if unable else ErrorKind.UNEXPECTED
+        return ErrorInfo(kind=kind, message=f"no tier could be asked: {why}")

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from tieredllm.engine.ports import Emit
-from tieredllm.types import Event, Token, ToolsWanted
+from tieredllm.types import CallsMade, Event, Token, ToolsWanted
 
 __all__ = ["hedge"]
 
@@ -40,7 +40,7 @@ async def hedge(
     def emitting(side: int) -> Emit:
         async def emit_of_side(event: Event) -> None:
             nonlocal winner
-            if winner is None and isinstance(event, Token | ToolsWanted):
+            if winner is None and isinstance(event, Token | ToolsWanted | CallsMade):
                 winner = side
                 losers = [task for number, task in enumerate(tasks) if number != side]
                 for loser in losers:

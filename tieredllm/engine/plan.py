@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tieredllm.profile.schema import Tier
-from tieredllm.providers.base import Backend
-from tieredllm.types import Options
+from tieredllm.profile.schema import Params, Tier
+from tieredllm.providers.base import Backend, Capabilities
+from tieredllm.types import Document, Image, Options, ParamOverrides, Prompt
 
-__all__ = ["TierPlan", "leading_models", "selected"]
+__all__ = ["TierPlan", "lacking", "leading_models", "merged", "selected"]
 
 
 class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,3 +51,39 @@ def leading_models(plans: Sequence[TierPlan]) -> list[TierPlan]:
             break
         leading.append(plan)
     return leading
+
+
+def merged(params: Params, overrides: ParamOverrides, *, is_first: bool) -> Params:
+    """Return a tier's parameters with those that a request sets itself.
+
+    Args:
+        params: the tier's own.
+        overrides: the request's.
+        is_first: whether it is the first tier of the request; below it `max_tokens` is at most the
+            tier's own, which its context is made for.
+    """
+    given = {
+        name: value
+        for name in ParamOverrides.__struct_fields__
+        if (value := getattr(overrides, name)) is not None
+    }
+    if not is_first and "max_tokens" in given:
+        given["max_tokens"] = min(given["max_tokens"], params.max_tokens)
+    return msgspec.structs.replace(params, **given)
+
+
+def lacking(capabilities: Capabilities, prompt: Prompt, options: Options) -> str | None:
+    """Return what a backend cannot do that a request needs, for people; None when it can do all."""
+    parts = [*prompt.parts, *(part for turn in prompt.history for part in turn.parts)]
+    needs = {
+        "it cannot call the caller's tools": bool(options.caller_tools)
+        and options.tool_choice.mode != "none"
+        and not capabilities.tools,
+        "it cannot see images": any(isinstance(part, Image) for part in parts)
+        and not capabilities.images,
+        "it cannot read PDF documents": any(isinstance(part, Document) for part in parts)
+        and not capabilities.documents,
+        "its answers cannot be held to a schema": options.schema is not None
+        and not capabilities.schema,
+    }
+    return next((what for what, is_lacking in needs.items() if is_lacking), None)

@@ -29,18 +29,19 @@ from tieredllm.engine.attempt import (
 from tieredllm.engine.attempt_log import AttemptLog, Winner
 from tieredllm.engine.budget import models_deadline_s
 from tieredllm.engine.hedge import hedge
-from tieredllm.engine.plan import TierPlan, leading_models, selected
+from tieredllm.engine.plan import TierPlan, lacking, leading_models, merged, selected
 from tieredllm.engine.ports import Emit, HealthMemory, ParameterMemory, Standing, TurnResult
 from tieredllm.engine.retry import bench_s, counts, retry_wait_s
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Profile
-from tieredllm.providers.base import Backend, ToolRequest
+from tieredllm.providers.base import Backend, Finish, ToolRequest
 from tieredllm.types import (
     Answer,
     Answered,
     AttemptFailed,
     AttemptStarted,
+    CallsMade,
     Event,
     FellBack,
     Notice,
@@ -49,7 +50,9 @@ from tieredllm.types import (
     RetryScheduled,
     Skip,
     TierSkipped,
+    ToolCall,
     ToolsWanted,
+    rejected_tool,
 )
 
 if TYPE_CHECKING:
@@ -57,11 +60,16 @@ if TYPE_CHECKING:
 
 __all__ = ["FallbackRun", "stream_events"]
 
+MAX_TOOL_REPAIRS = 4
+"""After how many repairs all tools are left out instead of one more."""
+
 MAX_REPAIRS = 8
 """How many unsupported parameters one try leaves out; no vendor has more optional ones we send."""
 
 QUEUED_EVENTS = 64
 """How many events wait for a slow reader before the backend has to."""
+
+CAPABILITY_FIX = "leave it out of the request, or add a tier that can"
 
 Result = Winner | Failed | None
 """What a part of the way down comes to: an answer, a failure that ends the request, or neither."""
@@ -107,6 +115,15 @@ class FallbackRun:
         self._clock = clock
         self._rng = rng
         self._tools = tools
+        self._needed = frozenset(
+            name
+            for name, is_needed in (
+                ("tools", bool(options.caller_tools)),
+                ("schema", options.schema is not None),
+            )
+            if is_needed
+        )
+        """The parameters that a request is not sent without."""
         self._log = AttemptLog(request_id=request_id, clock=clock)
         self._deadline = float("inf")
         self._standings: dict[str, Standing] = {}
@@ -213,6 +230,13 @@ class FallbackRun:
         missing = backend.missing()
         if missing is not None:
             return (Skip(why="not_configured", fix=missing.fix), missing.what), False
+        lacks = lacking(backend.capabilities, self._prompt, self._options)
+        if lacks is None and not self._needed.isdisjoint(
+            self._parameters.rejected(backend.identity)
+        ):
+            lacks = f"it has rejected {' and '.join(sorted(self._needed))}"
+        if lacks is not None:
+            return (Skip(why="capability", fix=CAPABILITY_FIX), lacks), False
         if not plan.is_language_model:
             return None, False
         if self._left_s() <= 0:
@@ -275,9 +299,22 @@ class FallbackRun:
                     outcome = asked
                     return outcome
                 self._warm_up(plan.level)
-                if error.parameter and error.parameter not in omit and repairs < MAX_REPAIRS:
-                    self._parameters.reject(backend.identity, error.parameter)
-                    omit |= {error.parameter}
+                parameter, lasting = repair(error, repairs)
+                if parameter and parameter not in omit and repairs < MAX_REPAIRS:
+                    if error.tool is not None and "tools" in self._needed:
+                        # A caller's request is not sent without one of its tools.
+                        outcome = asked
+                        return outcome
+                    if lasting:
+                        self._parameters.reject(backend.identity, parameter)
+                    if parameter in self._needed:
+                        outcome = asked
+                        return outcome
+                    if error.tool or parameter == "tools":
+                        what = "tools" if parameter == "tools" else f"the tool {error.tool}"
+                        notice = f"asked again without {what}: {error.message}"
+                        await emit(Notice(tier=tier.name, message=notice))
+                    omit |= {parameter}
                     repairs += 1
                     number += 1
                     continue
@@ -335,7 +372,7 @@ class FallbackRun:
         emit: Emit,
     ) -> Completed | Failed:
         """Make one attempt, and one more after each round of tools that it asks for."""
-        if self._tools is not None and plan.is_language_model:
+        if self._tools is not None and plan.is_language_model and not self._options.caller_tools:
             return await self._tools.run_rounds(
                 attempt,
                 tier=plan.tier,
@@ -344,7 +381,9 @@ class FallbackRun:
                 deadline=self._deadline,
                 emit=emit,
             )
-        outcome = await attempt(ToolContext())
+        outcome = await attempt(
+            ToolContext(declared=self._options.caller_tools, choice=self._options.tool_choice)
+        )
         if isinstance(outcome, ToolCalls):
             message = "the model called a tool that it was not given"
             return Failed(error=FallbackTriggerError(ErrorKind.MALFORMED_RESPONSE, message))
@@ -371,7 +410,11 @@ class FallbackRun:
             number: 1 for the first try.
         """
         tier = plan.tier
-        await self._say_who_is_asked(plan, backend, number, emit)
+        without = (
+            *sorted(name for name in omit if rejected_tool(name) is None),
+            *tools.rejected,
+        )
+        await self._say_who_is_asked(plan, backend, number, emit, without=without)
         started = self._log.now()
         state = StreamState()
         called: tuple[str, ...] = ()
@@ -381,6 +424,10 @@ class FallbackRun:
             tier=tier,
             backend=backend,
             prompt=self._prompt,
+            params=merged(
+                tier.params, self._options.params, is_first=plan.level == self._plans[0].level
+            ),
+            schema=self._options.schema,
             request_id=self._request_id,
             stream=tier.stream if self._options.stream is None else self._options.stream,
             omit=omit,
@@ -394,7 +441,11 @@ class FallbackRun:
             if isinstance(end, ToolRequest):
                 called = tuple(call.name for call in end.calls)
                 # In a race this waits until the other has ended; who has lost runs no tools.
-                await emit(ToolsWanted(tier=tier.name, names=called, streamed=bool(state.pieces)))
+                if self._options.caller_tools:
+                    await emit(CallsMade(tier=tier.name, calls=end.calls))
+                else:
+                    streamed = bool(state.pieces)
+                    await emit(ToolsWanted(tier=tier.name, names=called, streamed=streamed))
             ended = True
         except FallbackTriggerError as exc:
             error = exc
@@ -417,12 +468,28 @@ class FallbackRun:
             else:
                 await emit(AttemptFailed(attempt=attempt, streamed=bool(state.pieces)))
             return Failed(error=error)
+        calls: tuple[ToolCall, ...] = ()
         if isinstance(end, ToolRequest):
-            return ToolCalls(request=end, said=state.text)
-        return Completed(text=state.text, finish=end, first_token_at=state.first_token_at)
+            if not self._options.caller_tools:
+                return ToolCalls(request=end, said=state.text)
+            calls, end = end.calls, Finish(reason="tool_calls", usage=end.usage, model=end.model)
+        return Completed(
+            text=state.text,
+            finish=end,
+            first_token_at=state.first_token_at,
+            calls=calls,
+            reasoning="".join(state.thoughts) or None,
+            left_out=state.left_out,
+        )
 
     async def _say_who_is_asked(
-        self, plan: TierPlan, backend: Backend, number: int, emit: Emit
+        self,
+        plan: TierPlan,
+        backend: Backend,
+        number: int,
+        emit: Emit,
+        *,
+        without: tuple[str, ...],
     ) -> None:
         tier = plan.tier.name
         if tier != self._asked:
@@ -438,6 +505,7 @@ class FallbackRun:
                 provider=backend.provider,
                 model=backend.model,
                 number=number,
+                without=without,
             )
         )
 
@@ -460,6 +528,19 @@ class FallbackRun:
 
     def _left_s(self) -> float:
         return self._deadline - asyncio.get_running_loop().time()
+
+
+def repair(error: FallbackTriggerError, repairs: int) -> tuple[str | None, bool]:
+    """Return what to leave out after a failure, if anything, and whether to remember it.
+
+    Args:
+        error: the failure.
+        repairs: how much was left out before.
+    """
+    if error.tool is not None and repairs >= MAX_TOOL_REPAIRS:
+        # Each tool has something that this server will not have: none of them, then.
+        return "tools", False
+    return error.parameter, error.lasting
 
 
 async def stream_events(request: FallbackRun) -> AsyncGenerator[Event, None]:

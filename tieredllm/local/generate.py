@@ -109,7 +109,7 @@ def _write(model: LoadedModel, chat: ChatFormat, job: Job, *, limit: int) -> tup
     """Post the pieces of an answer; return why it ended and how many tokens it took."""
     from tieredllm.local.tokenizer import Detokenizer
 
-    detokenizer = Detokenizer(chat.stop)
+    detokenizer = Detokenizer((*chat.stop, *job.params.stop))
     loop = LoopDetector()
     held: list[str] = []
     count = 0

@@ -42,7 +42,8 @@ def make_sampler(llama: ModuleType, vocab: Any, params: Params) -> Any:
         links.append(llama.llama_sampler_init_top_p(top_p, 1))
         links.append(llama.llama_sampler_init_min_p(MIN_P, 1))
         links.append(llama.llama_sampler_init_temp(temperature))
-        links.append(llama.llama_sampler_init_dist(RANDOM_SEED))
+        seed = RANDOM_SEED if params.seed is None else params.seed
+        links.append(llama.llama_sampler_init_dist(seed))
     for link in links:
         llama.llama_sampler_chain_add(chain, link)
     return chain

@@ -118,7 +118,7 @@ class ChatFormat:
         self._vocabulary = vocabulary
         self._markers: dict[int, bool] = {}
         self._source = vocabulary.chat_template or ""
-        self.stop: str | None = None
+        self.stop: tuple[str, ...] = ()
         self.problem: str | None = None
         if not self._source:
             self._render = self._fallback()
@@ -137,7 +137,7 @@ class ChatFormat:
                 form, source = name, template
                 break
         else:
-            self.stop = PLAIN_STOP
+            self.stop = (PLAIN_STOP,)
         if self._source:
             said = " ".join(str(reason).split())[:120] if reason else "it leaves messages out"
             self.problem = (

@@ -6,6 +6,7 @@ import codecs
 import ctypes
 import re
 import threading
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -158,13 +159,13 @@ class Detokenizer:
     does not come out at all. Bytes that are not UTF-8 become U+FFFD.
 
     Args:
-        stop: text that ends the answer and is not part of it; None when tokens do that.
+        stop: texts that end the answer and are not part of it, besides what tokens do.
 
     Attributes:
-        stopped: whether `stop` was met.
+        stopped: whether one of `stop` was met.
     """
 
-    def __init__(self, stop: str | None = None) -> None:
+    def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._stop = stop
         self._held = ""
@@ -173,25 +174,24 @@ class Detokenizer:
     def feed(self, data: bytes) -> str:
         """Return the text that is certain after these bytes; often empty."""
         text = self._decode(data)
-        if self._stop is None or self.stopped:
+        if not self._stop or self.stopped:
             return "" if self.stopped else text
         text = self._held + text
-        before, found, _ = text.partition(self._stop)
-        if found:
+        met = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        if met:
             self.stopped, self._held = True, ""
-            return before
-        keep = next(
-            (
-                n
-                for n in range(min(len(self._stop) - 1, len(text)), 0, -1)
-                if text.endswith(self._stop[:n])
-            ),
-            0,
-        )
+            return text[: min(met)]
+        keep = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
     def end(self) -> str:
-        """Return the text that was held back because it might have been the beginning of `stop`."""
+        """Return the text that was held back as the beginning of a stop text, perhaps."""
         held, self._held = self._held, ""
         return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return how many characters at a text's end may be the beginning of a stop text."""
+    longest = min(len(stop) - 1, len(text))
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -15,6 +15,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from tieredllm.types import (
+    FrequencyPenalty,
+    MaxTokens,
+    PresencePenalty,
+    ReasoningEffort,
+    Seed,
+    Stop,
+    Temperature,
+    TopP,
+)
+
 __all__ = [
     "BASE_URLS",
     "KEY_VARIABLES",
@@ -67,16 +78,23 @@ CommandLine = Annotated[
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The sampling parameters of a tier."""
 
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = 0.7
+    temperature: Temperature | None = 0.7
     """0 to 2; null leaves the server's own."""
-    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    max_tokens: MaxTokens = 1024
     """The most tokens an answer may have."""
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = 0.95
+    top_p: TopP | None = 0.95
     """Above 0, up to 1; null leaves the server's own."""
-    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: FrequencyPenalty = 0.0
     """-2 to 2; 0 is off and is not sent."""
-    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    presence_penalty: PresencePenalty = 0.0
     """-2 to 2; 0 is off and is not sent."""
+    stop: Stop = ()
+    """Texts before which the answer ends; the first of them that the model would write."""
+    seed: Seed | None = None
+    """What chance starts from, where a server takes it; null for another each time."""
+    reasoning_effort: ReasoningEffort | None = None
+    """How much a model that thinks is to think, in its vendor's words (`low`, `medium`, `high`, …);
+    null leaves the server's own."""
 
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +122,8 @@ class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     (gemini), without `/v1` (anthropic)."""
     api_key_env: VariableName | UnsetType | None = UNSET
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
+    vision: bool | None = None
+    """Whether the model sees images and PDF documents; null: as known of its name."""
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +140,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     (gemini), without `/v1` (anthropic)."""
     api_key_env: VariableName | UnsetType | None = UNSET
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
+    vision: bool | None = None
+    """Whether the model sees images and PDF documents; null: as known of its name."""
     alternates: tuple[Alternate, ...] = ()
     """Other backends of this tier, tried in order when the one before gave way."""
     params: Params = Params()

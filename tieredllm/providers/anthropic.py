@@ -13,20 +13,20 @@ import msgspec
 
 from tieredllm.clock import Clock
 from tieredllm.providers.accumulator import Part
-from tieredllm.providers.base import Call, ToolDeclaration, ToolTurn
-from tieredllm.providers.cloud import CloudBackend, KeyStore, Vendor, WireRequest
+from tieredllm.providers.base import Call, Capabilities
+from tieredllm.providers.cloud import CloudBackend, KeyStore, Vendor, WireRequest, base64_of
 from tieredllm.providers.http import HttpClients
 from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
-    call_ids,
     decode_arguments,
     safe_name,
     with_unique_ids,
+    with_valid_ids,
 )
 from tieredllm.roles import alternating, split_system
-from tieredllm.types import ToolCall
+from tieredllm.types import Image, Message, MessagePart, ToolCall, ToolChoice, ToolDeclaration
 
 __all__ = ["API_VERSION", "AnthropicBackend", "AnthropicToolCalls", "declared", "messages_of"]
 
@@ -53,6 +53,7 @@ class AnthropicBackend(CloudBackend):
         keys: KeyStore,
         http: HttpClients,
         clock: Clock,
+        vision: bool | None = None,
     ) -> None:
         # The base URL goes without /v1; who copied it with it is understood all the same.
         if base_url is not None:
@@ -64,7 +65,20 @@ class AnthropicBackend(CloudBackend):
             keys=keys,
             http=http,
             clock=clock,
+            vision=vision,
         )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do, as far as its name and the profile tell.
+
+        Claude sees pictures from 3 on and reads PDF documents from 3.5 on; older names are no more
+        (LiteLLM's table of models, `supports_vision`, `supports_pdf_input`). Answers can be held
+        to a schema from 4.5 on (the same, `supports_response_schema`).
+        """
+        sees = "claude" in self.model if self.vision is None else self.vision
+        old = self._at_home and (0, 0) < _version(self.model) < (4, 1)
+        return Capabilities(tools=True, images=sees, documents=sees, schema=not old)
 
     def _build_request(self, call: Call) -> WireRequest:
         stream = call.stream and "stream" not in call.omit
@@ -77,10 +91,7 @@ class AnthropicBackend(CloudBackend):
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": call.params.max_tokens,
-            "messages": [
-                *({"role": turn.role, "content": turn.content} for turn in alternating(turns)),
-                *(messages_of(call, identity=self.identity) if call.turns else ()),
-            ],
+            "messages": messages_of(alternating(turns), identity=self.identity),
             "stream": stream,
             **({"system": system} if system else {}),
             **options,
@@ -90,7 +101,7 @@ class AnthropicBackend(CloudBackend):
             body=body,
             parameters={
                 **{name: name for name in options},
-                **({"effort": "output_config"} if "output_config" in options else {}),
+                **_output_words(options.get("output_config", {})),
                 **({"stream": "stream"} if stream else {}),
             },
             stream=stream,
@@ -111,13 +122,21 @@ class AnthropicBackend(CloudBackend):
             temperature = top_p = None
         elif version >= (4, 1) and temperature is not None:
             top_p = None
-        effort = version >= (5, 0) and self._thinks_little(params)
+        effort = params.reasoning_effort
+        if effort is None and version >= (5, 0) and self._thinks_little(params):
+            effort = "low"
+        output: dict[str, Any] = {}
+        if effort is not None and "effort" not in call.omit:
+            output["effort"] = effort
+        if call.schema is not None:
+            output["format"] = {"type": "json_schema", "schema": call.schema.schema}
         return {
             "temperature": temperature,
             "top_p": top_p,
-            "output_config": {"effort": "low"} if effort else None,
+            "stop_sequences": [text for text in params.stop if text.strip()] or None,
+            "output_config": output or None,
             "tools": declared(call.tools) or None,
-            "tool_choice": {"type": "none"} if call.tools and not call.may_call else None,
+            "tool_choice": _choice(call.tool_choice) if call.tools else None,
         }
 
     def _headers(self, info: RequestInfo) -> dict[str, str]:
@@ -156,6 +175,28 @@ class AnthropicBackend(CloudBackend):
         if not isinstance(listed, list) or get_path(value, "has_more"):
             return None
         return [name for item in listed if (name := get_str(item, "id"))]
+
+
+def _output_words(output: dict[str, Any]) -> dict[str, str]:
+    """Return the words for what `output_config` holds (anthropic 2.14.0, output_config_param)."""
+    words: dict[str, str] = {}
+    if "effort" in output:
+        words |= {"effort": "effort", "output_config": "effort"}
+    if "format" in output:
+        words |= dict.fromkeys(("output_config.format", "output_format", "json_schema"), "schema")
+        words["output_config"] = "schema"
+    return words
+
+
+def _choice(choice: ToolChoice) -> dict[str, Any] | None:
+    one = {"disable_parallel_tool_use": True} if choice.parallel is False else {}
+    if choice.mode == "none":
+        return {"type": "none"}
+    if choice.mode == "auto":
+        return {"type": "auto"} | one if one else None
+    if choice.name:
+        return {"type": "tool", "name": choice.name} | one
+    return {"type": "any"} | one
 
 
 def _text(kind: str | None, value: dict[str, Any], delta: Any) -> str:
@@ -275,48 +316,83 @@ class AnthropicToolCalls:
 def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:
     """Declare tools."""
     return [
-        {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "input_schema": tool.parameters,
+            **({"strict": True} if tool.strict else {}),
+        }
         for tool in tools
     ]
 
 
-def messages_of(call: Call, *, identity: str) -> list[dict[str, Any]]:
-    """Tell of the rounds so far: the model's turn, then one user's turn with all results.
+def messages_of(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:
+    """Return a conversation in Anthropic's form: all results of one turn in one user's turn.
 
     Args:
-        call: the attempt's input.
+        turns: the conversation, the user first.
         identity: whose own turns go back as they came.
     """
     messages: list[dict[str, Any]] = []
-    for place, turn in enumerate(call.turns):
-        own = turn.made_by == identity
-        ids = call_ids(turn, place=place, own=own)
-        said = turn.raw if own and turn.raw else _rebuilt(turn, ids)
-        messages.append({"role": "assistant", "content": said})
-        results = [
-            {
-                "type": "tool_result",
-                "tool_use_id": name,
-                "content": result.for_model,
-                **({"is_error": True} if result.is_error else {}),
-            }
-            for name, result in zip(ids, turn.results, strict=True)
-        ]
-        messages.append({"role": "user", "content": results})
+    for turn in with_valid_ids(turns, identity=identity):
+        role = "assistant" if turn.role == "assistant" else "user"
+        content = _content(turn, own=turn.made_by == identity)
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] = [*_blocks(messages[-1]["content"]), *_blocks(content)]
+        else:
+            messages.append({"role": role, "content": content})
     return messages
 
 
-def _rebuilt(turn: ToolTurn, ids: list[str]) -> list[dict[str, Any]]:
+def _content(turn: Message, *, own: bool) -> str | list[dict[str, Any]]:
+    parts = [_part(part) for part in turn.parts]
+    if turn.role == "tool":
+        text = f"Error: {turn.content}" if turn.is_error else turn.content
+        result = {
+            "type": "tool_result",
+            "tool_use_id": turn.call_id,
+            "content": [*_blocks(text), *parts] if parts else text,
+        }
+        return [result | ({"is_error": True} if turn.is_error else {})]
+    if turn.calls:
+        return turn.raw if own and turn.raw else _rebuilt(turn)
+    return [*parts, *_blocks(turn.content)] if parts else turn.content
+
+
+def _blocks(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not isinstance(content, str):
+        return content
+    return [{"type": "text", "text": content}] if content.strip() else []
+
+
+def _part(part: MessagePart) -> dict[str, Any]:
+    """Return an image or a document; anthropic 2.14.0, types/{image,document}_block_param."""
+    source: dict[str, str] = (
+        {"type": "url", "url": part.url}
+        if part.url
+        else {
+            "type": "base64",
+            "media_type": part.media_type or "application/pdf",
+            "data": base64_of(part.data),
+        }
+    )
+    if isinstance(part, Image):
+        return {"type": "image", "source": source}
+    title = {"title": part.name} if part.name else {}
+    return {"type": "document", "source": source} | title
+
+
+def _rebuilt(turn: Message) -> list[dict[str, Any]]:
     """Return what another model said; its thoughts are left out, as no signature holds for them."""
     said: list[dict[str, Any]] = []
-    if turn.text.strip():
-        said.append({"type": "text", "text": turn.text.rstrip()})
+    if turn.content.strip():
+        said.append({"type": "text", "text": turn.content.rstrip()})
     return said + [
         {
             "type": "tool_use",
-            "id": name,
+            "id": call.id,
             "name": safe_name(call.name),
             "input": decode_arguments(call),
         }
-        for name, call in zip(ids, turn.calls, strict=True)
+        for call in turn.calls
     ]

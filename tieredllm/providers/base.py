@@ -14,7 +14,15 @@ from typing import Any, Protocol
 import msgspec
 
 from tieredllm.profile.schema import Params
-from tieredllm.types import Message, Prompt, ToolCall, ToolResult, Usage
+from tieredllm.types import (
+    Message,
+    OutputSchema,
+    Prompt,
+    ToolCall,
+    ToolChoice,
+    ToolDeclaration,
+    Usage,
+)
 
 __all__ = [
     "DEEP_PROBE_S",
@@ -24,15 +32,15 @@ __all__ = [
     "Backend",
     "Call",
     "CallPiece",
+    "Capabilities",
     "Chunk",
     "Delta",
     "Finish",
     "Missing",
     "ProbeResult",
+    "ThoughtDelta",
     "TokenCounter",
-    "ToolDeclaration",
     "ToolRequest",
-    "ToolTurn",
 ]
 
 WITH_TOOLS = frozenset({"openai", "anthropic", "gemini"})
@@ -52,30 +60,6 @@ TokenCounter = Callable[[str], int]
 """How many tokens a text has, exactly or as a safe estimate."""
 
 
-class ToolDeclaration(msgspec.Struct, frozen=True, kw_only=True):
-    """Tell a model of a tool."""
-
-    name: str
-    description: str
-    parameters: dict[str, Any]
-    """The JSON Schema of its arguments, an object."""
-
-
-class ToolTurn(msgspec.Struct, frozen=True, kw_only=True):
-    """One round of calls and their results, as a model is told of it afterwards."""
-
-    text: str
-    """What the model said before its calls."""
-    calls: tuple[ToolCall, ...]
-    results: tuple[ToolResult, ...]
-    """One for each call, in the calls' order."""
-    made_by: str
-    """The identity of the backend that made the calls."""
-    raw: Any = None
-    """The model's turn in its vendor's own form, for that backend alone: signatures in it hold
-    nowhere else."""
-
-
 def _ignore() -> None:
     """Do nothing."""
 
@@ -86,7 +70,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     prompt: Prompt
     """The request as the user made it: what the rule engine and the cache look at."""
     messages: tuple[Message, ...] = ()
-    """What a language model is sent, cut to its context; at most one system message, the first."""
+    """What a language model is sent, cut to its context; at most one system message, the first.
+    Calls of tools and their results are among them only where `tools` has declarations."""
     params: Params
     stream: bool = True
     connect_timeout_s: float
@@ -95,10 +80,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     tools: tuple[ToolDeclaration, ...] = ()
     """What the model may call."""
-    turns: tuple[ToolTurn, ...] = ()
-    """What has been called so far; comes after the messages."""
-    may_call: bool = True
-    """Whether it may go on calling tools; when not, it must answer with what it has."""
+    tool_choice: ToolChoice = ToolChoice()
+    """Whether it may, or is to, call any; with `none` it must answer with what it has."""
+    schema: OutputSchema | None = None
+    """The shape that the answer has to have."""
     on_sent: Callable[[], None] = _ignore
     """Called by a remote provider when the request has been written: what is waited for from then
     on is the backend, and until then it is this machine or the way there."""
@@ -110,11 +95,18 @@ class Delta(msgspec.Struct, frozen=True):
     text: str
 
 
+class ThoughtDelta(msgspec.Struct, frozen=True):
+    """Carry a piece of what a model thinks: progress, but no answer; never empty."""
+
+    text: str
+
+
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
     """End an answer that is complete, or was cut at `max_tokens`; comes last and exactly once."""
 
     reason: str
-    """`stop`, `length` or `repetition`; refusals are raised as `content_filter` instead."""
+    """`stop`, `length` or `repetition`; refusals are raised as `content_filter` instead. The engine
+    says `tool_calls` where calls are the answer."""
     usage: Usage = Usage()
     model: str | None = None
     """The model the server says has answered, where it says so."""
@@ -135,12 +127,24 @@ class ToolRequest(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[ToolCall, ...]
     """Never empty; their ids are unique among them."""
     raw: Any = None
-    """See `ToolTurn.raw`."""
+    """See `Message.raw`."""
     usage: Usage = Usage()
     model: str | None = None
 
 
-Chunk = Delta | CallPiece | Finish | ToolRequest
+Chunk = Delta | ThoughtDelta | CallPiece | Finish | ToolRequest
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend can do besides answering a conversation in text."""
+
+    tools: bool = False
+    """Whether it takes declarations of tools and calls them."""
+    images: bool = False
+    documents: bool = False
+    """Whether it reads PDF documents."""
+    schema: bool = False
+    """Whether its answers can be held to a JSON Schema."""
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +189,11 @@ class Backend(Protocol):
     @property
     def is_language_model(self) -> bool:
         """Whether a model writes the answers."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do; a request that needs more is not sent to it."""
         ...
 
     def missing(self) -> Missing | None:

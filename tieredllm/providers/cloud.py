@@ -7,6 +7,7 @@ finish reasons mean (`finish_reasons`) and how its model list looks (`_names`).
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -26,19 +27,22 @@ from tieredllm.providers.base import (
     PROBE_S,
     Call,
     CallPiece,
+    Capabilities,
     Chunk,
     Delta,
     Missing,
     ProbeResult,
     TokenCounter,
+    ToolRequest,
 )
 from tieredllm.providers.http import HttpClients, Reply, Request
 from tieredllm.providers.json_path import NotJsonError, decode
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import ToolCallCollector
+from tieredllm.providers.tool_schema import adapt_tools, rules_of
 from tieredllm.types import Message, Prompt
 
-__all__ = ["SMALL_CAP_TOKENS", "CloudBackend", "KeyStore", "Vendor", "WireRequest"]
+__all__ = ["SMALL_CAP_TOKENS", "CloudBackend", "KeyStore", "Vendor", "WireRequest", "base64_of"]
 
 Vendor = Literal["openai", "anthropic", "gemini"]
 
@@ -79,6 +83,7 @@ class CloudBackend(ABC):
         keys: where the key is looked up, each time anew.
         http: the shared connections.
         clock: the time.
+        vision: whether the model sees images and documents; None for what its name tells.
     """
 
     provider: ClassVar[Vendor]
@@ -96,8 +101,10 @@ class CloudBackend(ABC):
         keys: KeyStore,
         http: HttpClients,
         clock: Clock,
+        vision: bool | None = None,
     ) -> None:
         self.model = model
+        self.vision = vision
         self._base_url = (base_url or BASE_URLS[self.provider]).strip().rstrip("/")
         self._key_env = api_key_env
         self._keys = keys
@@ -142,7 +149,11 @@ class CloudBackend(ABC):
         Raises:
             FallbackTriggerError: for every failure.
         """
-        calls = self._collect_calls() if call.tools and call.may_call else None
+        adapted = adapt_tools(call.tools, rules_of(self.provider))
+        rejected_as = {tool.name: tool.rejected_as for tool in call.tools}
+        call = msgspec.structs.replace(call, tools=adapted.tools)
+        may_call = bool(call.tools) and call.tool_choice.mode != "none"
+        calls = self._collect_calls() if may_call else None
 
         def read(value: dict[str, Any]) -> Part:
             if calls is not None:
@@ -150,7 +161,10 @@ class CloudBackend(ABC):
             return self._parse_chunk(value)
 
         ask = self._build_request(call)
-        info = self._request_info(ask.path, ask.parameters)
+        info = msgspec.structs.replace(
+            self._request_info(ask.path, ask.parameters),
+            tools=rejected_as,
+        )
         request = Request(
             method="POST",
             url=info.url,
@@ -175,6 +189,8 @@ class CloudBackend(ABC):
         finish = assembly.finish()
         if whole and text:
             yield Delta(text)
+        if isinstance(finish, ToolRequest):
+            finish = msgspec.structs.replace(finish, calls=adapted.restore(finish.calls))
         yield finish
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:
@@ -196,6 +212,11 @@ class CloudBackend(ABC):
             latency_ms=(self._clock.monotonic() - start) * 1000,
             error=error,
         )
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What the model can do, as far as its name and the profile tell."""
 
     @abstractmethod
     def _build_request(self, call: Call) -> WireRequest:
@@ -333,6 +354,11 @@ class CloudBackend(ABC):
                 if not exc.truncated:  # what thought for all its tokens is up
                     raise
             return None
+
+
+def base64_of(data: bytes) -> str:
+    """Return bytes as the text that JSON holds them as."""
+    return base64.b64encode(data).decode("ascii")
 
 
 def _told(kind: ErrorKind, message: str) -> str:

@@ -120,6 +120,7 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
         keys=around.keys,
         http=around.http,
         clock=around.clock,
+        vision=source.vision,
     )
 
 

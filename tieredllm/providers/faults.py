@@ -12,7 +12,16 @@ from collections.abc import AsyncGenerator
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.prompts.fit import estimate_tokens
-from tieredllm.providers.base import Backend, Call, Chunk, Delta, Missing, ProbeResult, TokenCounter
+from tieredllm.providers.base import (
+    Backend,
+    Call,
+    Capabilities,
+    Chunk,
+    Delta,
+    Missing,
+    ProbeResult,
+    TokenCounter,
+)
 
 __all__ = ["SimulatedBackend"]
 
@@ -67,6 +76,11 @@ class SimulatedBackend:
     def is_language_model(self) -> bool:
         """The real backend's."""
         return self._backend.is_language_model
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The real backend's."""
+        return self._backend.capabilities
 
     def missing(self) -> Missing | None:
         """Return None: a rehearsal needs no key."""

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import msgspec
 
 from tieredllm.providers.accumulator import ENDINGS, Part
-from tieredllm.providers.base import Call, ToolDeclaration, ToolTurn
-from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest
+from tieredllm.providers.base import Call, Capabilities
+from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
 from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
@@ -23,7 +23,7 @@ from tieredllm.providers.tool_calls import (
     with_unique_ids,
 )
 from tieredllm.roles import alternating, split_system
-from tieredllm.types import Message, ToolCall, ToolResult
+from tieredllm.types import Document, Message, MessagePart, ToolCall, ToolChoice, ToolDeclaration
 
 __all__ = ["GeminiBackend", "GeminiToolCalls", "contents_of", "declared"]
 
@@ -36,6 +36,19 @@ class GeminiBackend(CloudBackend):
     provider: ClassVar[Vendor] = "gemini"
     own_host = "generativelanguage.googleapis.com"
     models_path = "/models?pageSize=1000"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do, as far as its name and the profile tell.
+
+        Gemini sees pictures and reads PDF documents, Gemma from 3 on sees pictures (LiteLLM's table
+        of models, `supports_vision`, `supports_pdf_input`); both take schemas.
+        """
+        gemini = "gemini" in self.model
+        gemma = re.search(r"gemma-(?:3n|3(?!-1b)|[4-9])", self.model) is not None
+        images = gemini or gemma if self.vision is None else self.vision
+        documents = gemini if self.vision is None else self.vision
+        return Capabilities(tools=True, images=images, documents=documents, schema=True)
 
     def _build_request(self, call: Call) -> WireRequest:
         stream = call.stream and "stream" not in call.omit
@@ -50,30 +63,21 @@ class GeminiBackend(CloudBackend):
             if value is not None and name not in call.omit
         }
         body: dict[str, Any] = {
-            "contents": [
-                *(
-                    {
-                        "role": "model" if turn.role == "assistant" else "user",
-                        "parts": [{"text": turn.content}],
-                    }
-                    for turn in alternating(turns)
-                ),
-                *(contents_of(call, identity=self.identity) if call.turns else ()),
-            ],
+            "contents": contents_of(alternating(turns), identity=self.identity),
             "generationConfig": options,
         }
         if system:
             body["systemInstruction"] = {"parts": [{"text": system}]}
         if call.tools:
             body["tools"] = declared(call.tools)
-        if call.tools and not call.may_call:
-            body["toolConfig"] = {"functionCallingConfig": {"mode": "NONE"}}
+        if call.tools and (choice := _choice(call.tool_choice)):
+            body["toolConfig"] = {"functionCallingConfig": choice}
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
         name = self.model if "/" in self.model else f"models/{self.model}"
         return WireRequest(
             path=f"/{quote(name)}:{method}",
             body=body,
-            parameters=_parameters(options, system=bool(system), tools=bool(call.tools)),
+            parameters=_parameters(options, system=bool(system), call=call),
             stream=stream,
         )
 
@@ -87,12 +91,20 @@ class GeminiBackend(CloudBackend):
         params = call.params
         version = _version(self.model) if self._at_home else (0, 0)
         sampled = version < (3, 6)
+        effort = params.reasoning_effort
         little = version >= (3, 0) and self._thinks_little(params) and "lite" not in self.model
+        if effort is None and little:
+            effort = "low"
+        schema = None if call.schema is None else call.schema.schema
         return {
             "maxOutputTokens": params.max_tokens,
             "temperature": params.temperature if sampled else None,
             "topP": params.top_p if sampled else None,
-            "thinkingConfig": {"thinkingLevel": "low"} if little else None,
+            "stopSequences": list(params.stop) or None,
+            "seed": params.seed,
+            "thinkingConfig": None if effort is None else _thinking(effort, _version(self.model)),
+            "responseMimeType": None if schema is None else "application/json",
+            "responseJsonSchema": schema,
         }
 
     def _headers(self, info: RequestInfo) -> dict[str, str]:
@@ -149,16 +161,39 @@ def _refusal(reason: str | None, candidate: Any) -> str:
     return get_str(candidate, "finishMessage") or ""
 
 
-def _parameters(options: dict[str, Any], *, system: bool, tools: bool) -> dict[str, str]:
+_BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
+"""The thoughts of 2.5 for OpenAI's words (Google's guide to OpenAI compatibility)."""
+
+
+def _thinking(effort: str, version: tuple[int, int]) -> dict[str, Any]:
+    """Return how much to think: in levels from 3 on, in tokens before."""
+    if (0, 0) < version < (3, 0):
+        return {"thinkingBudget": _BUDGETS.get(effort, -1)}
+    # There is no level of none (google-genai 3.6.1, ThinkingLevel).
+    return {"thinkingLevel": "minimal" if effort == "none" else effort}
+
+
+def _choice(choice: ToolChoice) -> dict[str, Any] | None:
+    """Return the mode of calling (google-genai 3.6.1, FunctionCallingConfig); it has no limit."""
+    if choice.mode == "auto":
+        return None
+    if choice.mode == "none":
+        return {"mode": "NONE"}
+    return {"mode": "ANY"} | ({"allowedFunctionNames": [choice.name]} if choice.name else {})
+
+
+def _parameters(options: dict[str, Any], *, system: bool, call: Call) -> dict[str, str]:
     """Return the words Google uses for what was sent, besides its names."""
     words = {name: name for name in options}
+    if call.schema is not None:
+        words |= dict.fromkeys(("responseMimeType", "responseJsonSchema", "JSON mode"), "schema")
     if "thinkingConfig" in options:
         words |= {"thinking level": "thinkingConfig", "thinkingLevel": "thinkingConfig"}
     if system:
         # "Developer instruction is not enabled for models/gemma-3-27b-it"
         for word in ("developer instruction", "systemInstruction"):
             words[word] = "systemInstruction"
-    if tools:
+    if call.tools:
         # "Function calling is not enabled for models/gemma-3-27b-it"
         words |= dict.fromkeys(("function calling", "tool use", "tools"), "tools")
     return words
@@ -224,34 +259,35 @@ def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def contents_of(call: Call, *, identity: str) -> list[dict[str, Any]]:
-    """Tell of the rounds so far.
+def contents_of(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:
+    """Return a conversation in Google's form: all results of one turn in one user's turn.
 
     Args:
-        call: the attempt's input.
+        turns: the conversation, the user first.
         identity: whose own turns go back as they came.
     """
     contents: list[dict[str, Any]] = []
-    for turn in call.turns:
-        parts = turn.raw if turn.made_by == identity and turn.raw else _rebuilt(turn)
-        contents.append({"role": "model", "parts": parts})
-        called = [made for part in parts if isinstance(made := part.get("functionCall"), dict)]
-        responses = [
-            {
-                "functionResponse": {
-                    **({"id": name} if (name := get_str(made, "id")) else {}),
-                    "name": get_str(made, "name") or "unknown",
-                    "response": _response(result),
-                }
-            }
-            for made, result in zip(called, turn.results, strict=True)
-        ]
-        contents.append({"role": "user", "parts": responses})
+    called: dict[str, dict[str, Any]] = {}
+    for turn in turns:
+        role = "model" if turn.role == "assistant" else "user"
+        if turn.calls:
+            parts = turn.raw if turn.made_by == identity and turn.raw else _rebuilt(turn)
+            made = [it for part in parts if isinstance(it := part.get("functionCall"), dict)]
+            called = dict(zip((call.id for call in turn.calls), made, strict=True))
+        elif turn.role == "tool":
+            parts = [_response(turn, called.get(turn.call_id or "", {"name": turn.name}))]
+        else:
+            parts = [{"text": turn.content}] if turn.content.strip() else []
+        parts = [*(_part(part) for part in turn.parts), *parts]
+        if contents and contents[-1]["role"] == role:
+            contents[-1]["parts"] = [*contents[-1]["parts"], *parts]
+        else:
+            contents.append({"role": role, "parts": parts})
     return contents
 
 
-def _rebuilt(turn: ToolTurn) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [{"text": turn.text}] if turn.text.strip() else []
+def _rebuilt(turn: Message) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"text": turn.content}] if turn.content.strip() else []
     for number, call in enumerate(turn.calls):
         made = {"name": safe_name(call.name), "args": decode_arguments(call)}
         signature = {"thoughtSignature": UNSIGNED} if number == 0 else {}
@@ -259,10 +295,22 @@ def _rebuilt(turn: ToolTurn) -> list[dict[str, Any]]:
     return parts
 
 
-def _response(result: ToolResult) -> dict[str, str]:
-    if result.is_error:
-        return {"error": result.content}
-    return {"result": result.content}
+def _response(turn: Message, called: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "functionResponse": {
+            **({"id": name} if (name := get_str(called, "id")) else {}),
+            "name": get_str(called, "name") or "unknown",
+            "response": {"error" if turn.is_error else "result": turn.content},
+        }
+    }
+
+
+def _part(part: MessagePart) -> dict[str, Any]:
+    """Return an image or a document; google-genai 3.6.1, Blob and FileData."""
+    kind = part.media_type or ("application/pdf" if isinstance(part, Document) else "image/png")
+    if part.url:
+        return {"fileData": {"fileUri": part.url, "mimeType": kind}}
+    return {"inlineData": {"mimeType": kind, "data": base64_of(part.data)}}
 
 
 def _encoded(arguments: Any) -> str:

@@ -22,6 +22,7 @@ from tieredllm.profile.schema import Params
 from tieredllm.providers.base import (
     Call,
     CallPiece,
+    Capabilities,
     Chunk,
     Delta,
     Finish,
@@ -98,6 +99,11 @@ class LlamaCppBackend:
     def is_language_model(self) -> bool:
         """A model writes the answers."""
         return True
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Text alone."""
+        return Capabilities()
 
     def missing(self) -> Missing | None:
         """Return None: nothing has to be configured; an absent file is a failed attempt."""

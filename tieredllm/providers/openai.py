@@ -12,19 +12,28 @@ from typing import Any, ClassVar
 import msgspec
 
 from tieredllm.providers.accumulator import Part
-from tieredllm.providers.base import Call, ToolDeclaration, ToolTurn
-from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest
+from tieredllm.providers.base import Call, Capabilities
+from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
 from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
-    call_ids,
     decode_arguments,
     safe_name,
     with_unique_ids,
+    with_valid_ids,
 )
 from tieredllm.roles import split_system
-from tieredllm.types import ToolCall
+from tieredllm.types import (
+    Document,
+    Image,
+    Message,
+    MessagePart,
+    OutputSchema,
+    ToolCall,
+    ToolChoice,
+    ToolDeclaration,
+)
 
 __all__ = ["OpenAIBackend", "OpenAIToolCalls", "declared", "messages_of"]
 
@@ -32,7 +41,17 @@ __all__ = ["OpenAIBackend", "OpenAIToolCalls", "declared", "messages_of"]
 # gpt-5.1 to 5.5 whose default is not to think, gpt-5.6 and gpt-6 (reference of `reasoning_effort`;
 # answers of the API to gpt-5.6 and gpt-6.2 in 2026). The chat variants do neither.
 _THINKING = re.compile(r"(?:o[0-9]|gpt-5(?!\.[1-5](?![0-9]))|gpt-[6-9]|gpt-[1-9][0-9])(?!.*chat)")
+# Models that see, by what their names have in common, at any server: OpenAI's, Anthropic's and
+# Google's own as in LiteLLM's table of models (1.90, `supports_vision`), and the open ones.
+_SEES = re.compile(
+    r"gpt-4o(?!.*audio)|gpt-4\.1|gpt-4-turbo|gpt-[5-9]|(?:^|/)o(?:1|3|4)(?!-mini|-preview)|o4-mini"
+    r"|chat-latest|claude-|gemini-|gemma-?(?:3n|3(?!.*[:-](?:1b|270m))|4)|llama-?(?:4|3\.2.*vision)"
+    r"|[.-]vl|vision|llava|pixtral|moondream|minicpm-v|internvl|mistral-(?:small-3|medium-3|large-3)"
+    r"|grok-[4-9]|-omni",
+    re.IGNORECASE,
+)
 _TOOL_WORDS = ("tool calling", "tool use", "function calling")
+_SCHEMA_WORDS = ("response_format", "json_schema")
 _SAMPLING = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
 
 
@@ -42,6 +61,18 @@ class OpenAIBackend(CloudBackend):
     provider: ClassVar[Vendor] = "openai"
     own_host = "api.openai.com"
     models_path = "/models"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do, as far as its name and the profile tell."""
+        sees = bool(_SEES.search(self.model)) if self.vision is None else self.vision
+        # Few other servers take files.
+        return Capabilities(
+            tools=True,
+            images=sees,
+            documents=sees and bool(self._at_home or self.vision),
+            schema=True,
+        )
 
     def _build_request(self, call: Call) -> WireRequest:
         stream = call.stream and "stream" not in call.omit
@@ -54,12 +85,18 @@ class OpenAIBackend(CloudBackend):
             "presence_penalty": params.presence_penalty or None,
             self._cap(call): params.max_tokens,
             "stream_options": {"include_usage": True} if stream else None,
+            "stop": list(params.stop) or None,
+            "seed": params.seed,
+            "reasoning_effort": params.reasoning_effort,
+            "response_format": _format(call.schema),
             "tools": declared(call.tools) or None,
-            "tool_choice": "none" if call.tools and not call.may_call else None,
+            "tool_choice": _choice(call.tool_choice) if call.tools else None,
+            "parallel_tool_calls": call.tool_choice.parallel if call.tools else None,
         }
         if self._at_home and _THINKING.match(self.model):
             options |= dict.fromkeys(_SAMPLING)
-            options["reasoning_effort"] = "low" if self._thinks_little(params) else None
+            if params.reasoning_effort is None and self._thinks_little(params):
+                options["reasoning_effort"] = "low"
         options = {
             name: value
             for name, value in options.items()
@@ -68,11 +105,9 @@ class OpenAIBackend(CloudBackend):
         messages: list[dict[str, Any]] = []
         if system:
             messages.append({"role": "system", "content": system})
-        messages += [{"role": turn.role, "content": turn.content} for turn in turns]
-        if call.turns:
-            messages += messages_of(
-                call, identity=self.identity, wants_reasoning="deepseek.com" in self._base_url
-            )
+        messages += messages_of(
+            turns, identity=self.identity, wants_reasoning="deepseek.com" in self._base_url
+        )
         body = {"model": self.model, "messages": messages, "stream": stream, **options}
         return WireRequest(
             path="/chat/completions",
@@ -80,6 +115,7 @@ class OpenAIBackend(CloudBackend):
             parameters={
                 **{name: name for name in options},
                 **({"stream": "stream"} if stream else {}),
+                **(dict.fromkeys(_SCHEMA_WORDS, "schema") if call.schema else {}),
                 # "`tool calling` is not supported with this model" (Groq)
                 **(dict.fromkeys(_TOOL_WORDS, "tools") if "tools" in options else {}),
             },
@@ -223,45 +259,91 @@ def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:
                 "name": tool.name,
                 "description": tool.description,
                 "parameters": tool.parameters,
+                **({} if tool.strict is None else {"strict": tool.strict}),
             },
         }
         for tool in tools
     ]
 
 
-def messages_of(call: Call, *, identity: str, wants_reasoning: bool) -> list[dict[str, Any]]:
-    """Tell of the rounds so far.
+def messages_of(
+    turns: list[Message], *, identity: str, wants_reasoning: bool
+) -> list[dict[str, Any]]:
+    """Return a conversation without its system texts in OpenAI's form.
 
     Args:
-        call: the attempt's input.
+        turns: the conversation.
         identity: whose own calls go back with what came with them.
         wants_reasoning: whether the server takes no call without its thoughts, be they empty.
     """
     messages: list[dict[str, Any]] = []
-    for place, turn in enumerate(call.turns):
-        own = turn.made_by == identity
-        ids = call_ids(turn, place=place, own=own)
-        messages.append(_assistant(turn, ids, own=own, wants_reasoning=wants_reasoning))
-        messages += [
-            {"role": "tool", "tool_call_id": name, "content": result.for_model}
-            for name, result in zip(ids, turn.results, strict=True)
-        ]
+    shown: list[MessagePart] = []
+    for turn in with_valid_ids(turns, identity=identity):
+        if turn.role == "tool":
+            content = f"Error: {turn.content}" if turn.is_error else turn.content
+            messages.append({"role": "tool", "tool_call_id": turn.call_id, "content": content})
+            shown += turn.parts
+            continue
+        if shown:  # a tool's message has text alone; its pictures follow as the user's
+            messages.append({"role": "user", "content": [_part(part) for part in shown]})
+            shown = []
+        if turn.calls:
+            own = turn.made_by == identity
+            messages.append(_assistant(turn, own=own, wants_reasoning=wants_reasoning))
+        else:
+            messages.append({"role": turn.role, "content": _content(turn)})
+    if shown:
+        messages.append({"role": "user", "content": [_part(part) for part in shown]})
     return messages
 
 
-def _assistant(
-    turn: ToolTurn, ids: list[str], *, own: bool, wants_reasoning: bool
-) -> dict[str, Any]:
+def _content(turn: Message) -> str | list[dict[str, Any]]:
+    if not turn.parts:
+        return turn.content
+    text = [{"type": "text", "text": turn.content}] if turn.content.strip() else []
+    return [*(_part(part) for part in turn.parts), *text]
+
+
+def _part(part: MessagePart) -> dict[str, Any]:
+    """Return a part of a message; openai 3.57.0, types/chat/chat_completion_content_part_param."""
+    if isinstance(part, Image):
+        url = part.url or f"data:{part.media_type};base64,{base64_of(part.data)}"
+        detail = {"detail": part.detail} if part.detail else {}
+        return {"type": "image_url", "image_url": {"url": url} | detail}
+    return {"type": "file", "file": _file(part)}
+
+
+def _file(document: Document) -> dict[str, str]:
+    # A URL is none of the type's keys; the server says what it makes of it.
+    data = document.url or f"data:application/pdf;base64,{base64_of(document.data)}"
+    return {"filename": document.name or "document.pdf", "file_data": data}
+
+
+def _format(schema: OutputSchema | None) -> dict[str, Any] | None:
+    if schema is None:
+        return None
+    strict = {} if schema.strict is None else {"strict": schema.strict}
+    described = {"name": schema.name, "schema": schema.schema} | strict
+    return {"type": "json_schema", "json_schema": described}
+
+
+def _choice(choice: ToolChoice) -> Any:
+    if choice.mode == "required" and choice.name:
+        return {"type": "function", "function": {"name": choice.name}}
+    return None if choice.mode == "auto" else choice.mode
+
+
+def _assistant(turn: Message, *, own: bool, wants_reasoning: bool) -> dict[str, Any]:
     extras = get_path(turn.raw, "extras") if own else None
     calls: list[dict[str, Any]] = []
-    for number, (name, call) in enumerate(zip(ids, turn.calls, strict=True)):
+    for number, call in enumerate(turn.calls):
         arguments = msgspec.json.encode(decode_arguments(call)).decode()
         function = {"name": safe_name(call.name), "arguments": arguments}
-        entry: dict[str, Any] = {"id": name, "type": "function", "function": function}
+        entry: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
         if extra := get_path(extras, number):
             entry["extra_content"] = extra
         calls.append(entry)
-    said = {"role": "assistant", "content": turn.text or None, "tool_calls": calls}
+    said = {"role": "assistant", "content": turn.content or None, "tool_calls": calls}
     thoughts = get_path(turn.raw, REASONING) if own else None
     if thoughts is not None or wants_reasoning:
         said[REASONING] = thoughts or ""

@@ -19,6 +19,8 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The variable the key came from."""
     parameters: Mapping[str, str] = {}
     """What could be left out: words a server may use for a parameter, and its wire name."""
+    tools: Mapping[str, str] = {}
+    """The tools by name, in their order, and what each is left out as."""
 
     def __repr__(self) -> str:
         """Leave the key out, wherever this is printed."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING
 
 from tieredllm.errors import ProfileError
-from tieredllm.providers.base import Call, Chunk, Delta, Finish, ProbeResult
+from tieredllm.providers.base import Call, Capabilities, Chunk, Delta, Finish, ProbeResult
 from tieredllm.providers.static import StaticBackend
 from tieredllm.rules.ref_code import last_words, ref_code
 from tieredllm.types import Prompt
@@ -43,6 +43,11 @@ class RulesBackend(StaticBackend):
     def identity(self) -> str:
         """Name the rule file."""
         return f"rules|{self._rules}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """All but a schema: its answers say what they are, whatever is asked."""
+        return Capabilities(tools=True, images=True, documents=True)
 
     async def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Yield the whole answer at once, and its end; never raise."""

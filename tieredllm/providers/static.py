@@ -8,7 +8,16 @@ from typing import Protocol
 from tieredllm.clock import Clock, iso
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.providers.base import Call, Chunk, Delta, Finish, Missing, ProbeResult, TokenCounter
+from tieredllm.providers.base import (
+    Call,
+    Capabilities,
+    Chunk,
+    Delta,
+    Finish,
+    Missing,
+    ProbeResult,
+    TokenCounter,
+)
 from tieredllm.types import Prompt
 
 __all__ = ["CacheBackend", "Earlier", "LookUp", "StaticBackend"]
@@ -34,6 +43,11 @@ class StaticBackend:
     def is_language_model(self) -> bool:
         """False: no model writes these answers."""
         return False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Text alone: an answer to one question is none to another picture."""
+        return Capabilities()
 
     def missing(self) -> Missing | None:
         """Return None: there is nothing to configure."""

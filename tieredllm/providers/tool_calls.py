@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from tieredllm.providers.base import ToolTurn
+import msgspec
+
 from tieredllm.providers.json_path import NotJsonError, decode, join_halves
-from tieredllm.types import ToolCall
+from tieredllm.types import Message, ToolCall
 
 __all__ = [
     "ToolCallCollector",
-    "call_ids",
     "decode_arguments",
     "new_id",
     "safe_name",
     "with_unique_ids",
+    "with_valid_ids",
 ]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
@@ -64,20 +66,36 @@ def with_unique_ids(calls: list[ToolCall]) -> tuple[ToolCall, ...]:
     return tuple(found)
 
 
-def call_ids(turn: ToolTurn, *, place: int, own: bool) -> list[str]:
-    """Return the ids of a turn's calls: the server's own, or such as every server takes.
+def with_valid_ids(messages: Iterable[Message], *, identity: str) -> list[Message]:
+    """Return a conversation whose calls have the server's own ids, or such as every server takes.
 
     Args:
-        turn: the round.
-        place: which round of the request it is; ids are unique in a request.
-        own: whether the server that is asked has made the calls itself.
+        messages: the conversation; a call's result comes before the next calls.
+        identity: the backend that is asked: the calls it has made itself keep their ids.
     """
-    if own:
-        return [call.id for call in turn.calls]
-    return [
-        hashlib.sha256(f"{place}.{number}.{call.id}".encode("utf-8", "replace")).hexdigest()[:9]
-        for number, call in enumerate(turn.calls)
-    ]
+    found: list[Message] = []
+    ids: dict[str, str] = {}
+    place = 0
+    for message in messages:
+        told = message
+        if message.calls:
+            if message.made_by != identity:
+                calls = tuple(
+                    msgspec.structs.replace(call, id=_hashed(f"{place}.{number}.{call.id}"))
+                    for number, call in enumerate(message.calls)
+                )
+                told = msgspec.structs.replace(message, calls=calls)
+            ids |= {old.id: new.id for old, new in zip(message.calls, told.calls, strict=True)}
+            place += 1
+        elif message.role == "tool":
+            known = ids.get(message.call_id or "", message.call_id or _hashed(f"{place}"))
+            told = msgspec.structs.replace(message, call_id=known)
+        found.append(told)
+    return found
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:9]
 
 
 def decode_arguments(call: ToolCall) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A row holds the whole record as JSON, made from the structs themselves: a new field of `Answer` is
 kept and read without a line here. Beside it stand only the columns that queries need. Texts are
-kept up to `MAX_TEXT`; of a longer one, head and tail stay. No key is ever kept: none is in a
+kept up to `MAX_TEXT`; of a longer one, head and tail stay; of an image or a document, what it is.
+No key is ever kept: none is in a
 prompt's or an answer's own fields, and what a caller names as a secret is struck out of every text.
 """
 
@@ -16,6 +17,7 @@ import msgspec
 
 from tieredllm.clock import iso
 from tieredllm.redaction import Redactor
+from tieredllm.roles import attached_text, turn_text
 from tieredllm.types import Answer, Attempt, Message, Prompt
 
 __all__ = [
@@ -50,7 +52,7 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
     profile: str
     conversation_id: str
     prompt: Prompt
-    """Without the history: the conversation has it."""
+    """Without the history, which the conversation has, and the data of images and documents."""
     answer: Answer
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,7 +97,8 @@ def encode(record: LoggedRequest, secrets: Collection[str] = ()) -> tuple[str, L
         record: as it came about.
         secrets: texts to strike out wherever they occur, such as the keys in use.
     """
-    prompt = msgspec.structs.replace(record.prompt, history=())
+    parts = tuple(msgspec.structs.replace(part, data=b"") for part in record.prompt.parts)
+    prompt = msgspec.structs.replace(record.prompt, history=(), parts=parts)
     fields = msgspec.to_builtins(msgspec.structs.replace(record, prompt=prompt))
     attachments = fields["prompt"].pop("attachments")
     share = MAX_TEXT // max(len(attachments), 1)
@@ -136,8 +139,9 @@ def _fit(value: Any, redact: Redactor, name: str = "", *, free: bool = False) ->
 
 def turn_messages(record: LoggedRequest) -> tuple[Message, Message]:
     """Return a turn of a conversation: what was asked, and what was answered."""
-    asked, answered = user_turn(record.prompt), record.answer.text or ""
-    return Message("user", asked), Message("assistant", answered)
+    prompt = record.prompt
+    asked = Message("user", prompt.question, attachments=prompt.attachments)
+    return asked, Message("assistant", record.answer.text or "")
 
 
 def is_turn(answer: Answer) -> bool:
@@ -153,14 +157,7 @@ def is_reusable(answer: Answer, kept: Answer) -> bool:
 
 def user_turn(prompt: Prompt) -> str:
     """Return what the user said in one turn: the attached texts, a blank line, the question."""
-    parts = [
-        f"[file: {part.name}]\n{part.text}" if part.name else part.text
-        for part in prompt.attachments
-        if part.text
-    ]
-    if prompt.question.strip() or not parts:
-        parts.append(prompt.question)
-    return "\n\n".join(part.rstrip("\n") for part in parts)
+    return turn_text(map(attached_text, prompt.attachments), prompt.question.rstrip("\n"))
 
 
 def fingerprint(profile: str, prompt: Prompt) -> str:
@@ -178,7 +175,13 @@ def fingerprint(profile: str, prompt: Prompt) -> str:
         prompt.system,
         question,
         [(part.name, part.text) for part in prompt.attachments],
-        [(turn.role, turn.content) for turn in prompt.history],
+        [
+            (turn.role, turn_text(map(attached_text, turn.attachments), turn.content))
+            for turn in prompt.history
+        ],
+        # What a turn has besides text, where any has: the answers of before are still found.
+        [repr(turn) for turn in prompt.history if turn.parts or turn.calls or turn.call_id],
+        repr(prompt.parts),
     )
     # repr, unlike JSON, takes lone surrogates, and it is one to one.
     return hashlib.sha256(repr(asked).encode()).hexdigest()

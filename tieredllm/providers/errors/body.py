@@ -11,6 +11,8 @@ The shapes, as their references and live answers show them:
   object of validation errors, or that object as text
 - FastAPI: `{"detail": "..."}` or `{"detail": [{"type", "loc", "msg"}]}`
 - xAI, Ollama's own API: `{"code", "error": "..."}`
+- DeepInfra and others on FastAPI: `{"detail": {"error": "..."}}`, `{"detail": {"message": "..."}}`
+- AWS: `{"Message": "...", "__type": "..."}`
 """
 
 from __future__ import annotations
@@ -42,7 +44,11 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     quotas: tuple[str, ...] = ()
     """Google's ids of the quotas that were exceeded, in lower case and without `_`."""
     retry_after_s: float | None = None
-    """Google's `RetryInfo.retryDelay`."""
+    """Google's `RetryInfo.retryDelay` or `ErrorInfo`'s `quotaResetDelay`."""
+    headers: dict[str, str] = {}
+    """The headers of the provider's own answer, which OpenRouter passes on in the body."""
+    is_page: bool = False
+    """Whether it is a web page, whose words mean nothing."""
     flagged: bool = False
     """Whether OpenRouter names the input its moderation flagged."""
 
@@ -52,7 +58,8 @@ def read_error_text(body: bytes) -> ErrorBody:
     try:
         return read_error(decode(body))
     except NotJsonError:
-        return ErrorBody(message=body.decode("utf-8", "replace"))
+        text = body.decode("utf-8", "replace")
+        return ErrorBody(message=text, is_page=text.lstrip().startswith("<"))
 
 
 def read_error(value: Any) -> ErrorBody:
@@ -63,6 +70,7 @@ def read_error(value: Any) -> ErrorBody:
         return ErrorBody(message=value)
     if not isinstance(value, dict):
         return ErrorBody()
+    value = _unwrapped(value)
     inner = value.get("error") or get_path(value, "errors", 0)
     error: dict[str, Any] = inner if isinstance(inner, dict) else value
     problems = list(_problems(value, error))
@@ -83,16 +91,38 @@ def read_error(value: Any) -> ErrorBody:
             (
                 delay
                 for detail in _details(error)
-                if (delay := duration_s(get_path(detail, "retryDelay"))) is not None
+                for place in (("retryDelay",), ("metadata", "quotaResetDelay"))
+                if (delay := duration_s(get_path(detail, *place))) is not None
             ),
             None,
         ),
+        headers=_passed_on(error),
         flagged=get_path(error, "metadata", "flagged_input") is not None,
     )
 
 
+def _unwrapped(value: dict[str, Any]) -> dict[str, Any]:
+    """Return what a server has put into one more object."""
+    if value.get("error"):
+        return value
+    for key in ("detail", "message"):
+        inner = value.get(key)
+        if isinstance(inner, dict) and any(
+            isinstance(inner.get(name), str | dict) for name in ("error", "message", "detail")
+        ):
+            return {**inner, "code": inner.get("code", value.get("code"))}
+    return value
+
+
+def _passed_on(error: dict[str, Any]) -> dict[str, str]:
+    headers = get_path(error, "metadata", "headers")
+    if not isinstance(headers, dict):
+        return {}
+    return {name.lower(): str(value) for name, value in headers.items()}
+
+
 def _message(error: dict[str, Any], problems: list[Any]) -> str:
-    for key in ("message", "msg", "detail", "error_description", "title"):
+    for key in ("message", "msg", "detail", "Message", "error_description", "title"):
         found = get_str(error, key)
         if found and not (problems and found.lstrip().startswith("{")):
             return found
@@ -109,13 +139,17 @@ def _codes(error: dict[str, Any]) -> Iterator[str]:
     found = [
         get_path(error, "innererror", "code"),
         get_path(error, "details", "error_code"),
+        get_path(error, "metadata", "error_type"),
         *(get_path(detail, "reason") for detail in _details(error)),
         error.get("code"),
         error.get("type"),
         error.get("status"),
+        error.get("__type"),
     ]
     for code in found:
-        if isinstance(code, str) and code and not code.isdecimal():
+        if isinstance(code, int) and not isinstance(code, bool) and code >= 1000:
+            yield str(code)  # z.ai's and MiniMax's own; smaller ones are HTTP's
+        elif isinstance(code, str) and code and (not code.isdecimal() or len(code) > 3):
             yield code.lower().replace("-", "_").replace(" ", "_")
 
 

@@ -89,8 +89,36 @@ SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         means=ErrorKind.QUOTA_EXHAUSTED,
-        source="MiniMax, `base_resp.status_code` 1008 (adrianlyjak/obsidian-aloud-tts#114)",
-        codes=("minimax_1008",),
+        source="MiniMax, platform.minimax.io/docs/api-reference/errorcode, `base_resp.status_code`;"
+        " as a 429's type modelscope/modelscope#1691, in a 500's words MiniMax-AI/MiniMax-M2#62",
+        codes=("minimax_1008", "insufficient_balance_error"),
+    ),
+    Sign(
+        means=ErrorKind.QUOTA_EXHAUSTED,
+        source="z.ai, docs.z.ai/api-reference/api-code: no balance; a day's, plan's, week's limit",
+        codes=("1113", "1304", "1308", "1309", "1310"),
+    ),
+    Sign(
+        means=ErrorKind.QUOTA_EXHAUSTED,
+        source="DashScope and Volcengine, error references",
+        codes=("allocationquota.freetieronly", "setlimitexceeded"),
+    ),
+    Sign(
+        means=ErrorKind.QUOTA_EXHAUSTED,
+        source="without a code: z.ai, MiniMax, DeepSeek 'insufficient balance'; xAI's 429;"
+        " OpenRouter (openclaw/openclaw#59892, can1357/oh-my-pi#5429); Cohere's trial keys,"
+        " Ollama's cloud, Cloudflare's neurons, Bedrock's tokens per day",
+        words=(
+            r"\binsufficient (?:account )?(?:balance|credits|funds)\b",
+            r"used all available credits",
+            r"reached its monthly spending limit",
+            r"key limit exceeded",
+            r"free-models-per-day",
+            r"you are using a trial key, which is limited to",
+            r"weekly usage limit",
+            r"used up your daily free allocation",
+            r"too many tokens per day",
+        ),
     ),
     # Too many requests for now.
     Sign(
@@ -105,6 +133,12 @@ SIGNS: tuple[Sign, ...] = (
             "too_many_requests",
             "requests",
             "tokens",
+            "minimax_1002",
+            "1302",  # z.ai
+            "1303",
+            "1305",
+            "throttling_error",  # LiteLLM 1.108.7
+            "throttlingexception",  # Bedrock
         ),
     ),
     # More than the model can read at once.
@@ -121,6 +155,10 @@ SIGNS: tuple[Sign, ...] = (
             "request_too_large",
             "tokens_limit_reached",
             "prompt_too_long",
+            "model_max_prompt_tokens_exceeded",  # Copilot
+            "request_body_too_large_after_decoding",  # Anthropic
+            "1261",  # z.ai
+            "minimax_1039",
         ),
     ),
     Sign(
@@ -153,6 +191,35 @@ SIGNS: tuple[Sign, ...] = (
             r"input length \(?[0-9]+(?: tokens\))? exceeds (?:the )?maximum allowed",
         ),
     ),
+    Sign(
+        means=ErrorKind.CONTEXT_LENGTH,
+        source="vLLM (vllm-project/vllm#12165, #33418), NIM, TGI and Together, Perplexity, Cohere,"
+        " DashScope, z.ai, Vertex, Copilot, Cloudflare, Bedrock, watsonx, TabbyAPI, FastFlowLM"
+        " (amd/gaia#2513), MiniMax, Poolside, LiteLLM: seen in public reports of 2025 and 2026",
+        words=(
+            r"longer than the (?:maximum )?model'?s? (?:maximum )?(?:context )?length",
+            r"prompt \((?:total )?length [0-9]+\) is too long",
+            r"max_tokens must be at least 1, got -[0-9]+",
+            r"exceeds (?:the )?maximum allowed (?:input length|token size)",
+            r"messages have [0-9]+ tokens, which exceeds the max limit",
+            r"`inputs`.{0,40}must (?:be <=|have less than) ?[0-9]+",
+            r"inputs tokens \+ .?max_new_tokens.? must be",
+            r"too many tokens: .{0,60}exceeds? the limit",
+            r"range of input length should be",
+            r"tokens in request more than max tokens allowed",
+            r"prompt exceeds max(?:imum)? length",
+            r"input token count is [0-9]+ but model only supports up to",
+            r"prompt token count of [0-9]+ exceeds the limit",
+            r"exceeded this model context window limit",
+            r"context window exceeds limit",
+            r"number of input tokens exceeds maximum length",
+            r"expected maxlength: [0-9]+, actual: [0-9]+",
+            r"cannot exceed the total tokens limit",
+            r"prompt length [0-9]+ is greater than max_seq_len",
+            r"max length reached!",
+            r"contextwindowexceedederror",
+        ),
+    ),
     # The vendor will not answer this.
     Sign(
         means=ErrorKind.CONTENT_FILTER,
@@ -167,6 +234,14 @@ SIGNS: tuple[Sign, ...] = (
             "invalid_prompt",
             "data_inspection_failed",
             "datainspectionfailed",
+            "bio_policy",  # openai-python 3.57, types/responses/response_error.py
+            "misalignment_policy_violation",
+            "image_content_policy_violation",
+            "refusal",  # OpenRouter, `metadata.error_type`
+            "1301",  # z.ai
+            "minimax_1026",
+            "minimax_1027",
+            "*sensitivecontentdetected",  # Volcengine
         ),
     ),
     Sign(
@@ -179,6 +254,11 @@ SIGNS: tuple[Sign, ...] = (
             r"contentpolicyviolationerror",
         ),
     ),
+    Sign(
+        means=ErrorKind.CONTENT_FILTER,
+        source="xAI, as 403 (theopenco/llmgateway#1785, UKGovernmentBEIS/inspect_ai#2267)",
+        words=(r"content violates usage guidelines",),
+    ),
     # The key.
     Sign(
         means=ErrorKind.AUTHENTICATION,
@@ -189,7 +269,48 @@ SIGNS: tuple[Sign, ...] = (
             "invalid_api_key",
             "authentication_error",
             "unauthenticated",
+            "minimax_1004",
+            "minimax_2049",
         ),
+    ),
+    Sign(
+        means=ErrorKind.AUTHENTICATION,
+        source="xAI, as 400 without a code (openai/codex#1352); z.ai inside a 200"
+        " (KiwiGaze/glm-for-copilot#29)",
+        words=(
+            r"incorrect api key provided",
+            r"\binvalid api[ _-]?key\b",
+            r"token expired or incorrect",
+        ),
+    ),
+    # What this account, or this place, may not do.
+    Sign(
+        means=ErrorKind.PERMISSION,
+        source="Anthropic, `details.error_code` of a 400; z.ai: a locked account, a plan without"
+        " the model, no right",
+        codes=("organization_on_hold", "1112", "1121", "1220", "1311"),
+    ),
+    Sign(
+        means=ErrorKind.PERMISSION,
+        source="Google, 400 FAILED_PRECONDITION without a reason",
+        words=(r"user location is not supported",),
+    ),
+    # The model or the address.
+    Sign(
+        means=ErrorKind.NOT_FOUND,
+        source="z.ai: 'Unknown Model'; LiteLLM 1.108.7, a 400; LM Studio, a 200"
+        " (lmstudio-bug-tracker#618)",
+        codes=("1211",),
+        words=(
+            r"invalid model name passed in model=",
+            r"unexpected endpoint or method",
+        ),
+    ),
+    # The model's slip.
+    Sign(
+        means=ErrorKind.MALFORMED_RESPONSE,
+        source="Groq, 400: the model's call of a tool is broken",
+        codes=("tool_use_failed",),
     ),
     # What can be left out.
     Sign(
@@ -264,7 +385,12 @@ def _signs(codes: Iterable[str]) -> Iterable[Sign]:
     for code in codes:
         # `organization_spend_limit_exceeded` is found as `*_spend_limit_exceeded`.
         steps = code.split("_")
-        names = [code, *("*_" + "_".join(steps[at:]) for at in range(1, len(steps)))]
+        names = [
+            code,
+            *("*_" + "_".join(steps[at:]) for at in range(1, len(steps))),
+            # Volcengine: `InputTextSensitiveContentDetected`, and what may follow a dot
+            "*" + code.partition(".")[0][-len("sensitivecontentdetected") :],
+        ]
         yield from (table[name] for name in names if name in table)
 
 

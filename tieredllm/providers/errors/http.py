@@ -14,7 +14,8 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.errors.body import ErrorBody, read_error, read_error_text
 from tieredllm.providers.errors.codes import kind_of_codes, sign_of_words, status_of_codes
-from tieredllm.providers.errors.retry_after import retry_after_s
+from tieredllm.providers.errors.retry_after import retry_after_s, wait_in_words_s
+from tieredllm.providers.errors.tools import faulty_tool, is_about_a_tool
 from tieredllm.providers.request_info import RequestInfo, host_of
 
 __all__ = ["classify_inside_200", "classify_response"]
@@ -24,7 +25,11 @@ _FIXED = {
     402: ErrorKind.QUOTA_EXHAUSTED,
     404: ErrorKind.NOT_FOUND,
 }
-_TRANSIENT = frozenset({408, 409, 425})
+_TRANSIENT = frozenset({408, 409, 424, 425, 498})
+"""424 is Bedrock's for a model that failed, 498 Groq's for a lack of capacity (its error codes)."""
+
+_VERSION = re.compile(r"/v[0-9]")
+_LIMIT = re.compile(r"(?i)\blimit:? ([0-9][0-9,]*)\b.{0,60}?\brequested:? ([0-9][0-9,]*)")
 
 # Stands for parts of a message that name other parameters than the rejected one: "did you mean
 # 'stop'?" (Groq), "Use 'max_completion_tokens' instead." (OpenAI).
@@ -33,6 +38,11 @@ _UNSUPPORTED = re.compile(
     r"(?i)unsupported|(?:not|n't|no longer) (?:be )?(?:support|permitted|allowed|enabled|accept)"
     r"|unrecogni[sz]ed|unknown (?:name|parameter|field|argument)|unexpected (?:keyword|parameter)"
     r"|deprecated|cannot both be|extra (?:inputs|fields)"
+    # a value: "invalid temperature: only 1 is allowed for this model" (MoonshotAI/Kimi-K2#124),
+    # "top_p must be 1 when using greedy sampling" (Mistral, EricLBuehler/candle-vllm#307),
+    # "`temperature` may only be set to 1 when thinking is enabled" (Anthropic)
+    r"|\bonly [0-9.]+ is (?:allowed|supported|accepted)"
+    r"|\bmust (?:be|equal) [0-9.]+ (?:when|if|for)\b|\b(?:may|can) only be (?:set to )?[0-9.]+"
 )
 
 
@@ -51,7 +61,8 @@ def classify_response(
     if 300 <= status < 400:
         return _redirect(info, status, headers)
     error = read_error_text(body)
-    return _error(info, error, status=status, meant=status, wait_s=retry_after_s(headers, now=now))
+    wait_s = retry_after_s(headers, now=now)
+    return _error(info, error, status=status, meant=status, wait_s=wait_s, now=now)
 
 
 def classify_inside_200(
@@ -71,72 +82,132 @@ def classify_inside_200(
     """
     error = read_error(value)
     meant = error.number or status_of_codes(error.codes) or 500
-    return _error(info, error, status=status, meant=meant, wait_s=retry_after_s(headers, now=now))
+    wait_s = retry_after_s(headers, now=now)
+    return _error(info, error, status=status, meant=meant, wait_s=wait_s, now=now)
 
 
 def _error(
-    info: RequestInfo, error: ErrorBody, *, status: int, meant: int, wait_s: float | None
+    info: RequestInfo,
+    error: ErrorBody,
+    *,
+    status: int,
+    meant: int,
+    wait_s: float | None,
+    now: float,
 ) -> FallbackTriggerError:
-    kind = _kind(error, meant, inside_200=status < 300)
-    parameter = _parameter(info, error) if kind is ErrorKind.BAD_REQUEST else None
-    sign = sign_of_words(error.message)
-    if sign is not None and sign.parameter in info.parameters.values():
+    sign = None if error.is_page else sign_of_words(error.message)
+    said = kind_of_codes(error.codes)
+    words = sign.means if sign is not None and isinstance(sign.means, ErrorKind) else None
+    kind = _kind(error, meant, said=said, words=words, inside_200=status < 300)
+    tool, parameter, lasting = None, None, True
+    if kind is ErrorKind.BAD_REQUEST and info.tools and is_about_a_tool(error):
+        # One tool's declaration is at fault; that says nothing of tools as such.
+        tool = faulty_tool(error, tuple(info.tools))
+        parameter = info.tools[tool] if tool else "tools"
+        lasting = tool is not None
+    elif sign is not None and sign.parameter in info.parameters.values():
         kind, parameter = ErrorKind.BAD_REQUEST, sign.parameter
-    if kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE) and wait_s is None:
+    elif kind is ErrorKind.BAD_REQUEST:
+        parameter = _parameter(info, error)
+    if wait_s is None and kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE):
         wait_s = error.retry_after_s
+        if wait_s is None:
+            wait_s = retry_after_s(error.headers, now=now)
+        if wait_s is None:
+            wait_s = wait_in_words_s(error.message)
     return FallbackTriggerError(
         kind,
         info.presentable(_message(info, error, kind, meant)),
         status=status,
         retry_after_s=wait_s,
         parameter=parameter,
+        tool=tool,
+        lasting=lasting,
         truncated=sign is not None and sign.truncated,
     )
 
 
-def _kind(error: ErrorBody, status: int, *, inside_200: bool) -> ErrorKind:
-    code = kind_of_codes(error.codes)
+def _kind(
+    error: ErrorBody,
+    status: int,
+    *,
+    said: ErrorKind | None,
+    words: ErrorKind | None,
+    inside_200: bool,
+) -> ErrorKind:
+    """Decide on the kind.
+
+    Args:
+        error: the body.
+        status: the HTTP status, or the one that an error inside a 200 stands for.
+        said: what its codes mean.
+        words: what its words mean.
+        inside_200: whether the status is only what the body stands for.
+    """
     if status in _FIXED:
-        return _FIXED[status]
-    if status == 429:
-        return _kind_of_429(error, code)
-    if status == 403:
-        return _kind_of_403(error, code)
-    if status in _TRANSIENT or status >= 500:
-        # llama.cpp's server has sent a prompt's excess as 500; and an error inside a 200 names no
-        # status when its code or its words are all there is.
-        said = code or _kind_of_words(error)
-        decisive = said is ErrorKind.CONTEXT_LENGTH or inside_200
-        return said if said is not None and decisive else ErrorKind.SERVICE_UNAVAILABLE
-    return _kind_of_request(error, code, status)
-
-
-def _kind_of_request(error: ErrorBody, code: ErrorKind | None, status: int) -> ErrorKind:
-    if status == 413 and code is ErrorKind.RATE_LIMIT:
-        # Groq: one request of more tokens than a minute allows.
+        # A gateway's 401 or 404 may well be about money (one-api).
+        return ErrorKind.QUOTA_EXHAUSTED if said is ErrorKind.QUOTA_EXHAUSTED else _FIXED[status]
+    meaning = _meaning(error, said, words)
+    # Groq's 413 is one request of more tokens than a minute allows.
+    too_large = status == 413 and said is ErrorKind.RATE_LIMIT
+    if too_large or (status == 429 and _never_fits(error.message)):
         return ErrorKind.CONTEXT_LENGTH
-    if code is None and status_of_codes(error.codes) == 404:
+    if meaning in _ANYWHERE or (meaning is not None and (inside_200 or _is_request(status))):
+        return meaning
+    return _by_status(status)
+
+
+def _meaning(error: ErrorBody, said: ErrorKind | None, words: ErrorKind | None) -> ErrorKind | None:
+    """Weigh codes against words: a code that says more than "wait" or "wrong" decides."""
+    if error.flagged:
+        return ErrorKind.CONTENT_FILTER
+    if said in _ANYWHERE:
+        return said
+    if said is ErrorKind.RATE_LIMIT or any("perday" in quota for quota in error.quotas):
+        spent = words is ErrorKind.QUOTA_EXHAUSTED or said is None
+        return ErrorKind.QUOTA_EXHAUSTED if spent else said
+    if said is None and words is None and status_of_codes(error.codes) == 404:
         return ErrorKind.NOT_FOUND
-    return code or _kind_of_words(error) or ErrorKind.BAD_REQUEST
+    return words or said
 
 
-def _kind_of_words(error: ErrorBody) -> ErrorKind | None:
-    sign = sign_of_words(error.message)
-    return sign.means if sign is not None and isinstance(sign.means, ErrorKind) else None
+_ANYWHERE = frozenset(
+    {
+        ErrorKind.CONTEXT_LENGTH,
+        ErrorKind.QUOTA_EXHAUSTED,
+        ErrorKind.CONTENT_FILTER,
+        ErrorKind.AUTHENTICATION,
+    }
+)
+"""What is meant whatever the status: llama.cpp has sent a prompt's excess as 500, xAI a refusal as
+403 and a wrong key as 400, z.ai an empty account as 429."""
 
 
-def _kind_of_429(error: ErrorBody, code: ErrorKind | None) -> ErrorKind:
-    if code is ErrorKind.QUOTA_EXHAUSTED or any("perday" in quota for quota in error.quotas):
-        return ErrorKind.QUOTA_EXHAUSTED
-    if _kind_of_words(error) is ErrorKind.QUOTA_EXHAUSTED:
-        return ErrorKind.QUOTA_EXHAUSTED
-    return ErrorKind.RATE_LIMIT
+def _by_status(status: int) -> ErrorKind:
+    if status in _TRANSIENT or status >= 500:
+        return ErrorKind.SERVICE_UNAVAILABLE
+    return {
+        403: ErrorKind.PERMISSION,
+        413: ErrorKind.CONTEXT_LENGTH,
+        429: ErrorKind.RATE_LIMIT,
+    }.get(status, ErrorKind.BAD_REQUEST)
 
 
-def _kind_of_403(error: ErrorBody, code: ErrorKind | None) -> ErrorKind:
-    if code in (ErrorKind.QUOTA_EXHAUSTED, ErrorKind.CONTENT_FILTER):
-        return code
-    return ErrorKind.CONTENT_FILTER if error.flagged else ErrorKind.PERMISSION
+def _is_request(status: int) -> bool:
+    """Return whether a status says no more than that the request will not do."""
+    return status < 500 and status not in _TRANSIENT and status not in (403, 429)
+
+
+def _never_fits(message: str) -> bool:
+    """Return whether one request asks for more than a whole minute's limit.
+
+    OpenAI: "Request too large for … on tokens per min (TPM): Limit 30000, Requested 45000."
+    """
+    found = _LIMIT.search(message)
+    if not found:
+        return False
+    limit, requested = (int(number.replace(",", "")) for number in found.groups())
+    return requested > limit
 
 
 def _message(info: RequestInfo, error: ErrorBody, kind: ErrorKind, status: int) -> str:
@@ -146,7 +217,8 @@ def _message(info: RequestInfo, error: ErrorBody, kind: ErrorKind, status: int) 
             return f"{info.host} wants a key, and the profile's api_key_env names none: {words}"
         return f"the key in {info.key_env} was rejected: {words}"
     if kind is ErrorKind.NOT_FOUND and not error.codes:
-        return f"{info.host} has no such model or address ({info.model}): {words}"
+        hint = "" if _VERSION.search(info.url) else " (does base_url lack /v1?)"
+        return f"{info.host} has no such model or address ({info.model}): {words}{hint}"
     return words
 
 
