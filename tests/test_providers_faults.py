@@ -309,6 +309,17 @@ def test_a_packed_body_is_refused(vendor, encoding):
 
 
 @every_vendor
+def test_a_packed_error_is_known_by_its_status(vendor):
+    """What is packed is not shown either."""
+    head = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    outcome, _ = ask(vendor, response(429, gzip.compress(b'{"error": "slow down"}'), head))
+
+    assert outcome.kind == "rate_limit"
+    assert "\x1f" not in outcome.error.message
+    assert "\ufffd" not in outcome.error.message
+
+
+@every_vendor
 def test_a_body_that_says_it_is_as_it_is_is_read(vendor):
     """`identity` is no packing."""
     head = {"Content-Encoding": "identity", "Content-Type": "application/json"}

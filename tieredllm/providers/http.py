@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_BODY_BYTES",
     "MAX_ERROR_BODY_BYTES",
+    "MAX_STREAM_BYTES",
     "HttpClients",
     "Reply",
     "Request",
@@ -42,8 +43,14 @@ __all__ = [
 MAX_ERROR_BODY_BYTES = 64 * 1024
 """More of an error body is never read."""
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024
 """The longest answer in one body: a million tokens have some 4 MB."""
+
+MAX_STREAM_BYTES = 64 * 1024 * 1024
+"""The longest stream: a token's chunk has some 300 bytes, so this is 200,000 tokens."""
+
+MAX_BODY_PARTS = 200_000
+"""The most objects and lists in one body: an empty one has 3 bytes of JSON, and 64 of memory."""
 
 ERROR_BODY_S = 2.0
 """How long an error body may take; what has come by then is enough to classify it."""
@@ -228,15 +235,19 @@ class Reply:
         Raises:
             FallbackTriggerError: it is.
         """
-        encoding = self.headers.get("content-encoding", "").strip().lower()
-        if encoding not in ("", "identity"):
+        if self._packing:
             raise FallbackTriggerError(
                 ErrorKind.MALFORMED_RESPONSE,
                 self._info.presentable(
-                    f"{self._info.host} sent a body packed as {encoding}, which nobody asked for"
+                    f"{self._info.host} sent a body packed as {self._packing}, unasked"
                 ),
                 status=self.status,
             )
+
+    @property
+    def _packing(self) -> str:
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        return "" if encoding == "identity" else encoding
 
     async def form(self) -> Literal["events", "body"]:
         """Look at the first bytes and tell a stream of events from one JSON document.
@@ -268,13 +279,17 @@ class Reply:
         """Yield the stream's events.
 
         Raises:
-            FallbackTriggerError: the connection broke, or an event is too long.
+            FallbackTriggerError: the connection broke, or an event, or all of them, are too long.
         """
         decoder = Decoder()
+        size = len(self._head)
         try:
             for event in decoder.feed(self._head):
                 yield event
             while (chunk := await self._next()) is not None:
+                size += len(chunk)
+                if size > MAX_STREAM_BYTES:
+                    raise self._too_much(f"is longer than {MAX_STREAM_BYTES} bytes")
                 for event in decoder.feed(chunk):
                     yield event
             for event in decoder.flush():
@@ -288,7 +303,7 @@ class Reply:
         """Read the whole body.
 
         Raises:
-            FallbackTriggerError: it broke off, or is longer than `MAX_BODY_BYTES`.
+            FallbackTriggerError: it broke off, or is more than any answer.
         """
         parts = [self._head]
         size = len(self._head)
@@ -297,11 +312,7 @@ class Reply:
                 parts.append(chunk)
                 size += len(chunk)
                 if size > MAX_BODY_BYTES:
-                    raise FallbackTriggerError(
-                        ErrorKind.MALFORMED_RESPONSE,
-                        f"the answer is longer than {MAX_BODY_BYTES} bytes",
-                        status=self.status,
-                    )
+                    raise self._too_much(f"is longer than {MAX_BODY_BYTES} bytes")
         except FallbackTriggerError as exc:
             if exc.kind is ErrorKind.CONNECTION and size:
                 raise FallbackTriggerError(
@@ -310,13 +321,21 @@ class Reply:
                     status=self.status,
                 ) from exc
             raise
-        return b"".join(parts)
+        body = b"".join(parts)
+        if body.count(b"{") + body.count(b"[") > MAX_BODY_PARTS:
+            raise self._too_much(f"has more than {MAX_BODY_PARTS} parts")
+        return body
 
     async def error_body(self) -> bytes:
-        """Read what there is of an error body, bounded in size and time; never fails."""
+        """Read what there is of an error body, bounded in size and time; never fails.
+
+        There is nothing in a packed one.
+        """
         import asyncio
 
         body = b""
+        if self._packing:
+            return body
         try:
             async with asyncio.timeout(ERROR_BODY_S):
                 while len(body) < MAX_ERROR_BODY_BYTES:
@@ -336,6 +355,10 @@ class Reply:
             self._info.presentable(f"{self._info.host} sent a web page, not an answer: {title}"),
             status=self.status,
         )
+
+    def _too_much(self, what: str) -> FallbackTriggerError:
+        message = f"what {self._info.host} sends {what}, which no answer has"
+        return FallbackTriggerError(ErrorKind.MALFORMED_RESPONSE, message, status=self.status)
 
     async def _next(self) -> bytes | None:
         try:
