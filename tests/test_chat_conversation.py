@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+
 import pytest
 from chat_support import FAILURE, answer
 
@@ -85,7 +86,7 @@ def test_a_pipe_is_no_transcript(tmp_path):
     """`/load` of a pipe nobody writes to waits for nothing."""
     os.mkfifo(tmp_path / "pipe")
 
-    with pytest.raises(UsageError, match="cannot read .*: this is a pipe"):
+    with pytest.raises(UsageError, match=r"cannot read .*: this is a pipe"):
         transcript.load(tmp_path / "pipe")
 
 
