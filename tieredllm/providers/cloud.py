@@ -222,7 +222,6 @@ class CloudBackend(ABC):
             headers=self._all_headers(info) | {"content-type": "application/json"},
             body=msgspec.json.encode(self._with_own(ask.body)),
             connect_timeout_s=call.connect_timeout_s,
-            stream=ask.stream,
             on_sent=call.on_sent,
         )
         text = ""
