@@ -11,6 +11,8 @@ import typer
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.options import (
+    PAIR,
+    RequestCommand,
     RequestOptions,
     find_conversation,
     make_manager,
@@ -20,6 +22,7 @@ from tieredllm.cli.options import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tieredllm.prompts.stored import StoredPrompt
     from tieredllm.types import Answer
 
 __all__ = ["app"]
@@ -34,6 +37,8 @@ EXAMPLES = """Examples:
   tieredllm ask -x "a Python one-liner that reverses a file's lines" > reverse.py
   tieredllm ask -f report.txt "what does this conclude?" --json | jq -r .tier
   tieredllm ask -c "and at sunset?"
+  tieredllm ask -s "you are a strict reviewer" "review: {input}" --save review
+  git diff | tieredllm -T review -o temperature 0
 """
 
 
@@ -54,6 +59,24 @@ class AskOptions(RequestOptions):
         bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
     ] = False
 
+    variable: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--var",
+            metavar=PAIR,
+            parser=str,
+            help="A variable of the stored prompt (repeatable).",
+        ),
+    ] = None
+    save_as: Annotated[
+        str | None,
+        typer.Option(
+            "--save",
+            metavar="NAME",
+            help="Keep -s, the question as a template ({input}, {names}), -o, -m and -t "
+            "under a name, for -T; nothing is asked.",
+        ),
+    ] = None
     no_stdin: Annotated[
         bool,
         typer.Option(
@@ -71,6 +94,8 @@ class AskOptions(RequestOptions):
         from tieredllm.errors import UsageError
 
         super().check()
+        if self.variable and self.template is None:
+            raise UsageError("--var fills in a stored prompt: name it with -T")
         if self.stream_always and self.no_stream:
             raise UsageError("--stream and --no-stream exclude each other")
 
@@ -78,7 +103,9 @@ class AskOptions(RequestOptions):
         return super()._request_fields(names) | {"stream": False if self.no_stream else None}
 
 
-@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @takes_options(AskOptions)
 def ask(
     ctx: typer.Context,
@@ -100,15 +127,60 @@ def ask(
     """
     environment = current()
     words, files = prompt or [], options.file or []
-    if not words and not files and (options.no_stdin or not environment.is_piped_into):
+    options.check()
+    if options.save_as is not None:
+        _save(environment, words, options)
+        return
+    stored = _stored(environment, options)
+    if stored is not None:
+        options = options.with_stored(stored)
+    is_whole = stored is not None and stored.prompt is not None
+    if not (words or files or is_whole) and (options.no_stdin or not environment.is_piped_into):
         print(ctx.get_help(), file=environment.stderr)
         raise typer.Exit(ExitCode.USAGE)
-    options.check()
-    raise typer.Exit(_answer(environment, words, files, options))
+    raise typer.Exit(_answer(environment, words, files, options, stored))
+
+
+def _stored(environment: Environment, options: AskOptions) -> StoredPrompt | None:
+    if options.template is None:
+        return None
+    from tieredllm.prompts.stored import StoredPrompts
+
+    return StoredPrompts(environment.places).find(options.template)
+
+
+def _save(environment: Environment, words: list[str], options: AskOptions) -> None:
+    """Keep what was given as a stored prompt.
+
+    Raises:
+        UsageError: nothing was given, or the name is none.
+    """
+    from tieredllm.errors import UsageError
+    from tieredllm.profile.params import read_params
+    from tieredllm.prompts.stored import StoredPrompt, StoredPrompts
+
+    if len(options.model or []) > 1:
+        raise UsageError("--save keeps one model: give one -m")
+    prompt = StoredPrompt(
+        system=options.system,
+        prompt=" ".join(words) or None,
+        options=read_params(options.option or []),
+        tier=options.start,
+        model=next(iter(options.model or []), None),
+    )
+    if prompt == StoredPrompt():
+        raise UsageError("--save: there is nothing to keep: give a prompt, -s, -o, -m or -t")
+    name = options.save_as or ""
+    path = StoredPrompts(environment.places).save(name, prompt)
+    environment.say(f"kept as {path}: `tieredllm ask -T {name} ...`")
 
 
 def _answer(
-    environment: Environment, words: list[str], files: list[Path], options: AskOptions
+    environment: Environment,
+    words: list[str],
+    files: list[Path],
+    options: AskOptions,
+    stored: StoredPrompt | None,
 ) -> int:
     """Ask, print the answer, keep it, and return the exit code.
 
@@ -150,6 +222,8 @@ def _answer(
         patience=Patience.within(options.deadline_s, manager.profile.deadline_s),
         read_stdin=not options.no_stdin,
     )
+    if stored is not None:
+        question = stored.question(question, dict(options.variable or []))
     if not question.strip() and not any(part.text.strip() for part in attachments):
         raise UsageError("nothing to ask: give a question, a file, or text on stdin")
     request = options.request()
