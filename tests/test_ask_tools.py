@@ -221,6 +221,35 @@ def test_what_is_read_written_and_read_again_is_read_twice(home, tmp_path, vendo
     assert "not run again" not in json.dumps(server.requests[-1].json)
 
 
+def test_health_tells_what_is_left_out_and_a_new_profile_tries_it_again(home, counter):
+    """A rejected tool costs itself alone, is shown by `-v` and `health`, and is not for ever."""
+    message = "tools.1.custom.input_schema: input_schema does not support oneOf at the top level"
+    refused = response(400, {"error": {"type": "invalid_request_error", "message": message}})
+    script = [refused, answers("anthropic", "One."), answers("anthropic", "Two.")]
+
+    async def model(connection):
+        await connection.send(script.pop(0) if script else response(200, {"data": []}))
+
+    with served(model) as server:
+        path = with_tools(home, counter, ("anthropic", server.url))
+        first = cli(home, "-p", path, "ask", "one?")
+        second = cli(home, "-p", path, "ask", "-v", "two?")
+        health = json.loads(cli(home, "-p", path, "health", "--json").stdout)
+        told = cli(home, "-p", path, "health").stderr
+        with_tools(home, counter, ("anthropic", server.url), tools="[calculate]")
+        changed = json.loads(cli(home, "-p", path, "health", "--json").stdout)
+
+    offered = [[it["name"] for it in sent.json["tools"]] for sent in server.requests[:3]]
+    assert (first.stdout, second.stdout) == (b"One.\n", b"Two.\n")
+    assert offered[0][1] not in offered[1]
+    assert offered[1] == offered[2] == [name for name in offered[0] if name != offered[0][1]]
+    assert f"asked again without the tool {offered[0][1]}: {message}"[:60].encode() in first.stderr
+    assert f"without what it has rejected: {offered[0][1]}".encode() in second.stderr
+    assert health["tiers"][0]["rejected"] == [offered[0][1]]
+    assert f"asked without {offered[0][1]}, which it has rejected".encode() in told
+    assert changed["tiers"][0]["rejected"] == []
+
+
 def test_a_request_without_tools_loads_none_of_it(home):
     """A cloud `ask` whose profile grants nothing imports nothing of the tools."""
     script = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from chat_support import FAILURE, answer
 
@@ -20,7 +22,12 @@ def test_a_dialogue_keeps_what_models_said():
     dialogue.add(Prompt(question="y"), answer("a3", text=None, tier=None, error=FAILURE))
 
     assert dialogue.turns == [
-        Turn(asked="[file: a]\nlong text\n\nSum up", answered="Fine.", request_id="a1")
+        Turn(
+            asked="Sum up",
+            attachments=(Attachment(name="a", text="long text\n"),),
+            answered="Fine.",
+            request_id="a1",
+        )
     ]
     assert [message.role for message in dialogue.messages] == ["user", "assistant"]
     assert dialogue.take_back().request_id == "a1"
@@ -72,6 +79,15 @@ def test_what_is_no_transcript_is_refused(tmp_path, content, said):
 
     with pytest.raises(UsageError, match=said):
         transcript.load(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFOs")
+def test_a_pipe_is_no_transcript(tmp_path):
+    """`/load` of a pipe nobody writes to waits for nothing."""
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(UsageError, match=r"cannot read .*: this is a pipe"):
+        transcript.load(tmp_path / "pipe")
 
 
 def test_a_transcript_that_cannot_be_written(tmp_path):

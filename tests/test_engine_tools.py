@@ -10,19 +10,24 @@ import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, run_engine
 from tools_support import MCP_SERVER, session, stub
 
+from tieredllm.engine.ports import NoMemory
 from tieredllm.engine.runner import stream_events
 from tieredllm.engine.tool_loop import ToolLoop
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import McpSettings, Tools
 from tieredllm.providers.base import CallPiece, ToolRequest
+from tieredllm.render.event_messages import remark
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.registry import Toolbox
 from tieredllm.types import (
     Answered,
+    AttemptStarted,
+    Notice,
     Options,
     Prompt,
     ToolCall,
+    ToolDeclaration,
     ToolEnded,
     ToolStarted,
     ToolsWanted,
@@ -303,6 +308,107 @@ def test_a_backend_that_rejects_tools_is_asked_again_without():
     assert second.seen[0].tools
     assert not second.seen[1].tools
     assert "> counted to 1" in second.seen[1].messages[-1].content
+
+
+class Learned(NoMemory):
+    """A memory that keeps what is rejected."""
+
+    def __init__(self):
+        self.kept = set()
+
+    def rejected(self, identity):
+        return frozenset(self.kept)
+
+    def reject(self, identity, parameter):
+        self.kept.add(parameter)
+
+
+def test_a_tool_that_is_rejected_is_left_out_and_named():
+    """The others stay, the user is told, and the next request leaves it out from the start."""
+    counter, memory = Counter(), Learned()
+    tools = [counter.tool, stub("odd")]
+    odd = ToolDeclaration(name="odd", description="", parameters={"type": "object"})
+    rejected = fault("bad_request", tool="odd", parameter=odd.rejected_as)
+    model = Scripted([rejected], ["It is 1.", END])
+    answer, events = run_engine(model, tier=ALL, tools=ToolLoop(session(*tools)), health=memory)
+    again = Scripted(["It is 1.", END])
+    _, later = run_engine(again, tier=ALL, tools=ToolLoop(session(*tools)), health=memory)
+
+    assert answer.text == "It is 1."
+    assert [[tool.name for tool in call.tools] for call in model.seen] == [
+        ["count", "odd"],
+        ["count"],
+    ]
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    assert notices == ["asked again without the tool odd: played"]
+    assert [tool.name for tool in again.seen[0].tools] == ["count"]
+    [started] = [event for event in later if isinstance(event, AttemptStarted)]
+    assert started.without == ("odd",)
+    assert remark(started) == ("asking primary (openai model), without what it has rejected: odd")
+
+
+def test_a_callers_tool_is_never_left_out():
+    """A tier that rejects one of the caller's tools gives way, and nothing is remembered."""
+    memory = Learned()
+    tool = ToolDeclaration(name="odd", parameters={"type": "object"})
+    first = Scripted([fault("bad_request", tool="odd", parameter=tool.rejected_as)], name="one")
+    second = Scripted(["Well.", END], name="two")
+    answer, _ = run_engine(first, second, options=Options(caller_tools=(tool,)), health=memory)
+
+    assert (answer.text, len(first.seen)) == ("Well.", 1)
+    assert memory.kept == set()
+
+
+def test_a_server_that_rejects_tool_after_tool_is_asked_without_any():
+    """Four are left out one by one, then all; that there are to be none is not remembered."""
+    memory = Learned()
+    tools = [stub(f"t{number}") for number in range(9)]
+    faults = [
+        [
+            fault(
+                "bad_request",
+                tool=tool.name,
+                parameter=ToolDeclaration(
+                    name=tool.name, description="", parameters=tool.parameters
+                ).rejected_as,
+            )
+        ]
+        for tool in tools[:5]
+    ]
+    model = Scripted(*faults, ["Well.", END])
+    answer, events = run_engine(model, tier=ALL, tools=ToolLoop(session(*tools)), health=memory)
+
+    assert answer.text == "Well."
+    assert [len(call.tools) for call in model.seen] == [9, 8, 7, 6, 5, 0]
+    assert len(memory.kept) == 4
+    assert "tools" not in memory.kept
+    assert [event.message for event in events if isinstance(event, Notice)][-1] == (
+        "asked again without tools: played"
+    )
+
+
+def test_what_is_said_of_an_unnamed_tool_is_not_remembered():
+    """The request goes on without tools; the next one has them."""
+    memory = Learned()
+    model = Scripted([fault("bad_request", parameter="tools", lasting=False)], ["Well.", END])
+    answer, _ = run_engine(model, tier=ALL, tools=Counter().tooling(), health=memory)
+
+    assert (answer.text, memory.kept) == ("Well.", set())
+
+
+def test_more_tools_than_a_server_takes_are_cut_and_told():
+    """OpenAI is offered 128 of 130, and the user is told once."""
+    tools = [stub(f"t{number}") for number in range(130)]
+    model = Scripted([wants("t3")], ["Well.", END])
+    _, events = run_engine(model, tier=ALL, tools=ToolLoop(session(*tools)))
+
+    assert [len(call.tools) for call in model.seen] == [128, 128]
+    assert [event.message for event in events if isinstance(event, Notice)] == [
+        (
+            "openai takes 128 tools, and 130 are granted: t128 and 1 others after it are left out; "
+            "grant those it needs"
+        )
+    ]
 
 
 def test_rounds_are_limited():

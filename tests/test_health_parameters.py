@@ -68,3 +68,12 @@ def test_reset_forgets_one_or_all(tmp_path):
         assert one == [False, True, True]
         assert not any(memory.rejected(identity) for identity in "abc")
         assert database.problem is None
+
+
+def test_it_is_forgotten_when_the_profile_changes(tmp_path):
+    """What was rejected under one profile is tried under another."""
+    with Database(tmp_path / "state.db") as database:
+        SqliteParameters(database, profile="one").reject("b", "tools")
+
+        assert SqliteParameters(database, profile="one").rejected("b") == {"tools"}
+        assert SqliteParameters(database, profile="two").rejected("b") == frozenset()

@@ -186,6 +186,42 @@ def test_history_is_cut_where_the_user_speaks():
     assert {len(sent) for sent in messages} == {1, 3, 5, 9}
 
 
+REPORT = Attachment(name="report.txt", text="\n".join(f"line {n}" for n in range(100)))
+ABOUT_REPORT = (
+    Message("user", "sum up", attachments=(REPORT,)),
+    Message("assistant", "long"),
+    *HISTORY * 10,
+)
+
+
+@pytest.mark.parametrize("policy", ["full", "simplified", "minimal"])
+def test_a_document_stays_with_its_conversation(policy):
+    """When the turn that a text was attached to is left out, it opens the first that is sent."""
+    prompt = Prompt(question="and?", history=ABOUT_REPORT)
+    everything = composed(prompt, policy).messages
+    outcome = composed(prompt, policy, budget=400, count=words)
+
+    assert everything[0].content == f"[file: report.txt]\n{REPORT.text}\n\nsum up"
+    assert outcome.left_out.history_messages > 0
+    assert outcome.left_out.attached_tokens == 0
+    assert outcome.messages[0].content.startswith(f"[file: report.txt]\n{REPORT.text}\n\n")
+
+
+def test_a_document_that_does_not_fit_is_cut_in_its_middle():
+    """The oldest turns go first, then the middle of the text; the latest turns stay beside it."""
+    outcome = composed(
+        Prompt(question="and?", history=ABOUT_REPORT), "full", budget=200, count=words
+    )
+    first = outcome.messages[0].content
+
+    assert len(outcome.messages) > 2
+    assert first.startswith("[file: report.txt]\nline 0\n")
+    assert "line 99\n\n" in first
+    assert "left out here" in first
+    assert outcome.left_out.attached_tokens > 0
+    assert "report.txt is cut to fit" in outcome.notices
+
+
 def test_what_is_left_out_is_counted():
     """The messages and the tokens that a tier was not sent are data beside the words for people."""
     text = "\n".join(f"line {number}" for number in range(2000))

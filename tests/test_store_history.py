@@ -151,7 +151,7 @@ def test_a_conversation_goes_on_from_its_turns(history):
     assert history.conversation(cid) == Conversation(
         "a1",
         (
-            Message("user", "piped\n\nOne?"),
+            Message("user", "One?", attachments=(Attachment(text="piped\n"),)),
             Message("assistant", "First."),
             Message("user", "Two?"),
             Message("assistant", "Second."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import random
 import threading
@@ -10,6 +11,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from tieredllm.aio import run
 from tieredllm.clock import Clock, SystemClock
@@ -101,6 +104,7 @@ class FallbackManager:
             loaded = load(find_profile(named, self.places), self.places)
             profile = loaded.profile
             tool_folders = loaded.tool_folders
+        written = hashlib.sha256(msgspec.json.encode(profile)).hexdigest()[:16]
         for tier, model in (models or {}).items():
             profile = _with_model(profile, tier, model)
         self.profile = profile
@@ -126,7 +130,7 @@ class FallbackManager:
             for level, tier in enumerate(profile.tiers)
         )
         self._health = SqliteHealth(self.database, profile.health, self._clock)
-        self._parameters = SqliteParameters(self.database, self._clock)
+        self._parameters = SqliteParameters(self.database, self._clock, profile=written)
         self._notifier = self._make_notifier() if persist else None
         self._deliveries: set[asyncio.Task[None]] = set()
         self._approve_tools = approve_tools
@@ -259,7 +263,7 @@ class FallbackManager:
         """
         from tieredllm.health.report import check
 
-        return await check(self.plans, self._health, probe=probe, deep=deep)
+        return await check(self.plans, self._health, self._parameters, probe=probe, deep=deep)
 
     def cooldowns_s(self) -> list[float]:
         """Return for each open circuit in how many seconds it may be probed."""

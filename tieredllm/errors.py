@@ -86,6 +86,8 @@ class FallbackTriggerError(TieredLLMError):
         again: overrides the kind's policy where the cause is known better: False for a refused
             connection (nothing listens there), True for one that was reset before the first byte.
         parameter: the request parameter the server named as unsupported (wire name).
+        tool: the tool whose declaration the server rejects; `parameter` is what leaves it out.
+        lasting: whether the parameter is worth remembering for later requests.
         counts: overrides the kind's policy where the cause is known better: False for a request
             that was never sent.
         truncated: whether the limit of tokens was used up before an answer began.
@@ -100,6 +102,8 @@ class FallbackTriggerError(TieredLLMError):
         retry_after_s: float | None = None,
         again: bool | None = None,
         parameter: str | None = None,
+        tool: str | None = None,
+        lasting: bool = True,
         counts: bool | None = None,
         truncated: bool = False,
     ) -> None:
@@ -109,6 +113,8 @@ class FallbackTriggerError(TieredLLMError):
         self.retry_after_s = retry_after_s
         self.again = again
         self.parameter = parameter
+        self.tool = tool
+        self.lasting = lasting
         self.counts = counts
         self.truncated = truncated
         super().__init__(str(self.info))

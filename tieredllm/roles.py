@@ -7,12 +7,34 @@ from collections.abc import Iterable
 import msgspec
 
 from tieredllm.text import replace_surrogates
-from tieredllm.types import Message
+from tieredllm.types import Attachment, Message
 
-__all__ = ["OPENING", "alternating", "split_system", "turns_of", "without_tools"]
+__all__ = [
+    "OPENING",
+    "alternating",
+    "attached_text",
+    "split_system",
+    "turn_text",
+    "turns_of",
+    "without_tools",
+]
 
 OPENING = "(The beginning of this conversation is left out.)"
 """What stands for the user's turn before an answer, where a vendor wants the user to go first."""
+
+
+def attached_text(attachment: Attachment) -> str:
+    """Return an attached text as a model is told it: a file's with its name above."""
+    text = attachment.text.rstrip("\n")
+    return f"[file: {attachment.name}]\n{text}" if attachment.name else text
+
+
+def turn_text(texts: Iterable[str], said: str) -> str:
+    """Return a user's turn: the attached texts, a blank line, and what the user said."""
+    parts = [text for text in texts if text]
+    if said.strip() or not parts:
+        parts.append(said)
+    return "\n\n".join(parts)
 
 
 def split_system(messages: Iterable[Message]) -> tuple[str, list[Message]]:

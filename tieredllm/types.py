@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -57,6 +58,7 @@ __all__ = [
     "TopP",
     "Usage",
     "last_failures",
+    "rejected_tool",
 ]
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -116,6 +118,14 @@ MessagePart = Image | Document
 """What a message has besides text."""
 
 
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """Text that the question is about: what was piped in, or a file."""
+
+    text: str
+    name: str | None = None
+    """The file's name, or None for piped text."""
+
+
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call of a tool as a model made it."""
 
@@ -126,11 +136,13 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """JSON text, as it came; empty for none."""
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a conversation, whoever sent or is sent it."""
 
     role: Role
     content: str
+    attachments: tuple[Attachment, ...] = ()
+    """The text that a user's turn is about, apart from what the user said; it comes before that."""
     parts: tuple[MessagePart, ...] = ()
     """What a user's turn has besides text."""
     calls: tuple[ToolCall, ...] = ()
@@ -146,14 +158,6 @@ class Message(msgspec.Struct, frozen=True):
     raw: Any = None
     """An assistant's turn in its vendor's own form, for the backend that made it alone: signatures
     in it hold nowhere else."""
-
-
-class Attachment(msgspec.Struct, frozen=True, kw_only=True):
-    """Text that the question is about: what was piped in, or a file."""
-
-    text: str
-    name: str | None = None
-    """The file's name, or None for piped text."""
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +206,22 @@ class ToolDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     """The JSON Schema of its arguments, an object."""
     strict: bool | None = None
     """Whether the vendor is to hold the model to the schema, where it can; None: its default."""
+
+    @property
+    def rejected_as(self) -> str:
+        """What a backend's memory of rejected parameters calls it: another one when it changes."""
+        text = msgspec.json.encode((self.description, self.parameters), order="deterministic")
+        return f"{self.name}{_TOOL_MARK}{zlib.crc32(text):08x}"
+
+
+_TOOL_MARK = "#"
+"""Ends a tool's name in a memory of rejected parameters; no parameter's name has it."""
+
+
+def rejected_tool(parameter: str) -> str | None:
+    """Return the name of the tool that a rejected parameter stands for; None when it is another."""
+    name, mark, _ = parameter.rpartition(_TOOL_MARK)
+    return name if mark else None
 
 
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -416,6 +436,8 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     number: int
     """1 for the first try on this backend, 2 for its first retry."""
+    without: tuple[str, ...] = ()
+    """The parameters and tools it is asked without, as it has rejected them."""
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):

@@ -137,7 +137,7 @@ async def undo(chat: Chat, _argument: str) -> None:
     turn = chat.undo()
     if turn is None:
         raise UsageError("there is nothing to take back")
-    chat.services.show_dim(f"took back: {one_line(turn.asked, SHOWN)}")
+    chat.services.show_dim(f"took back: {one_line(turn.said, SHOWN)}")
 
 
 async def reset(chat: Chat, _argument: str) -> None:

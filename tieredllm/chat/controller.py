@@ -197,7 +197,9 @@ class Chat:
         if prompt is None:
             if replaced is None:
                 return False
-            prompt = Prompt(question=replaced.asked)
+            prompt = Prompt(
+                question=replaced.asked, attachments=replaced.attachments, parts=replaced.parts
+            )
         elif replaced is not None and (
             self.last_answer is None or replaced.request_id != self.last_answer.request_id
         ):

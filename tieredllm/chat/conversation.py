@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tieredllm.errors import UsageError
-from tieredllm.store.record import is_turn, user_turn
+from tieredllm.roles import attached_text, turn_text
+from tieredllm.store.record import is_turn
 from tieredllm.text import pluralize, replace_surrogates
-from tieredllm.types import Answer, Message, Prompt
+from tieredllm.types import Answer, Attachment, Message, MessagePart, Prompt
 
 if TYPE_CHECKING:
     from tieredllm.store.history import Conversation
@@ -24,8 +25,17 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
     asked: str
     answered: str
+    attachments: tuple[Attachment, ...] = ()
+    """The text the question is about."""
+    parts: tuple[MessagePart, ...] = ()
+    """The images and documents that it is about."""
     request_id: str | None = None
     """The request in the log it comes from."""
+
+    @property
+    def said(self) -> str:
+        """All that the user said, the attached text first."""
+        return turn_text(map(attached_text, self.attachments), self.asked)
 
 
 class Dialogue:
@@ -60,7 +70,10 @@ class Dialogue:
         return tuple(
             message
             for turn in self.turns
-            for message in (Message("user", turn.asked), Message("assistant", turn.answered))
+            for message in (
+                Message("user", turn.asked, attachments=turn.attachments, parts=turn.parts),
+                Message("assistant", turn.answered),
+            )
         )
 
     def add(self, prompt: Prompt, answer: Answer) -> None:
@@ -68,7 +81,9 @@ class Dialogue:
         if is_turn(answer):
             self.turns.append(
                 Turn(
-                    asked=user_turn(prompt),
+                    asked=prompt.question,
+                    attachments=prompt.attachments,
+                    parts=prompt.parts,
                     # No encoding takes a lone surrogate, nor would the next request.
                     answered=replace_surrogates(answer.text or ""),
                     request_id=answer.request_id,
@@ -103,7 +118,15 @@ def paired(messages: Sequence[Message], request_ids: Sequence[str] = ()) -> list
             raise UsageError(reason)
         number = index // 2
         request_id = request_ids[number] if number < len(request_ids) else None
-        turns.append(Turn(asked=pair[0].content, answered=pair[1].content, request_id=request_id))
+        turns.append(
+            Turn(
+                asked=pair[0].content,
+                answered=pair[1].content,
+                attachments=pair[0].attachments,
+                parts=pair[0].parts,
+                request_id=request_id,
+            )
+        )
     return turns
 
 

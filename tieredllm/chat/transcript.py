@@ -12,7 +12,7 @@ import msgspec
 
 from tieredllm.chat.conversation import Dialogue, paired
 from tieredllm.errors import TieredLLMError, UsageError
-from tieredllm.files import atomic_write
+from tieredllm.files import atomic_write, read_file
 from tieredllm.types import Message
 
 __all__ = ["load", "save"]
@@ -43,12 +43,9 @@ def load(path: Path) -> Dialogue:
         UsageError: the file cannot be read, or is none that `save` writes.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_file(path, max_bytes=MAX_BYTES)
     except OSError as exc:
         raise UsageError(f"cannot read {path}: {exc.strerror or exc}") from exc
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"{path} is over {MAX_BYTES // 1024 // 1024} MiB: no conversation")
     try:
         messages = msgspec.json.decode(data, type=list[Message])
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -69,13 +66,18 @@ def _as_json(dialogue: Dialogue) -> str:
     import json
 
     system = [Message("system", dialogue.system)] if dialogue.system else []
-    values = msgspec.to_builtins([*system, *dialogue.messages])
+    said = [
+        message
+        for turn in dialogue.turns
+        for message in (Message("user", turn.said), Message("assistant", turn.answered))
+    ]
+    values = msgspec.to_builtins([*system, *said])
     return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
 
 
 def _for_people(dialogue: Dialogue) -> str:
     parts = [f"*System: {dialogue.system}*"] if dialogue.system else []
     for turn in dialogue.turns:
-        quoted = "\n".join(f"> {line}".rstrip() for line in turn.asked.split("\n"))
+        quoted = "\n".join(f"> {line}".rstrip() for line in turn.said.split("\n"))
         parts += [quoted, turn.answered.strip("\n")]
     return "\n\n".join(parts) + "\n"

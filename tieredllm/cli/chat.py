@@ -285,7 +285,7 @@ def _recap(chat: Chat, width: int) -> list[str]:
     last = dialogue.turns[-1]
     return [
         about,
-        one_line(f"you asked: {last.asked}", width),
+        one_line(f"you asked: {last.said}", width),
         one_line(f"answer: {last.answered}", width),
     ]
 

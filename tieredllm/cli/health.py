@@ -161,6 +161,11 @@ def print_report(report: HealthReport, profile: Profile, environment: Environmen
     for tier in report.tiers:
         if tier.fix and tier.status != "healthy":
             environment.say(f"{tier.name}: {tier.fix}")
+        if tier.rejected:
+            environment.say(
+                f"{tier.name}: asked without {', '.join(tier.rejected)}, which it has rejected; "
+                "tieredllm health --reset forgets that"
+            )
 
 
 def _table(report: HealthReport, profile: Profile, width: int) -> Table:

@@ -70,6 +70,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """What one attempt is told about tools."""
 
     declared: tuple[ToolDeclaration, ...] = ()
+    rejected: tuple[str, ...] = ()
+    """The names of tools that are not declared, as the backend has rejected them."""
     rounds: tuple[Message, ...] = ()
     """The calls so far and their results; they come after the question."""
     choice: ToolChoice = ToolChoice()

@@ -52,12 +52,16 @@ from tieredllm.types import (
     TierSkipped,
     ToolCall,
     ToolsWanted,
+    rejected_tool,
 )
 
 if TYPE_CHECKING:
     from tieredllm.engine.tool_loop import ToolLoop
 
 __all__ = ["FallbackRun", "stream_events"]
+
+MAX_TOOL_REPAIRS = 4
+"""After how many repairs all tools are left out instead of one more."""
 
 MAX_REPAIRS = 8
 """How many unsupported parameters one try leaves out; no vendor has more optional ones we send."""
@@ -295,12 +299,22 @@ class FallbackRun:
                     outcome = asked
                     return outcome
                 self._warm_up(plan.level)
-                if error.parameter and error.parameter not in omit and repairs < MAX_REPAIRS:
-                    self._parameters.reject(backend.identity, error.parameter)
-                    if error.parameter in self._needed:
+                parameter, lasting = repair(error, repairs)
+                if parameter and parameter not in omit and repairs < MAX_REPAIRS:
+                    if error.tool is not None and "tools" in self._needed:
+                        # A caller's request is not sent without one of its tools.
                         outcome = asked
                         return outcome
-                    omit |= {error.parameter}
+                    if lasting:
+                        self._parameters.reject(backend.identity, parameter)
+                    if parameter in self._needed:
+                        outcome = asked
+                        return outcome
+                    if error.tool or parameter == "tools":
+                        what = "tools" if parameter == "tools" else f"the tool {error.tool}"
+                        notice = f"asked again without {what}: {error.message}"
+                        await emit(Notice(tier=tier.name, message=notice))
+                    omit |= {parameter}
                     repairs += 1
                     number += 1
                     continue
@@ -396,7 +410,11 @@ class FallbackRun:
             number: 1 for the first try.
         """
         tier = plan.tier
-        await self._say_who_is_asked(plan, backend, number, emit)
+        without = (
+            *sorted(name for name in omit if rejected_tool(name) is None),
+            *tools.rejected,
+        )
+        await self._say_who_is_asked(plan, backend, number, emit, without=without)
         started = self._log.now()
         state = StreamState()
         called: tuple[str, ...] = ()
@@ -465,7 +483,13 @@ class FallbackRun:
         )
 
     async def _say_who_is_asked(
-        self, plan: TierPlan, backend: Backend, number: int, emit: Emit
+        self,
+        plan: TierPlan,
+        backend: Backend,
+        number: int,
+        emit: Emit,
+        *,
+        without: tuple[str, ...],
     ) -> None:
         tier = plan.tier.name
         if tier != self._asked:
@@ -481,6 +505,7 @@ class FallbackRun:
                 provider=backend.provider,
                 model=backend.model,
                 number=number,
+                without=without,
             )
         )
 
@@ -503,6 +528,19 @@ class FallbackRun:
 
     def _left_s(self) -> float:
         return self._deadline - asyncio.get_running_loop().time()
+
+
+def repair(error: FallbackTriggerError, repairs: int) -> tuple[str | None, bool]:
+    """Return what to leave out after a failure, if anything, and whether to remember it.
+
+    Args:
+        error: the failure.
+        repairs: how much was left out before.
+    """
+    if error.tool is not None and repairs >= MAX_TOOL_REPAIRS:
+        # Each tool has something that this server will not have: none of them, then.
+        return "tools", False
+    return error.parameter, error.lasting
 
 
 async def stream_events(request: FallbackRun) -> AsyncGenerator[Event, None]:

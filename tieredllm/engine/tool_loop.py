@@ -17,6 +17,7 @@ from tieredllm.engine.attempt import Completed, Failed, Outcome, ToolCalls, Tool
 from tieredllm.engine.ports import Emit
 from tieredllm.errors import UsageError
 from tieredllm.providers.base import Backend
+from tieredllm.providers.tool_schema import rules_of, select_tools
 from tieredllm.types import (
     Message,
     Notice,
@@ -115,16 +116,39 @@ class ToolLoop:
             deadline: the request's, on the event loop's clock.
         """
         declared: tuple[ToolDeclaration, ...] = ()
+        rejected: tuple[str, ...] = ()
         if backend.capabilities.tools and "tools" not in omit:
-            declared = await self._offered(tier, deadline)
+            offered = await self._offered(tier, deadline)
+            rejected = tuple(tool.name for tool in offered if tool.rejected_as in omit)
+            declared = self._selected(
+                tuple(tool for tool in offered if tool.rejected_as not in omit), backend
+            )
         return ToolContext(
             declared=declared,
+            rejected=rejected,
             rounds=tuple(self._rounds) if declared else (),
             choice=ToolChoice(mode="auto" if self._session.rounds_left > 0 else "none"),
             results=self._quoted(),
             spent=self._spent.get(backend.identity, Usage()),
             round=number,
         )
+
+    def _selected(
+        self, tools: tuple[ToolDeclaration, ...], backend: Backend
+    ) -> tuple[ToolDeclaration, ...]:
+        """Return as many tools as a backend takes, and note which are left out."""
+        rules = rules_of(backend.provider)
+        called = [call.name for said in self._rounds for call in said.calls]
+        selected = select_tools(tools, rules, called=called)
+        if len(selected) < len(tools):
+            names = {tool.name for tool in selected}
+            missing = [tool.name for tool in tools if tool.name not in names]
+            self._problems.append(
+                f"{backend.provider} takes {len(selected)} tools, and {len(tools)} are granted: "
+                f"{missing[0]} and {len(missing) - 1} others after it are left out; "
+                "grant those it needs"
+            )
+        return selected
 
     def _new_notices(self, tier: str) -> list[Notice]:
         """Return what is missing and was not said yet."""

@@ -22,10 +22,15 @@ class SqliteParameters:
     Args:
         database: where it is kept.
         clock: the time.
+        profile: identifies what was asked for: what was learned under one is not known under
+            another, as the mistake may have been the profile's.
     """
 
-    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+    def __init__(
+        self, database: Database, clock: Clock | None = None, *, profile: str = ""
+    ) -> None:
         self._database = database
+        self._profile = profile
         self._clock = clock or SystemClock()
 
     def rejected(self, identity: str) -> frozenset[str]:
@@ -35,7 +40,7 @@ class SqliteParameters:
         def load(connection: Connection) -> frozenset[str]:
             rows = connection.execute(
                 "SELECT parameter FROM rejected_parameters WHERE identity = ? AND learned_at > ?",
-                (identity, since),
+                (self._key(identity), since),
             )
             return frozenset(parameter for (parameter,) in rows)
 
@@ -51,7 +56,7 @@ class SqliteParameters:
             )
             connection.execute(
                 "INSERT OR REPLACE INTO rejected_parameters VALUES (?, ?, ?)",
-                (identity, parameter, now),
+                (self._key(identity), parameter, now),
             )
 
         self._database.write(note, None)
@@ -61,7 +66,11 @@ class SqliteParameters:
 
         def forget(connection: Connection) -> None:
             connection.execute(
-                "DELETE FROM rejected_parameters WHERE ?1 IS NULL OR identity = ?1", (identity,)
+                "DELETE FROM rejected_parameters WHERE ?1 IS NULL OR identity = ?1",
+                (None if identity is None else self._key(identity),),
             )
 
         self._database.write(forget, None, creates=False)
+
+    def _key(self, identity: str) -> str:
+        return f"{identity}@{self._profile}" if self._profile else identity

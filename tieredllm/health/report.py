@@ -10,8 +10,9 @@ import msgspec
 
 from tieredllm.clock import iso
 from tieredllm.engine.plan import TierPlan
-from tieredllm.engine.ports import Standing
+from tieredllm.engine.ports import NoMemory, ParameterMemory, Standing
 from tieredllm.providers.base import DEEP_PROBE_S, PROBE_S, Backend, ProbeResult
+from tieredllm.types import rejected_tool
 
 if TYPE_CHECKING:
     from tieredllm.health.memory import SqliteHealth, WindowReport
@@ -61,6 +62,8 @@ class TierReport(msgspec.Struct, frozen=True, kw_only=True):
     window: WindowReport
     probe: ProbeResult | None
     """None when there was nothing to probe."""
+    rejected: tuple[str, ...] = ()
+    """Parameters and tools it has rejected, and is asked without for a while."""
 
     @property
     def can_answer(self) -> bool:
@@ -77,13 +80,19 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def check(
-    plans: Sequence[TierPlan], health: SqliteHealth, *, probe: bool = True, deep: bool = False
+    plans: Sequence[TierPlan],
+    health: SqliteHealth,
+    parameters: ParameterMemory | None = None,
+    *,
+    probe: bool = True,
+    deep: bool = False,
 ) -> HealthReport:
     """Tell how every backend of every tier is, all of them probed at the same time.
 
     Args:
         plans: the tiers.
         health: what is remembered of them.
+        parameters: what they have rejected.
         probe: whether to look now; otherwise what is remembered is told.
         deep: whether to ask for one real token, which a vendor bills; otherwise nothing is billed.
     """
@@ -96,7 +105,14 @@ async def check(
     tiers = tuple(
         min(
             (
-                _report(plan, backend, standings[backend.identity], found[id(backend)], health)
+                _report(
+                    plan,
+                    backend,
+                    standings[backend.identity],
+                    found[id(backend)],
+                    health,
+                    parameters=parameters or NoMemory(),
+                )
                 for backend in plan.backends
             ),
             key=lambda report: RANKS[report.status],
@@ -135,7 +151,10 @@ def _report(
     standing: Standing,
     probe: ProbeResult | None,
     health: SqliteHealth,
+    *,
+    parameters: ParameterMemory,
 ) -> TierReport:
+    rejected = sorted(parameters.rejected(backend.identity))
     status, reason, fix = _judged(backend, standing, probe)
     return TierReport(
         name=plan.tier.name,
@@ -151,6 +170,7 @@ def _report(
         ),
         window=health.window(backend.identity),
         probe=probe,
+        rejected=tuple(rejected_tool(name) or name for name in rejected),
     )
 
 

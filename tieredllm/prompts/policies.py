@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from tieredllm.prompts.fit import cut, fair_shares
-from tieredllm.roles import turns_of
-from tieredllm.types import Attachment, LeftOut, Message, Prompt
+from tieredllm.roles import attached_text, turn_text, turns_of
+from tieredllm.types import LeftOut, Message, Prompt
 
 __all__ = [
     "Composed",
@@ -39,8 +39,9 @@ PART_TOKENS = 1600
 """About what a picture or a page takes at every vendor: 1,568 at most for a picture that Claude
 scales down (Anthropic's guide to vision), 258 per tile at Google, 1,105 and less at OpenAI."""
 
-ATTACHED_SHARE = 4
-"""Attached text is worth more than old turns up to one part in so many of the context."""
+TURNS_SHARE = 4
+"""Where attached text has to be cut anyway, the latest turns have one part in so many of the room:
+a conversation about a long text is still one."""
 
 TEMPLATES = {
     "full": "{question}",
@@ -74,6 +75,9 @@ def compose(
 ) -> Composed:
     """Apply a policy and cut the outcome to a budget.
 
+    A text that was attached to an earlier turn stays with the conversation: when its turn is left
+    out, it opens the first that is not.
+
     Args:
         prompt: the request.
         policy: `full`, `simplified` or `minimal`.
@@ -84,36 +88,65 @@ def compose(
         ContextTooSmallError: the parts that are never cut do not fit: the system prompt, the
             question, and where there is none the last turn, which the model goes on from.
     """
-    system, history, question = prompt.system, prompt.history, prompt.question
+    question = Message("user", prompt.question, attachments=prompt.attachments, parts=prompt.parts)
     has_text = any(attachment.text for attachment in prompt.attachments)
-    goes_on = not (question.strip() or has_text or prompt.parts)
-
-    fixed = "" if goes_on else TEMPLATES[policy].format(question=question)
+    goes_on = not (prompt.question.strip() or has_text or prompt.parts)
+    fixed = "" if goes_on else TEMPLATES[policy].format(question=prompt.question)
     left = budget_tokens - _bounded_count(fixed, budget_tokens, count) - 2 * MESSAGE_TOKENS
     left -= PART_TOKENS * len(prompt.parts)
-    if system:
-        left -= _bounded_count(system, budget_tokens, count) + MESSAGE_TOKENS
-    kept, used = _newest(history, left - (left // ATTACHED_SHARE if has_text else 0), count)
+    if prompt.system:
+        left -= _bounded_count(prompt.system, budget_tokens, count) + MESSAGE_TOKENS
+
+    conversation = (*prompt.history, question)
+    attachments = [it for message in conversation for it in message.attachments if it.text]
+    texts = [attached_text(attachment) for attachment in attachments]
+    sizes = [_bounded_count(text, left, count) for text in texts]
+    whole = sum(sizes) + len(texts)
+    room = left - whole if whole <= left else left // TURNS_SHARE
+    kept, used = _newest(prompt.history, room, count)
     if left < 0 or (goes_on and not kept):
         reason = f"the question does not fit a context that leaves {max(budget_tokens, 0)} tokens"
         raise ContextTooSmallError(reason)
 
-    notices: list[str] = []
-    dropped = len(history) - len(kept)
-    if dropped:
-        notices.append(f"the oldest {dropped} messages are left out")
-    attached = _attached(prompt.attachments, left - used, count)
-    notices.extend(f"{name} is cut to fit" for name in attached.cut_names)
+    shares = fair_shares(sizes, left - used - len(texts))
+    parts = [cut(text, max(share, 0), count) for text, share in zip(texts, shares, strict=True)]
+    dropped = len(prompt.history) - len(kept)
+    *turns, (_, own) = _with_texts(conversation, parts, skip=dropped)
+    messages = [Message("system", prompt.system)] if prompt.system else []
+    messages += [
+        msgspec.structs.replace(turn, content=turn_text(said, turn.content), attachments=())
+        for turn, said in turns
+    ]
+    if not goes_on:
+        messages.append(Message("user", _worded(own, prompt.question, policy), parts=prompt.parts))
 
-    messages = [Message("system", system)] if system else []
-    messages.extend(kept)
-    text = _user_turn(attached.text, question, policy)
-    if text or prompt.parts:
-        messages.append(Message("user", text, parts=prompt.parts))
-    left_out = None
-    if dropped or attached.cut_tokens:
-        left_out = LeftOut(history_messages=dropped, attached_tokens=attached.cut_tokens)
-    return Composed(messages=tuple(messages), notices=tuple(notices), left_out=left_out)
+    notices = [f"the oldest {dropped} messages are left out"] if dropped else []
+    lost = 0
+    for attachment, text, part in zip(attachments, texts, parts, strict=True):
+        if part != text:
+            notices.append(f"{attachment.name or 'the piped text'} is cut to fit")
+            lost += _tokens_cut(text, part, count)
+    left_out = LeftOut(history_messages=dropped, attached_tokens=lost)
+    return Composed(
+        messages=tuple(messages),
+        notices=tuple(notices),
+        left_out=left_out if dropped or lost else None,
+    )
+
+
+def _with_texts(
+    messages: Sequence[Message], texts: Sequence[str], *, skip: int
+) -> list[tuple[Message, list[str]]]:
+    """Return messages with their attached texts; those of the first `skip` go to the next."""
+    found: list[tuple[Message, list[str]]] = []
+    rest = iter(texts)
+    waiting: list[str] = []
+    for number, message in enumerate(messages):
+        waiting += [next(rest) for attachment in message.attachments if attachment.text]
+        if number >= skip:
+            found.append((message, waiting))
+            waiting = []
+    return found
 
 
 def prompt_from_messages(messages: Sequence[Mapping[str, str]]) -> Prompt:
@@ -171,36 +204,6 @@ def tokens_of(message: Message, count: Callable[[str], int]) -> int:
     return written + PART_TOKENS * len(message.parts)
 
 
-class _Attached(msgspec.Struct, frozen=True, kw_only=True):
-    text: str
-    cut_names: tuple[str, ...]
-    cut_tokens: int
-
-
-def _attached(
-    attachments: tuple[Attachment, ...], budget: int, count: Callable[[str], int]
-) -> _Attached:
-    """Return the attached texts as one, each cut to its share, and what was cut."""
-    attachments = tuple(attachment for attachment in attachments if attachment.text)
-    texts = [_titled(attachment) for attachment in attachments]
-    sizes = [_bounded_count(text, budget, count) for text in texts]
-    shares = fair_shares(sizes, budget - len(texts))
-    parts: list[str] = []
-    names: list[str] = []
-    cut_tokens = 0
-    for attachment, text, share in zip(attachments, texts, shares, strict=True):
-        part = cut(text, max(share, 0), count)
-        parts.append(part)
-        if part != text:
-            names.append(attachment.name or "the piped text")
-            cut_tokens += _tokens_cut(text, part, count)
-    return _Attached(
-        text="\n\n".join(part for part in parts if part),
-        cut_names=tuple(names),
-        cut_tokens=cut_tokens,
-    )
-
-
 def _tokens_cut(text: str, part: str, count: Callable[[str], int]) -> int:
     """Return about how many tokens of a text are not in its part: a long text is not counted."""
     left_out = len(text) - len(part)
@@ -214,15 +217,9 @@ def _bounded_count(text: str, budget: int, count: Callable[[str], int]) -> int:
     return count(text)
 
 
-def _titled(attachment: Attachment) -> str:
-    text = attachment.text.rstrip("\n")
-    return f"[file: {attachment.name}]\n{text}" if attachment.name else text
-
-
-def _user_turn(attached: str, question: str, policy: str) -> str:
-    """Put the attached text before the question, a blank line between them."""
+def _worded(texts: list[str], question: str, policy: str) -> str:
+    """Put the attached texts before the question, a blank line between them."""
     template = TEMPLATES[policy]
     if not question.strip():
-        return template.format(question=attached) if attached else ""
-    turn = template.format(question=question)
-    return f"{attached}\n\n{turn}" if attached else turn
+        return template.format(question=turn_text(texts, ""))
+    return turn_text(texts, template.format(question=question))

@@ -17,8 +17,12 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     key_env: str | None = None
     """The variable the key came from."""
+    secrets: tuple[str, ...] = ()
+    """What else was sent that is not to be shown."""
     parameters: Mapping[str, str] = {}
     """What could be left out: words a server may use for a parameter, and its wire name."""
+    tools: Mapping[str, str] = {}
+    """The tools by name, in their order, and what each is left out as."""
 
     def __repr__(self) -> str:
         """Leave the key out, wherever this is printed."""
@@ -33,7 +37,7 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
         """Make text from outside fit to show, with this request's key masked."""
         from tieredllm.redaction import presentable
 
-        return presentable(text, (self.key, _credentials(self.url)))
+        return presentable(text, (self.key, _credentials(self.url), *self.secrets))
 
 
 def host_of(url: str) -> str | None:

@@ -70,7 +70,7 @@ def remark(event: Event) -> str | None:
     line: str | None = None
     match event:
         case AttemptStarted():
-            line = f"asking {describe_backend(event)}{_try(event.number)}"
+            line = f"asking {describe_backend(event)}{_try(event.number)}{_without(event)}"
         case RetryScheduled():
             why = describe_error(event.error)
             line = f"{one_line(event.tier)}: {why}; again in {event.wait_s:.1f} s"
@@ -115,3 +115,9 @@ def called_tools(tier: str, names: tuple[str, ...]) -> str:
 
 def _try(number: int) -> str:
     return f", try {number}" if number > 1 else ""
+
+
+def _without(event: AttemptStarted) -> str:
+    if not event.without:
+        return ""
+    return f", without what it has rejected: {one_line(', '.join(event.without), _LIMIT)}"

@@ -17,6 +17,7 @@ import msgspec
 
 from tieredllm.clock import iso
 from tieredllm.redaction import Redactor
+from tieredllm.roles import attached_text, turn_text
 from tieredllm.types import Answer, Attempt, Message, Prompt
 
 __all__ = [
@@ -138,8 +139,9 @@ def _fit(value: Any, redact: Redactor, name: str = "", *, free: bool = False) ->
 
 def turn_messages(record: LoggedRequest) -> tuple[Message, Message]:
     """Return a turn of a conversation: what was asked, and what was answered."""
-    asked, answered = user_turn(record.prompt), record.answer.text or ""
-    return Message("user", asked), Message("assistant", answered)
+    prompt = record.prompt
+    asked = Message("user", prompt.question, attachments=prompt.attachments)
+    return asked, Message("assistant", record.answer.text or "")
 
 
 def is_turn(answer: Answer) -> bool:
@@ -155,14 +157,7 @@ def is_reusable(answer: Answer, kept: Answer) -> bool:
 
 def user_turn(prompt: Prompt) -> str:
     """Return what the user said in one turn: the attached texts, a blank line, the question."""
-    parts = [
-        f"[file: {part.name}]\n{part.text}" if part.name else part.text
-        for part in prompt.attachments
-        if part.text
-    ]
-    if prompt.question.strip() or not parts:
-        parts.append(prompt.question)
-    return "\n\n".join(part.rstrip("\n") for part in parts)
+    return turn_text(map(attached_text, prompt.attachments), prompt.question.rstrip("\n"))
 
 
 def fingerprint(profile: str, prompt: Prompt) -> str:
@@ -180,7 +175,10 @@ def fingerprint(profile: str, prompt: Prompt) -> str:
         prompt.system,
         question,
         [(part.name, part.text) for part in prompt.attachments],
-        [(turn.role, turn.content) for turn in prompt.history],
+        [
+            (turn.role, turn_text(map(attached_text, turn.attachments), turn.content))
+            for turn in prompt.history
+        ],
         # What a turn has besides text, where any has: the answers of before are still found.
         [repr(turn) for turn in prompt.history if turn.parts or turn.calls or turn.call_id],
         repr(prompt.parts),

@@ -15,6 +15,7 @@ from tieredllm.kinds import ErrorKind
 from tieredllm.providers.errors.body import ErrorBody, read_error, read_error_text
 from tieredllm.providers.errors.codes import kind_of_codes, sign_of_words, status_of_codes
 from tieredllm.providers.errors.retry_after import retry_after_s, wait_in_words_s
+from tieredllm.providers.errors.tools import faulty_tool, is_about_a_tool
 from tieredllm.providers.request_info import RequestInfo, host_of
 
 __all__ = ["classify_inside_200", "classify_response"]
@@ -98,9 +99,16 @@ def _error(
     said = kind_of_codes(error.codes)
     words = sign.means if sign is not None and isinstance(sign.means, ErrorKind) else None
     kind = _kind(error, meant, said=said, words=words, inside_200=status < 300)
-    parameter = _parameter(info, error) if kind is ErrorKind.BAD_REQUEST else None
-    if sign is not None and sign.parameter in info.parameters.values():
+    tool, parameter, lasting = None, None, True
+    if kind is ErrorKind.BAD_REQUEST and info.tools and is_about_a_tool(error):
+        # One tool's declaration is at fault; that says nothing of tools as such.
+        tool = faulty_tool(error, tuple(info.tools))
+        parameter = info.tools[tool] if tool else "tools"
+        lasting = tool is not None
+    elif sign is not None and sign.parameter in info.parameters.values():
         kind, parameter = ErrorKind.BAD_REQUEST, sign.parameter
+    elif kind is ErrorKind.BAD_REQUEST:
+        parameter = _parameter(info, error)
     if wait_s is None and kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE):
         wait_s = error.retry_after_s
         if wait_s is None:
@@ -113,6 +121,8 @@ def _error(
         status=status,
         retry_after_s=wait_s,
         parameter=parameter,
+        tool=tool,
+        lasting=lasting,
         truncated=sign is not None and sign.truncated,
     )
 
