@@ -22,6 +22,8 @@ def pytest_sessionstart(session):
 def _own_surroundings(tmp_path, monkeypatch):
     """Give each test directories of its own and no key, so that none sees the user's."""
     monkeypatch.setenv("TIEREDLLM_HOME", str(tmp_path / "home"))
+    for name in ("OLLAMA_MODELS", "HF_HUB_CACHE", "LLAMA_CACHE"):  # other programs' models
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
     for name in list(os.environ):
         if name.endswith(("_API_KEY", "_PROXY", "_proxy")) or name in {
             "TIEREDLLM_PROFILE",
