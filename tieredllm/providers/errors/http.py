@@ -38,6 +38,9 @@ _UNSUPPORTED = re.compile(
     r"(?i)unsupported|(?:not|n't|no longer) (?:be )?(?:support|permitted|allowed|enabled|accept)"
     r"|unrecogni[sz]ed|unknown (?:name|parameter|field|argument)|unexpected (?:keyword|parameter)"
     r"|deprecated|cannot both be|extra (?:inputs|fields)"
+    # what was left out: "reasoning_content is missing in assistant tool call message" (Kimi,
+    # n8n-io/n8n#29142), "Missing `reasoning_content` field in the assistant message" (DeepSeek)
+    r"|reasoning_content\W? is missing|missing \W?reasoning_content"
     # a value: "invalid temperature: only 1 is allowed for this model" (MoonshotAI/Kimi-K2#124),
     # "top_p must be 1 when using greedy sampling" (Mistral, EricLBuehler/candle-vllm#307),
     # "`temperature` may only be set to 1 when thinking is enabled" (Anthropic)
