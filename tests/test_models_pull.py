@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -530,8 +531,10 @@ def test_a_connection_that_breaks_is_told_by_pip(content, folder, monkeypatch):
         server.shutdown()
         server.server_close()
 
-    assert "Connection reset by peer" in reason
+    # pip 23.2.1 gives up at once; pip 26.3 tries to go on with the download first.
+    assert re.search(r"Connection reset by peer|not enough bytes were received", reason)
     assert "Exception:." not in reason
+    assert "hint" not in reason
 
 
 def test_room_for_the_wheel_is_needed_too(content, index, folder, monkeypatch):
