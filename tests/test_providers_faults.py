@@ -33,7 +33,7 @@ from wire_support import (
 
 from tieredllm.providers.http import HttpClients
 
-VENDORS = ["openai", "anthropic", "gemini"]
+VENDORS = ["openai", "responses", "anthropic", "gemini"]
 BLOCK = call(stream=False)
 
 every_vendor = pytest.mark.parametrize("vendor", VENDORS)
@@ -670,6 +670,16 @@ def test_keep_alives_and_role_only_chunks_yield_nothing(vendor):
             ),
             event({"type": "content_block_delta", "delta": {"type": "signature_delta"}}),
             event({"type": "something_new", "delta": {"text": "hm"}}),
+        ],
+        "responses": [
+            event({"type": "keepalive", "sequence_number": 3}, "keepalive"),
+            event({"type": "response.reasoning_summary_part.added", "part": {"text": "hm"}}),
+            event({"type": "response.reasoning_summary_text.delta", "delta": "hm"}),
+            event({"type": "response.reasoning_text.delta", "delta": "hm"}),
+            event({"type": "response.web_search_call.searching", "output_index": 3}),
+            event({"type": "response.output_text.annotation.added", "annotation": {"text": "hm"}}),
+            event({"type": "response.output_text.done", "text": "hm"}),
+            event({"type": "something_new", "delta": "hm"}),
         ],
         "gemini": [
             event({"candidates": [{"content": {"parts": [{"text": "hm", "thought": True}]}}]}),

@@ -116,6 +116,7 @@ class FallbackManager:
         self.database = Database(self.places.state_db if persist else None)
         self._around = BackendDeps(
             places=self.places,
+            env=self._env,
             keys=Keys(self._env, self.places.keys_file),
             http=self._http,
             clock=self._clock,

@@ -12,9 +12,16 @@ from tieredllm.render.view import View
 from tieredllm.types import Event, Token
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tieredllm.render.spinner import Spinner
 
-__all__ = ["make_view", "print_json", "print_json_list", "print_table"]
+__all__ = ["make_table", "make_view", "print_json", "print_json_list", "print_table"]
+
+GAP = 3
+"""Columns between two cells of a table."""
+LAST_COLUMN = 24
+"""Columns that the last cell of a row has at least, before the others are broken."""
 
 
 def print_json(value: Any, environment: Environment) -> None:
@@ -32,16 +39,60 @@ def print_json_list(values: Iterable[Any], environment: Environment) -> None:
     environment.stdout.write("[]\n" if start == "[" else "\n]\n")
 
 
-def print_table(rows: Sequence[Sequence[str]], environment: Environment) -> None:
-    """Print rows: lined up on a terminal; else a tab between the cells, for `cut` and `awk`."""
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], environment: Environment
+) -> None:
+    """Print rows: a table on a terminal; else a tab between the cells, for `cut` and `awk`.
+
+    Args:
+        headings: what stands above the columns on a terminal; into a pipe go the rows alone.
+        rows: as many cells each. The last one may be long: it goes on below itself.
+        environment: where to.
+    """
     if not environment.stdout.isatty():
         for row in rows:
             print("\t".join(row), file=environment.stdout)
         return
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    from rich.text import Text
+
+    console = environment.console()
+    table = make_table(headings, rows, console.width)
     for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(line.rstrip(), file=environment.stdout)
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def make_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Return an empty table in the one style that all listings have.
+
+    No cell is cut. Where the columns fit beside a last one of `LAST_COLUMN` they are not broken.
+
+    Args:
+        headings: what stands above the columns.
+        rows: the cells to come, to measure them.
+        width: the terminal's.
+    """
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table
+
+    columns = list(zip(headings, *rows, strict=True))
+    natural = [max(map(cell_len, column)) for column in columns]
+    before = sum(natural[:-1]) + GAP * (len(natural) - 1)
+    fits = before + min(natural[-1] if natural else 0, LAST_COLUMN) <= width
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        show_header=any(headings),
+        pad_edge=False,
+        padding=(0, 1),
+        header_style="dim",
+        border_style="dim",
+    )
+    for index, heading in enumerate(headings):
+        is_last = index == len(headings) - 1
+        table.add_column(heading, overflow="fold", no_wrap=fits and not is_last)
+    return table
 
 
 def make_view(
