@@ -545,10 +545,10 @@ def status(
         }
         print_json(found, environment)
         return
-    rows = [["WHAT", "LINES"], ["answered", f"{tiers.total()}"]]
+    rows = [["answered", f"{tiers.total()}"]]
     rows += [[f"  by {tier}", f"{count}"] for tier, count in tiers.most_common()]
     rows += [["failed", f"{failures.total()}"]]
     rows += [[f"  with {kind}", f"{count}"] for kind, count in failures.most_common()]
-    print_table(rows, environment)
+    print_table(("WHAT", "LINES"), rows, environment)
     if torn:
         environment.say("tieredllm: its last line is torn: `batch` cuts it off and goes on")
