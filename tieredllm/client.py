@@ -32,6 +32,7 @@ from tieredllm.store.database import Database
 from tieredllm.types import Answer, Answered, Event, Options, Prompt
 
 if TYPE_CHECKING:
+    from tieredllm.engine.ports import Gate
     from tieredllm.engine.tool_loop import ToolLoop
     from tieredllm.health.report import HealthReport
     from tieredllm.notify.notifier import Notifier
@@ -68,6 +69,8 @@ class FallbackManager:
         approver: asks a person about one call; without it, `approve: ask` means no.
         tool_folders: where the modules of Python tools are looked for besides Python's own places;
             those of the profile's files when it is given by name or path.
+        gate: decides when a backend may be asked, where many requests run at the same time; nobody
+            when None.
         clock: the time, for tests.
         rng: where jitter comes from, for tests.
 
@@ -92,6 +95,7 @@ class FallbackManager:
         approve_tools: bool = False,
         approver: Approver | None = None,
         tool_folders: Sequence[Path] = (),
+        gate: Gate | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -148,6 +152,7 @@ class FallbackManager:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._approve_tools = approve_tools
         self._approver = approver
+        self._gate = gate
         self._tool_folders = tuple(tool_folders)
         self._toolbox: Toolbox | None = None
 
@@ -194,6 +199,7 @@ class FallbackManager:
             clock=self._clock,
             rng=self._rng,
             tools=self._tooling(),
+            gate=self._gate,
         )
         async with aclosing(stream_events(request)) as events:
             async for event in events:
@@ -269,15 +275,26 @@ class FallbackManager:
         """Return what is wrong with the file of keys; its other keys are used all the same."""
         return self._around.keys.mistakes
 
-    async def check(self, *, deep: bool = False) -> HealthReport:
-        """Probe every tier at the same time and tell how each is.
+    async def check(self, *, probe: bool = True, deep: bool = False) -> HealthReport:
+        """Tell how every tier is, all of them probed at the same time.
 
         Args:
+            probe: whether to look now; otherwise what is remembered is told.
             deep: whether to ask each model for one real token, which a vendor bills.
         """
         from tieredllm.health.report import check
 
-        return await check(self.plans, self._health, self._parameters, deep=deep)
+        return await check(self.plans, self._health, self._parameters, probe=probe, deep=deep)
+
+    def cooldowns_s(self) -> list[float]:
+        """Return for each open circuit in how many seconds it may be probed."""
+        backends = [backend.identity for plan in self.plans for backend in plan.backends]
+        now = self._clock.wall()
+        return [
+            max(0.0, standing.retry_at - now)
+            for standing in self._health.standings(backends).values()
+            if standing.state == "open" and standing.retry_at is not None
+        ]
 
     async def use_model(self, tier: str, model: str) -> None:
         """Ask another model in one tier from now on; its alternates stay.

@@ -36,6 +36,7 @@ __all__ = [
     "PresencePenalty",
     "Prompt",
     "ReasoningEffort",
+    "Retracted",
     "RetryScheduled",
     "Role",
     "Seed",
@@ -252,6 +253,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The tier to start at; the first when None."""
     fallback: bool = True
     """Whether later tiers may answer."""
+    max_tier: str | None = None
+    """The last tier that may answer; the profile's last when None."""
+    patient: bool = False
+    """Whether backends that were set aside for their health are left alone even when no other
+    language model is left: the caller waits for their circuits instead."""
     require_llm: bool = False
     """Whether the rule engine's answer would be a failure."""
     deadline_s: float | None = None
@@ -454,6 +460,15 @@ class Thought(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class Retracted(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt has said so far has turned out to be thoughts, and no part of the answer.
+
+    The server has marked the end of them alone. Tokens that follow are the answer's.
+    """
+
+    tier: str
+
+
 class CallsMade(msgspec.Struct, frozen=True, kw_only=True):
     """The answer ends with calls of the caller's tools; nothing of it can fail any more."""
 
@@ -534,6 +549,7 @@ Event = (
     AttemptStarted
     | Token
     | Thought
+    | Retracted
     | CallsMade
     | ToolsWanted
     | ToolStarted

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from tieredllm.cli.environment import Environment
 from tieredllm.render.view import View
-from tieredllm.types import Event, Token
+from tieredllm.types import Event, Thought, Token
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tieredllm.render.plain import ThoughtView
     from tieredllm.render.spinner import Spinner
 
 __all__ = ["make_table", "make_view", "print_json", "print_json_list", "print_table"]
@@ -102,6 +103,7 @@ def make_view(
     stream: bool = False,
     no_stream: bool = False,
     printed_later: bool = False,
+    reasoning: bool = False,
     heading: Callable[[str], str | None] | None = None,
 ) -> tuple[View, bool]:
     """Choose the view, and say whether it needs ticks.
@@ -115,6 +117,7 @@ def make_view(
         raw: don't render Markdown.
         stream: print the answer as it comes, even into a pipe.
         no_stream: print the answer when it is complete, even on a terminal.
+        reasoning: show what the model thinks, on a terminal; the verbose view always does.
         printed_later: print no answer; whoever asks does, as for `--json` and `--extract`.
         heading: on a terminal, gives the dim line above a tier's text, by the tier's name.
     """
@@ -128,11 +131,13 @@ def make_view(
             quiet=environment.quiet,
             verbose=environment.verbose,
             stream=not no_stream,
+            reasoning=reasoning or environment.verbose,
             heading=heading,
         )
         return view, True
     from tieredllm.render.plain import PlainAnswer
 
+    thoughts = _thoughts(environment) if reasoning or environment.verbose else None
     plain: View = PlainAnswer(
         stdout=environment.stdout,
         stderr=environment.stderr,
@@ -140,27 +145,44 @@ def make_view(
         show=not printed_later,
         quiet=environment.quiet,
         verbose=environment.verbose,
+        thoughts=thoughts,
     )
     if environment.quiet or stream or not environment.stderr.isatty():
         return plain, False
     from tieredllm.render.spinner import Spinner
 
-    return _Waited(plain, Spinner(environment.console(stderr=True))), True
+    spinner = Spinner(environment.console(stderr=True))
+    return _Waited(plain, spinner, shows_thoughts=thoughts is not None), True
+
+
+def _thoughts(environment: Environment) -> ThoughtView | None:
+    """Return where thoughts are shown while the answer goes elsewhere."""
+    if not environment.stderr.isatty():
+        return None
+    from tieredllm.render.plain import ThoughtView
+    from tieredllm.render.terminal import takes_markdown
+
+    console = environment.console(stderr=True)
+    return ThoughtView(environment.stderr, dim=takes_markdown(console))
 
 
 class _Waited:
     """Show on stderr what a buffered answer waits for."""
 
-    def __init__(self, view: View, spinner: Spinner) -> None:
+    def __init__(self, view: View, spinner: Spinner, *, shows_thoughts: bool) -> None:
         self._view = view
         self._spinner = spinner
+        self._shows_thoughts = shows_thoughts
 
     def handle(self, event: Event) -> None:
         """Take the next event; an answer that is coming is still being waited for."""
         if isinstance(event, Token):
             return
-        self._spinner.clear()
-        self._spinner.take(event)
+        if isinstance(event, Thought) and self._shows_thoughts:
+            self._spinner.stop()
+        else:
+            self._spinner.clear()
+            self._spinner.take(event)
         self._view.handle(event)
 
     def tick(self) -> None:
