@@ -30,6 +30,7 @@ from tieredllm.store.database import Database
 from tieredllm.types import Answer, Answered, Event, Options, Prompt
 
 if TYPE_CHECKING:
+    from tieredllm.engine.preview import Preview
     from tieredllm.engine.tool_loop import ToolLoop
     from tieredllm.health.report import HealthReport
     from tieredllm.notify.notifier import Notifier
@@ -70,7 +71,8 @@ class FallbackManager:
 
     Raises:
         ProfileError: the profile has mistakes; all of them are reported.
-        UsageError: there is no such profile, no such tier to simulate, or none with a model.
+        UsageError: there is no such profile, no such tier to simulate, none with a model, or the
+            file of a model to ask is not there.
     """
 
     def __init__(
@@ -129,6 +131,8 @@ class FallbackManager:
             TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))
             for level, tier in enumerate(profile.tiers)
         )
+        for tier in models or {}:
+            _check_chosen(next(plan for plan in self.plans if plan.tier.name == tier))
         self._health = SqliteHealth(self.database, profile.health, self._clock)
         self._parameters = SqliteParameters(self.database, self._clock, profile=written)
         self._notifier = self._make_notifier() if persist else None
@@ -161,9 +165,7 @@ class FallbackManager:
                 start at.
         """
         context = context or {}
-        chosen = options or Options()
-        if chosen.start is not None:
-            self.check_tiers([chosen.start])
+        chosen = self._chosen(options)
         asked = _as_prompt(prompt, context.get("system"))
         self._around.new_text_chars = len(asked.question) + sum(
             len(attached.text) for attached in asked.attachments
@@ -185,6 +187,28 @@ class FallbackManager:
                 yield event
                 if isinstance(event, Answered):
                     self._notify(event.answer)
+
+    async def preview(
+        self,
+        prompt: PromptLike,
+        context: Mapping[str, Any] | None = None,
+        *,
+        options: Options | None = None,
+    ) -> tuple[Preview, ...]:
+        """Return what each tier would be sent; nothing is asked. A local model is loaded.
+
+        Args:
+            prompt: see `stream`.
+            context: see `stream`.
+            options: see `stream`.
+
+        Raises:
+            UsageError: see `stream`.
+        """
+        from tieredllm.engine.preview import preview
+
+        asked = _as_prompt(prompt, (context or {}).get("system"))
+        return await preview(self.plans, asked, self._chosen(options))
 
     async def process_with_fallbacks(
         self,
@@ -272,20 +296,22 @@ class FallbackManager:
             model: what the tier's own provider calls the model.
 
         Raises:
-            UsageError: there is no such tier, or it has no model.
+            UsageError: there is no such tier, it has no model, or the model's file is not there.
         """
         from msgspec.structs import replace
 
         from tieredllm.providers.factory import make_backends
 
-        self.profile = _with_model(self.profile, tier, model)
+        profile = _with_model(self.profile, tier, model)
         plan = next(plan for plan in self.plans if plan.tier.name == tier)
-        changed = self.profile.tiers[plan.level]
+        changed = profile.tiers[plan.level]
         former, *alternates = plan.backends
         own = make_backends(changed, self._around)[0]
+        plan = replace(plan, tier=changed, backends=(own, *alternates))
+        _check_chosen(plan)
         plans = list(self.plans)
-        plans[plan.level] = replace(plan, tier=changed, backends=(own, *alternates))
-        self.plans = tuple(plans)
+        plans[plan.level] = plan
+        self.plans, self.profile = tuple(plans), profile
         await former.aclose()
 
     def forget(self) -> None:
@@ -311,6 +337,21 @@ class FallbackManager:
     async def __aexit__(self, *_: object) -> None:
         """Close."""
         await self.aclose()
+
+    def _chosen(self, options: Options | None) -> Options:
+        """Return a request's options, with the profile's where they say nothing.
+
+        Raises:
+            UsageError: there is no tier of the name to start at.
+        """
+        chosen = options or Options()
+        if chosen.start is not None:
+            self.check_tiers([chosen.start])
+        if chosen.require_llm is not None:
+            return chosen
+        from msgspec.structs import replace
+
+        return replace(chosen, require_llm=self.profile.require_llm)
 
     def _tooling(self) -> ToolLoop | None:
         """Make one request's tools; None, and nothing is imported, when no tier has any."""
@@ -414,6 +455,19 @@ def _with_model(profile: Profile, name: str, model: str) -> Profile:
     changed = replace(chosen, model=model)
     tiers = tuple(changed if tier is chosen else tier for tier in profile.tiers)
     return replace(profile, tiers=tiers)
+
+
+def _check_chosen(plan: TierPlan) -> None:
+    """Make sure that a model of this machine that was asked for by name is there.
+
+    Raises:
+        UsageError: it is not; another model must not answer in its place without a word.
+    """
+    backend = plan.backends[0]
+    missing = backend.missing() if backend.provider == "llama_cpp" else None
+    if missing is not None:
+        reason = f"tier {plan.tier.name}: {missing.what}: {missing.fix}"
+        raise UsageError(reason)
 
 
 def _check_rules(profile: Profile) -> None:

@@ -330,6 +330,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Seconds for the whole request, all tiers together."""
     on_content_filter: Literal["stop", "fallback"] = "stop"
     """Whether a refusal ends the request or the next tier is asked."""
+    require_llm: bool = False
+    """Whether an answer by rules is none."""
     tiers: Annotated[tuple[Tier, ...], Meta(min_length=1)]
     """The tiers, in the order they are tried."""
     health: HealthSettings = HealthSettings()

@@ -40,6 +40,14 @@ __all__ = ["LlamaCppBackend"]
 Key = tuple[Path, FileState, int, Path | None]
 
 
+class _AbsentError(FallbackTriggerError):
+    """There is no file to load: the backend is not configured."""
+
+    def __init__(self, what: str, *, fix: str) -> None:
+        super().__init__(ErrorKind.MODEL_UNAVAILABLE, f"{what}: {fix}")
+        self.missing = Missing(what=what, fix=fix)
+
+
 class LlamaCppBackend:
     """A model file of this machine.
 
@@ -106,7 +114,13 @@ class LlamaCppBackend:
         return Capabilities()
 
     def missing(self) -> Missing | None:
-        """Return None: nothing has to be configured; an absent file is a failed attempt."""
+        """Return the file that is not there, or the name that is unknown."""
+        try:
+            self._file()
+        except _AbsentError as exc:
+            return exc.missing
+        except FallbackTriggerError:  # it is there, and the attempt will say what is wrong
+            return None
         return None
 
     async def token_counter(self) -> TokenCounter:
@@ -207,18 +221,19 @@ class LlamaCppBackend:
                     self._model, self._places.models, self._places.config / "models.yaml"
                 )
             except ModelFileError as exc:
-                raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, str(exc)) from exc
+                raise _AbsentError(str(exc), fix="`tieredllm models list` names them") from exc
         try:
             return self._path, state_of(self._path)
         except OSError as exc:
             if not isinstance(exc, FileNotFoundError):
                 message = f"{self._path} cannot be read: {exc.strerror or exc}"
-            elif catalog.is_path(self._model):
-                message = f"{self._path} does not exist"
+                raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
+            if catalog.is_path(self._model):
+                what, fix = f"{self._path} does not exist", "check the path"
             else:
-                pull = f"run `tieredllm models pull {self._model}`"
-                message = f"{self._model} is not on this machine: {pull}"
-            raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
+                what = f"{self._model} is not on this machine"
+                fix = f"run `tieredllm models pull {self._model}`"
+            raise _AbsentError(what, fix=fix) from exc
 
     def _runner(self) -> LlamaRunner:
         """Return the runner of the file as it is now.
