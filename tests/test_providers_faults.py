@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import time
 
+import msgspec
 import pytest
 from wire_support import (
     CHUNKED_END,
@@ -32,7 +33,7 @@ from wire_support import (
 
 from tieredllm.providers.http import HttpClients
 
-VENDORS = ["openai", "anthropic", "gemini"]
+VENDORS = ["openai", "responses", "anthropic", "gemini"]
 BLOCK = call(stream=False)
 
 every_vendor = pytest.mark.parametrize("vendor", VENDORS)
@@ -295,35 +296,36 @@ def test_a_document_that_is_reset_halfway_is_malformed(vendor):
 
 
 @every_vendor
-def test_a_body_that_is_not_compressed_as_it_says_is_malformed(vendor):
-    """Wrong gzip is told before output began."""
-    head = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
-    outcome, _ = ask(vendor, response(200, b"{not gzip}", head), BLOCK)
-
-    assert outcome.kind == "malformed_response"
-
-
-@every_vendor
-def test_a_compressed_document_is_read(vendor):
-    """Right gzip is."""
-    import msgspec
-
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity"])
+def test_a_packed_body_is_refused(vendor, encoding):
+    """Bodies are asked for as they are; what is packed all the same is not unpacked."""
     body = gzip.compress(msgspec.json.encode(document(vendor, "Hello")))
-    head = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    head = {"Content-Encoding": encoding, "Content-Type": "application/json"}
     outcome, server = ask(vendor, response(200, body, head), BLOCK)
 
-    assert outcome.text == "Hello"
-    assert server.requests[0].headers["accept-encoding"] == "gzip, deflate"
+    assert outcome.kind == "malformed_response"
+    assert f"packed as {encoding}" in outcome.error.message
+    assert {got.headers["accept-encoding"] for got in server.requests} == {"identity"}
 
 
 @every_vendor
-def test_compression_that_breaks_after_output_began_interrupts_the_stream(vendor):
-    """Wrong gzip halfway is a stream that broke."""
-    good = gzip.compress(b"".join([*opens(vendor), says(vendor, "Hello")]))[:-8]
-    head = STREAM_HEAD[:-2] + b"Content-Encoding: gzip\r\n\r\n"
-    outcome, _ = ask(vendor, plays(head, chunk(good), chunk(b"\xff" * 600), CHUNKED_END))
+def test_a_packed_error_is_known_by_its_status(vendor):
+    """What is packed is not shown either."""
+    head = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    outcome, _ = ask(vendor, response(429, gzip.compress(b'{"error": "slow down"}'), head))
 
-    assert (outcome.kind, outcome.texts) == ("stream_interrupted", ["Hello"])
+    assert outcome.kind == "rate_limit"
+    assert "\x1f" not in outcome.error.message
+    assert "\ufffd" not in outcome.error.message
+
+
+@every_vendor
+def test_a_body_that_says_it_is_as_it_is_is_read(vendor):
+    """`identity` is no packing."""
+    head = {"Content-Encoding": "identity", "Content-Type": "application/json"}
+    outcome, _ = ask(vendor, response(200, msgspec.json.encode(document(vendor, "Hello")), head))
+
+    assert outcome.text == "Hello"
 
 
 @every_vendor
@@ -668,6 +670,16 @@ def test_keep_alives_and_role_only_chunks_yield_nothing(vendor):
             ),
             event({"type": "content_block_delta", "delta": {"type": "signature_delta"}}),
             event({"type": "something_new", "delta": {"text": "hm"}}),
+        ],
+        "responses": [
+            event({"type": "keepalive", "sequence_number": 3}, "keepalive"),
+            event({"type": "response.reasoning_summary_part.added", "part": {"text": "hm"}}),
+            event({"type": "response.reasoning_summary_text.delta", "delta": "hm"}),
+            event({"type": "response.reasoning_text.delta", "delta": "hm"}),
+            event({"type": "response.web_search_call.searching", "output_index": 3}),
+            event({"type": "response.output_text.annotation.added", "annotation": {"text": "hm"}}),
+            event({"type": "response.output_text.done", "text": "hm"}),
+            event({"type": "something_new", "delta": "hm"}),
         ],
         "gemini": [
             event({"candidates": [{"content": {"parts": [{"text": "hm", "thought": True}]}}]}),

@@ -11,14 +11,17 @@ import httpx
 import msgspec
 import pytest
 from wire_support import (
+    STREAM_HEAD,
     Connection,
     answers,
     attempt,
     backend,
     call,
+    chunk,
     document,
     raw_server,
     response,
+    says,
     tcp_server,
 )
 
@@ -117,7 +120,7 @@ from tieredllm.providers.http import HttpClients
 assert "httpx" not in sys.modules and "ssl" not in sys.modules or "httpx" not in sys.modules
 async def main():
     clients = HttpClients()
-    clients._client("http://127.0.0.1")
+    clients._pool().take("http://127.0.0.1")
     await clients.aclose()
 asyncio.run(main())
 assert "httpx" in sys.modules
@@ -335,6 +338,45 @@ def test_an_answer_over_the_bound_is_refused(monkeypatch):
 
     assert outcome.kind == "malformed_response"
     assert "longer than" in outcome.error.message
+
+
+def test_a_stream_over_the_bound_is_cut(monkeypatch):
+    """A stream that never ends costs bounded memory, and what it said is no answer."""
+    monkeypatch.setattr("tieredllm.providers.http.MAX_STREAM_BYTES", 100_000)
+
+    async def run():
+        async def play(connection):
+            await connection.send(STREAM_HEAD)
+            while True:
+                await connection.send(chunk(says("openai", "word ")))
+
+        http = HttpClients()
+        async with raw_server(play) as server:
+            outcome = await attempt(backend("openai", server.url, http))
+            await http.aclose()
+            return outcome
+
+    outcome = asyncio.run(run())
+
+    assert outcome.kind == "stream_interrupted"
+    assert "is longer than 100000 bytes" in outcome.error.message
+
+
+def test_a_body_of_too_many_parts_is_not_decoded():
+    """Three bytes of JSON can take 64 of memory: what has more parts than any answer is refused."""
+
+    async def run():
+        http = HttpClients()
+        body = response(200, b"[" + b"{}," * 300_000 + b"0]", {"Content-Type": "application/json"})
+        async with raw_server(body) as server:
+            outcome = await attempt(backend("openai", server.url, http), call(stream=False))
+            await http.aclose()
+            return outcome
+
+    outcome = asyncio.run(run())
+
+    assert outcome.kind == "malformed_response"
+    assert "has more than 200000 parts" in outcome.error.message
 
 
 @pytest.mark.parametrize("vendor", ["openai", "anthropic", "gemini"])

@@ -39,7 +39,7 @@ from wire_support import (
 from tieredllm.providers.http import HttpClients
 from tieredllm.types import Message, ToolCall
 
-VENDORS = ["openai", "anthropic", "gemini"]
+VENDORS = ["openai", "responses", "anthropic", "gemini"]
 TOOLS = (COUNT, NOW)
 CALLS = [
     ("call_1", "count", {"by": 3, "why": 'ünï "quoted" \\ 🙂 \n'}),
@@ -418,15 +418,16 @@ def llama():
         yield url
 
 
+@pytest.mark.parametrize("vendor", ["openai", "responses"])
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("may_call", [True, False])
-def test_llama_cpp_takes_tools_and_rounds(llama, streamed, may_call):
+def test_llama_cpp_takes_tools_and_rounds(llama, vendor, streamed, may_call):
     """llama.cpp's server accepts declarations and a finished round, and answers or calls."""
 
     async def run():
         http = HttpClients()
         try:
-            model = backend("openai", llama, http)
+            model = backend(vendor, llama, http)
             asked = call(
                 Message("system", "Use what the tools gave."),
                 Message("user", "What is the count?"),

@@ -28,7 +28,10 @@ from tieredllm.types import (
 
 __all__ = [
     "BASE_URLS",
+    "KEY_SYNONYMS",
     "KEY_VARIABLES",
+    "OLLAMA_CONTEXT_TOKENS",
+    "OLLAMA_PORT",
     "PROVIDER_DEFAULTS",
     "Alternate",
     "Backoff",
@@ -67,6 +70,26 @@ PythonTool = Annotated[
         pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$",
         extra={"means": "`module:function`, such as mypackage.tools:lookup_order"},
     ),
+]
+
+HeaderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+        extra={"means": "the name of an HTTP header"},
+    ),
+]
+"""A token of RFC 9110, section 5.6.2."""
+HeaderValue = Annotated[
+    str,
+    Meta(
+        pattern=r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$",
+        extra={"means": "one line of ASCII text"},
+    ),
+]
+ApiVersion = Annotated[
+    str,
+    Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", extra={"means": "a date in quotes"}),
 ]
 
 CommandLine = Annotated[
@@ -124,6 +147,17 @@ class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
     vision: bool | None = None
     """Whether the model sees images and PDF documents; null: as known of its name."""
+    api: Literal["responses", "chat"] | None = None
+    """For openai: which of its interfaces the server has; null: responses at OpenAI's own host,
+    chat (completions) anywhere else."""
+    api_version: ApiVersion = "2023-06-01"
+    """For anthropic: the `anthropic-version` that is asked for."""
+    headers: dict[HeaderName, HeaderValue] = {}
+    """HTTP headers of your own, as a gateway may want; nothing secret."""
+    headers_env: dict[HeaderName, VariableName] = {}
+    """The same, each with the name of the variable that holds its value: for what is secret."""
+    body: dict[str, Any] = {}
+    """What is added to each request's JSON, over what is in it; null takes a key out."""
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,6 +176,17 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
     vision: bool | None = None
     """Whether the model sees images and PDF documents; null: as known of its name."""
+    api: Literal["responses", "chat"] | None = None
+    """For openai: which of its interfaces the server has; null: responses at OpenAI's own host,
+    chat (completions) anywhere else."""
+    api_version: ApiVersion = "2023-06-01"
+    """For anthropic: the `anthropic-version` that is asked for."""
+    headers: dict[HeaderName, HeaderValue] = {}
+    """HTTP headers of your own, as a gateway may want; nothing secret."""
+    headers_env: dict[HeaderName, VariableName] = {}
+    """The same, each with the name of the variable that holds its value: for what is secret."""
+    body: dict[str, Any] = {}
+    """What is added to each request's JSON, over what is in it; null takes a key out."""
     alternates: tuple[Alternate, ...] = ()
     """Other backends of this tier, tried in order when the one before gave way."""
     params: Params = Params()
@@ -182,6 +227,13 @@ PROVIDER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Defaults of `Tier` that differ by provider."""
 
+OLLAMA_PORT = 11434
+"""A server at Ollama's port cuts a prompt that is longer than its context, and says nothing
+(ollama/ollama#17889): unless the profile knows better it is taken for what Ollama starts with."""
+
+OLLAMA_CONTEXT_TOKENS = 4096
+"""Ollama's own default (its FAQ, `OLLAMA_CONTEXT_LENGTH`)."""
+
 
 KEY_VARIABLES = {
     "openai": "OPENAI_API_KEY",
@@ -189,6 +241,10 @@ KEY_VARIABLES = {
     "gemini": "GEMINI_API_KEY",
 }
 """The variable that holds a vendor's key when a tier names none: the vendors' own choice."""
+
+KEY_SYNONYMS = {"gemini": ("GOOGLE_API_KEY",)}
+"""Other names that a vendor's own SDK looks a key up by (google-genai 3.6.1, `_api_client.py`);
+they count where a tier names none and the first is not set."""
 
 BASE_URLS = {
     "openai": "https://api.openai.com/v1",
@@ -356,6 +412,9 @@ def variables_of(profile: Profile) -> set[str]:
         for backend in backends:
             vendors = KEY_VARIABLES.get(backend.provider)
             names.add(vendors if backend.api_key_env is UNSET else backend.api_key_env)
+            if backend.api_key_env is UNSET:
+                names.update(KEY_SYNONYMS.get(backend.provider, ()))
+            names.update(backend.headers_env.values())
     for server in profile.tools.mcp.values():
         names |= {*server.pass_env, *server.headers_env.values()}
     notes = profile.notifications

@@ -39,6 +39,9 @@ ENDINGS: dict[str, Ending] = {
     "length": "length",
     "max_tokens": "length",  # Anthropic, Gemini
     "model_length": "length",  # Mistral
+    "max_output_tokens": "length",  # OpenAI's Responses; openai 3.57.0, IncompleteDetails
+    "max_messages": "length",
+    "incomplete": "length",
     "model_context_window_exceeded": "length",  # Anthropic, z.ai
     "continuation": "length",  # Gemini: the limit of one request; google-genai 3.6.1, FinishReason
     "content_filter": "content_filter",
@@ -66,6 +69,11 @@ ENDINGS: dict[str, Ending] = {
     "error": "failed",  # OpenRouter, LiteLLM
     "insufficient_system_resource": "failed",  # DeepSeek
     "canceled": "failed",  # mistral.rs
+    "cancelled": "failed",  # OpenAI's Responses; openai 3.57.0, ResponseStatus
+    "failed": "failed",
+    "in_progress": "failed",
+    "queued": "failed",
+    "steered": "failed",
     "pause_turn": "failed",  # Anthropic: a turn of its own tools that goes on later
     "compaction": "failed",
     "other": "failed",  # Gemini
@@ -99,7 +107,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     """Answer text; reasoning is none."""
     is_whole: bool = False
-    """Whether the text is all of the answer: after pieces of it, it adds nothing."""
+    """Whether text and refusal are all of the answer: after pieces of it, they add nothing."""
     reason: str | None = None
     """The vendor's finish reason."""
     refusal: str = ""
@@ -275,7 +283,8 @@ class ResponseAccumulator:
         return f"the model's call of a tool is broken ({self._reason})"
 
     def _note(self, part: Part) -> None:
-        self._refusal += part.refusal
+        if not (part.is_whole and self._refusal):
+            self._refusal += part.refusal
         self._blocked = self._blocked or part.blocked
         self._called = self._called or part.calls
         self._reason = part.reason or self._reason

@@ -11,11 +11,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from tieredllm.clock import Clock
 from tieredllm.providers.accumulator import Part
 from tieredllm.providers.base import Call, Capabilities
-from tieredllm.providers.cloud import CloudBackend, KeyStore, Vendor, WireRequest, base64_of
-from tieredllm.providers.http import HttpClients
+from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
 from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
@@ -31,7 +29,11 @@ from tieredllm.types import Image, Message, MessagePart, ToolCall, ToolChoice, T
 __all__ = ["API_VERSION", "AnthropicBackend", "AnthropicToolCalls", "declared", "messages_of"]
 
 API_VERSION = "2023-06-01"
-"""The `anthropic-version` header's only current value."""
+"""The `anthropic-version` that is asked for where the profile names none."""
+
+UNSAMPLED_SINCE = "2026-10-21"
+"""From this version of the API on `temperature` and `top_p` are a 400 for every model, whatever
+their value (anthropic-python 2.14.0, whose default it is)."""
 
 # `claude-opus-4-7`, `claude-haiku-4-5-20251001`, `anthropic/claude-opus-4.7`, `…claude-opus-5-v1`
 _FAMILY = re.compile(r"claude-[a-z]+-([0-9]{1,2})(?:[-.]([0-9]{1,2}))?(?![0-9])")
@@ -44,29 +46,7 @@ class AnthropicBackend(CloudBackend):
     own_host = "api.anthropic.com"
     models_path = "/v1/models?limit=1000"
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        base_url: str | None,
-        api_key_env: str | None,
-        keys: KeyStore,
-        http: HttpClients,
-        clock: Clock,
-        vision: bool | None = None,
-    ) -> None:
-        # The base URL goes without /v1; who copied it with it is understood all the same.
-        if base_url is not None:
-            base_url = base_url.strip().rstrip("/").removesuffix("/v1")
-        super().__init__(
-            model=model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            keys=keys,
-            http=http,
-            clock=clock,
-            vision=vision,
-        )
+    added_path = "/v1"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -118,7 +98,7 @@ class AnthropicBackend(CloudBackend):
         version = _version(self.model)
         temperature = None if params.temperature is None else min(params.temperature, 1.0)
         top_p = params.top_p
-        if version >= (4, 7):
+        if version >= (4, 7) or self._api_version >= UNSAMPLED_SINCE:
             temperature = top_p = None
         elif version >= (4, 1) and temperature is not None:
             top_p = None
@@ -140,8 +120,16 @@ class AnthropicBackend(CloudBackend):
         }
 
     def _headers(self, info: RequestInfo) -> dict[str, str]:
-        headers = {"anthropic-version": API_VERSION}
-        return headers | {"x-api-key": info.key} if info.key else headers
+        headers = {"anthropic-version": self._api_version}
+        if info.key is None:
+            return headers
+        headers["x-api-key"] = info.key
+        # Other servers and gateways want it here (cline/cline#1062, BerriAI/litellm#33055).
+        return headers if self._at_home else headers | {"Authorization": f"Bearer {info.key}"}
+
+    @property
+    def _api_version(self) -> str:
+        return self._server.api_version or API_VERSION
 
     def _collect_calls(self) -> ToolCallCollector:
         return AnthropicToolCalls()

@@ -42,7 +42,16 @@ from tieredllm.providers.tool_calls import ToolCallCollector
 from tieredllm.providers.tool_schema import adapt_tools, rules_of
 from tieredllm.types import Message, Prompt
 
-__all__ = ["SMALL_CAP_TOKENS", "CloudBackend", "KeyStore", "Vendor", "WireRequest", "base64_of"]
+__all__ = [
+    "SMALL_CAP_TOKENS",
+    "CloudBackend",
+    "KeyStore",
+    "ServerOptions",
+    "Vendor",
+    "WireRequest",
+    "base64_of",
+    "is_own_host",
+]
 
 Vendor = Literal["openai", "anthropic", "gemini"]
 
@@ -73,6 +82,32 @@ class WireRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
 
 
+class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a profile says of one server beyond its URL and key (see `profile.schema.Tier`)."""
+
+    headers: Mapping[str, str] = {}
+    headers_env: Mapping[str, str] = {}
+    body: Mapping[str, Any] = {}
+    api_version: str = ""
+    """Anthropic's; its adapter's own when empty."""
+
+
+NO_OPTIONS = ServerOptions()
+
+
+def is_own_host(base_url: str | None, own_host: str) -> bool:
+    """Return whether a server is the vendor's own, at whichever of its regions.
+
+    Args:
+        base_url: where the server is; None for the vendor's own.
+        own_host: the name of the vendor's server.
+    """
+    if base_url is None:
+        return True
+    host = (base_url.strip().partition("://")[2].partition("/")[0]).lower()
+    return host == own_host or host.endswith("." + own_host)
+
+
 class CloudBackend(ABC):
     """One model at one URL.
 
@@ -84,6 +119,7 @@ class CloudBackend(ABC):
         http: the shared connections.
         clock: the time.
         vision: whether the model sees images and documents; None for what its name tells.
+        server: what else the profile says of the server.
     """
 
     provider: ClassVar[Vendor]
@@ -91,6 +127,10 @@ class CloudBackend(ABC):
     """The vendor's own server; what is known of its models by name holds there."""
     models_path: ClassVar[str]
     """Below the base URL; what a probe asks for."""
+    added_path: ClassVar[str] = ""
+    """What a base URL is often copied with although it is added."""
+    wire: ClassVar[str] = ""
+    """Tells a protocol from the provider's first one."""
 
     def __init__(
         self,
@@ -102,10 +142,14 @@ class CloudBackend(ABC):
         http: HttpClients,
         clock: Clock,
         vision: bool | None = None,
+        server: ServerOptions = NO_OPTIONS,
     ) -> None:
         self.model = model
         self.vision = vision
-        self._base_url = (base_url or BASE_URLS[self.provider]).strip().rstrip("/")
+        self._server = server
+        self._base_url = (
+            (base_url or BASE_URLS[self.provider]).strip().rstrip("/").removesuffix(self.added_path)
+        )
         self._key_env = api_key_env
         self._keys = keys
         self._http = http
@@ -118,18 +162,25 @@ class CloudBackend(ABC):
 
     @property
     def identity(self) -> str:
-        """Tell provider, URL, model and key apart, without giving the key away."""
+        """Tell provider, URL, model, key and what else is sent apart, without giving it away."""
         key = hashlib.sha256((self._key() or "").encode()).hexdigest()[:16]
-        whole = "|".join((self.provider, self._base_url, self.model, key))
+        parts = [self.provider, self._base_url, self.model, key]
+        parts += [self.wire] if self.wire else []
+        more = (self._own_headers(), self._server.body)
+        if any(more):
+            parts.append(msgspec.json.encode(more, order="deterministic").decode())
+        whole = "|".join(parts)
         return f"{self.provider}:{self.model}:{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
     def missing(self) -> Missing | None:
         """Return the key that is not set, when it is not."""
-        if self._key_env is None or self._key():
+        names = [self._key_env] if self._key_env is not None and not self._key() else []
+        names += [name for name in self._server.headers_env.values() if not self._keys.get(name)]
+        if not names:
             return None
+        name = names[0]
         return Missing(
-            what=f"{self._key_env} is not set",
-            fix=f"export {self._key_env}=… or `tieredllm keys set {self._key_env}`",
+            what=f"{name} is not set", fix=f"export {name}=… or `tieredllm keys set {name}`"
         )
 
     async def token_counter(self) -> TokenCounter:
@@ -168,10 +219,9 @@ class CloudBackend(ABC):
         request = Request(
             method="POST",
             url=info.url,
-            headers={"Content-Type": "application/json", **self._headers(info)},
-            body=msgspec.json.encode(ask.body),
+            headers=self._all_headers(info) | {"content-type": "application/json"},
+            body=msgspec.json.encode(self._with_own(ask.body)),
             connect_timeout_s=call.connect_timeout_s,
-            stream=ask.stream,
             on_sent=call.on_sent,
         )
         text = ""
@@ -242,8 +292,27 @@ class CloudBackend(ABC):
     @property
     def _at_home(self) -> bool:
         """Whether the server is the vendor's own."""
-        host = (self._base_url.partition("://")[2].partition("/")[0]).lower()
-        return host == self.own_host or host.endswith("." + self.own_host)
+        return is_own_host(self._base_url, self.own_host)
+
+    def _own_headers(self) -> dict[str, str]:
+        """Return the profile's headers, names in lower case."""
+        secret = {
+            name: value
+            for name, variable in self._server.headers_env.items()
+            if (value := (self._keys.get(variable) or "").strip())
+        }
+        return {name.lower(): value for name, value in {**self._server.headers, **secret}.items()}
+
+    def _all_headers(self, info: RequestInfo) -> dict[str, str]:
+        """Return the vendor's headers, and the profile's over them."""
+        vendors = {name.lower(): value for name, value in self._headers(info).items()}
+        return vendors | self._own_headers()
+
+    def _with_own(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a request's body with the profile's keys over it."""
+        own = self._server.body
+        gone = {name for name, value in own.items() if value is None}
+        return {name: value for name, value in {**body, **own}.items() if name not in gone}
 
     def _thinks_little(self, params: Params) -> bool:
         return self._at_home and params.max_tokens < SMALL_CAP_TOKENS
@@ -255,18 +324,22 @@ class CloudBackend(ABC):
 
     def _request_info(self, path: str, parameters: Mapping[str, str]) -> RequestInfo:
         key = self._key()
-        if self._key_env is not None and key is None:
-            raise FallbackTriggerError(ErrorKind.AUTHENTICATION, f"{self._key_env} is not set")
-        if key is not None and not (key.isascii() and key.isprintable()):
-            raise FallbackTriggerError(
-                ErrorKind.AUTHENTICATION,
-                f"the key in {self._key_env} has characters that no key has",
-            )
+        secrets = {} if self._key_env is None else {self._key_env: key}
+        secrets |= {name: self._keys.get(name) for name in self._server.headers_env.values()}
+        for name, value in secrets.items():
+            if not value:
+                raise FallbackTriggerError(ErrorKind.AUTHENTICATION, f"{name} is not set")
+            # A value read from a file often ends with a newline, which is no part of it.
+            if not (value.isascii() and value.strip().isprintable()):
+                raise FallbackTriggerError(
+                    ErrorKind.AUTHENTICATION, f"the key in {name} has characters that no key has"
+                )
         return RequestInfo(
             url=_join(self._base_url, path),
             model=self.model,
             key=key,
             key_env=self._key_env,
+            secrets=tuple(value for value in secrets.values() if value),
             parameters=parameters,
         )
 
@@ -314,7 +387,7 @@ class CloudBackend(ABC):
     async def _look_up(self) -> str | None:
         info = self._request_info(self.models_path, {})
         request = Request(
-            method="GET", url=info.url, headers=self._headers(info), connect_timeout_s=PROBE_S
+            method="GET", url=info.url, headers=self._all_headers(info), connect_timeout_s=PROBE_S
         )
         async with self._http.send(request, info) as reply:
             await reply.form()

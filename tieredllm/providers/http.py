@@ -1,8 +1,8 @@
 """Send requests and read responses: the one place that touches the HTTP client.
 
-Connections are shared and kept open, redirects are never followed, nothing is retried, and proxies
-come from the environment as httpx reads it (`HTTPS_PROXY`, `NO_PROXY`, ...). Every exception
-leaves as a `FallbackTriggerError`.
+Connections are kept open, redirects are never followed, nothing is retried, no cookie is kept, and
+proxies come from the environment as httpx reads it (`HTTPS_PROXY`, `NO_PROXY`, ...). Every body is
+asked for as it is, and counted as it comes. Every exception leaves as a `FallbackTriggerError`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -23,12 +24,16 @@ from tieredllm.version import __version__
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from ssl import SSLContext
 
     import httpx
+
+    from tieredllm.providers.connections import ConnectionPool
 
 __all__ = [
     "MAX_BODY_BYTES",
     "MAX_ERROR_BODY_BYTES",
+    "MAX_STREAM_BYTES",
     "HttpClients",
     "Reply",
     "Request",
@@ -38,17 +43,17 @@ __all__ = [
 MAX_ERROR_BODY_BYTES = 64 * 1024
 """More of an error body is never read."""
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024
 """The longest answer in one body: a million tokens have some 4 MB."""
+
+MAX_STREAM_BYTES = 64 * 1024 * 1024
+"""The longest stream: a token's chunk has some 300 bytes, so this is 200,000 tokens."""
+
+MAX_BODY_PARTS = 200_000
+"""The most objects and lists in one body: an empty one has 3 bytes of JSON, and 64 of memory."""
 
 ERROR_BODY_S = 2.0
 """How long an error body may take; what has come by then is enough to classify it."""
-
-MAX_IDLE = 20
-"""Idle connections that are kept, httpx's own default; its pool looks at each for each request."""
-
-KEEP_ALIVE_S = 30.0
-"""How long an idle connection is kept for the next turn of a chat."""
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _FIELD_STARTS = (b"d", b"e", b":", b"i", b"r")
@@ -63,7 +68,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     body: bytes | None = None
     connect_timeout_s: float
-    stream: bool = False
     on_sent: Callable[[], None] | None = None
     """Called when the body has been written."""
 
@@ -78,9 +82,8 @@ async def _telling(body: bytes, on_sent: Callable[[], None] | None) -> AsyncIter
 class HttpClients:
     """The connections that the backends of one manager share.
 
-    Two clients at most, made when they are first needed: one for `https://`, and one for `http://`
-    that spares loading the certificates (some 30 ms). They belong to the running event loop; those
-    of a loop that is gone are forgotten.
+    They belong to an event loop each; those of a loop that is gone are forgotten. The certificates
+    are loaded (some 30 ms) for the first `https://`.
 
     Args:
         clock: what an HTTP date in `Retry-After` is held against.
@@ -88,17 +91,16 @@ class HttpClients:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._clients: dict[bool, httpx.AsyncClient] = {}
-        self._loop: AbstractEventLoop | None = None
+        self._pools: WeakKeyDictionary[AbstractEventLoop, ConnectionPool] = WeakKeyDictionary()
+        self._contexts: dict[bool, SSLContext] = {}
 
     async def aclose(self) -> None:
-        """Close all connections; a later request opens new ones."""
+        """Close the running loop's connections; a later request opens new ones."""
         import asyncio
 
-        clients, self._clients = self._clients, {}
-        if self._loop is asyncio.get_running_loop():
-            for client in clients.values():
-                await client.aclose()
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.aclose()
 
     @asynccontextmanager
     async def send(self, request: Request, info: RequestInfo) -> AsyncIterator[Reply]:
@@ -114,7 +116,22 @@ class HttpClients:
             FallbackTriggerError: there is no response, or one with a status other than 2xx, or a
                 web page.
         """
-        response = await self._respond(request, info)
+        try:
+            pool = self._pool()
+            connection = pool.take(request.url)
+        except Exception as exc:
+            raise _classified(info, exc) from exc
+        try:
+            async with self._exchange(connection.client, request, info) as reply:
+                yield reply
+        finally:
+            pool.release(connection)
+
+    @asynccontextmanager
+    async def _exchange(
+        self, client: httpx.AsyncClient, request: Request, info: RequestInfo
+    ) -> AsyncIterator[Reply]:
+        response = await self._respond(client, request, info)
         try:
             reply = Reply(response, info)
             if not 200 <= response.status_code < 300:
@@ -129,23 +146,25 @@ class HttpClients:
                 )
             if "html" in reply.content_type:
                 raise reply.page(await reply.error_body())
+            reply.refuse_packed()
             yield reply
         finally:
             await response.aclose()
 
-    async def _respond(self, request: Request, info: RequestInfo) -> httpx.Response:
-        try:
-            client = self._client(request.url)
-            import httpx
+    async def _respond(
+        self, client: httpx.AsyncClient, request: Request, info: RequestInfo
+    ) -> httpx.Response:
+        import httpx
 
+        try:
             return await client.send(
                 client.build_request(
                     request.method,
                     request.url,
                     headers={
                         **request.headers,
-                        # Small chunks gain nothing from compression, and it holds tokens back.
-                        "Accept-Encoding": "identity" if request.stream else "gzip, deflate",
+                        # Packed, a few hundred bytes may be gigabytes; and it holds tokens back.
+                        "Accept-Encoding": "identity",
                         **({"Content-Length": str(len(request.body))} if request.body else {}),
                     },
                     content=_telling(request.body, request.on_sent) if request.body else None,
@@ -156,36 +175,46 @@ class HttpClients:
         except Exception as exc:
             raise _classified(info, exc) from exc
 
-    def _client(self, url: str) -> httpx.AsyncClient:
+    def _pool(self) -> ConnectionPool:
         import asyncio
-        import ssl
 
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop = loop
-            self._clients = {}
-        secure = url[:6].lower() == "https:"
-        client = self._clients.get(secure)
-        if client is None:
+        pool = self._pools.get(loop)
+        if pool is None:
             spare_httpx_its_command_line()
+            from tieredllm.providers.connections import ConnectionPool
+
+            pool = self._pools[loop] = ConnectionPool(self._client)
+        return pool
+
+    def _client(self, url: str) -> httpx.AsyncClient:
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+        import httpx
+
+        from tieredllm.providers.connections import KEEP_ALIVE_S
+
+        return httpx.AsyncClient(
+            headers={"User-Agent": f"tieredllm/{__version__}", "Accept": "*/*"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            verify=self._ssl_context(secure=url[:6].lower() == "https:"),
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEP_ALIVE_S),
+            http2=False,
+        )
+
+    def _ssl_context(self, *, secure: bool) -> SSLContext:
+        if secure not in self._contexts:
+            import ssl
+
             import httpx
 
-            client = self._clients[secure] = httpx.AsyncClient(
-                headers={"User-Agent": f"tieredllm/{__version__}", "Accept": "*/*"},
-                # A context without certificates verifies nothing successfully: it is safe, and
-                # never used for http://.
-                verify=(
-                    httpx.create_ssl_context()
-                    if secure
-                    else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                ),
-                follow_redirects=False,
-                limits=httpx.Limits(
-                    max_keepalive_connections=MAX_IDLE, keepalive_expiry=KEEP_ALIVE_S
-                ),
-                http2=False,
+            # A context without certificates verifies nothing successfully: it is safe, and never
+            # used for http://.
+            self._contexts[secure] = (
+                httpx.create_ssl_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             )
-        return client
+        return self._contexts[secure]
 
 
 class Reply:
@@ -194,11 +223,31 @@ class Reply:
     def __init__(self, response: httpx.Response, info: RequestInfo) -> None:
         self._response = response
         self._info = info
-        self._chunks = response.aiter_bytes()
+        self._chunks = response.aiter_raw()
         self._head = b""
         self.headers: Mapping[str, str] = response.headers
         self.status: int = response.status_code
         self.content_type: str = response.headers.get("content-type", "").lower()
+
+    def refuse_packed(self) -> None:
+        """Raise for a body that is packed although it was asked for as it is.
+
+        Raises:
+            FallbackTriggerError: it is.
+        """
+        if self._packing:
+            raise FallbackTriggerError(
+                ErrorKind.MALFORMED_RESPONSE,
+                self._info.presentable(
+                    f"{self._info.host} sent a body packed as {self._packing}, unasked"
+                ),
+                status=self.status,
+            )
+
+    @property
+    def _packing(self) -> str:
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        return "" if encoding == "identity" else encoding
 
     async def form(self) -> Literal["events", "body"]:
         """Look at the first bytes and tell a stream of events from one JSON document.
@@ -230,13 +279,17 @@ class Reply:
         """Yield the stream's events.
 
         Raises:
-            FallbackTriggerError: the connection broke, or an event is too long.
+            FallbackTriggerError: the connection broke, or an event, or all of them, are too long.
         """
         decoder = Decoder()
+        size = len(self._head)
         try:
             for event in decoder.feed(self._head):
                 yield event
             while (chunk := await self._next()) is not None:
+                size += len(chunk)
+                if size > MAX_STREAM_BYTES:
+                    raise self._too_much(f"is longer than {MAX_STREAM_BYTES} bytes")
                 for event in decoder.feed(chunk):
                     yield event
             for event in decoder.flush():
@@ -250,7 +303,7 @@ class Reply:
         """Read the whole body.
 
         Raises:
-            FallbackTriggerError: it broke off, or is longer than `MAX_BODY_BYTES`.
+            FallbackTriggerError: it broke off, or is more than any answer.
         """
         parts = [self._head]
         size = len(self._head)
@@ -259,11 +312,7 @@ class Reply:
                 parts.append(chunk)
                 size += len(chunk)
                 if size > MAX_BODY_BYTES:
-                    raise FallbackTriggerError(
-                        ErrorKind.MALFORMED_RESPONSE,
-                        f"the answer is longer than {MAX_BODY_BYTES} bytes",
-                        status=self.status,
-                    )
+                    raise self._too_much(f"is longer than {MAX_BODY_BYTES} bytes")
         except FallbackTriggerError as exc:
             if exc.kind is ErrorKind.CONNECTION and size:
                 raise FallbackTriggerError(
@@ -272,13 +321,21 @@ class Reply:
                     status=self.status,
                 ) from exc
             raise
-        return b"".join(parts)
+        body = b"".join(parts)
+        if body.count(b"{") + body.count(b"[") > MAX_BODY_PARTS:
+            raise self._too_much(f"has more than {MAX_BODY_PARTS} parts")
+        return body
 
     async def error_body(self) -> bytes:
-        """Read what there is of an error body, bounded in size and time; never fails."""
+        """Read what there is of an error body, bounded in size and time; never fails.
+
+        There is nothing in a packed one.
+        """
         import asyncio
 
         body = b""
+        if self._packing:
+            return body
         try:
             async with asyncio.timeout(ERROR_BODY_S):
                 while len(body) < MAX_ERROR_BODY_BYTES:
@@ -298,6 +355,10 @@ class Reply:
             self._info.presentable(f"{self._info.host} sent a web page, not an answer: {title}"),
             status=self.status,
         )
+
+    def _too_much(self, what: str) -> FallbackTriggerError:
+        message = f"what {self._info.host} sends {what}, which no answer has"
+        return FallbackTriggerError(ErrorKind.MALFORMED_RESPONSE, message, status=self.status)
 
     async def _next(self) -> bytes | None:
         try:

@@ -35,12 +35,12 @@ from tieredllm.types import (
     ToolDeclaration,
 )
 
-__all__ = ["OpenAIBackend", "OpenAIToolCalls", "declared", "messages_of"]
+__all__ = ["THINKING", "OpenAIBackend", "OpenAIToolCalls", "declared", "messages_of"]
 
 # Models that reject `temperature` and `top_p` and think by default: the o series, gpt-5 and, after
 # gpt-5.1 to 5.5 whose default is not to think, gpt-5.6 and gpt-6 (reference of `reasoning_effort`;
 # answers of the API to gpt-5.6 and gpt-6.2 in 2026). The chat variants do neither.
-_THINKING = re.compile(r"(?:o[0-9]|gpt-5(?!\.[1-5](?![0-9]))|gpt-[6-9]|gpt-[1-9][0-9])(?!.*chat)")
+THINKING = re.compile(r"(?:o[0-9]|gpt-5(?!\.[1-5](?![0-9]))|gpt-[6-9]|gpt-[1-9][0-9])(?!.*chat)")
 # Models that see, by what their names have in common, at any server: OpenAI's, Anthropic's and
 # Google's own as in LiteLLM's table of models (1.90, `supports_vision`), and the open ones.
 _SEES = re.compile(
@@ -93,7 +93,7 @@ class OpenAIBackend(CloudBackend):
             "tool_choice": _choice(call.tool_choice) if call.tools else None,
             "parallel_tool_calls": call.tool_choice.parallel if call.tools else None,
         }
-        if self._at_home and _THINKING.match(self.model):
+        if self._at_home and THINKING.match(self.model):
             options |= dict.fromkeys(_SAMPLING)
             if params.reasoning_effort is None and self._thinks_little(params):
                 options["reasoning_effort"] = "low"

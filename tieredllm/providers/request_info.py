@@ -17,6 +17,8 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     key_env: str | None = None
     """The variable the key came from."""
+    secrets: tuple[str, ...] = ()
+    """What else was sent that is not to be shown."""
     parameters: Mapping[str, str] = {}
     """What could be left out: words a server may use for a parameter, and its wire name."""
     tools: Mapping[str, str] = {}
@@ -35,7 +37,7 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
         """Make text from outside fit to show, with this request's key masked."""
         from tieredllm.redaction import presentable
 
-        return presentable(text, (self.key, _credentials(self.url)))
+        return presentable(text, (self.key, _credentials(self.url), *self.secrets))
 
 
 def host_of(url: str) -> str | None:

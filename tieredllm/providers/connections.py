@@ -1,0 +1,170 @@
+"""Keep connections that have one owner each: used again whole, or closed whole.
+
+httpx's own pool hands connections from request to request, and a cancellation at the wrong moment
+(a limit of the engine's, a lost hedge, a client that went away) leaves one there for good. In
+httpcore 1.0.9 that is `AsyncHTTP11Connection.handle_async_request` before its `try`, and
+`_response_closed` while it waits for its lock (encode/httpcore#1093, encode/httpx#3782); a TLS
+handshake that is cancelled, and a cancellation as `anyio.connect_tcp` returns (anyio 4.16), leave a
+socket that no pool ever knew. So each request owns its connection here, together with whatever it
+opened; see decision 11.
+
+Only `http.py` imports this module: importing it loads httpx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import httpcore
+import httpx
+
+__all__ = ["MAX_IDLE", "Connection", "ConnectionPool"]
+
+MAX_IDLE = 20
+"""Idle connections that are kept, httpx's own default."""
+
+KEEP_ALIVE_S = 30.0
+"""How long an idle connection is kept for the next turn of a chat."""
+
+
+class Connection(httpcore.AsyncNetworkBackend):
+    """An HTTP client that carries one request at a time, and every socket it opened.
+
+    Args:
+        client: a client of its own, fresh.
+    """
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+        self._network = httpcore.AnyIOBackend()
+        self._opened: list[asyncio.Task[httpcore.AsyncNetworkStream]] = []
+        # httpx has no public way to give its transport a network; a test counts the sockets.
+        self._pools: list[httpcore.AsyncConnectionPool] = [
+            transport._pool  # noqa: SLF001
+            for transport in (client._transport, *client._mounts.values())  # noqa: SLF001
+            if isinstance(transport, httpx.AsyncHTTPTransport)
+        ]
+        for pool in self._pools:
+            pool._network_backend = self  # noqa: SLF001
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect in a task that no cancellation of the request reaches, and remember it."""
+        opening = asyncio.create_task(
+            self._network.connect_tcp(host, port, timeout, local_address, socket_options)
+        )
+        self._opened.append(opening)
+        return await asyncio.shield(opening)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the last exchange ended as it should, with nothing after it.
+
+        What follows a complete response would be read as the next request's.
+        """
+        kept = [connection for pool in self._pools for connection in pool.connections]
+        return len(kept) == 1 and not _has_rest(kept[0])
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether an idle connection is still good: not too old, not closed, silent since."""
+        kept = [connection for pool in self._pools for connection in pool.connections]
+        return len(kept) == 1 and not kept[0].has_expired() and not kept[0].is_closed()
+
+    async def aclose(self) -> None:
+        """Close every socket, whatever httpcore takes them for; never fails."""
+        for opening in self._opened:
+            with suppress(Exception):
+                await (await opening).aclose()
+
+
+class ConnectionPool:
+    """One event loop's connections: at most one request on each.
+
+    Args:
+        make_client: makes the client for a new connection to a URL.
+    """
+
+    def __init__(self, make_client: Callable[[str], httpx.AsyncClient]) -> None:
+        self._make_client = make_client
+        self._idle: dict[str, list[Connection]] = {}
+        self._busy: dict[Connection, str] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def take(self, url: str) -> Connection:
+        """Return a connection to a URL's host, a kept one where there is one, for one request."""
+        origin = "/".join(url.split("/", 3)[:3]).lower()
+        self._drop_dead()
+        waiting = self._idle.get(origin)
+        connection = waiting.pop() if waiting else Connection(self._make_client(url))
+        self._busy[connection] = origin
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back from its request, however that ended; nothing here waits."""
+        origin = self._busy.pop(connection, None)
+        if origin is not None and connection.is_clean and self._count_idle() < MAX_IDLE:
+            self._idle.setdefault(origin, []).append(connection)
+        else:
+            self._close(connection)
+
+    async def aclose(self) -> None:
+        """Close all connections, those in use as well."""
+        for connection in [*self._busy, *(kept for idle in self._idle.values() for kept in idle)]:
+            self._close(connection)
+        self._busy.clear()
+        self._idle.clear()
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+    def _count_idle(self) -> int:
+        return sum(len(idle) for idle in self._idle.values())
+
+    def _drop_dead(self) -> None:
+        for origin, idle in list(self._idle.items()):
+            for connection in [kept for kept in idle if not kept.is_alive]:
+                idle.remove(connection)
+                self._close(connection)
+            if not idle:
+                del self._idle[origin]
+
+    def _close(self, connection: Connection) -> None:
+        # In a task of its own: who cancels the request does not cancel this.
+        closing = asyncio.get_running_loop().create_task(connection.aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+def _has_rest(connection: Any) -> bool:
+    """Whether bytes, or half a request, are left on a connection of httpcore's.
+
+    A proxy's connection wraps that of the host. What is built otherwise than known is not kept.
+    """
+    while (inner := getattr(connection, "_connection", None)) is not None:
+        connection = inner
+    state = getattr(connection, "_h11_state", None)
+    stream = getattr(connection, "_network_stream", None)
+    if state is None or stream is None or not connection.is_idle():
+        return True
+    if state.trailing_data[0]:
+        return True
+    unpacked = stream.get_extra_info("ssl_object")
+    if unpacked is None:
+        return False
+    try:
+        unpacked.read(1)  # from what came from the network already: it does not wait
+    except ssl.SSLWantReadError:
+        return False
+    except (ssl.SSLError, OSError):
+        pass
+    return True
