@@ -403,7 +403,7 @@ def test_blanks_before_the_text_belong_to_it(vendor):
     """No blank is lost."""
     outcome, _ = ask(vendor, answers(vendor, "\n", "  ", "Hi", " ", "you"))
 
-    assert outcome.texts == ["\n", "  ", "Hi", " ", "you"]
+    assert outcome.text == "\n  Hi you"
 
 
 @every_vendor

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tool_wire_support import COUNT
 from wire_support import BACKENDS, call
 
 from tieredllm.clock import SystemClock
@@ -111,7 +112,7 @@ def test_whatever_is_called_can_be_told(vendor, data):
     model = BACKENDS[vendor](
         model="m-1", base_url=None, api_key_env=None, keys={}, http=None, clock=SystemClock()
     )
-    collected = model._collect_calls()
+    collected = model._collect_calls((COUNT,))
     for value in data.draw(st.lists(EVENTS[vendor], max_size=5)):
         model._parse_chunk(value)
         collected.take(value)

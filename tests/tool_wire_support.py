@@ -12,7 +12,10 @@ from tieredllm.types import ToolDeclaration
 COUNT = ToolDeclaration(
     name="count",
     description="Count up.",
-    parameters={"type": "object", "properties": {"by": {"type": "integer"}}},
+    parameters={
+        "type": "object",
+        "properties": {"by": {"type": "integer"}, "why": {"type": "string"}},
+    },
 )
 NOW = ToolDeclaration(
     name="now", description="Tell the time.", parameters={"type": "object", "properties": {}}

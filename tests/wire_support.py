@@ -29,6 +29,8 @@ from tieredllm.providers.base import (
     CallPiece,
     Delta,
     Finish,
+    Retraction,
+    ThoughtDelta,
     ToolRequest,
 )
 from tieredllm.providers.cloud import NO_OPTIONS, CloudBackend, ServerOptions
@@ -496,6 +498,7 @@ class Outcome(msgspec.Struct):
     """Hold what came of one attempt."""
 
     texts: list[str]
+    thought: str = ""
     finish: Finish | None = None
     request: ToolRequest | None = None
     pieces: int = 0
@@ -525,6 +528,11 @@ async def attempt(model: CloudBackend, asked: Call | None = None) -> Outcome:
                     outcome.texts.append(part.text)
                 elif isinstance(part, CallPiece):
                     outcome.pieces += 1
+                elif isinstance(part, ThoughtDelta):
+                    outcome.thought += part.text
+                elif isinstance(part, Retraction):
+                    outcome.thought += outcome.text
+                    outcome.texts.clear()
                 elif isinstance(part, ToolRequest):
                     outcome.request = part
                 else:

@@ -137,6 +137,7 @@ def _answer(
         no_stream=options.no_stream,
         printed_later=options.as_json or options.extract,
         allow_rules=options.allow_rules,
+        reasoning=options.show_reasoning,
     )
     manager = make_manager(
         environment, options, beside(view, terminal_approver(environment)), one_question=True

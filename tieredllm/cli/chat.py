@@ -93,13 +93,7 @@ def _talk(
     interactive = environment.is_interactive
     aside = _aside(environment, interactive=interactive)
     services = _services(
-        environment,
-        aside,
-        manager,
-        approver,
-        raw=options.raw,
-        allow_rules=options.allow_rules,
-        interactive=interactive,
+        environment, aside, manager, approver, options=options, interactive=interactive
     )
     chat = Chat(
         manager,
@@ -161,14 +155,19 @@ def _services(
     manager: FallbackManager,
     approver: ChatApprover,
     *,
-    raw: bool,
-    allow_rules: bool,
+    options: RequestOptions,
     interactive: bool,
 ) -> Services:
     def view(heading: Callable[[str], str | None] | None) -> tuple[View, bool]:
         from tieredllm.cli.output import make_view
 
-        made, animated = make_view(environment, raw=raw, allow_rules=allow_rules, heading=heading)
+        made, animated = make_view(
+            environment,
+            raw=options.raw,
+            allow_rules=options.allow_rules,
+            reasoning=options.show_reasoning,
+            heading=heading,
+        )
         approver.view = made
         return made, animated
 

@@ -73,7 +73,7 @@ def list_profiles(
         (mark, found.name, _ORIGINS[found.origin], about or "")
         for mark, found, about in zip(marks, known, abouts, strict=True)
     ]
-    print_table(cells, environment)
+    print_table(("", "profile", "from", "about"), cells, environment)
 
 
 @app.command()

@@ -371,6 +371,23 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How often in one request the model may call tools before it must answer."""
 
 
+class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How `tieredllm serve` lets programs use the tiers."""
+
+    models: dict[str, Name] = {}
+    """What model names that clients ask for mean: each (`*` and `?` stand for any text and any
+    character) with the tier to start at; the first that fits counts."""
+    stream: Literal["live", "complete"] = "live"
+    """Whether a stream passes words on as they come, or brings one tier's whole answer, so that no
+    client ever sees a dead one."""
+    hold_s: Seconds = 10.0
+    """Seconds that a stream waits for its first word before it is opened and kept alive."""
+    hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    """Names of this gateway, besides those of this machine; requests for others are refused."""
+    origins: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    """Web origins, such as `https://chat.example.org`, whose pages may send requests."""
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole profile."""
 
@@ -396,6 +413,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Who is told when a tier gives way."""
     tools: Tools = Tools()
     """Which tools there are."""
+    serve: Serve = Serve()
+    """How programs use the tiers through `tieredllm serve`."""
 
 
 def rule_files(profile: Profile) -> tuple[str, ...]:

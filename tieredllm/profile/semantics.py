@@ -37,7 +37,7 @@ def check_semantics(root: MappingNode) -> list[Mistake]:
                 mistakes += _out_of_place(alternate, _OF_A_SERVER, "a model that runs in-process")
         mistakes += _rule_file(tier)
         mistakes += _granted_tools(tier, root)
-    return mistakes + _functions_of_one_name(root) + _mcp_servers(root)
+    return mistakes + _functions_of_one_name(root) + _mcp_servers(root) + _served_models(root)
 
 
 def duplicate_tiers(root: MappingNode) -> list[Mistake]:
@@ -216,6 +216,22 @@ def _mcp_servers(root: MappingNode) -> list[Mistake]:
             for word in server.items("command")
             if isinstance(word, ScalarNode) and "\0" in word.text
         ]
+    return mistakes
+
+
+def _served_models(root: MappingNode) -> list[Mistake]:
+    """Find names of models that lead to no tier."""
+    serve = root.get("serve")
+    models = serve.get("models") if isinstance(serve, MappingNode) else None
+    if not isinstance(models, MappingNode):
+        return []
+    tiers = [name for tier in root.mappings("tiers") if (name := tier.text("name")) is not None]
+    mistakes = []
+    for entry in models.entries.values():
+        tier = entry.node.value if isinstance(entry.node, ScalarNode) else None
+        if isinstance(tier, str) and tier not in tiers:
+            message = f"there is no tier `{tier}`: it can be {', '.join(tiers)}"
+            mistakes.append(entry.node.place.mistake(message))
     return mistakes
 
 

@@ -131,7 +131,8 @@ class AnthropicBackend(CloudBackend):
     def _api_version(self) -> str:
         return self._server.api_version or API_VERSION
 
-    def _collect_calls(self) -> ToolCallCollector:
+    def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
+        del tools
         return AnthropicToolCalls()
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
@@ -147,6 +148,7 @@ class AnthropicBackend(CloudBackend):
         )
         return Part(
             text=_text(kind, value, delta),
+            thought=_thought(kind, value, delta),
             reason=reason,
             refusal=(explanation or "") if reason == "refusal" else "",
             error=find_error(value),
@@ -195,6 +197,20 @@ def _text(kind: str | None, value: dict[str, Any], delta: Any) -> str:
     return content_text(get_path(value, "content")) if kind in ("message", None) else ""
 
 
+def _thought(kind: str | None, value: dict[str, Any], delta: Any) -> str | None:
+    """Return thoughts; those that are redacted, or only signed, are empty."""
+    if kind == "content_block_delta":
+        if get_path(delta, "type") not in ("thinking_delta", "signature_delta"):
+            return None
+        return get_str(delta, "thinking") or ""
+    blocks = [get_path(value, "content_block")] if kind == "content_block_start" else []
+    if kind in ("message", None):
+        content = get_path(value, "content")
+        blocks = content if isinstance(content, list) else []
+    found = [block for block in blocks if get_path(block, "type") in _THOUGHT_BLOCKS]
+    return "".join(get_str(block, "thinking") or "" for block in found) if found else None
+
+
 def _has_call(kind: str | None, value: dict[str, Any], delta: Any) -> bool:
     if kind == "content_block_delta":
         return get_str(delta, "type") == "input_json_delta"
@@ -220,6 +236,8 @@ def _version(model: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
+_THOUGHT_BLOCKS = ("thinking", "redacted_thinking")
+
 _GROWS = {
     "text_delta": "text",
     "thinking_delta": "thinking",
@@ -232,23 +250,23 @@ class AnthropicToolCalls:
     """Collect the content blocks of one answer, `tool_use` among them."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, dict[str, Any]] = {}
-        self._inputs: dict[int, str] = {}
+        self._blocks: list[dict[str, Any]] = []
+        self._inputs: list[str] = []
+        self._places: dict[int, int] = {}
+        """Where the latest block of each index is: some servers begin every block with 0."""
         self._complete: tuple[ToolCall, ...] | None = None
 
     def take(self, value: dict[str, Any]) -> None:
         """Take an event, or a whole message."""
         kind, index = get_str(value, "type"), get_path(value, "index")
-        if kind == "content_block_start" and isinstance(index, int):
-            block = get_path(value, "content_block")
-            if isinstance(block, dict):
-                self._blocks[index] = dict(block)
-        elif kind == "content_block_delta" and isinstance(index, int):
+        index = index if isinstance(index, int) else 0
+        if kind == "content_block_start":
+            self._places[index] = self._begin(get_path(value, "content_block"))
+        elif kind == "content_block_delta":
             self._grow(index, get_path(value, "delta"))
         elif kind in ("message", None) and isinstance(get_path(value, "content"), list):
             for block in value["content"]:
-                if isinstance(block, dict):
-                    self._blocks[len(self._blocks)] = dict(block)
+                self._begin(block)
 
     def complete(self) -> tuple[ToolCall, ...]:
         """Return the `tool_use` blocks as calls."""
@@ -259,7 +277,7 @@ class AnthropicToolCalls:
                     name=get_str(block, "name") or "",
                     arguments=self._arguments(index),
                 )
-                for index, block in sorted(self._blocks.items())
+                for index, block in enumerate(self._blocks)
                 if block.get("type") == "tool_use"
             ]
             self._complete = with_unique_ids(calls)
@@ -272,7 +290,7 @@ class AnthropicToolCalls:
         """
         ids = iter(self.complete())
         blocks = []
-        for index, block in sorted(self._blocks.items()):
+        for index, block in enumerate(self._blocks):
             if get_str(block, "type") is None:
                 continue
             if block.get("type") == "tool_use":
@@ -282,20 +300,26 @@ class AnthropicToolCalls:
                 blocks.append(block)
         return blocks
 
+    def _begin(self, block: Any) -> int:
+        self._blocks.append(dict(block) if isinstance(block, dict) else {})
+        self._inputs.append("")
+        return len(self._blocks) - 1
+
     def _grow(self, index: int, delta: Any) -> None:
         kind = get_str(delta, "type")
-        block = self._blocks.setdefault(index, {"type": "text", "text": ""})
+        if index not in self._places:
+            self._places[index] = self._begin({"type": "text", "text": ""})
+        place = self._places[index]
+        block = self._blocks[place]
         if kind == "input_json_delta":
-            self._inputs[index] = self._inputs.get(index, "") + (
-                get_str(delta, "partial_json") or ""
-            )
+            self._inputs[place] += get_str(delta, "partial_json") or ""
         elif kind in _GROWS:
             name = _GROWS[kind]
             block[name] = (get_str(block, name) or "") + (get_str(delta, name) or "")
 
     def _arguments(self, index: int) -> str:
         """Return a call's arguments: from the deltas, else what the block began with."""
-        if text := self._inputs.get(index):
+        if text := self._inputs[index]:
             return text
         given = self._blocks[index].get("input")
         return msgspec.json.encode(given).decode() if given else ""

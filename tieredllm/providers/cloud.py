@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -21,26 +21,28 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.profile.schema import BASE_URLS, Params
 from tieredllm.prompts.fit import estimate_tokens
-from tieredllm.providers.accumulator import Part, ResponseAccumulator, stream_texts
+from tieredllm.providers.accumulator import Part, ResponseAccumulator, Said, stream_chunks
 from tieredllm.providers.base import (
     DEEP_PROBE_S,
     PROBE_S,
     Call,
-    CallPiece,
     Capabilities,
     Chunk,
     Delta,
     Missing,
     ProbeResult,
+    Retraction,
+    ThoughtDelta,
     TokenCounter,
     ToolRequest,
 )
 from tieredllm.providers.http import HttpClients, Reply, Request
-from tieredllm.providers.json_path import NotJsonError, decode
+from tieredllm.providers.json_path import DONE, NotJsonError, decode, decode_all
 from tieredllm.providers.request_info import RequestInfo
+from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
 from tieredllm.providers.tool_schema import adapt_tools, rules_of
-from tieredllm.types import Message, Prompt
+from tieredllm.types import Message, Prompt, ToolDeclaration
 
 __all__ = [
     "SMALL_CAP_TOKENS",
@@ -204,7 +206,7 @@ class CloudBackend(ABC):
         rejected_as = {tool.name: tool.rejected_as for tool in call.tools}
         call = msgspec.structs.replace(call, tools=adapted.tools)
         may_call = bool(call.tools) and call.tool_choice.mode != "none"
-        calls = self._collect_calls() if may_call else None
+        calls = self._collect_calls(call.tools) if may_call else None
 
         def read(value: dict[str, Any]) -> Part:
             if calls is not None:
@@ -224,22 +226,24 @@ class CloudBackend(ABC):
             connect_timeout_s=call.connect_timeout_s,
             on_sent=call.on_sent,
         )
-        text = ""
+        said: list[Said] = []
         async with self._http.send(request, info) as reply:
-            whole = await reply.form() == "body"
-            assembly = self._assembly(reply, info, calls, whole=whole)
-            if whole:
-                for part in self._parts(await reply.body(), info, reply, read):
-                    text += assembly.take(part)
+            if await reply.form() == "body":
+                values, is_whole = self._documents(await reply.body(), info, reply)
+                assembly = self._assembly(reply, info, calls, call.tools, whole=is_whole)
+                for value in values:
+                    said += assembly.take(read(value))
+                said += assembly.flush()
+                assembly.end()
             else:
-                pieces = stream_texts(reply.events(), assembly, read)
-                async with aclosing(pieces):
-                    async for piece in pieces:
-                        yield Delta(piece) if piece else CallPiece()
+                assembly = self._assembly(reply, info, calls, call.tools, whole=False)
+                async with aclosing(stream_chunks(reply.events(), assembly, read)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
         # Nothing of a document is passed on before it is known to be complete and not refused.
         finish = assembly.finish()
-        if whole and text:
-            yield Delta(text)
+        for chunk in _joined(said):
+            yield chunk
         if isinstance(finish, ToolRequest):
             finish = msgspec.structs.replace(finish, calls=adapted.restore(finish.calls))
         yield finish
@@ -282,8 +286,8 @@ class CloudBackend(ABC):
         """Read one event of a stream, or a whole answer; never fails, whatever its shape."""
 
     @abstractmethod
-    def _collect_calls(self) -> ToolCallCollector:
-        """Make what collects the tool calls of one answer."""
+    def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
+        """Make what collects the calls of these tools in one answer."""
 
     @abstractmethod
     def _names(self, value: Any) -> list[str] | None:
@@ -344,7 +348,13 @@ class CloudBackend(ABC):
         )
 
     def _assembly(
-        self, reply: Reply, info: RequestInfo, calls: ToolCallCollector | None, *, whole: bool
+        self,
+        reply: Reply,
+        info: RequestInfo,
+        calls: ToolCallCollector | None,
+        tools: tuple[ToolDeclaration, ...],
+        *,
+        whole: bool,
     ) -> ResponseAccumulator:
         def classify(value: Any) -> FallbackTriggerError:
             from tieredllm.providers.errors.http import classify_inside_200
@@ -361,28 +371,32 @@ class CloudBackend(ABC):
             classify=classify,
             presentable=info.presentable,
             calls=calls,
+            text_calls=TextCalls(tools) if tools else None,
             status=reply.status,
             whole=whole,
         )
 
-    def _parts(
-        self,
-        body: bytes,
-        info: RequestInfo,
-        reply: Reply,
-        read: Callable[[dict[str, Any]], Part],
-    ) -> list[Part]:
+    def _documents(
+        self, body: bytes, info: RequestInfo, reply: Reply
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Return the objects of a body, and whether they are one answer that is complete as JSON.
+
+        Some servers end a document with `[DONE]` (decolua/9router#3492), or stream one object a
+        line. Google's endpoints send errors, and streams that are not asked for as events, as
+        lists.
+        """
         try:
-            value = decode(body)
+            values = [value for value in decode_all(body) if value is not DONE]
         except NotJsonError as exc:
             raise FallbackTriggerError(
                 ErrorKind.MALFORMED_RESPONSE,
                 f"{info.host} sent an answer that is no JSON",
                 status=reply.status,
             ) from exc
-        # Google's endpoints send errors, and streams that are not asked for as events, as lists.
-        values = value if isinstance(value, list) else [value]
-        return [read(item) for item in values if isinstance(item, dict)]
+        is_whole = len(values) == 1
+        if is_whole and isinstance(values[0], list):
+            values = values[0]
+        return [value for value in values if isinstance(value, dict)], is_whole
 
     async def _look_up(self) -> str | None:
         info = self._request_info(self.models_path, {})
@@ -433,6 +447,20 @@ class CloudBackend(ABC):
 def base64_of(data: bytes) -> str:
     """Return bytes as the text that JSON holds them as."""
     return base64.b64encode(data).decode("ascii")
+
+
+def _joined(said: list[Said]) -> list[Said]:
+    """Return what a document says: its thoughts, then its text."""
+    thought = text = ""
+    for chunk in said:
+        if isinstance(chunk, Retraction):
+            thought, text = thought + text, ""
+        elif isinstance(chunk, ThoughtDelta):
+            thought += chunk.text
+        elif isinstance(chunk, Delta):
+            text += chunk.text
+    joined: list[Said] = [ThoughtDelta(thought)] if thought else []
+    return [*joined, Delta(text)] if text else joined
 
 
 def _told(kind: ErrorKind, message: str) -> str:

@@ -33,6 +33,7 @@ class BackendDeps:
 
     Args:
         places: the user's directories.
+        env: the environment.
         keys: where API keys are looked up by name.
         http: the shared HTTP connections.
         clock: the time.
@@ -50,6 +51,7 @@ class BackendDeps:
         self,
         *,
         places: Places,
+        env: Mapping[str, str],
         keys: Keys,
         http: HttpClients,
         clock: Clock,
@@ -60,6 +62,7 @@ class BackendDeps:
         keep_contexts: bool,
     ) -> None:
         self.places = places
+        self.env = env
         self.keys = keys
         self.http = http
         self.clock = clock
@@ -103,6 +106,7 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
             model=model,
             context_tokens=tier.context_tokens,
             places=around.places,
+            env=around.env,
             verbose=around.verbose,
             job=lambda: around.job,
             keep_contexts=around.keep_contexts,

@@ -1,7 +1,7 @@
 """Send requests and read responses: the one place that touches the HTTP client.
 
 Connections are kept open, redirects are never followed, nothing is retried, no cookie is kept, and
-proxies come from the environment as httpx reads it (`HTTPS_PROXY`, `NO_PROXY`, ...). Every body is
+proxies come from the environment (see `tieredllm.proxies`). Every body is
 asked for as it is, and counted as it comes. Every exception leaves as a `FallbackTriggerError`.
 """
 
@@ -20,6 +20,7 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.sse import Decoder, Event, EventTooLongError
+from tieredllm.proxies import proxy_for
 from tieredllm.version import __version__
 
 if TYPE_CHECKING:
@@ -79,6 +80,26 @@ async def _telling(body: bytes, on_sent: Callable[[], None] | None) -> AsyncIter
         on_sent()
 
 
+async def _sent(client: httpx.AsyncClient, request: Request) -> httpx.Response:
+    import httpx
+
+    return await client.send(
+        client.build_request(
+            request.method,
+            request.url,
+            headers={
+                **request.headers,
+                # Packed, a few hundred bytes may be gigabytes; and it holds tokens back.
+                "Accept-Encoding": "identity",
+                **({"Content-Length": str(len(request.body))} if request.body else {}),
+            },
+            content=_telling(request.body, request.on_sent) if request.body else None,
+            timeout=httpx.Timeout(None, connect=request.connect_timeout_s),
+        ),
+        stream=True,
+    )
+
+
 class HttpClients:
     """The connections that the backends of one manager share.
 
@@ -93,6 +114,7 @@ class HttpClients:
         self._clock = clock or SystemClock()
         self._pools: WeakKeyDictionary[AbstractEventLoop, ConnectionPool] = WeakKeyDictionary()
         self._contexts: dict[bool, SSLContext] = {}
+        self._has_system_authorities = False
 
     async def aclose(self) -> None:
         """Close the running loop's connections; a later request opens new ones."""
@@ -118,7 +140,10 @@ class HttpClients:
         """
         try:
             pool = self._pool()
-            connection = pool.take(request.url)
+            proxy = proxy_for(request.url)
+            if proxy is not None:
+                info = msgspec.structs.replace(info, proxy=proxy)
+            connection = pool.take(request.url, proxy.url if proxy is not None else None)
         except Exception as exc:
             raise _classified(info, exc) from exc
         try:
@@ -154,26 +179,37 @@ class HttpClients:
     async def _respond(
         self, client: httpx.AsyncClient, request: Request, info: RequestInfo
     ) -> httpx.Response:
-        import httpx
-
         try:
-            return await client.send(
-                client.build_request(
-                    request.method,
-                    request.url,
-                    headers={
-                        **request.headers,
-                        # Packed, a few hundred bytes may be gigabytes; and it holds tokens back.
-                        "Accept-Encoding": "identity",
-                        **({"Content-Length": str(len(request.body))} if request.body else {}),
-                    },
-                    content=_telling(request.body, request.on_sent) if request.body else None,
-                    timeout=httpx.Timeout(None, connect=request.connect_timeout_s),
-                ),
-                stream=True,
-            )
+            try:
+                return await _sent(client, request)
+            except Exception as exc:
+                if not self._knows_more_authorities(exc):
+                    raise
+                # The handshake failed, so nothing was sent.
+                return await _sent(client, request)
         except Exception as exc:
             raise _classified(info, exc) from exc
+
+    def _knows_more_authorities(self, exc: Exception) -> bool:
+        """Trust the system's authorities as well, once a certificate needs them.
+
+        They cost some 20 ms to load, and hold what certifi does not: an authority of one's own.
+        """
+        import os
+        import ssl
+
+        from tieredllm.providers.errors.transport import system_causes
+
+        unknown = any(
+            isinstance(cause, ssl.SSLCertVerificationError) for cause in system_causes(exc)
+        )
+        named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+        context = self._contexts.get(True)
+        if not unknown or named or context is None or self._has_system_authorities:
+            return False
+        self._has_system_authorities = True
+        context.load_default_certs()
+        return True
 
     def _pool(self) -> ConnectionPool:
         import asyncio
@@ -187,7 +223,7 @@ class HttpClients:
             pool = self._pools[loop] = ConnectionPool(self._client)
         return pool
 
-    def _client(self, url: str) -> httpx.AsyncClient:
+    def _client(self, url: str, proxy: str | None) -> httpx.AsyncClient:
         from http.cookiejar import CookieJar, DefaultCookiePolicy
 
         import httpx
@@ -197,7 +233,11 @@ class HttpClients:
         return httpx.AsyncClient(
             headers={"User-Agent": f"tieredllm/{__version__}", "Accept": "*/*"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            verify=self._ssl_context(secure=url[:6].lower() == "https:"),
+            verify=self._ssl_context(
+                secure="https:" in (url[:6].lower(), (proxy or "")[:6].lower())
+            ),
+            proxy=proxy,
+            trust_env=False,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEP_ALIVE_S),
             http2=False,
@@ -352,7 +392,9 @@ class Reply:
         title = self._info.presentable(body.decode("utf-8", "replace"))
         return FallbackTriggerError(
             ErrorKind.MALFORMED_RESPONSE,
-            self._info.presentable(f"{self._info.host} sent a web page, not an answer: {title}"),
+            self._info.presentable(
+                f"{self._info.host} sent a web page, not an answer{self._info.way}: {title}"
+            ),
             status=self.status,
         )
 

@@ -42,6 +42,7 @@ __all__ = ["ResponsesBackend", "ResponsesToolCalls"]
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _CALL_PIECES = ("response.function_call_arguments.delta", "response.function_call_arguments.done")
 
+_THOUGHT_PIECES = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
 _THOUGHT_KEYS = ("type", "id", "summary", "encrypted_content")
 """What of a reasoning item goes back (`response_reasoning_item_param`)."""
 
@@ -106,7 +107,8 @@ class ResponsesBackend(OpenAIBackend):
             asked["summary"] = "auto"
         return asked or None
 
-    def _collect_calls(self) -> ToolCallCollector:
+    def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
+        del tools
         return ResponsesToolCalls()
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
@@ -121,6 +123,7 @@ class ResponsesBackend(OpenAIBackend):
             text="".join(map(_text, items)),
             # The events before it have had it all.
             is_whole=bool(kind),
+            thought=None if kind else _thought(items),
             refusal="".join(
                 get_str(part, "refusal") or "" for item in items for part in _contents(item)
             ),
@@ -139,6 +142,7 @@ class ResponsesBackend(OpenAIBackend):
         delta = get_str(value, "delta") or ""
         return Part(
             text=delta if kind == "response.output_text.delta" else "",
+            thought=delta if kind in _THOUGHT_PIECES else _begun_thought(kind, value),
             refusal=delta if kind == "response.refusal.delta" else "",
             error=find_error(value),
             model=get_str(value, "response", "model"),
@@ -204,6 +208,24 @@ class ResponsesToolCalls:
                 phase = {"phase": item["phase"]} if item.get("phase") else {}
                 items.append(_said(text) | phase)
         return items
+
+
+def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:
+    """Return an empty thought where one begins or ends: it may come without a word of it."""
+    is_item = kind in ("response.output_item.added", "response.output_item.done")
+    return "" if is_item and get_str(value, "item", "type") == "reasoning" else None
+
+
+def _thought(items: list[Any]) -> str | None:
+    """Return the thoughts in the items of an answer: their summary, or where open, themselves."""
+    found = [item for item in items if get_path(item, "type") == "reasoning"]
+    parts = [get_path(item, "summary") or get_path(item, "content") for item in found]
+    texts = [
+        get_str(part, "text") or ""
+        for listed in parts
+        for part in (listed if isinstance(listed, list) else ())
+    ]
+    return "\n\n".join(texts) if found else None
 
 
 def _contents(item: Any) -> list[Any]:
