@@ -21,6 +21,7 @@ from benchmarks.measure import Pair, alternate
 from tieredllm.client import FallbackManager
 from tieredllm.files import Places
 from tieredllm.local.ladder import Rates, Rung, Trial
+from tieredllm.local.library import Library
 from tieredllm.local.machine import physical_cores
 from tieredllm.local.pull import verify
 from tieredllm.local.validation_cache import ValidationCache, state_of
@@ -76,7 +77,8 @@ def threads() -> int:
 def calibrate(env: Mapping[str, str]) -> tuple[Trial, ...]:
     """Try the model for the directories of an environment; return how each way to load it went."""
     places = Places.from_environment(env)
-    return verify(Path(model()), cache_dir=places.cache).validated.trials
+    found = Library(places, env).find(str(model()))
+    return verify(found, cache_dir=places.cache).validated.trials
 
 
 def insist_on_fastest(env: Mapping[str, str], trials: tuple[Trial, ...]) -> Rung:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 
 import pytest
@@ -11,7 +12,12 @@ from wire_support import gemma3_path, smollm2_path
 
 
 def pytest_sessionstart(session):
-    """Fetch the real models before any test's time runs; tests that need one tell what failed."""
+    """Fetch the real models before any test's time runs; tests that need one tell what failed.
+
+    A shell's background job has Ctrl-C ignored, and its children inherit that: it is set back, so
+    that the tests that send it hold there, too.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not session.config.option.collectonly:
         for fetch in (smollm2_path, gemma3_path):
             with contextlib.suppress(RuntimeError, subprocess.SubprocessError, OSError):
@@ -22,6 +28,8 @@ def pytest_sessionstart(session):
 def _own_surroundings(tmp_path, monkeypatch):
     """Give each test directories of its own and no key, so that none sees the user's."""
     monkeypatch.setenv("TIEREDLLM_HOME", str(tmp_path / "home"))
+    for name in ("OLLAMA_MODELS", "HF_HUB_CACHE", "LLAMA_CACHE"):  # other programs' models
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
     for name in list(os.environ):
         if name.endswith(("_API_KEY", "_PROXY", "_proxy")) or name in {
             "TIEREDLLM_PROFILE",

@@ -23,12 +23,16 @@ from tieredllm.providers.base import (
     Finish,
     Missing,
     ProbeResult,
+    Retraction,
     ThoughtDelta,
     ToolRequest,
 )
 from tieredllm.types import Answer, Answered, Event, Options, Prompt, Usage
 
-Step = str | float | Exception | Finish | CallPiece | ThoughtDelta | ToolRequest
+Step = str | float | Exception | Finish | CallPiece | ThoughtDelta | Retraction | ToolRequest
+
+
+PASSED_ON = Finish | CallPiece | ThoughtDelta | Retraction | ToolRequest
 
 
 class Scripted:
@@ -74,7 +78,7 @@ class Scripted:
             for step in steps:
                 if isinstance(step, Exception):
                     raise step
-                if isinstance(step, Finish | CallPiece | ThoughtDelta | ToolRequest):
+                if isinstance(step, PASSED_ON):
                     yield step
                 elif isinstance(step, str):
                     yield Delta(step)

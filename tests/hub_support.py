@@ -8,6 +8,7 @@ Wire format, as seen at huggingface.co: `HEAD /REPO/resolve/REVISION/FILE` gives
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +31,10 @@ class FakeHub:
         self.etag = None
         """What is told instead of a file's SHA-256."""
         self.requests = []
+        self.renamed = {}
+        """A repository's old name → its name today."""
+        self.task = "text-generation"
+        """What the repositories' models are for."""
         self.strays = []
         """What was asked that is no file."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -81,6 +86,12 @@ class FakeHub:
                 if self.path.startswith("/cdn/"):
                     self.content(self.path.removeprefix("/cdn/"))
                     return
+                asked = re.fullmatch(
+                    r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)(\?.*)?", self.path
+                )
+                if asked is not None:
+                    self.describe(asked[1], asked[2])
+                    return
                 found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
                 if found is None:
                     hub.strays.append(self.path)
@@ -104,6 +115,30 @@ class FakeHub:
                             "ETag": '"another"',
                         },
                     )
+
+            def describe(self, repository, revision):
+                """`GET /api/models/REPO/revision/REVISION?blobs=true`."""
+                if repository in hub.renamed:
+                    now = hub.renamed[repository]
+                    where = f"/api/models/{now}/revision/{revision}?blobs=true"
+                    self.answer(307, {"Location": where})
+                    return
+                if repository in hub.refusals:
+                    status, code = hub.refusals[repository]
+                    self.answer(status, {"X-Error-Code": code} if code else {})
+                    return
+                files = [(name, data) for (of, name), data in hub.files.items() if of == repository]
+                if not files:
+                    self.answer(404, {"X-Error-Code": "RepoNotFound"})
+                    return
+                described = {
+                    "id": repository,
+                    "cardData": {"license": "apache-2.0"},
+                    "pipeline_tag": hub.task,
+                    "siblings": [{"rfilename": name, "size": len(data)} for name, data in files],
+                }
+                body = json.dumps(described).encode()
+                self.answer(200, {"Content-Type": "application/json"}, body)
 
             def content(self, name):
                 if hub.statuses:

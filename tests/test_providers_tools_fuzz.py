@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tool_wire_support import COUNT
 from wire_support import BACKENDS, call
 
 from tieredllm.clock import SystemClock
@@ -65,6 +66,37 @@ EVENTS = {
         ),
         st.builds(lambda content: {"type": "message", "content": content}, JSON),
     ),
+    "responses": st.one_of(
+        st.builds(
+            lambda kind, index, item: {
+                "type": f"response.output_item.{kind}",
+                "output_index": index,
+                "item": item,
+            },
+            st.sampled_from(["added", "done"]),
+            LEAVES,
+            st.fixed_dictionaries(
+                {"type": st.just("function_call"), "name": JSON, "call_id": JSON, "arguments": JSON}
+            )
+            | st.fixed_dictionaries(
+                {"type": st.just("message"), "content": JSON, "phase": JSON},
+            )
+            | st.fixed_dictionaries(
+                {"type": st.just("reasoning"), "encrypted_content": JSON, "summary": JSON},
+            )
+            | JSON,
+        ),
+        st.builds(
+            lambda index, text: {
+                "type": "response.function_call_arguments.delta",
+                "output_index": index,
+                "delta": text,
+            },
+            LEAVES,
+            LEAVES,
+        ),
+        st.builds(lambda output: {"output": output, "status": "completed"}, st.lists(JSON) | JSON),
+    ),
     "gemini": st.builds(
         lambda parts: {"candidates": [{"content": {"parts": parts}}]},
         st.lists(st.fixed_dictionaries({"functionCall": JSON}) | JSON, max_size=3) | JSON,
@@ -80,7 +112,7 @@ def test_whatever_is_called_can_be_told(vendor, data):
     model = BACKENDS[vendor](
         model="m-1", base_url=None, api_key_env=None, keys={}, http=None, clock=SystemClock()
     )
-    collected = model._collect_calls()
+    collected = model._collect_calls((COUNT,))
     for value in data.draw(st.lists(EVENTS[vendor], max_size=5)):
         model._parse_chunk(value)
         collected.take(value)
@@ -102,6 +134,10 @@ def test_whatever_is_called_can_be_told(vendor, data):
             said, results = (turn["parts"] for turn in body["contents"][1:])
             assert len(results) == len(calls)
             assert all(result["functionResponse"]["name"] for result in results)
+        if vendor == "responses":
+            made = [it["call_id"] for it in body["input"] if it.get("type") == "function_call"]
+            given = [it for it in body["input"] if it.get("type") == "function_call_output"]
+            assert [result["call_id"] for result in given] == made
         if vendor == "openai":
             said, *results = body["messages"][1:]
             made = [entry["id"] for entry in said["tool_calls"]]

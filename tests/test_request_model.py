@@ -7,7 +7,7 @@ from engine_support import END, Scripted, fault, rules, run_engine
 
 from tieredllm.engine.plan import merged
 from tieredllm.profile.schema import Params
-from tieredllm.providers.base import Capabilities, Finish, ThoughtDelta, ToolRequest
+from tieredllm.providers.base import Capabilities, Finish, Retraction, ThoughtDelta, ToolRequest
 from tieredllm.types import (
     CallsMade,
     Document,
@@ -172,6 +172,20 @@ def test_thoughts_are_progress_and_no_answer():
     assert (answer.text, answer.reasoning) == ("Yes.", "Hm, so")
     assert [event.text for event in events if isinstance(event, Thought)] == ["Hm", ", so"]
     assert answer.first_token_ms > 100
+
+
+def test_text_that_turns_out_to_be_thoughts_is_no_answer():
+    """Where only the end of the thoughts is marked, what was said until then is taken back."""
+    model = Scripted(["Hm,", " hm.", Retraction(), "Yes.", END])
+    answer, events = run_engine(model)
+
+    assert (answer.text, answer.reasoning) == ("Yes.", "Hm, hm.")
+    assert [type(event).__name__ for event in events if hasattr(event, "tier")][1:] == [
+        "Token",
+        "Token",
+        "Retracted",
+        "Token",
+    ]
 
 
 def test_silence_after_thoughts_is_a_timeout():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from profile_support import command, write
@@ -40,9 +41,8 @@ def test_list(home):
     rows = [line.split("\t") for line in result.stdout.splitlines()]
 
     assert result.code == 0
-    assert rows[0] == ["INTENT", "PRIORITY", "PATTERNS", "RESPONSES", "LANGUAGE", "FROM"]
-    assert rows[1] == ["order", "60", "1", "1", "en", str(home / "config/profiles/my.yaml")]
-    assert [row[0] for row in rows[2:]] == [
+    assert rows[0] == ["order", "60", "1", "1", "en", str(home / "config/profiles/my.yaml")]
+    assert [row[0] for row in rows[1:]] == [
         "contact",
         "information",
         "troubleshooting",
@@ -58,9 +58,11 @@ def test_list(home):
 
 def test_list_lines_up_on_a_terminal(home):
     """On a terminal the columns are aligned."""
-    lines = command("rules", "list", home=home, terminal=True).stdout.splitlines()
+    shown = command("rules", "list", home=home, terminal=True).stdout
+    lines = re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines()
 
-    assert len({line.index("  en  ") for line in lines[1:]}) == 1
+    assert lines[0].split() == ["intent", "priority", "patterns", "responses", "language", "from"]
+    assert len({line.index("  en  ") for line in lines[2:] if "  en  " in line}) == 1
 
 
 def test_list_as_json(home):
@@ -93,7 +95,7 @@ def test_the_builtin_rules_are_used_without_a_rules_tier(tmp_path):
     result = command("-p", str(tmp_path / "p.yaml"), "rules", "list", home=tmp_path)
 
     assert result.code == 0
-    assert len(result.stdout.splitlines()) == 7
+    assert len(result.stdout.splitlines()) == 6
     assert "profile p has no rules tier: these are the built-in rules" in result.stderr
 
 

@@ -267,7 +267,7 @@ asyncio.run(go())
         (
             (
                 "/x/y.js:3\nthrow new Error('no token')\n^\n\nError: GITHUB_TOKEN is required\n"
-                "    at Object.<anonymous> (/x/y.js:3:7)\n    at node:internal\n\nNode.js v20.20.2\n"
+                "    at Object.<anonymous> (/x/y.js:3:7)\n    at node\n\nNode.js v20.20.2\n"
             ),
             "Error: GITHUB_TOKEN is required",
         ),

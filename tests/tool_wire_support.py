@@ -12,7 +12,10 @@ from tieredllm.types import ToolDeclaration
 COUNT = ToolDeclaration(
     name="count",
     description="Count up.",
-    parameters={"type": "object", "properties": {"by": {"type": "integer"}}},
+    parameters={
+        "type": "object",
+        "properties": {"by": {"type": "integer"}, "why": {"type": "string"}},
+    },
 )
 NOW = ToolDeclaration(
     name="now", description="Tell the time.", parameters={"type": "object", "properties": {}}
@@ -21,7 +24,12 @@ SIGNATURE = "c2lnbmF0dXJl"
 Made = tuple[str, str, dict[str, Any]]
 """A call: its id, its name and its arguments."""
 
-ENDINGS = {"openai": "tool_calls", "anthropic": "tool_use", "gemini": "STOP"}
+ENDINGS = {
+    "openai": "tool_calls",
+    "anthropic": "tool_use",
+    "gemini": "STOP",
+    "responses": "completed",
+}
 
 
 def fragments(text: str, size: int = 3) -> list[str]:
@@ -60,6 +68,8 @@ def called(vendor: str, *calls: Made) -> list[bytes]:
                     event({"type": "content_block_delta", "index": at, "delta": delta}, "x")
                 )
             events.append(event({"type": "content_block_stop", "index": at}, "content_block_stop"))
+        elif vendor == "responses":
+            events += responses_call(index + 1, name_id, name, text)
         else:
             part: dict[str, Any] = {
                 "functionCall": {"id": name_id, "name": name, "args": arguments}
@@ -68,6 +78,24 @@ def called(vendor: str, *calls: Made) -> list[bytes]:
                 part["thoughtSignature"] = SIGNATURE
             events.append(event({"candidates": [{"content": {"role": "model", "parts": [part]}}]}))
     return events
+
+
+def call_item(name_id: str, name: str, arguments: str) -> dict[str, Any]:
+    """Make the item that a call is in OpenAI's Responses API."""
+    names = {"id": f"fc_{name_id}", "call_id": name_id, "name": name}
+    return {"type": "function_call", "arguments": arguments, "status": "completed", **names}
+
+
+def responses_call(at: int, name_id: str, name: str, text: str) -> list[bytes]:
+    kind = "response.function_call_arguments"
+    item = call_item(name_id, name, text)
+    values: list[dict[str, Any]] = [
+        {"type": "response.output_item.added", "item": item | {"arguments": ""}},
+        *({"type": f"{kind}.delta", "delta": piece} for piece in fragments(text)),
+        {"type": f"{kind}.done", "arguments": text},
+        {"type": "response.output_item.done", "item": item},
+    ]
+    return [event(value | {"output_index": at}, value["type"]) for value in values]
 
 
 def openai_fragment(*calls: dict[str, Any]) -> bytes:
@@ -100,6 +128,11 @@ def call_document(vendor: str, *calls: Made, text: str | None = None) -> dict[st
     elif vendor == "anthropic":
         whole["content"] += [
             {"type": "tool_use", "id": name_id, "name": name, "input": given}
+            for name_id, name, given in calls
+        ]
+    elif vendor == "responses":
+        whole["output"] += [
+            call_item(name_id, name, msgspec.json.encode(given).decode())
             for name_id, name, given in calls
         ]
     else:

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -28,12 +29,15 @@ from tieredllm.providers.base import (
     CallPiece,
     Delta,
     Finish,
+    Retraction,
+    ThoughtDelta,
     ToolRequest,
 )
-from tieredllm.providers.cloud import CloudBackend
+from tieredllm.providers.cloud import NO_OPTIONS, CloudBackend, ServerOptions
 from tieredllm.providers.gemini import GeminiBackend
 from tieredllm.providers.http import HttpClients
 from tieredllm.providers.openai import OpenAIBackend
+from tieredllm.providers.openai_responses import ResponsesBackend
 from tieredllm.types import Message, Prompt, ToolChoice, ToolDeclaration
 
 KEY = "sk-test-0123456789abcdefghijklmnopqrstuv"
@@ -41,11 +45,14 @@ BACKENDS: dict[str, type[CloudBackend]] = {
     "openai": OpenAIBackend,
     "anthropic": AnthropicBackend,
     "gemini": GeminiBackend,
+    "responses": ResponsesBackend,
 }
+"""The wires; `responses` is OpenAI's other one."""
 KEY_ENVS = {
     "openai": "OPENAI_API_KEY",
     "anthropic": "ANTHROPIC_API_KEY",
     "gemini": "GEMINI_API_KEY",
+    "responses": "OPENAI_API_KEY",
 }
 
 
@@ -234,6 +241,18 @@ def says(vendor: str, text: str) -> bytes:
             },
             "content_block_delta",
         )
+    if vendor == "responses":
+        return event(
+            {
+                "type": "response.output_text.delta",
+                "item_id": "msg_1",
+                "output_index": 0,
+                "content_index": 0,
+                "delta": text,
+                "logprobs": [],
+            },
+            "response.output_text.delta",
+        )
     return event({"candidates": [{"content": {"role": "model", "parts": [{"text": text}]}}]})
 
 
@@ -259,6 +278,17 @@ def opens(vendor: str) -> list[bytes]:
             ),
             event({"type": "ping"}, "ping"),
         ]
+    if vendor == "responses":
+        item = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
+        started = {"object": "response", "status": "in_progress", "model": "m-1", "output": []}
+        return [
+            event({"type": "response.created", "response": started}, "response.created"),
+            event({"type": "response.in_progress", "response": started}, "response.in_progress"),
+            event(
+                {"type": "response.output_item.added", "output_index": 0, "item": item},
+                "response.output_item.added",
+            ),
+        ]
     return [event({"modelVersion": "m-1", "usageMetadata": {"promptTokenCount": 12}})]
 
 
@@ -280,6 +310,12 @@ REASONS = {
         "length": "MAX_TOKENS",
         "filter": "SAFETY",
         "tool": "UNEXPECTED_TOOL_CALL",
+    },
+    "responses": {
+        "stop": "completed",
+        "length": "max_output_tokens",
+        "filter": "content_filter",
+        "tool": "completed",
     },
 }
 
@@ -304,6 +340,10 @@ def ends(vendor: str, reason: str = "stop") -> list[bytes]:
                 "message_delta",
             ),
         ]
+    if vendor == "responses":
+        response = responded([], reason)
+        kind = f"response.{response['status']}"
+        return [event({"type": kind, "response": response}, kind)]
     return [
         event(
             {
@@ -333,6 +373,22 @@ def answers(vendor: str, *texts: str, reason: str = "stop") -> bytes:
     )
 
 
+def responded(output: list[Any], reason: str | None) -> dict[str, Any]:
+    """Make a whole response of OpenAI's Responses API."""
+    reason = reason or "completed"
+    cut = reason not in ("completed", "failed", "cancelled", "queued", "in_progress")
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "model": "m-1",
+        "status": "incomplete" if cut else reason,
+        "error": None,
+        "incomplete_details": {"reason": reason} if cut else None,
+        "output": output,
+        "usage": {"input_tokens": 12, "output_tokens": 3, "total_tokens": 15},
+    }
+
+
 def document(vendor: str, text: Any, reason: str | None = "stop") -> dict[str, Any]:
     """Make an answer that is not streamed."""
     said = REASONS[vendor].get(reason, reason) if reason else None
@@ -356,6 +412,10 @@ def document(vendor: str, text: Any, reason: str | None = "stop") -> dict[str, A
             "stop_reason": said,
             "usage": {"input_tokens": 12, "output_tokens": 3},
         }
+    if vendor == "responses":
+        content = {"type": "output_text", "text": text, "annotations": []}
+        item = {"id": "msg_1", "type": "message", "role": "assistant", "content": [content]}
+        return responded([item] if text is not None else [], said)
     return {
         "modelVersion": "m-1",
         "candidates": [
@@ -406,6 +466,8 @@ def backend(
     model: str = "m-1",
     key: str | None = KEY,
     api_key_env: str | None = "",
+    server: ServerOptions = NO_OPTIONS,
+    more_keys: Mapping[str, str] = MappingProxyType({}),
 ) -> CloudBackend:
     """Make a vendor's backend at a server that the tests run.
 
@@ -416,16 +478,19 @@ def backend(
         model: the model.
         key: the key that is set; None for none.
         api_key_env: the variable's name; the vendor's when empty.
+        server: what a profile says of it besides.
+        more_keys: other variables.
     """
     env = KEY_ENVS[vendor] if api_key_env == "" else api_key_env
-    paths = {"openai": "/v1", "anthropic": "", "gemini": "/v1beta"}
+    paths = {"openai": "/v1", "anthropic": "", "gemini": "/v1beta", "responses": "/v1"}
     return BACKENDS[vendor](
         model=model,
         base_url=None if url is None else url + paths[vendor],
         api_key_env=env,
-        keys={env: key} if env and key is not None else {},
+        keys={**({env: key} if env and key is not None else {}), **more_keys},
         http=http,
         clock=SystemClock(),
+        server=server,
     )
 
 
@@ -433,6 +498,7 @@ class Outcome(msgspec.Struct):
     """Hold what came of one attempt."""
 
     texts: list[str]
+    thought: str = ""
     finish: Finish | None = None
     request: ToolRequest | None = None
     pieces: int = 0
@@ -462,6 +528,11 @@ async def attempt(model: CloudBackend, asked: Call | None = None) -> Outcome:
                     outcome.texts.append(part.text)
                 elif isinstance(part, CallPiece):
                     outcome.pieces += 1
+                elif isinstance(part, ThoughtDelta):
+                    outcome.thought += part.text
+                elif isinstance(part, Retraction):
+                    outcome.thought += outcome.text
+                    outcome.texts.clear()
                 elif isinstance(part, ToolRequest):
                     outcome.request = part
                 else:

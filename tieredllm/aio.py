@@ -50,9 +50,18 @@ class _DaemonLookupLoop(_Base):
         )
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a loop of its own, as `asyncio.run` does."""
-    with asyncio.Runner(loop_factory=_DaemonLookupLoop) as runner:
+def run(
+    main: Coroutine[Any, Any, T],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> T:
+    """Run a coroutine on a loop of its own, as `asyncio.run` does.
+
+    Args:
+        main: what to run.
+        loop_factory: makes another kind of event loop.
+    """
+    with asyncio.Runner(loop_factory=loop_factory or _DaemonLookupLoop) as runner:
         return runner.run(main)
 
 

@@ -116,6 +116,7 @@ class FallbackManager:
         self.database = Database(self.places.state_db if persist else None)
         self._around = BackendDeps(
             places=self.places,
+            env=self._env,
             keys=Keys(self._env, self.places.keys_file),
             http=self._http,
             clock=self._clock,
@@ -254,15 +255,26 @@ class FallbackManager:
         """Return what is wrong with the file of keys; its other keys are used all the same."""
         return self._around.keys.mistakes
 
-    async def check(self, *, deep: bool = False) -> HealthReport:
-        """Probe every tier at the same time and tell how each is.
+    async def check(self, *, probe: bool = True, deep: bool = False) -> HealthReport:
+        """Tell how every tier is, all of them probed at the same time.
 
         Args:
+            probe: whether to look now; otherwise what is remembered is told.
             deep: whether to ask each model for one real token, which a vendor bills.
         """
         from tieredllm.health.report import check
 
-        return await check(self.plans, self._health, self._parameters, deep=deep)
+        return await check(self.plans, self._health, self._parameters, probe=probe, deep=deep)
+
+    def cooldowns_s(self) -> list[float]:
+        """Return for each open circuit in how many seconds it may be probed."""
+        backends = [backend.identity for plan in self.plans for backend in plan.backends]
+        now = self._clock.wall()
+        return [
+            max(0.0, standing.retry_at - now)
+            for standing in self._health.standings(backends).values()
+            if standing.state == "open" and standing.retry_at is not None
+        ]
 
     async def use_model(self, tier: str, model: str) -> None:
         """Ask another model in one tier from now on; its alternates stay.

@@ -1,14 +1,16 @@
-"""Know the user's directories and what ships with the package; write files whole or not at all."""
+"""Know the user's directories and what ships; read files within bounds, write them whole."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-__all__ = ["Places", "atomic_write", "shipped"]
+__all__ = ["Places", "UnfitFileError", "atomic_write", "read_file", "shipped"]
 
 APP = "tieredllm"
 
@@ -76,6 +78,36 @@ def shipped(folder: str) -> Path:
     package = Path(__file__).parent
     inside = package / "shipped" / folder
     return inside if inside.is_dir() else package.parent / folder
+
+
+class UnfitFileError(OSError):
+    """Something that is no file, or larger than it may be; `strerror` says which."""
+
+
+def read_file(path: Path, *, max_bytes: int) -> bytes:
+    """Read a regular file of a bearable size, and wait for nothing else.
+
+    Opening a FIFO waits for whoever writes to it, and a device may never end.
+
+    Args:
+        path: the file.
+        max_bytes: the most it may hold.
+
+    Raises:
+        UnfitFileError: it is something else, or larger.
+        OSError: it cannot be read.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY
+    if path.is_dir():  # Windows calls it "permission denied"
+        raise UnfitFileError(errno.EISDIR, "this is a directory", str(path))
+    with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 - of a descriptor
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UnfitFileError(errno.EINVAL, "this is a pipe or a device, not a file", str(path))
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        most = f"{max_bytes // 1024 // 1024} MiB"
+        raise UnfitFileError(errno.EFBIG, f"the file is larger than {most}", str(path))
+    return data
 
 
 def atomic_write(

@@ -36,6 +36,7 @@ __all__ = [
     "PresencePenalty",
     "Prompt",
     "ReasoningEffort",
+    "Retracted",
     "RetryScheduled",
     "Role",
     "Seed",
@@ -454,6 +455,15 @@ class Thought(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class Retracted(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt has said so far has turned out to be thoughts, and no part of the answer.
+
+    The server has marked the end of them alone. Tokens that follow are the answer's.
+    """
+
+    tier: str
+
+
 class CallsMade(msgspec.Struct, frozen=True, kw_only=True):
     """The answer ends with calls of the caller's tools; nothing of it can fail any more."""
 
@@ -534,6 +544,7 @@ Event = (
     AttemptStarted
     | Token
     | Thought
+    | Retracted
     | CallsMade
     | ToolsWanted
     | ToolStarted

@@ -24,6 +24,7 @@ from tieredllm import (
     Notice,
     Options,
     Prompt,
+    Retracted,
     RetryScheduled,
     Skip,
     Thought,
@@ -85,6 +86,8 @@ def text_of(event: Event) -> str:
     match event:
         case Token(text=text) | Thought(text=text):
             return text
+        case Retracted(tier=tier):
+            return f"{tier} was thinking"
         case CallsMade(calls=calls):
             return ", ".join(call.name for call in calls)
         case Answered(answer=answer):

@@ -12,7 +12,7 @@ import msgspec
 
 from tieredllm.chat.conversation import Dialogue, paired
 from tieredllm.errors import TieredLLMError, UsageError
-from tieredllm.files import atomic_write
+from tieredllm.files import atomic_write, read_file
 from tieredllm.types import Message
 
 __all__ = ["load", "save"]
@@ -43,12 +43,9 @@ def load(path: Path) -> Dialogue:
         UsageError: the file cannot be read, or is none that `save` writes.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_file(path, max_bytes=MAX_BYTES)
     except OSError as exc:
         raise UsageError(f"cannot read {path}: {exc.strerror or exc}") from exc
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"{path} is over {MAX_BYTES // 1024 // 1024} MiB: no conversation")
     try:
         messages = msgspec.json.decode(data, type=list[Message])
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:

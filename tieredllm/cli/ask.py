@@ -132,6 +132,7 @@ def _answer(
         stream=options.stream_always,
         no_stream=options.no_stream,
         printed_later=options.as_json or options.extract,
+        reasoning=options.show_reasoning,
     )
     manager = make_manager(
         environment, options, beside(view, terminal_approver(environment)), one_question=True

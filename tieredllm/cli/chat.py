@@ -92,7 +92,7 @@ def _talk(
     interactive = environment.is_interactive
     aside = _aside(environment, interactive=interactive)
     services = _services(
-        environment, aside, manager, approver, raw=options.raw, interactive=interactive
+        environment, aside, manager, approver, options=options, interactive=interactive
     )
     chat = Chat(
         manager,
@@ -152,13 +152,15 @@ def _services(
     manager: FallbackManager,
     approver: ChatApprover,
     *,
-    raw: bool,
+    options: RequestOptions,
     interactive: bool,
 ) -> Services:
     def view(heading: Callable[[str], str | None] | None) -> tuple[View, bool]:
         from tieredllm.cli.output import make_view
 
-        made, animated = make_view(environment, raw=raw, heading=heading)
+        made, animated = make_view(
+            environment, raw=options.raw, reasoning=options.show_reasoning, heading=heading
+        )
         approver.view = made
         return made, animated
 

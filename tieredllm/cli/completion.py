@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from tieredllm.profile.schema import Alternate, Profile, Tier
 
 __all__ = [
-    "catalog_models",
     "faults",
     "known_models",
     "known_tiers",
+    "local_models",
     "models",
     "profiles",
     "tiers",
@@ -78,15 +78,15 @@ def _models(profile: Profile, provider: str, places: Places) -> Iterator[str]:
             if backend.provider == provider and backend.model is not None:
                 yield backend.model
     if provider == "llama_cpp":
-        yield from _catalog(places)
+        yield from _local_models(places)
 
 
-def _catalog(places: Places) -> list[str]:
+def _local_models(places: Places) -> list[str]:
     from tieredllm.errors import TieredLLMError
-    from tieredllm.local.catalog import load_catalog
+    from tieredllm.local.library import Library
 
     try:
-        return list(load_catalog(places.config / "models.yaml"))
+        return Library(places, current().env).names()
     except TieredLLMError:
         return []
 
@@ -100,9 +100,9 @@ def faults(ctx: typer.Context, incomplete: str) -> list[str]:
     return _beginning([f"{tier.name}={kind}" for tier in tiers for kind in ErrorKind], incomplete)
 
 
-def catalog_models(incomplete: str) -> list[str]:
-    """Return the local models of the catalog whose name begins so."""
-    return _beginning(_catalog(current().places), incomplete)
+def local_models(incomplete: str) -> list[str]:
+    """Return the models of the catalog and of this machine whose name begins so."""
+    return _beginning(_local_models(current().places), incomplete)
 
 
 def _profile(ctx: typer.Context) -> Profile | None:

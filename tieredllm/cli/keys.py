@@ -82,7 +82,8 @@ def list_keys(
         fields = ("name", "origin", "masked")
         print_json([dict(zip(fields, row, strict=True)) for row in cells], environment)
         return
-    print_table([(name, at or "not set", mask or "") for name, at, mask in cells], environment)
+    rows = [(name, at or "not set", mask or "") for name, at, mask in cells]
+    print_table(("key", "where", "value"), rows, environment)
 
 
 @app.command("rm")

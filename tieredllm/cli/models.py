@@ -1,4 +1,4 @@
-"""`tieredllm models`: list, pull, verify, remove and find local model files."""
+"""`tieredllm models`: list, pull, add, show, verify and remove local model files."""
 
 from __future__ import annotations
 
@@ -6,31 +6,53 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from tieredllm.cli.completion import catalog_models
+from tieredllm.cli.completion import local_models
 from tieredllm.cli.environment import current
-from tieredllm.cli.output import print_table
+from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import FallbackTriggerError, ModelFileError, UsageError
 from tieredllm.local.ladder import WORDS, Trial
 from tieredllm.text import format_bytes
 
 if TYPE_CHECKING:
     from tieredllm.cli.environment import Environment
-    from tieredllm.local.catalog import CatalogModel
+    from tieredllm.local.library import Library, LocalModel
     from tieredllm.local.progress import Progress
-    from tieredllm.local.pull import Installed
+    from tieredllm.local.pull import Pulled
 
 __all__ = ["app"]
 
+NAMES = """Names of models:
+
+\b
+  smollm2-135m                  the catalog: `tieredllm models list`
+  hf:OWNER/NAME[:QUANT|FILE]    the Hugging Face hub; also hf.co/..., a URL
+  ollama:gemma3:4b              what Ollama has pulled
+  lmstudio:OWNER/NAME[:QUANT]   what LM Studio has
+  llama.cpp:FILE                what llama.cpp has downloaded
+  ~/models/my.gguf              any file
+"""
+
 app = typer.Typer(
     help="List, pull, verify and remove local model files.",
+    epilog=NAMES,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
+
+MEMORY_CONTEXT_TOKENS = 4096
+"""The context that a model's memory is told for."""
+GROUPS = {
+    "catalog": "installed", "hub": "installed", "folder": "installed", "added": "installed",
+    "other": "elsewhere", "path": "elsewhere",
+}  # fmt: skip
+"""Whose a file is → the group it is listed in."""
 
 PLAIN_EVERY_S = 5.0
 """How often progress is told where there is no terminal."""
@@ -39,84 +61,258 @@ STEPS = {"download": "downloading", "unpack": "unpacking", "verify": "verifying"
 Name = Annotated[
     str,
     typer.Argument(
-        help="A name of the catalog; see `tieredllm models list`.", autocompletion=catalog_models
+        help="A name of `tieredllm models list`, or any form of `tieredllm models --help`.",
+        autocompletion=local_models,
     ),
 ]
 MaybeName = Annotated[
     str | None,
     typer.Argument(
-        help="A name of the catalog or a .gguf file; without one, all that are installed.",
-        autocompletion=catalog_models,
+        help="A model, or the path of a .gguf file; without one, all that are installed.",
+        autocompletion=local_models,
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+HEADINGS = ("model", "where", "size", "quant", "context", "fits")
 
 
-def _user_catalog(session: Environment) -> Path:
-    return session.places.config / "models.yaml"
+def _library(environment: Environment) -> Library:
+    from tieredllm.local.library import Library
+
+    return Library(environment.places, environment.env)
 
 
 @app.command("list")
-def list_models() -> None:
-    """List the models of the catalog, and which of them are installed."""
-    from tieredllm.local.pull import installed
+def list_models(*, as_json: Json = False) -> None:
+    """List the models on this machine, and those of the catalog that can be pulled.
 
-    session = current()
-    rows = [_row(one) for one in installed(session.places.models, _user_catalog(session))]
-    if session.stdout.isatty():
-        rows.insert(0, ("NAME", "INSTALLED", "SIZE", "LICENCE", "CONTEXT", "WHERE"))
-    print_table(rows, session)
+    What Ollama, LM Studio, llama.cpp and the Hugging Face hub's cache keep is used where it lies.
+    `fits` tells whether the memory that is free now is enough.
+    """
+    environment = current()
+    library = _library(environment)
+    here = list(library.here())
+    models = [*here, *(model for model in library.catalog() if model.size_bytes is None)]
+    _print_models(models, environment, as_json=as_json)
 
 
-def _row(one: Installed) -> tuple[str, ...]:
-    model = one.model
-    return (
-        model.name,
-        "no" if one.size_bytes is None else "yes",
-        format_bytes(model.size_bytes if one.size_bytes is None else one.size_bytes),
-        model.licence,
-        str(model.context_tokens),
-        _origin(one) if one.size_bytes is None else str(one.path),
+@app.command("find")
+def find_models(
+    text: Annotated[
+        str | None, typer.Argument(help="Only those whose name has this in it.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """List the models that other programs keep on this machine."""
+    environment = current()
+    models = [
+        model
+        for model in _library(environment).elsewhere()
+        if text is None or text.lower() in model.name.lower()
+    ]
+    if not models and not as_json:
+        about = f" whose name has {text!r} in it" if text else ""
+        environment.say(
+            f"no model{about} in the stores of Ollama, LM Studio, llama.cpp and the hub's cache"
+        )
+    _print_models(models, environment, as_json=as_json)
+
+
+def _print_models(models: list[LocalModel], environment: Environment, *, as_json: bool) -> None:
+    facts = [_facts(model) for model in models]
+    if as_json:
+        print_json(facts, environment)
+        return
+    rows = [
+        (
+            row["name"],
+            row["where"],
+            format_bytes(row["size_bytes"]) if row["size_bytes"] else "-",
+            row["quant"] or "-",
+            str(row["context_tokens"] or "-"),
+            row["trouble"] or {True: "yes", False: "no", None: "-"}[row["fits"]],
+        )
+        for row in facts
+    ]
+    print_table(HEADINGS, rows, environment)
+
+
+def _facts(model: LocalModel) -> dict[str, Any]:
+    """Return what is known of a model without loading it."""
+    from tieredllm.local.gguf import read_header
+    from tieredllm.local.machine import available_bytes
+    from tieredllm.local.validate import needed_bytes, unfit
+
+    size = model.size_bytes
+    entry = model.entry
+    facts: dict[str, Any] = {
+        "name": model.name,
+        "group": GROUPS[model.owner] if size is not None else "catalog",
+        "where": _where(model),
+        "installed": size is not None,
+        "path": str(model.path) if size is not None else None,
+        "size_bytes": size if size is not None else (entry.size_bytes if entry else 0) or None,
+        "quant": model.quant,
+        "architecture": None,
+        "parameters": None,
+        "context_tokens": (entry.context_tokens if entry else 0) or None,
+        "has_chat_template": None,
+        "memory_bytes": None,
+        "fits": None,
+        "trouble": None,
+        "licence": entry.licence if entry else None,
+        "description": entry.description if entry else None,
+    }
+    if size is None:
+        return facts
+    try:
+        header = read_header(model.path)
+    except ModelFileError as exc:
+        return facts | {"trouble": str(exc).removeprefix(f"{model.path}: ")}
+    needed, free = needed_bytes(header, MEMORY_CONTEXT_TOKENS), available_bytes()
+    return facts | {
+        "architecture": header.architecture,
+        "model_name": header.name,
+        "context_tokens": header.context_tokens or None,
+        "has_chat_template": header.has_chat_template,
+        "memory_bytes": needed,
+        "fits": None if free is None else needed <= free,
+        "trouble": unfit(model.path, header),
+    }
+
+
+def _where(model: LocalModel) -> str:
+    if model.size_bytes is None:
+        return "to pull" if model.owner == "catalog" else "gone"
+    if model.stored is not None:
+        return model.stored.owner
+    return {"catalog": "installed", "hub": "installed", "folder": "models folder"}.get(
+        model.owner, "added"
     )
 
 
-def _origin(one: Installed) -> str:
-    source = one.model.sources[0]
-    return f"wheel {source.wheel}" if source.wheel else f"hub {source.hub}"
+@app.command("show")
+def show_model(name: Name, *, as_json: Json = False) -> None:
+    """Show what a model is: its file, its size, its context, whether it fits, how fast it is."""
+    from tieredllm.local.validate import quick_check
+    from tieredllm.local.validation_cache import ValidationCache
+
+    environment = current()
+    model = _library(environment).find(name)
+    facts = _facts(model)
+    if model.size_bytes is None and model.entry is None:
+        raise ModelFileError(f"{model.path} does not exist")
+    verdicts = ValidationCache(environment.places.cache)
+    chosen = None
+    if model.size_bytes is not None and facts["trouble"] is None:
+        with contextlib.suppress(FallbackTriggerError):
+            chosen = quick_check(model.path, n_ctx=MEMORY_CONTEXT_TOKENS, verdicts=verdicts).chosen
+    facts["speed"] = chosen.describe() if chosen is not None else None
+    if as_json:
+        print_json(facts, environment)
+        return
+    memory = f"about {format_bytes(facts['memory_bytes'])}" if facts["memory_bytes"] else None
+    fits = {True: "free now", False: "more than is free now", None: None}[facts["fits"]]
+    shown = {
+        "model": facts["name"],
+        "where": facts["where"],
+        "file": facts["path"],
+        "calls itself": facts.get("model_name"),
+        "architecture": facts["architecture"],
+        "size": format_bytes(facts["size_bytes"]) if facts["size_bytes"] else None,
+        "quantisation": facts["quant"],
+        "context": facts["context_tokens"] and f"{facts['context_tokens']:,} tokens",
+        "chat template": {True: "yes", False: "none", None: None}[facts["has_chat_template"]],
+        "memory": memory and f"{memory} for {MEMORY_CONTEXT_TOKENS:,} tokens, {fits}",
+        "speed here": facts["speed"]
+        or (f"not tried yet: `tieredllm models verify {name}`" if facts["installed"] else None),
+        "cannot be used": facts["trouble"],
+        "licence": facts["licence"],
+        "about": facts["description"],
+        "to get it": None if facts["installed"] else f"tieredllm models pull {name}",
+    }
+    rows = [(label, str(value)) for label, value in shown.items() if value]
+    print_table(("", ""), rows, environment)
 
 
 @app.command("pull")
 def pull_model(name: Name) -> None:
     """Download a model, verify it, and try whether it loads.
 
-    An interrupted download from the Hugging Face hub goes on where it stopped. A token for gated
-    models is taken from HF_TOKEN, another hub from HF_ENDPOINT.
+    NAME is a name of the catalog, hf:OWNER/NAME[:QUANT|FILE] of the Hugging Face hub (as it is
+    pasted, too: hf.co/..., https://...), or the URL of a .gguf file. An interrupted download goes
+    on where it stopped. A token for gated models is taken from HF_TOKEN, another hub from
+    HF_ENDPOINT.
     """
-    from tieredllm.local import catalog
-    from tieredllm.local.pull import first_use, pull
+    from tieredllm.local.pull import first_use
 
-    session = current()
-    model = catalog.find(name, _user_catalog(session))
-    with _progress(session, name) as progress:
-        pulled = pull(
-            model,
-            session.places.models,
-            env=session.env,
-            progress=progress,
-            notice=session.say,
-        )
+    environment = current()
+    with _progress(environment, name) as progress:
+        pulled = _pull(name, environment, progress)
     if pulled.already:
         checked = " and verified" if pulled.sha256 else ""
-        session.say(f"{name} is already installed{checked}: {pulled.path}")
+        environment.say(f"{name} is already installed{checked}: {pulled.path}")
     else:
-        session.say(f"{name} is installed and verified: {pulled.path}")
-        session.say(f"licence: {model.licence}")
+        environment.say(f"{name} is installed and verified: {pulled.path}")
+        environment.say(f"licence: {pulled.licence or 'not stated'}")
     try:
-        chosen = first_use(pulled, session.places.cache).chosen
+        chosen = first_use(pulled, environment.places.cache).chosen
     except FallbackTriggerError as exc:
-        session.warn(f"it cannot be used as things are: {exc.message}")
+        environment.warn(f"it cannot be used as things are: {exc.message}")
     else:
         if chosen is not None:
-            session.say(f"it was tried here: {chosen.describe()}")
+            environment.say(f"it was tried here: {chosen.describe()}")
+
+
+def _pull(name: str, environment: Environment, progress: Callable[[Progress], None]) -> Pulled:
+    """Download a model by any of its names.
+
+    Raises:
+        ModelFileError: it did not work, or the name is of nothing that can be pulled.
+    """
+    from tieredllm.local import catalog, library
+    from tieredllm.local.pull import Pulled, pull, pull_hub, pull_url
+
+    models, env, notice = environment.places.models, environment.env, environment.say
+    entries = catalog.load_catalog(environment.places.config / "models.yaml")
+    if name in entries:
+        pulled = pull(entries[name], models, env=env, progress=progress, notice=notice)
+        return msgspec.structs.replace(pulled, licence=entries[name].licence)
+    hub = _library(environment).hub_name(name)
+    if hub is not None:
+        return pull_hub(hub, models, env=env, progress=progress, notice=notice)
+    if name.startswith(("http://", "https://")):
+        return pull_url(name, models, progress=progress, notice=notice)
+    try:
+        found = _library(environment).find(name)
+    except library.NotInstalledError as exc:
+        raise UsageError(str(exc)) from exc
+    if found.size_bytes is None:
+        raise UsageError(f"{found.path} does not exist, and a path cannot be pulled")
+    return Pulled(path=found.path, sha256=None, already=True)
+
+
+@app.command("add")
+def add_model(
+    file: Annotated[Path, typer.Argument(metavar="PATH", help="A .gguf file.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="What to call it; else its file's name.")
+    ] = None,
+) -> None:
+    """Give a model file a short name; it stays where it is."""
+    from tieredllm.local.gguf import SHARD, read_header
+    from tieredllm.local.validate import unfit
+
+    environment = current()
+    path = file.expanduser().absolute()
+    trouble = unfit(path, read_header(path))
+    if trouble is not None:
+        raise ModelFileError(f"{path} {trouble}")
+    part = SHARD.match(path.name)
+    chosen = name or (part["stem"] if part else path.stem)
+    model = _library(environment).add(path, chosen)
+    environment.say(f"{model.name} is {model.path}: `tieredllm ask -m {model.name} ...`")
 
 
 @contextlib.contextmanager
@@ -200,33 +396,25 @@ def verify_models(name: MaybeName = None) -> None:
     Each way to load it that may be the best is tried in a process of its own, so that one that
     crashes on this machine's processor is noticed and left out.
     """
-    from tieredllm.local import catalog
-    from tieredllm.local.pull import installed, verify
+    from tieredllm.local.pull import verify
 
     session = current()
-    user_catalog = _user_catalog(session)
-    chosen: list[tuple[str, Path, CatalogModel | None]]
+    library = _library(session)
     if name is None:
-        everything = installed(session.places.models, user_catalog)
-        chosen = [
-            (one.model.name, one.path, one.model)
-            for one in everything
-            if one.size_bytes is not None
-        ]
+        chosen = [model for model in library.here() if model.owner != "other"]
         if not chosen:
             session.say("no model is installed: `tieredllm models pull NAME` gets one")
     else:
-        model = None if catalog.is_path(name) else catalog.find(name, user_catalog)
-        chosen = [(name, catalog.resolve(name, session.places.models, user_catalog), model)]
+        chosen = [library.find(name)]
     failures: list[str] = []
-    for label, path, model in chosen:
+    for model in chosen:
         try:
-            found = verify(path, model, cache_dir=session.places.cache)
+            found = verify(model, cache_dir=session.places.cache)
         except ModelFileError as exc:
             failures.append(str(exc))
             continue
         sha256 = f"SHA-256 {found.sha256}" if found.sha256 else "its SHA-256 is not known"
-        print(f"{label}: {sha256}", file=session.stdout)
+        print(f"{model.name}: {sha256}", file=session.stdout)
         for trial in found.validated.trials:
             used = "; used for a short question" if trial.rung == found.validated.rung else ""
             print(f"  {_trial(trial)}{used}", file=session.stdout)
@@ -250,19 +438,26 @@ def remove_model(
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove a model's file."""
-    from tieredllm.local import catalog
+    """Remove a model's file, if tieredllm pulled it; of an added one the name alone."""
     from tieredllm.local.pull import remove
 
     session = current()
-    model = catalog.find(name, _user_catalog(session))
-    path = session.places.models / model.file
-    if not yes and path.exists():
+    library = _library(session)
+    model = library.find(name)
+    if model.owner == "added":
+        library.forget(model.name)
+        session.say(f"{name} is no name any more; {model.path} stays where it is")
+        return
+    if model.stored is not None:
+        raise UsageError(f"{name} is {model.stored.owner}'s: {model.stored.remove}")
+    if model.owner == "path":
+        raise UsageError(f"tieredllm did not pull {model.path}: remove it yourself")
+    if not yes and model.path.exists():
         if session.stdin is None or not session.stdin.isatty():
-            raise UsageError(f"add --yes to remove {path} without being asked")
-        if not typer.confirm(f"Remove {path}?", err=True):
+            raise UsageError(f"add --yes to remove {model.path} without being asked")
+        if not typer.confirm(f"Remove {model.path}?", err=True):
             raise typer.Exit(1)
-    freed = remove(model, session.places.models)
+    freed = remove(model)
     session.say(f"{name} is removed; {format_bytes(freed)} are free again")
 
 
@@ -271,18 +466,21 @@ def show_path(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A name of the catalog; without one, where model files are kept.",
-            autocompletion=catalog_models,
+            help="A model; without one, where model files are kept.",
+            autocompletion=local_models,
         ),
     ] = None,
+    *,
+    as_json: Json = False,
 ) -> None:
     """Print where a model's file is, or where model files are kept."""
-    from tieredllm.local import catalog
-
     session = current()
     path = session.places.models
     if name is not None:
-        path /= catalog.find(name, _user_catalog(session)).file
+        path = _library(session).find(name).path
         if not path.exists():
             raise ModelFileError(f"{name} is not installed: run `tieredllm models pull {name}`")
-    print(path, file=session.stdout)
+    if as_json:
+        print_json({"name": name, "path": str(path)}, session)
+    else:
+        print(path, file=session.stdout)

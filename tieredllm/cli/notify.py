@@ -90,7 +90,7 @@ def outbox(
     if not waiting:
         environment.say("nothing waits")
         return
-    print_table([HEADINGS, *(_cells(entry) for entry in waiting)], environment)
+    print_table(HEADINGS, [_cells(entry) for entry in waiting], environment)
 
 
 @app.command()
@@ -158,7 +158,7 @@ def _print(deliveries: Sequence[Delivery], environment: Environment) -> None:
         cells = (delivery.channel, result)
         rows.append(cells if delivery.cause == "test" else (*cells, delivery.cause))
     if rows:
-        print_table(rows, environment)
+        print_table(("channel", "result", "cause")[: len(rows[0])], rows, environment)
 
 
 def _row(entry: Entry) -> dict[str, str | int | None]:

@@ -119,6 +119,13 @@ class RequestOptions(GlobalOptions):
         ),
     ] = None
     raw: Annotated[bool, typer.Option("--raw", "-r", help="Do not render Markdown.")] = False
+    show_reasoning: Annotated[
+        bool,
+        typer.Option(
+            "--show-reasoning",
+            help="Show on the terminal what the model thinks; -v does, too.",
+        ),
+    ] = False
     file: Annotated[
         list[Path] | None,
         typer.Option(

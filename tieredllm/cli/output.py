@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from tieredllm.cli.environment import Environment
 from tieredllm.render.view import View
-from tieredllm.types import Event, Token
+from tieredllm.types import Event, Thought, Token
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tieredllm.render.plain import ThoughtView
     from tieredllm.render.spinner import Spinner
 
-__all__ = ["make_view", "print_json", "print_json_list", "print_table"]
+__all__ = ["make_table", "make_view", "print_json", "print_json_list", "print_table"]
+
+GAP = 3
+"""Columns between two cells of a table."""
+LAST_COLUMN = 24
+"""Columns that the last cell of a row has at least, before the others are broken."""
 
 
 def print_json(value: Any, environment: Environment) -> None:
@@ -32,16 +40,60 @@ def print_json_list(values: Iterable[Any], environment: Environment) -> None:
     environment.stdout.write("[]\n" if start == "[" else "\n]\n")
 
 
-def print_table(rows: Sequence[Sequence[str]], environment: Environment) -> None:
-    """Print rows: lined up on a terminal; else a tab between the cells, for `cut` and `awk`."""
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], environment: Environment
+) -> None:
+    """Print rows: a table on a terminal; else a tab between the cells, for `cut` and `awk`.
+
+    Args:
+        headings: what stands above the columns on a terminal; into a pipe go the rows alone.
+        rows: as many cells each. The last one may be long: it goes on below itself.
+        environment: where to.
+    """
     if not environment.stdout.isatty():
         for row in rows:
             print("\t".join(row), file=environment.stdout)
         return
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    from rich.text import Text
+
+    console = environment.console()
+    table = make_table(headings, rows, console.width)
     for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(line.rstrip(), file=environment.stdout)
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def make_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Return an empty table in the one style that all listings have.
+
+    No cell is cut. Where the columns fit beside a last one of `LAST_COLUMN` they are not broken.
+
+    Args:
+        headings: what stands above the columns.
+        rows: the cells to come, to measure them.
+        width: the terminal's.
+    """
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table
+
+    columns = list(zip(headings, *rows, strict=True))
+    natural = [max(map(cell_len, column)) for column in columns]
+    before = sum(natural[:-1]) + GAP * (len(natural) - 1)
+    fits = before + min(natural[-1] if natural else 0, LAST_COLUMN) <= width
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        show_header=any(headings),
+        pad_edge=False,
+        padding=(0, 1),
+        header_style="dim",
+        border_style="dim",
+    )
+    for index, heading in enumerate(headings):
+        is_last = index == len(headings) - 1
+        table.add_column(heading, overflow="fold", no_wrap=fits and not is_last)
+    return table
 
 
 def make_view(
@@ -51,6 +103,7 @@ def make_view(
     stream: bool = False,
     no_stream: bool = False,
     printed_later: bool = False,
+    reasoning: bool = False,
     heading: Callable[[str], str | None] | None = None,
 ) -> tuple[View, bool]:
     """Choose the view, and say whether it needs ticks.
@@ -64,6 +117,7 @@ def make_view(
         raw: don't render Markdown.
         stream: print the answer as it comes, even into a pipe.
         no_stream: print the answer when it is complete, even on a terminal.
+        reasoning: show what the model thinks, on a terminal; the verbose view always does.
         printed_later: print no answer; whoever asks does, as for `--json` and `--extract`.
         heading: on a terminal, gives the dim line above a tier's text, by the tier's name.
     """
@@ -77,11 +131,13 @@ def make_view(
             quiet=environment.quiet,
             verbose=environment.verbose,
             stream=not no_stream,
+            reasoning=reasoning or environment.verbose,
             heading=heading,
         )
         return view, True
     from tieredllm.render.plain import PlainAnswer
 
+    thoughts = _thoughts(environment) if reasoning or environment.verbose else None
     plain: View = PlainAnswer(
         stdout=environment.stdout,
         stderr=environment.stderr,
@@ -89,27 +145,44 @@ def make_view(
         show=not printed_later,
         quiet=environment.quiet,
         verbose=environment.verbose,
+        thoughts=thoughts,
     )
     if environment.quiet or stream or not environment.stderr.isatty():
         return plain, False
     from tieredllm.render.spinner import Spinner
 
-    return _Waited(plain, Spinner(environment.console(stderr=True))), True
+    spinner = Spinner(environment.console(stderr=True))
+    return _Waited(plain, spinner, shows_thoughts=thoughts is not None), True
+
+
+def _thoughts(environment: Environment) -> ThoughtView | None:
+    """Return where thoughts are shown while the answer goes elsewhere."""
+    if not environment.stderr.isatty():
+        return None
+    from tieredllm.render.plain import ThoughtView
+    from tieredllm.render.terminal import takes_markdown
+
+    console = environment.console(stderr=True)
+    return ThoughtView(environment.stderr, dim=takes_markdown(console))
 
 
 class _Waited:
     """Show on stderr what a buffered answer waits for."""
 
-    def __init__(self, view: View, spinner: Spinner) -> None:
+    def __init__(self, view: View, spinner: Spinner, *, shows_thoughts: bool) -> None:
         self._view = view
         self._spinner = spinner
+        self._shows_thoughts = shows_thoughts
 
     def handle(self, event: Event) -> None:
         """Take the next event; an answer that is coming is still being waited for."""
         if isinstance(event, Token):
             return
-        self._spinner.clear()
-        self._spinner.take(event)
+        if isinstance(event, Thought) and self._shows_thoughts:
+            self._spinner.stop()
+        else:
+            self._spinner.clear()
+            self._spinner.take(event)
         self._view.handle(event)
 
     def tick(self) -> None:

@@ -73,7 +73,7 @@ def list_profiles(
         (mark, found.name, _ORIGINS[found.origin], about or "")
         for mark, found, about in zip(marks, known, abouts, strict=True)
     ]
-    print_table(cells, environment)
+    print_table(("", "profile", "from", "about"), cells, environment)
 
 
 @app.command()
@@ -241,11 +241,14 @@ def _text_of(path: Path) -> str:
     Raises:
         UsageError: it is no text file.
     """
-    if not path.is_file():
-        raise UsageError(f"{path} is no file")
+    from tieredllm.files import read_file
+    from tieredllm.profile.yaml_reader import MAX_BYTES
+
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
+        return read_file(path, max_bytes=MAX_BYTES).decode("utf-8")
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:
         raise UsageError(f"{path} cannot be read: {exc}") from exc
 
 

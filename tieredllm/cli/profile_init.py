@@ -12,7 +12,7 @@ from tieredllm.cli.environment import Environment
 from tieredllm.cli.profile_questions import Questions, server_at
 from tieredllm.errors import ModelFileError, TieredLLMError, UsageError
 from tieredllm.keys import Keys
-from tieredllm.local.pull import Installed, installed
+from tieredllm.local.library import Library, LocalModel
 from tieredllm.profile.init_template import VENDORS, Choice, Server, draft
 from tieredllm.profile.schema import KEY_VARIABLES
 from tieredllm.redaction import is_address
@@ -49,10 +49,9 @@ def make_profile(environment: Environment, wishes: Wishes) -> None:
         ProfileError: what would be written has mistakes; nothing was written.
         TieredLLMError: the user would not have a file replaced; nothing was changed.
     """
-    local_models = {
-        one.model.name: one
-        for one in installed(environment.places.models, environment.places.config / "models.yaml")
-    }
+    library = Library(environment.places, environment.env)
+    local_models = {model.name: model for model in library.catalog()}
+    local_models |= {model.name: model for model in library.here()}
     _check(wishes, local_models)
     if wishes.asks and (environment.stdin is None or not environment.stdin.isatty()):
         raise UsageError("there is no terminal to ask at: add --yes")
@@ -65,8 +64,9 @@ def make_profile(environment: Environment, wishes: Wishes) -> None:
     sources = _sources(wishes, keys, questions)
     local = _local(wishes, local_models, questions)
     pulls = wishes.pull and local in local_models
-    if local in local_models and questions and not pulls:
-        pulls = local_models[local].size_bytes is None and questions.pull(local_models[local].model)
+    entry = local_models[local].entry if local in local_models else None
+    if entry is not None and questions and not pulls:
+        pulls = local_models[entry.name].size_bytes is None and questions.pull(entry)
 
     choice = Choice(name=name, sources=sources, local=local, made_on=date.today())  # noqa: DTZ011 - the user's own day
     _write(path, draft(choice), environment)
@@ -78,7 +78,7 @@ def make_profile(environment: Environment, wishes: Wishes) -> None:
     environment.say(f"try it: tieredllm{option} ask 'why is the sky blue?'")
 
 
-def _check(wishes: Wishes, local_models: dict[str, Installed]) -> None:
+def _check(wishes: Wishes, local_models: dict[str, LocalModel]) -> None:
     """Refuse wishes that cannot be met, before anything is asked."""
     if wishes.name is not None:
         problem = _name_problem(wishes.name)
@@ -148,7 +148,7 @@ def _server(address: str) -> Server:
 
 
 def _local(
-    wishes: Wishes, local_models: dict[str, Installed], questions: Questions | None
+    wishes: Wishes, local_models: dict[str, LocalModel], questions: Questions | None
 ) -> str | None:
     if wishes.local is not None:
         return None if wishes.local == NO_MODEL else _model_file(wishes.local) or wishes.local

@@ -13,7 +13,7 @@ from tieredllm.cli.environment import Environment
 from tieredllm.errors import UsageError
 from tieredllm.keys import Keys, clean_key
 from tieredllm.local.catalog import CatalogModel
-from tieredllm.local.pull import Installed
+from tieredllm.local.library import LocalModel
 from tieredllm.profile.init_template import VENDORS, Server
 from tieredllm.profile.schema import KEY_VARIABLES
 from tieredllm.profile.semantics import url_problem
@@ -169,25 +169,25 @@ class Questions:
         usual = FoundServer(base_url=next(iter(USUAL_SERVERS.values())))
         return f"{', '.join(USUAL_SERVERS)} and the like", usual
 
-    def local(self, models: dict[str, Installed], usual: str) -> str | None:
+    def local(self, models: dict[str, LocalModel], usual: str) -> str | None:
         """Ask which local model is wanted.
 
         Args:
-            models: the catalog's, by name.
+            models: the catalog's and those of this machine, by name.
             usual: what Enter takes.
         """
         names = list(models)
         self._print("\nWhich local model answers when no vendor does? It needs no key, no network.")
         width = max(map(len, names))
         for number, one in enumerate(models.values(), 1):
-            model = one.model
+            entry = one.entry
             there = "; it is here already" if one.size_bytes is not None else ""
-            self._print(
-                f"  {number}  {model.name:<{width}}  {format_bytes(model.size_bytes):>7}  "
-                f"{model.licence}{there}"
-            )
-            indent = " " * 5
-            self._print(textwrap.fill(f"{indent}{model.description}", subsequent_indent=indent))
+            size = one.size_bytes or (entry.size_bytes if entry is not None else 0)
+            about = f"{entry.licence}{there}" if entry is not None else "it is here already"
+            self._print(f"  {number}  {one.name:<{width}}  {format_bytes(size):>7}  {about}")
+            if entry is not None and entry.description:
+                indent = " " * 5
+                self._print(textwrap.fill(f"{indent}{entry.description}", subsequent_indent=indent))
         answer = self._numbers("Its number; 0 for none", names, str(names.index(usual) + 1), most=1)
         return answer[0] if answer else None
 

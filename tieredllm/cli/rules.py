@@ -50,8 +50,7 @@ def list_rules(*, as_json: Json = False) -> None:
     if as_json:
         print_json({"rules": rules.origin, "intents": rows, "variables": wanted}, environment)
         return
-    cells = [["INTENT", "PRIORITY", "PATTERNS", "RESPONSES", "LANGUAGE", "FROM"]]
-    cells += [
+    cells = [
         [
             row["name"] + (" (default)" if row["default"] else ""),
             str(row["priority"]),
@@ -62,7 +61,8 @@ def list_rules(*, as_json: Json = False) -> None:
         ]
         for row in rows
     ]
-    print_table(cells, environment)
+    headings = ("intent", "priority", "patterns", "responses", "language", "from")
+    print_table(headings, cells, environment)
     unset = [name for name, is_set in wanted.items() if not is_set]
     if unset:
         environment.say(

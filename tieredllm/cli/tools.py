@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+HEADINGS = ("tier", "tool", "effect", "about")
+
 app = typer.Typer(
     name="tools",
     help="Show and call the tools that models may use.",
@@ -54,7 +56,8 @@ def list_tools(
     if as_json:
         print_json([_described(tier, tools) for tier, tools in grants], environment)
     else:
-        print_table([row for tier, tools in grants for row in _rows(tier, tools)], environment)
+        rows = [row for tier, tools in grants for row in _rows(tier, tools)]
+        print_table(HEADINGS, rows, environment)
     for trouble in toolbox.troubles:
         environment.warn(f"tieredllm: {trouble}")
     raise typer.Exit(ExitCode.FAILURE if toolbox.troubles else ExitCode.OK)

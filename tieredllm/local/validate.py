@@ -25,7 +25,7 @@ from tieredllm.local.probe import GoOn, Probe, RejectedError, probe_in_child, un
 from tieredllm.local.probe_child import NAN, ProbeRequest
 from tieredllm.local.validation_cache import ValidationCache, Verdict, state_of
 
-__all__ = ["Validated", "hash_file", "needed_bytes", "quick_check", "validate_model"]
+__all__ = ["Validated", "hash_file", "needed_bytes", "quick_check", "unfit", "validate_model"]
 
 HASH_CHUNK_BYTES = 4 * 1024 * 1024
 BASE_BYTES = 96 * 1024 * 1024
@@ -215,10 +215,10 @@ def _with_header(path: Path, verdict: Verdict) -> Verdict:
         if isinstance(exc.__cause__, OSError):  # that may change without a trace in the file
             raise unusable(str(exc).replace(": ", " ", 1)) from exc
         return msgspec.structs.replace(verdict, reason=str(exc).removeprefix(f"{path}: "))
-    return msgspec.structs.replace(verdict, header=header, reason=_unfit(path, header))
+    return msgspec.structs.replace(verdict, header=header, reason=unfit(path, header))
 
 
-def _unfit(path: Path, header: Header) -> str | None:
+def unfit(path: Path, header: Header) -> str | None:
     """Say why a file is no model to chat with, in words that follow its name."""
     if header.kind != "model":
         return KINDS[header.kind]

@@ -117,9 +117,18 @@ def _last_error(errors: Path) -> str:
     """Return the line that says most out of what pip printed.
 
     Of a failure it did not foresee pip prints `ERROR: Exception:` and a traceback, whose last line
-    is `some.module.SomeError: the reason` (`pip/_internal/cli/base_command.py`, pip 26).
+    is `some.module.SomeError: the reason` (`pip/_internal/cli/base_command.py`, pip 26). Of one it
+    has words for it prints `error: its-name`, then the reason behind a cross, notes and hints
+    (`DiagnosticPipError` in `pip/_internal/exceptions.py`, pip 26; `x` where the
+    encoding has no cross).
     """
     lines = [line for line in errors.read_text("utf-8", "replace").splitlines() if line.strip()]
+    if any(line.startswith("error: ") for line in lines):
+        diagnosed = [
+            line[2:] for line in lines if line.startswith(("\N{MULTIPLICATION SIGN} ", "x "))
+        ]
+        if diagnosed:
+            return diagnosed[-1].strip().rstrip(".")[:300]
     told = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     reason = (told or lines or ["it gave no reason"])[-1].strip()
     if reason == "Exception:":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tieredllm.aio import in_thread
 from tieredllm.notify.channels import SendError
+from tieredllm.proxies import UnusableProxyError, proxy_for
 
 if TYPE_CHECKING:
     import ssl
@@ -76,6 +77,8 @@ async def post(url: str, body: bytes, headers: Mapping[str, str] | None = None) 
                 await response.aclose()
     except SendError:
         raise
+    except UnusableProxyError as exc:
+        raise SendError(str(exc)) from None
     except Exception as exc:  # noqa: BLE001 - httpx's, the system's, a proxy that needs a package
         raise network_error(exc) from None
 
@@ -88,6 +91,7 @@ def _client(url: str) -> httpx.AsyncClient:
     spare_httpx_its_command_line()
     import httpx
 
+    proxy = proxy_for(url)
     return httpx.AsyncClient(
         headers={
             "Content-Type": "application/json; charset=utf-8",
@@ -97,9 +101,11 @@ def _client(url: str) -> httpx.AsyncClient:
         },
         verify=(
             trusting()
-            if url[:6].lower() == "https:"
+            if "https:" in (url[:6].lower(), proxy.url[:6].lower() if proxy else "")
             else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and is not used
         ),
+        proxy=None if proxy is None else proxy.url,
+        trust_env=False,
         timeout=None,  # noqa: S113 - whoever waits bounds it, from the lookup to the status
     )
 

@@ -17,7 +17,8 @@ __all__ = ["dump", "write_yaml"]
 
 _OF_RULES = ("name", "provider", "rules", "vars")
 _OF_CACHE = ("name", "provider", "max_age_h")
-_LEFT_OUT = frozenset({"rules", "vars", "max_age_h", "base_url", "api_key_env"})
+_OF_A_SERVER = ("api", "api_version", "headers", "headers_env", "body")
+_LEFT_OUT = frozenset({"rules", "vars", "max_age_h", "base_url", "api_key_env", *_OF_A_SERVER})
 _SECRET_MAPPINGS = frozenset({"env", "headers"})
 """Where an MCP server's settings hold secrets."""
 _VARIABLE = re.compile(r"^( *(?:- )?\w+_env: ([A-Za-z_]\w*))$", re.MULTILINE)
@@ -113,11 +114,19 @@ def _backend(backend: Tier | Alternate) -> dict[str, Any]:
         return {"model": backend.model}
     url = backend.base_url or BASE_URLS[backend.provider]
     name = backend.api_key_env
-    return {
+    shown = {
         "model": backend.model,
         "base_url": mask_text(url),
         "api_key_env": KEY_VARIABLES[backend.provider] if name is UNSET else name,
     }
+    if backend.provider == "openai" and backend.api is not None:
+        shown["api"] = backend.api
+    if backend.provider == "anthropic":
+        shown["api_version"] = backend.api_version
+    for key in ("headers", "headers_env", "body"):
+        if values := getattr(backend, key):
+            shown[key] = _mask(values, secret=key == "headers")
+    return shown
 
 
 def _mask(value: Any, *, secret: bool = False) -> Any:

@@ -92,7 +92,13 @@ def _sizes(profile: Profile, level: int, node: MappingNode) -> list[Finding]:
 
 def _useless(tier: Tier, node: MappingNode) -> list[Finding]:
     """Find keys that belong to another kind of tier."""
-    owners = {"rules": "rules", "vars": "rules", "max_age_h": "cache"}
+    owners = {
+        "rules": "rules",
+        "vars": "rules",
+        "max_age_h": "cache",
+        "api": "openai",
+        "api_version": "anthropic",
+    }
     found = [
         (node.entries[key].place, f"`{key}` means something to a {owner} tier only")
         for key, owner in owners.items()

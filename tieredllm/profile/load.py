@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,7 +22,12 @@ from tieredllm.profile.nodes import (
     ScalarNode,
     to_builtins,
 )
-from tieredllm.profile.schema import PROVIDER_DEFAULTS, Profile
+from tieredllm.profile.schema import (
+    OLLAMA_CONTEXT_TOKENS,
+    OLLAMA_PORT,
+    PROVIDER_DEFAULTS,
+    Profile,
+)
 from tieredllm.profile.semantics import check_semantics, duplicate_tiers, path_at
 from tieredllm.profile.yaml_reader import parse_yaml, read_yaml
 
@@ -41,7 +47,10 @@ __all__ = [
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NOT_INHERITED = ("name", "extends", "remove_tiers", "description")
-_OF_THE_BACKEND = ("model", "base_url", "api_key_env", "alternates", "context_tokens")
+_OF_THE_BACKEND = (
+    *("model", "base_url", "api_key_env", "alternates", "context_tokens", "vision"),
+    *("api", "api_version", "headers", "headers_env", "body"),
+)
 """What says nothing about a tier once another provider answers it."""
 DEFAULT = "default"
 _ENDINGS = (".yaml", ".yml")
@@ -294,8 +303,18 @@ def _complete(root: MappingNode, name: str) -> Any:
     for number, node in enumerate(nodes):
         if isinstance(node, MappingNode):
             tier = _with_paths(tiers[number], node)
-            tiers[number] = PROVIDER_DEFAULTS.get(node.text("provider") or "", {}) | tier
+            defaults = PROVIDER_DEFAULTS.get(node.text("provider") or "", {})
+            if _is_ollama(node):
+                defaults = defaults | {"context_tokens": OLLAMA_CONTEXT_TOKENS}
+            tiers[number] = defaults | tier
     return values
+
+
+def _is_ollama(tier: MappingNode) -> bool:
+    try:
+        return urlsplit(tier.text("base_url") or "").port == OLLAMA_PORT
+    except ValueError:
+        return False
 
 
 def _with_paths(tier: dict[str, Any], node: MappingNode) -> dict[str, Any]:

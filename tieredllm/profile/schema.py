@@ -29,7 +29,10 @@ from tieredllm.types import (
 
 __all__ = [
     "BASE_URLS",
+    "KEY_SYNONYMS",
     "KEY_VARIABLES",
+    "OLLAMA_CONTEXT_TOKENS",
+    "OLLAMA_PORT",
     "PROVIDER_DEFAULTS",
     "REFERENCE",
     "Alternate",
@@ -73,6 +76,25 @@ PythonTool = Annotated[
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 """A variable in the settings of an MCP server: `${NAME}`, or `${NAME:-text}`."""
+HeaderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+        extra={"means": "the name of an HTTP header"},
+    ),
+]
+"""A token of RFC 9110, section 5.6.2."""
+HeaderValue = Annotated[
+    str,
+    Meta(
+        pattern=r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$",
+        extra={"means": "one line of ASCII text"},
+    ),
+]
+ApiVersion = Annotated[
+    str,
+    Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", extra={"means": "a date in quotes"}),
+]
 
 CommandLine = Annotated[
     Annotated[str, Meta(min_length=1)]
@@ -130,6 +152,17 @@ class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
     vision: bool | None = None
     """Whether the model sees images and PDF documents; null: as known of its name."""
+    api: Literal["responses", "chat"] | None = None
+    """For openai: which of its interfaces the server has; null: responses at OpenAI's own host,
+    chat (completions) anywhere else."""
+    api_version: ApiVersion = "2023-06-01"
+    """For anthropic: the `anthropic-version` that is asked for."""
+    headers: dict[HeaderName, HeaderValue] = {}
+    """HTTP headers of your own, as a gateway may want; nothing secret."""
+    headers_env: dict[HeaderName, VariableName] = {}
+    """The same, each with the name of the variable that holds its value: for what is secret."""
+    body: dict[str, Any] = {}
+    """What is added to each request's JSON, over what is in it; null takes a key out."""
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,6 +181,17 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
     vision: bool | None = None
     """Whether the model sees images and PDF documents; null: as known of its name."""
+    api: Literal["responses", "chat"] | None = None
+    """For openai: which of its interfaces the server has; null: responses at OpenAI's own host,
+    chat (completions) anywhere else."""
+    api_version: ApiVersion = "2023-06-01"
+    """For anthropic: the `anthropic-version` that is asked for."""
+    headers: dict[HeaderName, HeaderValue] = {}
+    """HTTP headers of your own, as a gateway may want; nothing secret."""
+    headers_env: dict[HeaderName, VariableName] = {}
+    """The same, each with the name of the variable that holds its value: for what is secret."""
+    body: dict[str, Any] = {}
+    """What is added to each request's JSON, over what is in it; null takes a key out."""
     alternates: tuple[Alternate, ...] = ()
     """Other backends of this tier, tried in order when the one before gave way."""
     params: Params = Params()
@@ -189,6 +233,13 @@ PROVIDER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Defaults of `Tier` that differ by provider."""
 
+OLLAMA_PORT = 11434
+"""A server at Ollama's port cuts a prompt that is longer than its context, and says nothing
+(ollama/ollama#17889): unless the profile knows better it is taken for what Ollama starts with."""
+
+OLLAMA_CONTEXT_TOKENS = 4096
+"""Ollama's own default (its FAQ, `OLLAMA_CONTEXT_LENGTH`)."""
+
 
 KEY_VARIABLES = {
     "openai": "OPENAI_API_KEY",
@@ -196,6 +247,10 @@ KEY_VARIABLES = {
     "gemini": "GEMINI_API_KEY",
 }
 """The variable that holds a vendor's key when a tier names none: the vendors' own choice."""
+
+KEY_SYNONYMS = {"gemini": ("GOOGLE_API_KEY",)}
+"""Other names that a vendor's own SDK looks a key up by (google-genai 3.6.1, `_api_client.py`);
+they count where a tier names none and the first is not set."""
 
 BASE_URLS = {
     "openai": "https://api.openai.com/v1",
@@ -354,6 +409,23 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How often in one request the model may call tools before it must answer."""
 
 
+class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How `tieredllm serve` lets programs use the tiers."""
+
+    models: dict[str, Name] = {}
+    """What model names that clients ask for mean: each (`*` and `?` stand for any text and any
+    character) with the tier to start at; the first that fits counts."""
+    stream: Literal["live", "complete"] = "live"
+    """Whether a stream passes words on as they come, or brings one tier's whole answer, so that no
+    client ever sees a dead one."""
+    hold_s: Seconds = 10.0
+    """Seconds that a stream waits for its first word before it is opened and kept alive."""
+    hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    """Names of this gateway, besides those of this machine; requests for others are refused."""
+    origins: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    """Web origins, such as `https://chat.example.org`, whose pages may send requests."""
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole profile."""
 
@@ -377,6 +449,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Who is told when a tier gives way."""
     tools: Tools = Tools()
     """Which tools there are."""
+    serve: Serve = Serve()
+    """How programs use the tiers through `tieredllm serve`."""
 
 
 def rule_files(profile: Profile) -> tuple[str, ...]:
@@ -393,6 +467,9 @@ def variables_of(profile: Profile) -> set[str]:
         for backend in backends:
             vendors = KEY_VARIABLES.get(backend.provider)
             names.add(vendors if backend.api_key_env is UNSET else backend.api_key_env)
+            if backend.api_key_env is UNSET:
+                names.update(KEY_SYNONYMS.get(backend.provider, ()))
+            names.update(backend.headers_env.values())
     for server in profile.tools.mcp.values():
         names |= {*server.pass_env, *server.headers_env.values()}
         written = (*map(str, server.env.values()), *server.headers.values())

@@ -10,13 +10,13 @@ from tieredllm.profile.nodes import ErrorNode, ListNode, MappingNode, Node, Plac
 
 __all__ = ["check_semantics", "duplicate_tiers", "path_at", "url_problem"]
 
-_WITHOUT_MODEL = ("model", "base_url", "api_key_env", "alternates")
+_OF_A_SERVER = ("base_url", "api_key_env", "api", "api_version", "headers", "headers_env", "body")
+_WITHOUT_MODEL = ("model", *_OF_A_SERVER, "alternates")
 _ENDPOINTS = ("/chat/completions", "/responses", "/v1/messages")
 """What the vendors' APIs add to a base URL (https://platform.openai.com/docs/api-reference,
 https://docs.anthropic.com/en/api/messages)."""
 _OF_A_COMMAND = ("args", "env", "pass_env", "cwd")
 _OF_A_URL = ("headers", "headers_env")
-_IN_PROCESS = ("base_url", "api_key_env")
 _MODEL = dict.fromkeys(("openai", "anthropic", "gemini"), "the name its server has for a model") | {
     "llama_cpp": "a catalog name such as gemma-2-2b-it, or the path of a .gguf file"
 }
@@ -34,10 +34,10 @@ def check_semantics(root: MappingNode) -> list[Mistake]:
         for alternate in tier.mappings("alternates"):
             mistakes += _url(alternate)
             if alternate.text("provider") == "llama_cpp":
-                mistakes += _out_of_place(alternate, _IN_PROCESS, "a model that runs in-process")
+                mistakes += _out_of_place(alternate, _OF_A_SERVER, "a model that runs in-process")
         mistakes += _rule_file(tier)
         mistakes += _granted_tools(tier, root)
-    return mistakes + _functions_of_one_name(root) + _mcp_servers(root)
+    return mistakes + _functions_of_one_name(root) + _mcp_servers(root) + _served_models(root)
 
 
 def duplicate_tiers(root: MappingNode) -> list[Mistake]:
@@ -68,7 +68,7 @@ def _backend(tier: MappingNode) -> list[Mistake]:
         return _out_of_place(tier, _WITHOUT_MODEL, f"a {provider} tier")
     mistakes = _url(tier)
     if provider == "llama_cpp":
-        mistakes += _out_of_place(tier, _IN_PROCESS, "a model that runs in-process")
+        mistakes += _out_of_place(tier, _OF_A_SERVER, "a model that runs in-process")
     model = tier.get("model")
     if provider in _MODEL and (
         model is None or (isinstance(model, ScalarNode) and model.value is None)
@@ -219,6 +219,22 @@ def _mcp_servers(root: MappingNode) -> list[Mistake]:
             for word in server.items("command")
             if isinstance(word, ScalarNode) and "\0" in word.text
         ]
+    return mistakes
+
+
+def _served_models(root: MappingNode) -> list[Mistake]:
+    """Find names of models that lead to no tier."""
+    serve = root.get("serve")
+    models = serve.get("models") if isinstance(serve, MappingNode) else None
+    if not isinstance(models, MappingNode):
+        return []
+    tiers = [name for tier in root.mappings("tiers") if (name := tier.text("name")) is not None]
+    mistakes = []
+    for entry in models.entries.values():
+        tier = entry.node.value if isinstance(entry.node, ScalarNode) else None
+        if isinstance(tier, str) and tier not in tiers:
+            message = f"there is no tier `{tier}`: it can be {', '.join(tiers)}"
+            mistakes.append(entry.node.place.mistake(message))
     return mistakes
 
 

@@ -8,13 +8,12 @@ mistake at once.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tieredllm.errors import Mistake, ProfileError
+from tieredllm.files import UnfitFileError, read_file
 from tieredllm.profile.nodes import Entry, ErrorNode, ListNode, MappingNode, Node, Place, ScalarNode
 
 if TYPE_CHECKING:
@@ -51,12 +50,12 @@ def read_yaml(path: Path, *, secret: bool = False) -> tuple[Node | None, list[Mi
     """
     start = Place(str(path), 1, 1)
     try:
-        raw = _read_bytes(path)
+        raw = read_file(path, max_bytes=MAX_BYTES)
+    except UnfitFileError as exc:
+        raise ProfileError([start.mistake(f"{exc.strerror}: give a YAML file")]) from exc
     except OSError as exc:
         message = f"the file cannot be read: {(exc.strerror or str(exc)).lower()}"
         raise ProfileError([start.mistake(message)]) from exc
-    except _NoFileError as exc:
-        raise ProfileError([start.mistake(str(exc))]) from exc
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
@@ -66,29 +65,6 @@ def read_yaml(path: Path, *, secret: bool = False) -> tuple[Node | None, list[Mi
         message = f"byte 0x{exc.object[exc.start]:02x} is not UTF-8: save the file as UTF-8"
         raise ProfileError([place.mistake(message)]) from exc
     return parse_yaml(text, str(path), secret=secret)
-
-
-class _NoFileError(Exception):
-    """Something that is no file of a bearable size."""
-
-
-def _read_bytes(path: Path) -> bytes:
-    """Read a regular file, and wait for nothing else.
-
-    Raises:
-        OSError: it cannot be read.
-        _NoFileError: it is something else, or too large; the message says so.
-    """
-    if path.is_dir():  # Windows calls it "permission denied"
-        raise _NoFileError("this is a directory: give a YAML file")
-    # Opening a FIFO waits for whoever writes to it; O_NONBLOCK does not, and Windows has neither.
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:  # noqa: PTH123
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise _NoFileError("this is a pipe or a device, not a file: give a YAML file")
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise _NoFileError("the file is larger than 1 MiB: give a YAML file")
-    return raw
 
 
 def parse_yaml(text: str, file: str, *, secret: bool = False) -> tuple[Node | None, list[Mistake]]:

@@ -18,15 +18,24 @@ import msgspec
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.providers.base import Finish, ToolRequest
+from tieredllm.providers.base import (
+    CallPiece,
+    Delta,
+    Finish,
+    Retraction,
+    ThoughtDelta,
+    ToolRequest,
+)
 from tieredllm.providers.json_path import DONE, NotJsonError, decode_all, join_halves
 from tieredllm.providers.sse import Event
+from tieredllm.providers.text_calls import TextCalls
+from tieredllm.providers.thoughts import Split, ThoughtSplitter
 from tieredllm.providers.tool_calls import ToolCallCollector
-from tieredllm.types import Usage
+from tieredllm.types import ToolCall, Usage
 
-__all__ = ["DRAIN_S", "ENDINGS", "Ending", "Part", "ResponseAccumulator", "stream_texts"]
+__all__ = ["DRAIN_S", "ENDINGS", "Ending", "Part", "ResponseAccumulator", "Said", "stream_chunks"]
 
-Ending = Literal["stop", "length", "content_filter", "tool", "broken_call", "failed"]
+Ending = Literal["stop", "length", "content_filter", "tool", "broken_call", "denied", "failed"]
 """What a finish reason means here."""
 
 ENDINGS: dict[str, Ending] = {
@@ -39,6 +48,9 @@ ENDINGS: dict[str, Ending] = {
     "length": "length",
     "max_tokens": "length",  # Anthropic, Gemini
     "model_length": "length",  # Mistral
+    "max_output_tokens": "length",  # OpenAI's Responses; openai 3.57.0, IncompleteDetails
+    "max_messages": "length",
+    "incomplete": "length",
     "model_context_window_exceeded": "length",  # Anthropic, z.ai
     "continuation": "length",  # Gemini: the limit of one request; google-genai 3.6.1, FinishReason
     "content_filter": "content_filter",
@@ -66,6 +78,11 @@ ENDINGS: dict[str, Ending] = {
     "error": "failed",  # OpenRouter, LiteLLM
     "insufficient_system_resource": "failed",  # DeepSeek
     "canceled": "failed",  # mistral.rs
+    "cancelled": "failed",  # OpenAI's Responses; openai 3.57.0, ResponseStatus
+    "failed": "failed",
+    "in_progress": "failed",
+    "queued": "failed",
+    "steered": "failed",
     "pause_turn": "failed",  # Anthropic: a turn of its own tools that goes on later
     "compaction": "failed",
     "other": "failed",  # Gemini
@@ -73,7 +90,7 @@ ENDINGS: dict[str, Ending] = {
     "no_image": "failed",
     "malformed_response": "failed",
     "missing_thought_signature": "failed",
-    "pup_limited_disabled": "failed",
+    "pup_limited_disabled": "denied",  # the account is limited
 }
 """The finish reasons of all houses, in lower case: gateways pass them on over any wire.
 
@@ -85,6 +102,9 @@ TAIL_S = 0.5
 
 A server that keeps the connection open must not turn a complete answer into a silent one.
 """
+
+Said = Delta | ThoughtDelta | CallPiece | Retraction
+"""What comes of a part, to be passed on at once."""
 
 _LOOKS_LIKE_JSON = re.compile(r"[{}\"]")
 
@@ -98,8 +118,12 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str = ""
     """Answer text; reasoning is none."""
+    thought: str | None = None
+    """Reasoning; empty where only the fact of it is told."""
+    choice: int = 0
+    """Which of several answers this is a part of."""
     is_whole: bool = False
-    """Whether the text is all of the answer: after pieces of it, it adds nothing."""
+    """Whether text and refusal are all of the answer: after pieces of it, they add nothing."""
     reason: str | None = None
     """The vendor's finish reason."""
     refusal: str = ""
@@ -126,6 +150,7 @@ class ResponseAccumulator:
         classify: decides what an error inside the answer is.
         presentable: makes text from outside fit to show.
         calls: the tool calls in it; None where the model may make none.
+        text_calls: finds those that a model has written as text; None where it has no tools.
         status: the HTTP status it all came with.
         whole: whether the answer came as one document and not as a stream.
     """
@@ -136,11 +161,18 @@ class ResponseAccumulator:
         classify: Callable[[Any], FallbackTriggerError],
         presentable: Callable[[str], str],
         calls: ToolCallCollector | None = None,
+        text_calls: TextCalls | None = None,
         status: int = 200,
         whole: bool = False,
     ) -> None:
         self._ended = False
-        self._half = ""
+        self._text_halves = _Halves()
+        self._thought_halves = _Halves()
+        self._repeats = _Repeats()
+        self._splitter = ThoughtSplitter()
+        self._text_calls = text_calls
+        self._choice: int | None = None
+        """The answer whose text came first, of several."""
         self._is_late = False
         """Whether text came after a finish reason, so that none is an end here."""
         self._is_stale = False
@@ -195,8 +227,8 @@ class ResponseAccumulator:
             self._error(ErrorKind.MALFORMED_RESPONSE, "a part of the answer cannot be read")
         )
 
-    def take(self, part: Part) -> str:
-        """Take a part and return the text in it.
+    def take(self, part: Part) -> Sequence[Said]:
+        """Take a part and return what is in it.
 
         Blanks alone are no beginning: an answer of nothing else is an empty one. That they are
         not shown before something follows is for the engine to see to, for every backend alike.
@@ -206,28 +238,61 @@ class ResponseAccumulator:
         """
         if part.error is not None and not self.complete:
             raise self.broken(self._classify(part.error))
-        text = "" if part.is_whole and self._spoke else self._joined(part.text)
-        if text and self._reason is not None:
+        if self._choice is None:
+            self._choice = part.choice if part.text else None
+        elif part.choice != self._choice:
+            part = msgspec.structs.replace(part, text="", thought=None, reason=None)
+        text = part.text and self._repeats.strip(
+            part.text, is_whole=part.is_whole, is_last=part.reason is not None
+        )
+        if (text or part.thought) and self._reason is not None:
             self._is_late = True
-        if text or part.reason:
+        if text or part.thought or part.reason:
             self._is_stale = part.reason is None
         self._note(part)
+        said: list[Said] = []
+        if part.thought is not None:
+            self._splitter.skip_block()
+            said.append(ThoughtDelta(self._thought_halves.join(part.thought)))
+        if text and (text := self._text_halves.join(text)):
+            self._say(self._splitter.feed(text), said)
         if part.calls and self._calls is not None:
             self.began = True
-        if text and not text.isspace():
-            self.began = self._spoke = True
+            said.append(CallPiece())
         if part.reason is not None:
             self._at_rest = self.began and not text
-        return text
+        return said
 
-    def _joined(self, text: str) -> str:
-        """Join halves of a UTF-16 pair that came in two parts; a lone one becomes U+FFFD."""
-        if not self._half and text.isascii():
-            return text
-        text, self._half = self._half + text, ""
-        if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
-        return join_halves(text)
+    def flush(self) -> Sequence[Said]:
+        """Return what was held back, once nothing more comes."""
+        said: list[Said] = []
+        if text := self._text_halves.join(self._repeats.end()) + self._text_halves.end():
+            self._say(self._splitter.feed(text), said)
+        self._say(self._splitter.end(), said)
+        if self._text_calls is not None and (text := self._text_calls.end()):
+            self._pass_on(text, said)
+        return said
+
+    def _say(self, split: Split, said: list[Said]) -> None:
+        """Pass on what a piece of text turned out to be."""
+        if split.unsaid:
+            self._spoke = False
+            said.append(Retraction())
+        if split.thought:
+            said.append(ThoughtDelta(split.thought))
+        text = split.text
+        if text and self._text_calls is not None:
+            text, is_call = self._text_calls.feed(text)
+            if is_call:
+                self.began = True
+                said.append(CallPiece())
+        if text:
+            self._pass_on(text, said)
+
+    def _pass_on(self, text: str, said: list[Said]) -> None:
+        if not text.isspace():
+            self.began = self._spoke = True
+        said.append(Delta(text))
 
     def broken(self, error: FallbackTriggerError) -> FallbackTriggerError:
         """Return the error that a failure in the middle of the answer amounts to."""
@@ -253,11 +318,20 @@ class ResponseAccumulator:
         if ending is None:
             raise self._incomplete()
         usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens)
+        if ending == "denied":
+            raise self._error(ErrorKind.PERMISSION, f"the answer ended with {self._reason!r}")
         calls = self._calls.complete() if self._calls is not None else ()
-        if calls and ending == "length":
+        written: tuple[ToolCall, ...] = ()
+        if not calls and self._text_calls is not None:
+            written = self._text_calls.complete()
+            if self._text_calls.is_broken or (written and self._calls is None):
+                raise self._error(ErrorKind.MALFORMED_RESPONSE, self._no_call())
+        if (calls or written) and ending == "length":
             raise self._error(
                 ErrorKind.MALFORMED_RESPONSE, "max_tokens was used up in the middle of a tool call"
             )
+        if written:
+            return ToolRequest(calls=written, usage=usage, model=self._model)
         if self._calls is not None and calls:
             return ToolRequest(calls=calls, raw=self._calls.raw(), usage=usage, model=self._model)
         if ending == "broken_call" or (ending == "tool" and (not self._spoke or self._called)):
@@ -272,10 +346,13 @@ class ResponseAccumulator:
     def _no_call(self) -> str:
         if self._calls is None:
             return "the model called a tool that it was not given"
+        if self._text_calls is not None and self._text_calls.is_broken:
+            return "the model's call of a tool, which it wrote as text, is broken"
         return f"the model's call of a tool is broken ({self._reason})"
 
     def _note(self, part: Part) -> None:
-        self._refusal += part.refusal
+        if not (part.is_whole and self._refusal):
+            self._refusal += part.refusal
         self._blocked = self._blocked or part.blocked
         self._called = self._called or part.calls
         self._reason = part.reason or self._reason
@@ -333,6 +410,84 @@ class ResponseAccumulator:
         )
 
 
+class _Halves:
+    """Join halves of a UTF-16 pair that came in two parts; a lone one becomes U+FFFD."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def join(self, text: str) -> str:
+        if not self._half and text.isascii():
+            return text
+        text, self._half = self._half + text, ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return join_halves(text)
+
+    def end(self) -> str:
+        half, self._half = self._half, ""
+        return join_halves(half)
+
+
+class _Repeats:
+    """Take out of an answer's pieces what they say again.
+
+    Some servers send all of the text so far in every piece (DashScope without
+    `incremental_output`), some all of it once more at the end (A3S-Lab/Code#1). A second piece
+    that goes on with the first is held back until a third, or the end, tells which it is.
+    """
+
+    LEAST = 4
+    """The fewest characters of a first piece that tell when nothing else does."""
+    LEAST_REPEATED = 20
+    """The fewest characters that are not said twice by chance."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._held = ""
+        self._is_cumulative: bool | None = None
+
+    def strip(self, text: str, *, is_whole: bool, is_last: bool) -> str:
+        """Return what is new in a piece.
+
+        Args:
+            text: the piece.
+            is_whole: whether it is all of the answer.
+            is_last: whether a finish reason came with it.
+        """
+        if self._is_cumulative is False and not is_last and not is_whole:  # every healthy token
+            self._pieces.append(text)
+            return text
+        if not self._pieces:
+            self._is_cumulative = False if is_whole else None
+            self._pieces.append(text)
+            return text
+        held, self._held = self._held, ""
+        said = "".join(self._pieces)
+        if held:
+            self._is_cumulative = text.startswith(held)
+            if not self._is_cumulative:
+                text = held + text
+        if is_whole or self._is_cumulative:
+            rest = "" if is_whole and not text.startswith(said) else text.removeprefix(said)
+            text = "" if said.startswith(text) else rest
+        elif self._is_cumulative is None:
+            if said.strip() and len(text) > len(said) and text.startswith(said):
+                self._held = text
+                return ""
+            self._is_cumulative = False
+        if is_last and len(text) >= self.LEAST_REPEATED and text == said:
+            return ""
+        self._pieces.append(text)
+        return text
+
+    def end(self) -> str:
+        """Return what was held back."""
+        held, self._held = self._held, ""
+        said = "".join(self._pieces)
+        return held[len(said) :] if len(said.strip()) >= self.LEAST else held
+
+
 DRAIN_S = 0.1
 """How long the body's end is waited for after the vendor's end marker.
 
@@ -340,14 +495,12 @@ A connection that was read to its end can serve the next request.
 """
 
 
-async def stream_texts(
+async def stream_chunks(
     events: AsyncGenerator[Event, None],
     answer: ResponseAccumulator,
     parse: Callable[[dict[str, Any]], Part],
-) -> AsyncGenerator[str, None]:
-    """Yield the answer's text as it comes; `answer.finish` judges it afterwards.
-
-    A piece of a tool call is yielded as an empty text.
+) -> AsyncGenerator[Said, None]:
+    """Yield the answer as it comes; `answer.finish` judges it afterwards.
 
     Args:
         events: the response's events; closed at the end.
@@ -359,18 +512,19 @@ async def stream_texts(
             an event that may have held words cannot be read.
     """
     async with aclosing(events):
-        while True:
-            event = await _next(events, answer)
-            if event is None:
-                return
+        is_done = False
+        while not is_done and (event := await _next(events, answer)) is not None:
             for part in _parts(event, answer, parse):
-                text = answer.take(part)
-                if text or (part.calls and answer.began):
-                    yield text
+                for chunk in answer.take(part):
+                    yield chunk
                 if part.done:
-                    answer.end()
-                    await _drain(events)
-                    return
+                    is_done = True
+                    break
+        for chunk in answer.flush():
+            yield chunk
+        if is_done:
+            answer.end()
+            await _drain(events)
 
 
 async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator) -> Event | None:

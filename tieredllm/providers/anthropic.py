@@ -11,11 +11,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from tieredllm.clock import Clock
 from tieredllm.providers.accumulator import Part
 from tieredllm.providers.base import Call, Capabilities
-from tieredllm.providers.cloud import CloudBackend, KeyStore, Vendor, WireRequest, base64_of
-from tieredllm.providers.http import HttpClients
+from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
 from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
@@ -31,7 +29,11 @@ from tieredllm.types import Image, Message, MessagePart, ToolCall, ToolChoice, T
 __all__ = ["API_VERSION", "AnthropicBackend", "AnthropicToolCalls", "declared", "messages_of"]
 
 API_VERSION = "2023-06-01"
-"""The `anthropic-version` header's only current value."""
+"""The `anthropic-version` that is asked for where the profile names none."""
+
+UNSAMPLED_SINCE = "2026-10-21"
+"""From this version of the API on `temperature` and `top_p` are a 400 for every model, whatever
+their value (anthropic-python 2.14.0, whose default it is)."""
 
 # `claude-opus-4-7`, `claude-haiku-4-5-20251001`, `anthropic/claude-opus-4.7`, `…claude-opus-5-v1`
 _FAMILY = re.compile(r"claude-[a-z]+-([0-9]{1,2})(?:[-.]([0-9]{1,2}))?(?![0-9])")
@@ -44,29 +46,7 @@ class AnthropicBackend(CloudBackend):
     own_host = "api.anthropic.com"
     models_path = "/v1/models?limit=1000"
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        base_url: str | None,
-        api_key_env: str | None,
-        keys: KeyStore,
-        http: HttpClients,
-        clock: Clock,
-        vision: bool | None = None,
-    ) -> None:
-        # The base URL goes without /v1; who copied it with it is understood all the same.
-        if base_url is not None:
-            base_url = base_url.strip().rstrip("/").removesuffix("/v1")
-        super().__init__(
-            model=model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            keys=keys,
-            http=http,
-            clock=clock,
-            vision=vision,
-        )
+    added_path = "/v1"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -118,7 +98,7 @@ class AnthropicBackend(CloudBackend):
         version = _version(self.model)
         temperature = None if params.temperature is None else min(params.temperature, 1.0)
         top_p = params.top_p
-        if version >= (4, 7):
+        if version >= (4, 7) or self._api_version >= UNSAMPLED_SINCE:
             temperature = top_p = None
         elif version >= (4, 1) and temperature is not None:
             top_p = None
@@ -140,10 +120,19 @@ class AnthropicBackend(CloudBackend):
         }
 
     def _headers(self, info: RequestInfo) -> dict[str, str]:
-        headers = {"anthropic-version": API_VERSION}
-        return headers | {"x-api-key": info.key} if info.key else headers
+        headers = {"anthropic-version": self._api_version}
+        if info.key is None:
+            return headers
+        headers["x-api-key"] = info.key
+        # Other servers and gateways want it here (cline/cline#1062, BerriAI/litellm#33055).
+        return headers if self._at_home else headers | {"Authorization": f"Bearer {info.key}"}
 
-    def _collect_calls(self) -> ToolCallCollector:
+    @property
+    def _api_version(self) -> str:
+        return self._server.api_version or API_VERSION
+
+    def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
+        del tools
         return AnthropicToolCalls()
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
@@ -159,6 +148,7 @@ class AnthropicBackend(CloudBackend):
         )
         return Part(
             text=_text(kind, value, delta),
+            thought=_thought(kind, value, delta),
             reason=reason,
             refusal=(explanation or "") if reason == "refusal" else "",
             error=find_error(value),
@@ -207,6 +197,20 @@ def _text(kind: str | None, value: dict[str, Any], delta: Any) -> str:
     return content_text(get_path(value, "content")) if kind in ("message", None) else ""
 
 
+def _thought(kind: str | None, value: dict[str, Any], delta: Any) -> str | None:
+    """Return thoughts; those that are redacted, or only signed, are empty."""
+    if kind == "content_block_delta":
+        if get_path(delta, "type") not in ("thinking_delta", "signature_delta"):
+            return None
+        return get_str(delta, "thinking") or ""
+    blocks = [get_path(value, "content_block")] if kind == "content_block_start" else []
+    if kind in ("message", None):
+        content = get_path(value, "content")
+        blocks = content if isinstance(content, list) else []
+    found = [block for block in blocks if get_path(block, "type") in _THOUGHT_BLOCKS]
+    return "".join(get_str(block, "thinking") or "" for block in found) if found else None
+
+
 def _has_call(kind: str | None, value: dict[str, Any], delta: Any) -> bool:
     if kind == "content_block_delta":
         return get_str(delta, "type") == "input_json_delta"
@@ -232,6 +236,8 @@ def _version(model: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
+_THOUGHT_BLOCKS = ("thinking", "redacted_thinking")
+
 _GROWS = {
     "text_delta": "text",
     "thinking_delta": "thinking",
@@ -244,23 +250,23 @@ class AnthropicToolCalls:
     """Collect the content blocks of one answer, `tool_use` among them."""
 
     def __init__(self) -> None:
-        self._blocks: dict[int, dict[str, Any]] = {}
-        self._inputs: dict[int, str] = {}
+        self._blocks: list[dict[str, Any]] = []
+        self._inputs: list[str] = []
+        self._places: dict[int, int] = {}
+        """Where the latest block of each index is: some servers begin every block with 0."""
         self._complete: tuple[ToolCall, ...] | None = None
 
     def take(self, value: dict[str, Any]) -> None:
         """Take an event, or a whole message."""
         kind, index = get_str(value, "type"), get_path(value, "index")
-        if kind == "content_block_start" and isinstance(index, int):
-            block = get_path(value, "content_block")
-            if isinstance(block, dict):
-                self._blocks[index] = dict(block)
-        elif kind == "content_block_delta" and isinstance(index, int):
+        index = index if isinstance(index, int) else 0
+        if kind == "content_block_start":
+            self._places[index] = self._begin(get_path(value, "content_block"))
+        elif kind == "content_block_delta":
             self._grow(index, get_path(value, "delta"))
         elif kind in ("message", None) and isinstance(get_path(value, "content"), list):
             for block in value["content"]:
-                if isinstance(block, dict):
-                    self._blocks[len(self._blocks)] = dict(block)
+                self._begin(block)
 
     def complete(self) -> tuple[ToolCall, ...]:
         """Return the `tool_use` blocks as calls."""
@@ -271,7 +277,7 @@ class AnthropicToolCalls:
                     name=get_str(block, "name") or "",
                     arguments=self._arguments(index),
                 )
-                for index, block in sorted(self._blocks.items())
+                for index, block in enumerate(self._blocks)
                 if block.get("type") == "tool_use"
             ]
             self._complete = with_unique_ids(calls)
@@ -284,7 +290,7 @@ class AnthropicToolCalls:
         """
         ids = iter(self.complete())
         blocks = []
-        for index, block in sorted(self._blocks.items()):
+        for index, block in enumerate(self._blocks):
             if get_str(block, "type") is None:
                 continue
             if block.get("type") == "tool_use":
@@ -294,20 +300,26 @@ class AnthropicToolCalls:
                 blocks.append(block)
         return blocks
 
+    def _begin(self, block: Any) -> int:
+        self._blocks.append(dict(block) if isinstance(block, dict) else {})
+        self._inputs.append("")
+        return len(self._blocks) - 1
+
     def _grow(self, index: int, delta: Any) -> None:
         kind = get_str(delta, "type")
-        block = self._blocks.setdefault(index, {"type": "text", "text": ""})
+        if index not in self._places:
+            self._places[index] = self._begin({"type": "text", "text": ""})
+        place = self._places[index]
+        block = self._blocks[place]
         if kind == "input_json_delta":
-            self._inputs[index] = self._inputs.get(index, "") + (
-                get_str(delta, "partial_json") or ""
-            )
+            self._inputs[place] += get_str(delta, "partial_json") or ""
         elif kind in _GROWS:
             name = _GROWS[kind]
             block[name] = (get_str(block, name) or "") + (get_str(delta, name) or "")
 
     def _arguments(self, index: int) -> str:
         """Return a call's arguments: from the deltas, else what the block began with."""
-        if text := self._inputs.get(index):
+        if text := self._inputs[index]:
             return text
         given = self._blocks[index].get("input")
         return msgspec.json.encode(given).decode() if given else ""

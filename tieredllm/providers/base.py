@@ -38,6 +38,7 @@ __all__ = [
     "Finish",
     "Missing",
     "ProbeResult",
+    "Retraction",
     "ThoughtDelta",
     "TokenCounter",
     "ToolRequest",
@@ -96,9 +97,13 @@ class Delta(msgspec.Struct, frozen=True):
 
 
 class ThoughtDelta(msgspec.Struct, frozen=True):
-    """Carry a piece of what a model thinks: progress, but no answer; never empty."""
+    """Carry a piece of what a model thinks: progress, but no answer; empty where it is hidden."""
 
     text: str
+
+
+class Retraction(msgspec.Struct, frozen=True):
+    """Take back all text so far: it has turned out to be thoughts, whose end alone is marked."""
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +137,7 @@ class ToolRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
 
 
-Chunk = Delta | ThoughtDelta | CallPiece | Finish | ToolRequest
+Chunk = Delta | ThoughtDelta | Retraction | CallPiece | Finish | ToolRequest
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):

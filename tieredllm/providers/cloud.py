@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -21,28 +21,39 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.profile.schema import BASE_URLS, Params
 from tieredllm.prompts.fit import estimate_tokens
-from tieredllm.providers.accumulator import Part, ResponseAccumulator, stream_texts
+from tieredllm.providers.accumulator import Part, ResponseAccumulator, Said, stream_chunks
 from tieredllm.providers.base import (
     DEEP_PROBE_S,
     PROBE_S,
     Call,
-    CallPiece,
     Capabilities,
     Chunk,
     Delta,
     Missing,
     ProbeResult,
+    Retraction,
+    ThoughtDelta,
     TokenCounter,
     ToolRequest,
 )
 from tieredllm.providers.http import HttpClients, Reply, Request
-from tieredllm.providers.json_path import NotJsonError, decode
+from tieredllm.providers.json_path import DONE, NotJsonError, decode, decode_all
 from tieredllm.providers.request_info import RequestInfo
+from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
 from tieredllm.providers.tool_schema import adapt_tools, rules_of
-from tieredllm.types import Message, Prompt
+from tieredllm.types import Message, Prompt, ToolDeclaration
 
-__all__ = ["SMALL_CAP_TOKENS", "CloudBackend", "KeyStore", "Vendor", "WireRequest", "base64_of"]
+__all__ = [
+    "SMALL_CAP_TOKENS",
+    "CloudBackend",
+    "KeyStore",
+    "ServerOptions",
+    "Vendor",
+    "WireRequest",
+    "base64_of",
+    "is_own_host",
+]
 
 Vendor = Literal["openai", "anthropic", "gemini"]
 
@@ -73,6 +84,32 @@ class WireRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
 
 
+class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a profile says of one server beyond its URL and key (see `profile.schema.Tier`)."""
+
+    headers: Mapping[str, str] = {}
+    headers_env: Mapping[str, str] = {}
+    body: Mapping[str, Any] = {}
+    api_version: str = ""
+    """Anthropic's; its adapter's own when empty."""
+
+
+NO_OPTIONS = ServerOptions()
+
+
+def is_own_host(base_url: str | None, own_host: str) -> bool:
+    """Return whether a server is the vendor's own, at whichever of its regions.
+
+    Args:
+        base_url: where the server is; None for the vendor's own.
+        own_host: the name of the vendor's server.
+    """
+    if base_url is None:
+        return True
+    host = (base_url.strip().partition("://")[2].partition("/")[0]).lower()
+    return host == own_host or host.endswith("." + own_host)
+
+
 class CloudBackend(ABC):
     """One model at one URL.
 
@@ -84,6 +121,7 @@ class CloudBackend(ABC):
         http: the shared connections.
         clock: the time.
         vision: whether the model sees images and documents; None for what its name tells.
+        server: what else the profile says of the server.
     """
 
     provider: ClassVar[Vendor]
@@ -91,6 +129,10 @@ class CloudBackend(ABC):
     """The vendor's own server; what is known of its models by name holds there."""
     models_path: ClassVar[str]
     """Below the base URL; what a probe asks for."""
+    added_path: ClassVar[str] = ""
+    """What a base URL is often copied with although it is added."""
+    wire: ClassVar[str] = ""
+    """Tells a protocol from the provider's first one."""
 
     def __init__(
         self,
@@ -102,10 +144,14 @@ class CloudBackend(ABC):
         http: HttpClients,
         clock: Clock,
         vision: bool | None = None,
+        server: ServerOptions = NO_OPTIONS,
     ) -> None:
         self.model = model
         self.vision = vision
-        self._base_url = (base_url or BASE_URLS[self.provider]).strip().rstrip("/")
+        self._server = server
+        self._base_url = (
+            (base_url or BASE_URLS[self.provider]).strip().rstrip("/").removesuffix(self.added_path)
+        )
         self._key_env = api_key_env
         self._keys = keys
         self._http = http
@@ -118,18 +164,25 @@ class CloudBackend(ABC):
 
     @property
     def identity(self) -> str:
-        """Tell provider, URL, model and key apart, without giving the key away."""
+        """Tell provider, URL, model, key and what else is sent apart, without giving it away."""
         key = hashlib.sha256((self._key() or "").encode()).hexdigest()[:16]
-        whole = "|".join((self.provider, self._base_url, self.model, key))
+        parts = [self.provider, self._base_url, self.model, key]
+        parts += [self.wire] if self.wire else []
+        more = (self._own_headers(), self._server.body)
+        if any(more):
+            parts.append(msgspec.json.encode(more, order="deterministic").decode())
+        whole = "|".join(parts)
         return f"{self.provider}:{self.model}:{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
     def missing(self) -> Missing | None:
         """Return the key that is not set, when it is not."""
-        if self._key_env is None or self._key():
+        names = [self._key_env] if self._key_env is not None and not self._key() else []
+        names += [name for name in self._server.headers_env.values() if not self._keys.get(name)]
+        if not names:
             return None
+        name = names[0]
         return Missing(
-            what=f"{self._key_env} is not set",
-            fix=f"export {self._key_env}=… or `tieredllm keys set {self._key_env}`",
+            what=f"{name} is not set", fix=f"export {name}=… or `tieredllm keys set {name}`"
         )
 
     async def token_counter(self) -> TokenCounter:
@@ -153,7 +206,7 @@ class CloudBackend(ABC):
         rejected_as = {tool.name: tool.rejected_as for tool in call.tools}
         call = msgspec.structs.replace(call, tools=adapted.tools)
         may_call = bool(call.tools) and call.tool_choice.mode != "none"
-        calls = self._collect_calls() if may_call else None
+        calls = self._collect_calls(call.tools) if may_call else None
 
         def read(value: dict[str, Any]) -> Part:
             if calls is not None:
@@ -168,27 +221,29 @@ class CloudBackend(ABC):
         request = Request(
             method="POST",
             url=info.url,
-            headers={"Content-Type": "application/json", **self._headers(info)},
-            body=msgspec.json.encode(ask.body),
+            headers=self._all_headers(info) | {"content-type": "application/json"},
+            body=msgspec.json.encode(self._with_own(ask.body)),
             connect_timeout_s=call.connect_timeout_s,
             on_sent=call.on_sent,
         )
-        text = ""
+        said: list[Said] = []
         async with self._http.send(request, info) as reply:
-            whole = await reply.form() == "body"
-            assembly = self._assembly(reply, info, calls, whole=whole)
-            if whole:
-                for part in self._parts(await reply.body(), info, reply, read):
-                    text += assembly.take(part)
+            if await reply.form() == "body":
+                values, is_whole = self._documents(await reply.body(), info, reply)
+                assembly = self._assembly(reply, info, calls, call.tools, whole=is_whole)
+                for value in values:
+                    said += assembly.take(read(value))
+                said += assembly.flush()
+                assembly.end()
             else:
-                pieces = stream_texts(reply.events(), assembly, read)
-                async with aclosing(pieces):
-                    async for piece in pieces:
-                        yield Delta(piece) if piece else CallPiece()
+                assembly = self._assembly(reply, info, calls, call.tools, whole=False)
+                async with aclosing(stream_chunks(reply.events(), assembly, read)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
         # Nothing of a document is passed on before it is known to be complete and not refused.
         finish = assembly.finish()
-        if whole and text:
-            yield Delta(text)
+        for chunk in _joined(said):
+            yield chunk
         if isinstance(finish, ToolRequest):
             finish = msgspec.structs.replace(finish, calls=adapted.restore(finish.calls))
         yield finish
@@ -231,8 +286,8 @@ class CloudBackend(ABC):
         """Read one event of a stream, or a whole answer; never fails, whatever its shape."""
 
     @abstractmethod
-    def _collect_calls(self) -> ToolCallCollector:
-        """Make what collects the tool calls of one answer."""
+    def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
+        """Make what collects the calls of these tools in one answer."""
 
     @abstractmethod
     def _names(self, value: Any) -> list[str] | None:
@@ -241,8 +296,27 @@ class CloudBackend(ABC):
     @property
     def _at_home(self) -> bool:
         """Whether the server is the vendor's own."""
-        host = (self._base_url.partition("://")[2].partition("/")[0]).lower()
-        return host == self.own_host or host.endswith("." + self.own_host)
+        return is_own_host(self._base_url, self.own_host)
+
+    def _own_headers(self) -> dict[str, str]:
+        """Return the profile's headers, names in lower case."""
+        secret = {
+            name: value
+            for name, variable in self._server.headers_env.items()
+            if (value := (self._keys.get(variable) or "").strip())
+        }
+        return {name.lower(): value for name, value in {**self._server.headers, **secret}.items()}
+
+    def _all_headers(self, info: RequestInfo) -> dict[str, str]:
+        """Return the vendor's headers, and the profile's over them."""
+        vendors = {name.lower(): value for name, value in self._headers(info).items()}
+        return vendors | self._own_headers()
+
+    def _with_own(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a request's body with the profile's keys over it."""
+        own = self._server.body
+        gone = {name for name, value in own.items() if value is None}
+        return {name: value for name, value in {**body, **own}.items() if name not in gone}
 
     def _thinks_little(self, params: Params) -> bool:
         return self._at_home and params.max_tokens < SMALL_CAP_TOKENS
@@ -254,23 +328,33 @@ class CloudBackend(ABC):
 
     def _request_info(self, path: str, parameters: Mapping[str, str]) -> RequestInfo:
         key = self._key()
-        if self._key_env is not None and key is None:
-            raise FallbackTriggerError(ErrorKind.AUTHENTICATION, f"{self._key_env} is not set")
-        if key is not None and not (key.isascii() and key.isprintable()):
-            raise FallbackTriggerError(
-                ErrorKind.AUTHENTICATION,
-                f"the key in {self._key_env} has characters that no key has",
-            )
+        secrets = {} if self._key_env is None else {self._key_env: key}
+        secrets |= {name: self._keys.get(name) for name in self._server.headers_env.values()}
+        for name, value in secrets.items():
+            if not value:
+                raise FallbackTriggerError(ErrorKind.AUTHENTICATION, f"{name} is not set")
+            # A value read from a file often ends with a newline, which is no part of it.
+            if not (value.isascii() and value.strip().isprintable()):
+                raise FallbackTriggerError(
+                    ErrorKind.AUTHENTICATION, f"the key in {name} has characters that no key has"
+                )
         return RequestInfo(
             url=_join(self._base_url, path),
             model=self.model,
             key=key,
             key_env=self._key_env,
+            secrets=tuple(value for value in secrets.values() if value),
             parameters=parameters,
         )
 
     def _assembly(
-        self, reply: Reply, info: RequestInfo, calls: ToolCallCollector | None, *, whole: bool
+        self,
+        reply: Reply,
+        info: RequestInfo,
+        calls: ToolCallCollector | None,
+        tools: tuple[ToolDeclaration, ...],
+        *,
+        whole: bool,
     ) -> ResponseAccumulator:
         def classify(value: Any) -> FallbackTriggerError:
             from tieredllm.providers.errors.http import classify_inside_200
@@ -287,33 +371,37 @@ class CloudBackend(ABC):
             classify=classify,
             presentable=info.presentable,
             calls=calls,
+            text_calls=TextCalls(tools) if tools else None,
             status=reply.status,
             whole=whole,
         )
 
-    def _parts(
-        self,
-        body: bytes,
-        info: RequestInfo,
-        reply: Reply,
-        read: Callable[[dict[str, Any]], Part],
-    ) -> list[Part]:
+    def _documents(
+        self, body: bytes, info: RequestInfo, reply: Reply
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Return the objects of a body, and whether they are one answer that is complete as JSON.
+
+        Some servers end a document with `[DONE]` (decolua/9router#3492), or stream one object a
+        line. Google's endpoints send errors, and streams that are not asked for as events, as
+        lists.
+        """
         try:
-            value = decode(body)
+            values = [value for value in decode_all(body) if value is not DONE]
         except NotJsonError as exc:
             raise FallbackTriggerError(
                 ErrorKind.MALFORMED_RESPONSE,
                 f"{info.host} sent an answer that is no JSON",
                 status=reply.status,
             ) from exc
-        # Google's endpoints send errors, and streams that are not asked for as events, as lists.
-        values = value if isinstance(value, list) else [value]
-        return [read(item) for item in values if isinstance(item, dict)]
+        is_whole = len(values) == 1
+        if is_whole and isinstance(values[0], list):
+            values = values[0]
+        return [value for value in values if isinstance(value, dict)], is_whole
 
     async def _look_up(self) -> str | None:
         info = self._request_info(self.models_path, {})
         request = Request(
-            method="GET", url=info.url, headers=self._headers(info), connect_timeout_s=PROBE_S
+            method="GET", url=info.url, headers=self._all_headers(info), connect_timeout_s=PROBE_S
         )
         async with self._http.send(request, info) as reply:
             await reply.form()
@@ -359,6 +447,20 @@ class CloudBackend(ABC):
 def base64_of(data: bytes) -> str:
     """Return bytes as the text that JSON holds them as."""
     return base64.b64encode(data).decode("ascii")
+
+
+def _joined(said: list[Said]) -> list[Said]:
+    """Return what a document says: its thoughts, then its text."""
+    thought = text = ""
+    for chunk in said:
+        if isinstance(chunk, Retraction):
+            thought, text = thought + text, ""
+        elif isinstance(chunk, ThoughtDelta):
+            thought += chunk.text
+        elif isinstance(chunk, Delta):
+            text += chunk.text
+    joined: list[Said] = [ThoughtDelta(thought)] if thought else []
+    return [*joined, Delta(text)] if text else joined
 
 
 def _told(kind: ErrorKind, message: str) -> str:

@@ -92,21 +92,26 @@ class ConnectionPool:
     """One event loop's connections: at most one request on each.
 
     Args:
-        make_client: makes the client for a new connection to a URL.
+        make_client: makes the client for a new connection to a URL, through a proxy or none.
     """
 
-    def __init__(self, make_client: Callable[[str], httpx.AsyncClient]) -> None:
+    def __init__(self, make_client: Callable[[str, str | None], httpx.AsyncClient]) -> None:
         self._make_client = make_client
         self._idle: dict[str, list[Connection]] = {}
         self._busy: dict[Connection, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def take(self, url: str) -> Connection:
-        """Return a connection to a URL's host, a kept one where there is one, for one request."""
-        origin = "/".join(url.split("/", 3)[:3]).lower()
+    def take(self, url: str, proxy: str | None = None) -> Connection:
+        """Return a connection to a URL's host, a kept one where there is one, for one request.
+
+        Args:
+            url: where the request goes.
+            proxy: the proxy's address on the way there; None for the direct way.
+        """
+        origin = " ".join(filter(None, ("/".join(url.split("/", 3)[:3]).lower(), proxy)))
         self._drop_dead()
         waiting = self._idle.get(origin)
-        connection = waiting.pop() if waiting else Connection(self._make_client(url))
+        connection = waiting.pop() if waiting else Connection(self._make_client(url, proxy))
         self._busy[connection] = origin
         return connection
 

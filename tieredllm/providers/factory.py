@@ -12,12 +12,12 @@ from tieredllm.clock import Clock
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
 from tieredllm.local.ladder import SESSION, Job
-from tieredllm.profile.schema import KEY_VARIABLES, Alternate, Tier
+from tieredllm.profile.schema import KEY_SYNONYMS, KEY_VARIABLES, Alternate, Tier
 from tieredllm.providers.base import Backend
 
 if TYPE_CHECKING:
     from tieredllm.keys import Keys
-    from tieredllm.providers.cloud import CloudBackend
+    from tieredllm.providers.cloud import CloudBackend, ServerOptions
     from tieredllm.providers.http import HttpClients
     from tieredllm.providers.static import LookUp
 
@@ -33,6 +33,7 @@ class BackendDeps:
 
     Args:
         places: the user's directories.
+        env: the environment.
         keys: where API keys are looked up by name.
         http: the shared HTTP connections.
         clock: the time.
@@ -50,6 +51,7 @@ class BackendDeps:
         self,
         *,
         places: Places,
+        env: Mapping[str, str],
         keys: Keys,
         http: HttpClients,
         clock: Clock,
@@ -60,6 +62,7 @@ class BackendDeps:
         keep_contexts: bool,
     ) -> None:
         self.places = places
+        self.env = env
         self.keys = keys
         self.http = http
         self.clock = clock
@@ -103,6 +106,7 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
             model=model,
             context_tokens=tier.context_tokens,
             places=around.places,
+            env=around.env,
             verbose=around.verbose,
             job=lambda: around.job,
             keep_contexts=around.keep_contexts,
@@ -111,29 +115,63 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
         from tieredllm.providers.static import CacheBackend
 
         return CacheBackend(max_age_h=tier.max_age_h, look_up=around.look_up, clock=around.clock)
-    return _cloud(source.provider)(
+    return _cloud(source)(
         model=model,
         base_url=source.base_url,
-        api_key_env=(
-            KEY_VARIABLES[source.provider] if source.api_key_env is UNSET else source.api_key_env
-        ),
+        api_key_env=_key_variable(source, around.keys),
         keys=around.keys,
         http=around.http,
         clock=around.clock,
         vision=source.vision,
+        server=_server_options(source),
     )
 
 
-def _cloud(provider: str) -> type[CloudBackend]:
+def _key_variable(source: Tier | Alternate, keys: Keys) -> str | None:
+    """Return the variable a tier names, else the vendor's first that is set, else its first."""
+    if source.api_key_env is not UNSET:
+        return source.api_key_env
+    first = KEY_VARIABLES[source.provider]
+    names = (first, *KEY_SYNONYMS.get(source.provider, ()))
+    return next((name for name in names if keys.get(name)), first)
+
+
+def _server_options(source: Tier | Alternate) -> ServerOptions:
+    from tieredllm.providers.cloud import ServerOptions
+
+    return ServerOptions(
+        headers=source.headers,
+        headers_env=source.headers_env,
+        body=source.body,
+        api_version=source.api_version,
+    )
+
+
+def _cloud(source: Tier | Alternate) -> type[CloudBackend]:
     """Import a vendor's adapter; the others cost nothing."""
-    if provider == "openai":
+    if source.provider == "openai":
         from tieredllm.providers.openai import OpenAIBackend
 
-        return OpenAIBackend
-    if provider == "anthropic":
+        return OpenAIBackend if _has_chat(source) else _responses()
+    if source.provider == "anthropic":
         from tieredllm.providers.anthropic import AnthropicBackend
 
         return AnthropicBackend
     from tieredllm.providers.gemini import GeminiBackend
 
     return GeminiBackend
+
+
+def _has_chat(source: Tier | Alternate) -> bool:
+    from tieredllm.providers.cloud import is_own_host
+    from tieredllm.providers.openai import OpenAIBackend
+
+    if source.api is None:
+        return not is_own_host(source.base_url, OpenAIBackend.own_host)
+    return source.api == "chat"
+
+
+def _responses() -> type[CloudBackend]:
+    from tieredllm.providers.openai_responses import ResponsesBackend
+
+    return ResponsesBackend

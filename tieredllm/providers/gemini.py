@@ -110,7 +110,8 @@ class GeminiBackend(CloudBackend):
     def _headers(self, info: RequestInfo) -> dict[str, str]:
         return {"x-goog-api-key": info.key} if info.key else {}
 
-    def _collect_calls(self) -> ToolCallCollector:
+    def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
+        del tools
         return GeminiToolCalls()
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
@@ -131,6 +132,7 @@ class GeminiBackend(CloudBackend):
                 for part in (parts if isinstance(parts, list) else [])
                 if get_path(part, "thought") is not True
             ),
+            thought=_thought(parts),
             reason=reason or (blocked and f"blockReason {blocked}"),
             refusal=_refusal(reason, candidate),
             blocked=blocked is not None,
@@ -149,6 +151,15 @@ class GeminiBackend(CloudBackend):
         if not isinstance(listed, list) or get_path(value, "nextPageToken"):
             return None
         return [name.removeprefix("models/") for item in listed if (name := get_str(item, "name"))]
+
+
+def _thought(parts: Any) -> str | None:
+    found = [
+        part
+        for part in (parts if isinstance(parts, list) else [])
+        if get_path(part, "thought") is True
+    ]
+    return "".join(get_str(part, "text") or "" for part in found) if found else None
 
 
 def _is_call(part: Any) -> bool:
@@ -314,4 +325,6 @@ def _part(part: MessagePart) -> dict[str, Any]:
 
 
 def _encoded(arguments: Any) -> str:
+    if isinstance(arguments, str):  # some servers encode what the reference has as an object
+        return arguments
     return msgspec.json.encode(arguments).decode() if arguments is not None else ""

@@ -1,7 +1,7 @@
 """Send requests and read responses: the one place that touches the HTTP client.
 
 Connections are kept open, redirects are never followed, nothing is retried, no cookie is kept, and
-proxies come from the environment as httpx reads it (`HTTPS_PROXY`, `NO_PROXY`, ...). Every body is
+proxies come from the environment (see `tieredllm.proxies`). Every body is
 asked for as it is, and counted as it comes. Every exception leaves as a `FallbackTriggerError`.
 """
 
@@ -20,6 +20,7 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.sse import Decoder, Event, EventTooLongError
+from tieredllm.proxies import proxy_for
 from tieredllm.version import __version__
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_BODY_BYTES",
     "MAX_ERROR_BODY_BYTES",
+    "MAX_STREAM_BYTES",
     "HttpClients",
     "Reply",
     "Request",
@@ -42,8 +44,14 @@ __all__ = [
 MAX_ERROR_BODY_BYTES = 64 * 1024
 """More of an error body is never read."""
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024
 """The longest answer in one body: a million tokens have some 4 MB."""
+
+MAX_STREAM_BYTES = 64 * 1024 * 1024
+"""The longest stream: a token's chunk has some 300 bytes, so this is 200,000 tokens."""
+
+MAX_BODY_PARTS = 200_000
+"""The most objects and lists in one body: an empty one has 3 bytes of JSON, and 64 of memory."""
 
 ERROR_BODY_S = 2.0
 """How long an error body may take; what has come by then is enough to classify it."""
@@ -72,6 +80,26 @@ async def _telling(body: bytes, on_sent: Callable[[], None] | None) -> AsyncIter
         on_sent()
 
 
+async def _sent(client: httpx.AsyncClient, request: Request) -> httpx.Response:
+    import httpx
+
+    return await client.send(
+        client.build_request(
+            request.method,
+            request.url,
+            headers={
+                **request.headers,
+                # Packed, a few hundred bytes may be gigabytes; and it holds tokens back.
+                "Accept-Encoding": "identity",
+                **({"Content-Length": str(len(request.body))} if request.body else {}),
+            },
+            content=_telling(request.body, request.on_sent) if request.body else None,
+            timeout=httpx.Timeout(None, connect=request.connect_timeout_s),
+        ),
+        stream=True,
+    )
+
+
 class HttpClients:
     """The connections that the backends of one manager share.
 
@@ -86,6 +114,7 @@ class HttpClients:
         self._clock = clock or SystemClock()
         self._pools: WeakKeyDictionary[AbstractEventLoop, ConnectionPool] = WeakKeyDictionary()
         self._contexts: dict[bool, SSLContext] = {}
+        self._has_system_authorities = False
 
     async def aclose(self) -> None:
         """Close the running loop's connections; a later request opens new ones."""
@@ -111,7 +140,10 @@ class HttpClients:
         """
         try:
             pool = self._pool()
-            connection = pool.take(request.url)
+            proxy = proxy_for(request.url)
+            if proxy is not None:
+                info = msgspec.structs.replace(info, proxy=proxy)
+            connection = pool.take(request.url, proxy.url if proxy is not None else None)
         except Exception as exc:
             raise _classified(info, exc) from exc
         try:
@@ -147,26 +179,37 @@ class HttpClients:
     async def _respond(
         self, client: httpx.AsyncClient, request: Request, info: RequestInfo
     ) -> httpx.Response:
-        import httpx
-
         try:
-            return await client.send(
-                client.build_request(
-                    request.method,
-                    request.url,
-                    headers={
-                        **request.headers,
-                        # Packed, a few hundred bytes may be gigabytes; and it holds tokens back.
-                        "Accept-Encoding": "identity",
-                        **({"Content-Length": str(len(request.body))} if request.body else {}),
-                    },
-                    content=_telling(request.body, request.on_sent) if request.body else None,
-                    timeout=httpx.Timeout(None, connect=request.connect_timeout_s),
-                ),
-                stream=True,
-            )
+            try:
+                return await _sent(client, request)
+            except Exception as exc:
+                if not self._knows_more_authorities(exc):
+                    raise
+                # The handshake failed, so nothing was sent.
+                return await _sent(client, request)
         except Exception as exc:
             raise _classified(info, exc) from exc
+
+    def _knows_more_authorities(self, exc: Exception) -> bool:
+        """Trust the system's authorities as well, once a certificate needs them.
+
+        They cost some 20 ms to load, and hold what certifi does not: an authority of one's own.
+        """
+        import os
+        import ssl
+
+        from tieredllm.providers.errors.transport import system_causes
+
+        unknown = any(
+            isinstance(cause, ssl.SSLCertVerificationError) for cause in system_causes(exc)
+        )
+        named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+        context = self._contexts.get(True)
+        if not unknown or named or context is None or self._has_system_authorities:
+            return False
+        self._has_system_authorities = True
+        context.load_default_certs()
+        return True
 
     def _pool(self) -> ConnectionPool:
         import asyncio
@@ -180,7 +223,7 @@ class HttpClients:
             pool = self._pools[loop] = ConnectionPool(self._client)
         return pool
 
-    def _client(self, url: str) -> httpx.AsyncClient:
+    def _client(self, url: str, proxy: str | None) -> httpx.AsyncClient:
         from http.cookiejar import CookieJar, DefaultCookiePolicy
 
         import httpx
@@ -190,7 +233,11 @@ class HttpClients:
         return httpx.AsyncClient(
             headers={"User-Agent": f"tieredllm/{__version__}", "Accept": "*/*"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            verify=self._ssl_context(secure=url[:6].lower() == "https:"),
+            verify=self._ssl_context(
+                secure="https:" in (url[:6].lower(), (proxy or "")[:6].lower())
+            ),
+            proxy=proxy,
+            trust_env=False,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEP_ALIVE_S),
             http2=False,
@@ -228,15 +275,19 @@ class Reply:
         Raises:
             FallbackTriggerError: it is.
         """
-        encoding = self.headers.get("content-encoding", "").strip().lower()
-        if encoding not in ("", "identity"):
+        if self._packing:
             raise FallbackTriggerError(
                 ErrorKind.MALFORMED_RESPONSE,
                 self._info.presentable(
-                    f"{self._info.host} sent a body packed as {encoding}, which nobody asked for"
+                    f"{self._info.host} sent a body packed as {self._packing}, unasked"
                 ),
                 status=self.status,
             )
+
+    @property
+    def _packing(self) -> str:
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        return "" if encoding == "identity" else encoding
 
     async def form(self) -> Literal["events", "body"]:
         """Look at the first bytes and tell a stream of events from one JSON document.
@@ -268,13 +319,17 @@ class Reply:
         """Yield the stream's events.
 
         Raises:
-            FallbackTriggerError: the connection broke, or an event is too long.
+            FallbackTriggerError: the connection broke, or an event, or all of them, are too long.
         """
         decoder = Decoder()
+        size = len(self._head)
         try:
             for event in decoder.feed(self._head):
                 yield event
             while (chunk := await self._next()) is not None:
+                size += len(chunk)
+                if size > MAX_STREAM_BYTES:
+                    raise self._too_much(f"is longer than {MAX_STREAM_BYTES} bytes")
                 for event in decoder.feed(chunk):
                     yield event
             for event in decoder.flush():
@@ -288,7 +343,7 @@ class Reply:
         """Read the whole body.
 
         Raises:
-            FallbackTriggerError: it broke off, or is longer than `MAX_BODY_BYTES`.
+            FallbackTriggerError: it broke off, or is more than any answer.
         """
         parts = [self._head]
         size = len(self._head)
@@ -297,11 +352,7 @@ class Reply:
                 parts.append(chunk)
                 size += len(chunk)
                 if size > MAX_BODY_BYTES:
-                    raise FallbackTriggerError(
-                        ErrorKind.MALFORMED_RESPONSE,
-                        f"the answer is longer than {MAX_BODY_BYTES} bytes",
-                        status=self.status,
-                    )
+                    raise self._too_much(f"is longer than {MAX_BODY_BYTES} bytes")
         except FallbackTriggerError as exc:
             if exc.kind is ErrorKind.CONNECTION and size:
                 raise FallbackTriggerError(
@@ -310,13 +361,21 @@ class Reply:
                     status=self.status,
                 ) from exc
             raise
-        return b"".join(parts)
+        body = b"".join(parts)
+        if body.count(b"{") + body.count(b"[") > MAX_BODY_PARTS:
+            raise self._too_much(f"has more than {MAX_BODY_PARTS} parts")
+        return body
 
     async def error_body(self) -> bytes:
-        """Read what there is of an error body, bounded in size and time; never fails."""
+        """Read what there is of an error body, bounded in size and time; never fails.
+
+        There is nothing in a packed one.
+        """
         import asyncio
 
         body = b""
+        if self._packing:
+            return body
         try:
             async with asyncio.timeout(ERROR_BODY_S):
                 while len(body) < MAX_ERROR_BODY_BYTES:
@@ -333,9 +392,15 @@ class Reply:
         title = self._info.presentable(body.decode("utf-8", "replace"))
         return FallbackTriggerError(
             ErrorKind.MALFORMED_RESPONSE,
-            self._info.presentable(f"{self._info.host} sent a web page, not an answer: {title}"),
+            self._info.presentable(
+                f"{self._info.host} sent a web page, not an answer{self._info.way}: {title}"
+            ),
             status=self.status,
         )
+
+    def _too_much(self, what: str) -> FallbackTriggerError:
+        message = f"what {self._info.host} sends {what}, which no answer has"
+        return FallbackTriggerError(ErrorKind.MALFORMED_RESPONSE, message, status=self.status)
 
     async def _next(self) -> bytes | None:
         try:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 __all__ = [
+    "DONE",
     "NotJsonError",
     "content_text",
     "decode",
@@ -52,8 +53,8 @@ def decode(text: bytes | str) -> Any:
         return values[0]
 
 
-def decode_all(text: str) -> list[Any]:
-    """Decode the JSON documents of one event, mostly a single one.
+def decode_all(text: bytes | str) -> list[Any]:
+    """Decode the JSON documents of one event or body, mostly a single one.
 
     Several may be glued together, with a `data:` between them or a line end; `[DONE]`, which ends
     a stream, is `DONE`.

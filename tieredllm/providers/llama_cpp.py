@@ -7,16 +7,17 @@ Nothing here needs a key or a network.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
-from tieredllm.local import catalog
 from tieredllm.local.ladder import SESSION, Job, LoadSettings
+from tieredllm.local.library import Library, LocalModel, NotInstalledError
 from tieredllm.local.validation_cache import FileState, ValidationCache, state_of
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import (
@@ -44,9 +45,10 @@ class LlamaCppBackend:
     """A model file of this machine.
 
     Args:
-        model: a name of the model catalog, or the path of a .gguf file.
+        model: a model's name in any form of `tieredllm.local.library`.
         context_tokens: the context to load it with; at most what it was trained for is used.
         places: where pulled models, the user's catalog and the cache of verdicts are.
+        env: tells where other programs keep their models.
         verbose: whether llama.cpp's log goes to stderr.
         job: tells what the model is loaded for, when it is.
         keep_contexts: whether what was read and said is kept for later processes, and looked for.
@@ -59,6 +61,7 @@ class LlamaCppBackend:
         model: str,
         context_tokens: int,
         places: Places,
+        env: Mapping[str, str] = os.environ,
         verbose: bool = False,
         job: Callable[[], Job] = lambda: SESSION,
         keep_contexts: bool = False,
@@ -72,7 +75,8 @@ class LlamaCppBackend:
         self._keep_contexts = keep_contexts
         self._pool = pool
         self._verdicts = ValidationCache(places.cache)
-        self._path: Path | None = None
+        self._library = Library(places, env)
+        self._found: LocalModel | None = None
         self._taken: tuple[Key, LlamaRunner] | None = None
         self._retired: list[LlamaRunner] = []
 
@@ -175,9 +179,14 @@ class LlamaCppBackend:
 
     def _fix(self) -> str:
         """Return what to do about a file that is not there or cannot be used."""
-        absent = self._path is None or not self._path.exists()
-        command = "pull" if absent and not catalog.is_path(self._model) else "verify"
-        return f"tieredllm models {command} {self._model}"
+        try:
+            found = self._library.find(self._model)
+        except NotInstalledError as exc:
+            return exc.fix
+        except ModelFileError:
+            return "tieredllm models list"
+        absent = found.owner == "catalog" and not found.path.exists()
+        return f"tieredllm models {'pull' if absent else 'verify'} {self._model}"
 
     async def _one_token(self) -> None:
         params = Params(temperature=0.0, max_tokens=1)
@@ -201,23 +210,23 @@ class LlamaCppBackend:
         Raises:
             FallbackTriggerError: it is not there, or the name is unknown.
         """
-        if self._path is None:
+        if self._found is None:
             try:
-                self._path = catalog.resolve(
-                    self._model, self._places.models, self._places.config / "models.yaml"
-                )
+                self._found = self._library.find(self._model)
             except ModelFileError as exc:
                 raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, str(exc)) from exc
+        path = self._found.path
         try:
-            return self._path, state_of(self._path)
+            return path, state_of(path)
         except OSError as exc:
             if not isinstance(exc, FileNotFoundError):
-                message = f"{self._path} cannot be read: {exc.strerror or exc}"
-            elif catalog.is_path(self._model):
-                message = f"{self._path} does not exist"
-            else:
+                message = f"{path} cannot be read: {exc.strerror or exc}"
+            elif self._found.owner == "catalog":
                 pull = f"run `tieredllm models pull {self._model}`"
                 message = f"{self._model} is not on this machine: {pull}"
+            else:
+                message = f"{path} does not exist"
+                self._found = None  # it may come to lie somewhere else
             raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
 
     def _runner(self) -> LlamaRunner:
@@ -259,18 +268,17 @@ class LlamaCppBackend:
 
     def _preparation(self, path: Path) -> Prepare:
         """Return what the runner does before it loads the file; it blocks its thread."""
-        model, n_ctx, verdicts = self._model, self._context_tokens, self._verdicts
-        user_catalog = self._places.config / "models.yaml"
+        n_ctx, verdicts = self._context_tokens, self._verdicts
+        found_as = self._found
 
         def prepare(go_on: Callable[[], bool]) -> tuple[int, LoadSettings]:
             from tieredllm.local.validate import validate_model
 
-            entry = None if catalog.is_path(model) else catalog.find(model, user_catalog)
             found = validate_model(
                 path,
                 n_ctx=n_ctx,
                 verdicts=verdicts,
-                sha256=catalog.known_sha256(path, entry),
+                sha256=found_as.pulled_sha256() if found_as is not None else None,
                 job=self._job(),
                 go_on=go_on,
             )

@@ -7,14 +7,23 @@ openai-python, `types/chat/chat_completion_chunk.py`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import msgspec
 
-from tieredllm.providers.accumulator import Part
+from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
-from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import (
+    NotJsonError,
+    content_text,
+    decode,
+    find_error,
+    get_count,
+    get_path,
+    get_str,
+)
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -35,12 +44,12 @@ from tieredllm.types import (
     ToolDeclaration,
 )
 
-__all__ = ["OpenAIBackend", "OpenAIToolCalls", "declared", "messages_of"]
+__all__ = ["THINKING", "OpenAIBackend", "OpenAIToolCalls", "declared", "messages_of"]
 
 # Models that reject `temperature` and `top_p` and think by default: the o series, gpt-5 and, after
 # gpt-5.1 to 5.5 whose default is not to think, gpt-5.6 and gpt-6 (reference of `reasoning_effort`;
 # answers of the API to gpt-5.6 and gpt-6.2 in 2026). The chat variants do neither.
-_THINKING = re.compile(r"(?:o[0-9]|gpt-5(?!\.[1-5](?![0-9]))|gpt-[6-9]|gpt-[1-9][0-9])(?!.*chat)")
+THINKING = re.compile(r"(?:o[0-9]|gpt-5(?!\.[1-5](?![0-9]))|gpt-[6-9]|gpt-[1-9][0-9])(?!.*chat)")
 # Models that see, by what their names have in common, at any server: OpenAI's, Anthropic's and
 # Google's own as in LiteLLM's table of models (1.90, `supports_vision`), and the open ones.
 _SEES = re.compile(
@@ -50,6 +59,9 @@ _SEES = re.compile(
     r"|grok-[4-9]|-omni",
     re.IGNORECASE,
 )
+_WANT_REASONING = ("deepseek.com", "moonshot")
+"""Hosts that take no call without its thoughts (n8n-io/n8n#29142); others say so in a 400, after
+which they get them as well."""
 _TOOL_WORDS = ("tool calling", "tool use", "function calling")
 _SCHEMA_WORDS = ("response_format", "json_schema")
 _SAMPLING = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
@@ -93,7 +105,7 @@ class OpenAIBackend(CloudBackend):
             "tool_choice": _choice(call.tool_choice) if call.tools else None,
             "parallel_tool_calls": call.tool_choice.parallel if call.tools else None,
         }
-        if self._at_home and _THINKING.match(self.model):
+        if self._at_home and THINKING.match(self.model):
             options |= dict.fromkeys(_SAMPLING)
             if params.reasoning_effort is None and self._thinks_little(params):
                 options["reasoning_effort"] = "low"
@@ -105,9 +117,10 @@ class OpenAIBackend(CloudBackend):
         messages: list[dict[str, Any]] = []
         if system:
             messages.append({"role": "system", "content": system})
-        messages += messages_of(
-            turns, identity=self.identity, wants_reasoning="deepseek.com" in self._base_url
+        wants_reasoning = REASONING in call.omit or any(
+            host in self._base_url for host in _WANT_REASONING
         )
+        messages += messages_of(turns, identity=self.identity, wants_reasoning=wants_reasoning)
         body = {"model": self.model, "messages": messages, "stream": stream, **options}
         return WireRequest(
             path="/chat/completions",
@@ -115,6 +128,7 @@ class OpenAIBackend(CloudBackend):
             parameters={
                 **{name: name for name in options},
                 **({"stream": "stream"} if stream else {}),
+                **({} if wants_reasoning else {REASONING: REASONING}),
                 **(dict.fromkeys(_SCHEMA_WORDS, "schema") if call.schema else {}),
                 # "`tool calling` is not supported with this model" (Groq)
                 **(dict.fromkeys(_TOOL_WORDS, "tools") if "tools" in options else {}),
@@ -136,28 +150,29 @@ class OpenAIBackend(CloudBackend):
     def _headers(self, info: RequestInfo) -> dict[str, str]:
         return {"Authorization": f"Bearer {info.key}"} if info.key else {}
 
-    def _collect_calls(self) -> ToolCallCollector:
-        return OpenAIToolCalls()
+    def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
+        return OpenAIToolCalls({tool.name for tool in tools})
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
         choice = get_path(value, "choices", 0)
         delta = get_path(choice, "delta")
         said = delta or get_path(choice, "message")
-        reason = get_str(choice, "finish_reason")
         usage = get_path(value, "usage") or get_path(value, "x_groq", "usage")
+        content = get_path(said, "content")
         return Part(
-            text=content_text(get_path(said, "content")),
+            text=content_text(content) if said is not None else get_str(choice, "text") or "",
+            thought=_thought(said, content),
+            choice=get_count(choice, "index") or 0,
             # MiniMax's last chunk has the whole message (A3S-Lab/Code#1).
             is_whole=said is not delta,
             refusal=get_str(said, "refusal") or "",
-            # "null" as a text (seen on every chunk) is no reason.
-            reason=None if reason == "null" else reason,
-            calls=bool(get_path(said, "tool_calls")),
+            reason=_reason(choice),
+            calls=_has_call(value),
             error=find_error(value),
             prompt_tokens=get_count(usage, "prompt_tokens"),
             completion_tokens=get_count(usage, "completion_tokens"),
             model=get_str(value, "model"),
-            candidates=isinstance(said, dict),
+            candidates=isinstance(choice, dict),
         )
 
     def _names(self, value: Any) -> list[str] | None:
@@ -167,87 +182,249 @@ class OpenAIBackend(CloudBackend):
         return [name for item in listed if (name := get_str(item, "id"))]
 
 
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Where thoughts are: DeepSeek's and most others', vLLM's and Groq's and OpenRouter's, Ollama's."""
+
+
+def _thought(said: Any, content: Any) -> str | None:
+    """Return the thoughts of a delta or message, of which gateways send several versions."""
+    for field in THOUGHT_FIELDS:
+        found = get_path(said, field)
+        if isinstance(found, dict):
+            found = get_str(found, "content") or get_str(found, "text")
+        if isinstance(found, str) and found:
+            return found
+    details = get_path(said, DETAILS)
+    if isinstance(details, list) and details:
+        return "".join(map(_detail_text, details))
+    if not isinstance(content, list):
+        return None
+    # Mistral's: {"type": "thinking", "thinking": [{"type": "text", "text": "…"}]}
+    found = [
+        content_text(get_path(part, "thinking") or get_path(part, "text"))
+        for part in content
+        if get_path(part, "type") in ("thinking", "reasoning")
+    ]
+    return "".join(found) if found else None
+
+
+def _detail_text(detail: Any) -> str:
+    return get_str(detail, "text") or get_str(detail, "summary") or ""
+
+
+def _reason(choice: Any) -> str | None:
+    """Return a finish reason; gateways keep the upstream's own beside one that they made up."""
+    reason = get_str(choice, "finish_reason") or get_str(choice, "finish_reason", "type")
+    if reason is None or reason == "null":  # seen as a text on every chunk
+        return None
+    native = get_str(choice, "native_finish_reason") or get_str(
+        choice, "provider_specific_fields", "native_finish_reason"
+    )
+    if native is not None and ENDINGS.get(reason.lower()) == "stop":
+        return native if ENDINGS.get(native.lower(), "stop") not in ("stop", "tool") else reason
+    return reason
+
+
+def _has_call(value: Any) -> bool:
+    choices = get_path(value, "choices")
+    return isinstance(choices, list) and any(
+        get_path(choice, said, field)
+        for choice in choices
+        for said in ("delta", "message")
+        for field in ("tool_calls", "function_call")
+    )
+
+
 REASONING = "reasoning_content"
 """DeepSeek's thoughts, which it wants back with the calls they led to (its thinking guide)."""
+
+DETAILS = "reasoning_details"
+"""OpenRouter's, whose signatures the models behind it want back (its guide to reasoning)."""
 
 
 class _Fragments(msgspec.Struct):
     """What has come of one call so far."""
 
+    choice: int
     index: int | None
     id: str = ""
     name: str = ""
-    arguments: str = ""
+    arguments: list[str] = []
     extra: Any = None
     """`extra_content`: Google's compatible server keeps a signature in it."""
+
+    @property
+    def text(self) -> str:
+        """The arguments: all pieces together, or what is left without those that repeat others."""
+        pieces = [piece for piece in self.arguments if piece.strip()]
+        joined = "".join(self.arguments)
+        if len(pieces) < 2 or _is_object(joined):
+            return joined
+        if _is_object(pieces[-1]):  # all of them again: mudler/cogito#66
+            return pieces[-1]
+        # An empty object first: openai/openai-agents-js#712 (Bedrock)
+        rest = "".join(pieces[1:]) if _is_empty(pieces[0]) else ""
+        return rest if _is_object(rest) else joined
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the arguments are complete."""
+        return _is_object(self.text)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no argument has come yet."""
+        return all(_is_empty(piece) or not piece.strip() for piece in self.arguments)
+
+
+def _is_object(text: str) -> bool:
+    if not text.rstrip().endswith("}"):
+        return False
+    try:
+        return isinstance(decode(text), dict)
+    except NotJsonError:
+        return False
+
+
+def _is_empty(text: str) -> bool:
+    return "".join(text.split()) == "{}"
 
 
 class OpenAIToolCalls:
     """Collect the `tool_calls` of one answer.
 
-    Some servers send no index: a new id, or a name after arguments, then begins a new call. Some
-    repeat the id and the name in every fragment.
+    Servers differ in what tells one call from the next. A fragment without a name goes on with the
+    call of its index, or the last. One with a name begins a call unless the one before has just
+    begun or has arguments that are not complete: indices that are always 0 (su-kaka/gcli2api#406),
+    ids that are missing, empty, repeated or new in every fragment, and names and arguments that
+    come again are all seen.
+
+    Args:
+        names: the tools that were given, which tells a whole name from a piece of one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names = frozenset(names)
         self._calls: list[_Fragments] = []
-        self._reasoning: list[str] | None = None
+        self._thoughts: list[str] | None = None
+        self._details: list[dict[str, Any]] = []
 
     def take(self, value: dict[str, Any]) -> None:
         """Take a chunk or a whole completion."""
-        choice = get_path(value, "choices", 0)
-        said = get_path(choice, "delta") or get_path(choice, "message")
-        thought = get_path(said, REASONING)
-        if isinstance(thought, str):
-            self._reasoning = [*(self._reasoning or []), thought]
-        fragments = get_path(said, "tool_calls")
-        for fragment in fragments if isinstance(fragments, list) else []:
-            if isinstance(fragment, dict):
-                self._add(fragment)
+        choices = get_path(value, "choices")
+        for place, choice in enumerate(choices if isinstance(choices, list) else []):
+            if not isinstance(choice, dict):
+                continue
+            said = choice.get("delta") or choice.get("message")
+            thought = get_path(said, REASONING)
+            if isinstance(thought, str):
+                self._thoughts = [*(self._thoughts or []), thought]
+            self._take_details(get_path(said, DETAILS), is_piece="delta" in choice)
+            number = get_count(choice, "index")
+            number = place if number is None else number
+            fragments = get_path(said, "tool_calls")
+            for fragment in fragments if isinstance(fragments, list) else []:
+                if isinstance(fragment, dict):
+                    self._add(number, fragment)
+            # The form before `tool_calls`, of a single call.
+            if isinstance(legacy := get_path(said, "function_call"), dict):
+                self._add(number, {"index": -1, "function": legacy})
 
     def complete(self) -> tuple[ToolCall, ...]:
         """Return the calls; what never got a name is none."""
-        named = [call for call in self._calls if call.name]
         return with_unique_ids(
-            [ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in named]
+            [ToolCall(id=call.id, name=call.name, arguments=call.text) for call in self._named()]
         )
 
     def raw(self) -> Any:
         """Return what only this server understands: its thoughts, and an extra for each call."""
-        extras = [call.extra for call in self._calls if call.name]
-        thoughts = None if self._reasoning is None else "".join(self._reasoning)
-        return {REASONING: thoughts, "extras": extras}
+        return {
+            REASONING: None if self._thoughts is None else "".join(self._thoughts),
+            DETAILS: self._details,
+            "extras": [call.extra for call in self._named()],
+        }
 
-    def _add(self, fragment: dict[str, Any]) -> None:
+    def _named(self) -> list[_Fragments]:
+        """Return the calls of the first of several answers that has any."""
+        named = [call for call in self._calls if call.name]
+        first = min((call.choice for call in named), default=0)
+        return [call for call in named if call.choice == first]
+
+    def _take_details(self, details: Any, *, is_piece: bool) -> None:
+        """Take thoughts; pieces of one block are joined, as blocks go back whole."""
+        for detail in details if isinstance(details, list) else []:
+            if not isinstance(detail, dict):
+                continue
+            last = self._details[-1] if self._details else {}
+            same = all(last.get(key) == detail.get(key) for key in ("type", "index"))
+            grows = next((key for key in ("text", "summary") if key in detail), None)
+            if is_piece and last and same and grows is not None and not last.get("signature"):
+                more = {key: value for key, value in detail.items() if value is not None}
+                more[grows] = (get_str(last, grows) or "") + (get_str(detail, grows) or "")
+                last.update(more)
+            else:
+                self._details.append(dict(detail))
+
+    def _add(self, choice: int, fragment: dict[str, Any]) -> None:
         index = fragment.get("index")
         index = index if isinstance(index, int) and not isinstance(index, bool) else None
-        name, arguments = (
-            get_path(fragment, "function", "name"),
-            get_path(fragment, "function", "arguments"),
-        )
-        call = self._at(index, get_str(fragment, "id"), bool(name))
-        call.id = call.id or get_str(fragment, "id") or ""
-        call.name = call.name or (name if isinstance(name, str) else "")
+        name = get_str(fragment, "function", "name") or ""
+        arguments = get_path(fragment, "function", "arguments")
         if isinstance(arguments, dict):  # some servers decode what the reference has as text
             arguments = msgspec.json.encode(arguments).decode()
-        call.arguments += arguments if isinstance(arguments, str) else ""
+        arguments = arguments if isinstance(arguments, str) else ""
+        name_id = get_str(fragment, "id") or ""
+        call = self._at(choice, index)
+        if call is None or (name and self._begins(call, index, name_id, name, arguments)):
+            call = _Fragments(choice=choice, index=index)
+            self._calls.append(call)
+        call.id = call.id or name_id
+        call.name = self._joined_name(call.name, name)
+        call.arguments = [*call.arguments, arguments] if arguments else call.arguments
         call.extra = fragment.get("extra_content") or call.extra
 
-    def _at(self, index: int | None, name: str | None, is_named: bool) -> _Fragments:
-        """Find the call a fragment belongs to, or begin a new one."""
-        for call in reversed(self._calls):
-            if index is not None and call.index == index:
-                # Gemini's compatible server has numbered parallel calls all 0.
-                if name and call.id and name != call.id and is_named:
-                    break
-                return call
-        last = self._calls[-1] if self._calls else None
-        if index is None and last is not None:
-            goes_on = name == last.id if name else not (is_named and last.name)
-            if goes_on:
-                return last
-        self._calls.append(_Fragments(index=index))
-        return self._calls[-1]
+    def _at(self, choice: int, index: int | None) -> _Fragments | None:
+        """Return the call that a fragment goes on with, unless it begins one."""
+        calls = [call for call in self._calls if call.choice == choice]
+        if index is None:
+            return calls[-1] if calls else None
+        return next((call for call in reversed(calls) if call.index == index), None)
+
+    def _begins(
+        self, call: _Fragments, index: int | None, name_id: str, name: str, arguments: str
+    ) -> bool:
+        """Whether a fragment with a name begins a call, and does not go on with this one.
+
+        Args:
+            call: the call it would go on with.
+            index: the fragment's.
+            name_id: its id.
+            name: its name, or a piece of one.
+            arguments: its arguments.
+        """
+        if not call.name:
+            return False
+        same_id = bool(name_id) and name_id == call.id
+        other_id = bool(name_id and call.id) and not same_id
+        if call.arguments and not call.is_empty:
+            repeats = name == call.name and not other_id and call.text == arguments
+            return call.is_whole and not same_id and not repeats
+        if same_id:
+            return False
+        if name == call.name:
+            return other_id and (index is None or bool(call.arguments))
+        return self._joined_name(call.name, name) == call.name
+
+    def _joined_name(self, name: str, piece: str) -> str:
+        """Return a name with another piece, which may be all of it again."""
+        if not piece or name == piece:
+            return name
+        if not name or piece.startswith(name):
+            return piece if not name or name not in self._names else name
+        joined = name + piece
+        if name not in self._names and any(known.startswith(joined) for known in self._names):
+            return joined
+        return name
 
 
 def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:
@@ -343,8 +520,11 @@ def _assistant(turn: Message, *, own: bool, wants_reasoning: bool) -> dict[str, 
         if extra := get_path(extras, number):
             entry["extra_content"] = extra
         calls.append(entry)
-    said = {"role": "assistant", "content": turn.content or None, "tool_calls": calls}
+    # LM Studio and Mistral's servers refuse null here (lmstudio-ai/lmstudio-bug-tracker#261).
+    said: dict[str, Any] = {"role": "assistant", "content": turn.content, "tool_calls": calls}
     thoughts = get_path(turn.raw, REASONING) if own else None
     if thoughts is not None or wants_reasoning:
         said[REASONING] = thoughts or ""
+    if own and (details := get_path(turn.raw, DETAILS)):
+        said[DETAILS] = details
     return said

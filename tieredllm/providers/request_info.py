@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from tieredllm.proxies import Proxy
+
 __all__ = ["RequestInfo", "host_of"]
 
 
@@ -17,6 +19,10 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     key_env: str | None = None
     """The variable the key came from."""
+    proxy: Proxy | None = None
+    """What the server is reached through."""
+    secrets: tuple[str, ...] = ()
+    """What else was sent that is not to be shown."""
     parameters: Mapping[str, str] = {}
     """What could be left out: words a server may use for a parameter, and its wire name."""
     tools: Mapping[str, str] = {}
@@ -35,7 +41,13 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
         """Make text from outside fit to show, with this request's key masked."""
         from tieredllm.redaction import presentable
 
-        return presentable(text, (self.key, _credentials(self.url)))
+        password = None if self.proxy is None else self.proxy.password
+        return presentable(text, (self.key, _credentials(self.url), password, *self.secrets))
+
+    @property
+    def way(self) -> str:
+        """What is said of the way to the server where it is not the direct one."""
+        return f" (through {self.proxy})" if self.proxy is not None else ""
 
 
 def host_of(url: str) -> str | None:

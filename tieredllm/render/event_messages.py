@@ -24,6 +24,7 @@ __all__ = [
     "describe_backend",
     "describe_error",
     "describe_failure",
+    "only_thought",
     "remark",
 ]
 
@@ -111,6 +112,11 @@ def called_tools(tier: str, names: tuple[str, ...]) -> str:
     """Word that a model calls tools: `primary calls now and count`."""
     told = " and ".join(dict.fromkeys(names))
     return f"{one_line(tier)} calls {one_line(told, _LIMIT)}"
+
+
+def only_thought(tier: str) -> str:
+    """Word that what a tier has said were its thoughts."""
+    return f"{one_line(tier)} was only thinking"
 
 
 def _try(number: int) -> str:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import IO, TextIO
 
-from tieredllm.render.event_messages import broke_off, called_tools, remark
+from tieredllm.render.event_messages import broke_off, called_tools, only_thought, remark
 from tieredllm.text import TextFilter
-from tieredllm.types import Answer, Answered, AttemptFailed, Event, Notice, Token, ToolsWanted
+from tieredllm.types import (
+    Answer,
+    Answered,
+    AttemptFailed,
+    Event,
+    Notice,
+    Retracted,
+    Thought,
+    Token,
+    ToolsWanted,
+)
 
-__all__ = ["PlainAnswer", "PlainStream", "write"]
+__all__ = ["PlainAnswer", "PlainStream", "ThoughtView", "write"]
 
 
 def write(stream: IO[str], text: str) -> None:
@@ -34,10 +44,12 @@ class PlainStream:
         stream: where it goes.
         to_terminal: whether to clean the text for a terminal. For anything else the text stays as
             it is, but for NUL characters, which cut a text short for most programs that read it.
+        dim: whether it is not to catch the eye; for a terminal that has colours.
     """
 
-    def __init__(self, stream: IO[str], *, to_terminal: bool) -> None:
+    def __init__(self, stream: IO[str], *, to_terminal: bool, dim: bool = False) -> None:
         self._stream = stream
+        self._dim = dim
         self._filter = TextFilter() if to_terminal else None
         self._line_ends = ""
         self._has_written = False
@@ -54,7 +66,7 @@ class PlainStream:
         self._line_ends = text[len(body) :]
         if body:
             self._has_written = True
-            write(self._stream, body)
+            write(self._stream, f"\x1b[2m{body}\x1b[0m" if self._dim else body)
 
     def tick(self) -> None:
         """Do nothing: all there is has been written."""
@@ -71,6 +83,44 @@ class PlainStream:
         self.finish()
 
 
+class ThoughtView:
+    """Show what a model thinks before it answers, dim, on a terminal and nowhere else.
+
+    Args:
+        terminal: where it goes.
+        dim: whether the terminal has colours.
+    """
+
+    def __init__(self, terminal: IO[str], *, dim: bool) -> None:
+        self._terminal = terminal
+        self._dim = dim
+        self._text: PlainStream | None = None
+
+    def take(self, event: Event) -> None:
+        """Take the next event: a thought is shown, and anything else ends what was shown.
+
+        Raises:
+            BrokenPipeError: nobody reads the terminal any more.
+        """
+        if not isinstance(event, Thought):
+            self.end()
+            return
+        text = event.text
+        if self._text is None:
+            text = text.lstrip()
+            if not text:
+                return
+            self._text = PlainStream(self._terminal, to_terminal=True, dim=self._dim)
+        self._text.feed(text)
+
+    def end(self) -> None:
+        """End the last line, and set apart what follows."""
+        if self._text is not None:
+            self._text.finish()
+            self._text = None
+            write(self._terminal, "\n")
+
+
 class PlainAnswer:
     """Write one tier's complete answer, and nothing else, to stdout.
 
@@ -85,6 +135,7 @@ class PlainAnswer:
         show: whether the answer is written at all; False where the caller does that, as for JSON.
         quiet: no remarks but that one.
         verbose: a remark for each attempt, retry and tier passed over.
+        thoughts: where what the model thinks is shown, a terminal; None for nowhere.
     """
 
     def __init__(
@@ -96,6 +147,7 @@ class PlainAnswer:
         show: bool = True,
         quiet: bool = False,
         verbose: bool = False,
+        thoughts: ThoughtView | None = None,
     ) -> None:
         self.answer: Answer | None = None
         """What the request came to, once it has ended."""
@@ -105,6 +157,7 @@ class PlainAnswer:
         self._show = show
         self._quiet = quiet
         self._verbose = verbose
+        self._thoughts = thoughts
         self._text: PlainStream | None = None
 
     def handle(self, event: Event) -> None:
@@ -113,6 +166,8 @@ class PlainAnswer:
         Raises:
             BrokenPipeError: nobody reads stdout any more.
         """
+        if self._thoughts is not None:
+            self._thoughts.take(event)
         line = remark(event) if self._verbose else None
         if line is None and isinstance(event, Notice) and not self._quiet:
             line = remark(event)
@@ -129,6 +184,10 @@ class PlainAnswer:
                 self.close()
                 line = called_tools(event.tier, event.names)
                 write(self._stderr, f"tieredllm: {line}; the answer starts anew after them\n")
+            case Retracted() if self._text is not None:
+                self.close()
+                line = only_thought(event.tier)
+                write(self._stderr, f"tieredllm: {line}; the answer starts anew after that\n")
             case Answered():
                 self._end(event.answer)
 
@@ -143,6 +202,8 @@ class PlainAnswer:
 
     def close(self) -> None:
         """End the line of an answer that was stopped half-way."""
+        if self._thoughts is not None:
+            self._thoughts.end()
         if self._text is not None:
             self._text.abandon()
             self._text = None

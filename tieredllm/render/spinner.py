@@ -16,6 +16,7 @@ from tieredllm.types import (
     AttemptStarted,
     Event,
     RetryScheduled,
+    Thought,
     Token,
     ToolsWanted,
 )
@@ -72,6 +73,8 @@ class Spinner:
             case ToolsWanted():
                 line = called_tools(event.tier, event.names)
                 self._wait_for(event.tier, lambda _now: (line, ""))
+            case Thought() if self._waits:
+                self._wait_for(event.tier, _thinking(event))
             case AttemptFailed():
                 self._waits.pop(event.attempt.tier, None)
             case Token() | Answered():
@@ -150,6 +153,11 @@ def _asked(event: AttemptStarted) -> Callable[[float], tuple[str, str]]:
     again = f", try {event.number}" if event.number > 1 else ""
     model = f" ({one_line(event.model)})" if event.model else ""
     return lambda _now: (f"{one_line(event.tier)}{again}", model)
+
+
+def _thinking(event: Thought) -> Callable[[float], tuple[str, str]]:
+    line = f"{one_line(event.tier)} is thinking"
+    return lambda _now: (line, "")
 
 
 def _again(event: RetryScheduled, *, at: float) -> Callable[[float], tuple[str, str]]:

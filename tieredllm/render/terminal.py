@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from tieredllm.clock import Clock, SystemClock
-from tieredllm.render.event_messages import broke_off, called_tools, remark
-from tieredllm.render.plain import PlainStream, write
+from tieredllm.render.event_messages import broke_off, called_tools, only_thought, remark
+from tieredllm.render.plain import PlainStream, ThoughtView, write
 from tieredllm.render.spinner import Spinner
 from tieredllm.types import (
     Answer,
@@ -16,6 +16,8 @@ from tieredllm.types import (
     AttemptStarted,
     Event,
     Notice,
+    Retracted,
+    Thought,
     Token,
     ToolsWanted,
 )
@@ -51,6 +53,7 @@ class TerminalAnswer:
         quiet: no spinner and no remarks, but the line about an answer that broke off.
         verbose: a dim line on stderr for each attempt, retry and tier passed over.
         stream: False to show nothing of the answer until it is complete.
+        reasoning: show what the model thinks before it answers, too, dim.
         heading: gives the dim line above a tier's text, by the tier's name; None for no line.
         clock: tells the time for the spinner and the redrawing.
     """
@@ -64,6 +67,7 @@ class TerminalAnswer:
         quiet: bool,
         verbose: bool,
         stream: bool = True,
+        reasoning: bool = False,
         heading: Callable[[str], str | None] | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -77,6 +81,10 @@ class TerminalAnswer:
         self._stream = stream
         self._heading = heading
         self._clock = clock or SystemClock()
+        self._thoughts: ThoughtView | None = None
+        if reasoning and stdout_console.is_terminal:
+            dim = takes_markdown(stdout_console)
+            self._thoughts = ThoughtView(stdout_console.file, dim=dim)
         self._spinner = Spinner(stderr_console, enabled=not quiet, clock=self._clock)
         self._text: _TextSink | None = None
         self._speaker: str | None = None
@@ -93,6 +101,10 @@ class TerminalAnswer:
         Raises:
             BrokenPipeError: nobody reads stdout or stderr any more.
         """
+        if self._thoughts is not None:
+            if isinstance(event, Thought):
+                self._spinner.stop()
+            self._thoughts.take(event)
         match event:
             case Token() if self._stream and event.text:
                 self._show(event)
@@ -103,10 +115,15 @@ class TerminalAnswer:
                 same = event.tier == self._broken[0]
                 self._announce(event.model if same else event.tier)
             case ToolsWanted() if self._text is not None:
-                self._put_off(event)
+                self._put_off(called_tools(event.tier, event.names))
+            case Retracted() if self._text is not None:
+                self._put_off(only_thought(event.tier))
             case Answered():
                 self._end(event.answer)
-        if self._stream or not isinstance(event, Token):
+        if isinstance(event, Token):
+            if self._stream:
+                self._spinner.take(event)
+        elif not isinstance(event, Thought) or self._thoughts is None:
             self._spinner.take(event)
         line = self._line(event)
         if line is not None:
@@ -135,6 +152,8 @@ class TerminalAnswer:
         """Leave the terminal as it should be, also after an interruption; may be called again."""
         try:
             self._spinner.stop()
+            if self._thoughts is not None:
+                self._thoughts.end()
             if self._text is not None:
                 self._text.abandon()
             self._text = None
@@ -174,12 +193,12 @@ class TerminalAnswer:
             self._text = None
         self._broken = (tier, kind)
 
-    def _put_off(self, event: ToolsWanted) -> None:
-        """End text that turned out to be no answer: what follows the tools starts afresh."""
+    def _put_off(self, why: str) -> None:
+        """End text that turned out to be no answer: what follows starts afresh."""
         if self._text is not None:
             self._text.finish()
             self._text = None
-        line = f"— {called_tools(event.tier, event.names)} —"
+        line = f"— {why} —"
         print_dim(self._stderr, line)
         if not self._stderr.is_terminal:
             print_dim(self._stdout, line)

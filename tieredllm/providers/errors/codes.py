@@ -366,6 +366,26 @@ SIGNS: tuple[Sign, ...] = (
             "unsupported_value",
         ),
     ),
+    Sign(
+        means=400,
+        source="OpenAI's Responses, openai-python 3.57.0, types/responses/response_error.py",
+        codes=(
+            "data_residency_mismatch",
+            "invalid_image",
+            "invalid_image_format",
+            "invalid_base64_image",
+            "invalid_image_url",
+            "invalid_image_mode",
+            "image_too_large",
+            "image_too_small",
+            "image_parse_error",
+            "image_file_too_large",
+            "image_file_not_found",
+            "unsupported_image_media_type",
+            "empty_image_file",
+            "failed_to_download_image",
+        ),
+    ),
     Sign(means=429, source="Google", codes=("resource_exhausted",)),
 )
 

@@ -17,6 +17,8 @@ from tieredllm.providers.errors.codes import kind_of_codes, sign_of_words, statu
 from tieredllm.providers.errors.retry_after import retry_after_s, wait_in_words_s
 from tieredllm.providers.errors.tools import faulty_tool, is_about_a_tool
 from tieredllm.providers.request_info import RequestInfo, host_of
+from tieredllm.redaction import SHOWN_CHARACTERS
+from tieredllm.text import truncate
 
 __all__ = ["classify_inside_200", "classify_response"]
 
@@ -38,6 +40,9 @@ _UNSUPPORTED = re.compile(
     r"(?i)unsupported|(?:not|n't|no longer) (?:be )?(?:support|permitted|allowed|enabled|accept)"
     r"|unrecogni[sz]ed|unknown (?:name|parameter|field|argument)|unexpected (?:keyword|parameter)"
     r"|deprecated|cannot both be|extra (?:inputs|fields)"
+    # what was left out: "reasoning_content is missing in assistant tool call message" (Kimi,
+    # n8n-io/n8n#29142), "Missing `reasoning_content` field in the assistant message" (DeepSeek)
+    r"|reasoning_content\W? is missing|missing \W?reasoning_content"
     # a value: "invalid temperature: only 1 is allowed for this model" (MoonshotAI/Kimi-K2#124),
     # "top_p must be 1 when using greedy sampling" (Mistral, EricLBuehler/candle-vllm#307),
     # "`temperature` may only be set to 1 when thinking is enabled" (Anthropic)
@@ -60,6 +65,11 @@ def classify_response(
     """
     if 300 <= status < 400:
         return _redirect(info, status, headers)
+    if status == 407:
+        message = f"{info.proxy or 'the proxy'} wants a user and a password: {_reason(status)}"
+        return FallbackTriggerError(
+            ErrorKind.CONNECTION, info.presentable(message), status=status, again=False
+        )
     error = read_error_text(body)
     wait_s = retry_after_s(headers, now=now)
     return _error(info, error, status=status, meant=status, wait_s=wait_s, now=now)
@@ -117,7 +127,7 @@ def _error(
             wait_s = wait_in_words_s(error.message)
     return FallbackTriggerError(
         kind,
-        info.presentable(_message(info, error, kind, meant)),
+        _with_way(info, info.presentable(_message(info, error, kind, meant))),
         status=status,
         retry_after_s=wait_s,
         parameter=parameter,
@@ -220,6 +230,13 @@ def _message(info: RequestInfo, error: ErrorBody, kind: ErrorKind, status: int) 
         hint = "" if _VERSION.search(info.url) else " (does base_url lack /v1?)"
         return f"{info.host} has no such model or address ({info.model}): {words}{hint}"
     return words
+
+
+def _with_way(info: RequestInfo, message: str) -> str:
+    """Name the proxy where it may have said so itself: without TLS nobody else can be sure."""
+    if info.proxy is None or info.url[:5].lower() != "http:":
+        return message
+    return truncate(message, SHOWN_CHARACTERS - len(info.way)) + info.way
 
 
 def _reason(status: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.request_info import RequestInfo
+from tieredllm.proxies import UnusableProxyError
 
 __all__ = ["HTTPX_KINDS", "classify_exception", "system_causes"]
 
@@ -53,6 +54,10 @@ HTTPX_KINDS: dict[str, ErrorKind] = {
     "RequestNotRead": ErrorKind.UNEXPECTED,
 }
 """Every exception that httpx exports; a test fails when it exports another."""
+
+_UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})
+"""OpenSSL's X509_V_ERR_ codes of a chain that ends nowhere known: self-signed, itself or in the
+chain; no issuer; the first certificate alone (openssl/x509_vfy.h)."""
 
 # Nothing is there to be reached, now or in a moment.
 _HOPELESS = frozenset(
@@ -95,7 +100,7 @@ def classify_exception(info: RequestInfo, exc: BaseException) -> FallbackTrigger
     if kind is ErrorKind.CONNECTION:
         return _connection(info, name, exc, causes)
     message = {
-        ErrorKind.TIMEOUT: f"{info.host} could not be reached in time",
+        ErrorKind.TIMEOUT: f"{_end_of(info)} could not be reached in time",
         ErrorKind.BAD_REQUEST: f"base_url is not a usable http:// or https:// address: {exc}",
         ErrorKind.MALFORMED_RESPONSE: f"{info.host} sent a body that is not encoded as it says",
     }.get(kind, f"{name}: {exc}")
@@ -148,32 +153,44 @@ def _tls(info: RequestInfo, cause: BaseException) -> FallbackTriggerError:
         if isinstance(cause, ssl.SSLCertVerificationError)
         else "and TLS do not get along"
     )
-    return FallbackTriggerError(
-        ErrorKind.TLS, info.presentable(f"{info.host} {what}: {reason.lower().replace('_', ' ')}")
-    )
+    words = f"{info.host} {what}: {reason.lower().replace('_', ' ')}"
+    if getattr(cause, "verify_code", None) in _UNKNOWN_AUTHORITY:
+        words += _authority_hint()
+    return FallbackTriggerError(ErrorKind.TLS, info.presentable(words + info.way))
+
+
+def _authority_hint() -> str:
+    """Say how an authority of one's own is made known."""
+    import os
+
+    if os.environ.get("SSL_CERT_FILE"):
+        return "; SSL_CERT_FILE does not hold the authority that signed it"
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if value := os.environ.get(name):
+            return f"; {name} is not read here: set SSL_CERT_FILE={value}"
+    return "; if a private authority signed it: SSL_CERT_FILE=its certificate's file"
 
 
 def _connection(
     info: RequestInfo, name: str, exc: BaseException, causes: list[BaseException]
 ) -> FallbackTriggerError:
+    end = _end_of(info)
     if name == "ProxyError":
         return FallbackTriggerError(
             ErrorKind.CONNECTION,
-            info.presentable(f"the proxy for {info.host} refused: {exc}"),
+            info.presentable(f"{info.proxy or 'the proxy'} refused the way to {info.host}: {exc}"),
             again=False,
         )
     # An attempt on several addresses ends with one error for each; one that might pass is enough.
     system = [cause for cause in causes if isinstance(cause, OSError) and cause.errno is not None]
     if any(isinstance(cause, socket.gaierror) for cause in system):
-        message, again = f"{info.host} is not a known name, or there is no network", False
+        message, again = f"{end} is not a known name, or there is no network", False
     elif system and all(cause.errno in _HOPELESS for cause in system):
         refused = any(cause.errno == errno.ECONNREFUSED for cause in system)
         again = False
-        message = (
-            f"nothing listens at {info.host}" if refused else f"there is no way to {info.host}"
-        )
+        message = f"nothing listens at {end}" if refused else f"there is no way to {end}"
     else:
-        message, again = f"{info.host} broke the connection off", True
+        message, again = f"{info.host} broke the connection off{info.way}", True
     return FallbackTriggerError(ErrorKind.CONNECTION, info.presentable(message), again=again)
 
 
@@ -183,19 +200,30 @@ def _protocol(info: RequestInfo, causes: list[BaseException]) -> FallbackTrigger
     objected = [cause for cause in causes if type(cause).__module__.startswith("h11")]
     if objected and "closed" not in str(objected[0]):
         return FallbackTriggerError(
-            ErrorKind.MALFORMED_RESPONSE, f"what {info.host} sends is no valid HTTP"
+            ErrorKind.MALFORMED_RESPONSE, f"what {info.host} sends is no valid HTTP{info.way}"
         )
     return FallbackTriggerError(
-        ErrorKind.CONNECTION, f"{info.host} closed the connection without an answer", again=True
+        ErrorKind.CONNECTION,
+        f"{info.host} closed the connection without an answer{info.way}",
+        again=True,
     )
+
+
+def _end_of(info: RequestInfo) -> str:
+    """Return what was connected to: the proxy's end of the way, where there is one."""
+    return f"{info.proxy} for {info.host}" if info.proxy is not None else info.host
 
 
 def _foreign(info: RequestInfo, exc: BaseException) -> FallbackTriggerError:
     """Judge what is not httpx's own: mostly what making a client raises."""
+    if isinstance(exc, UnusableProxyError):
+        return FallbackTriggerError(
+            ErrorKind.CONNECTION, info.presentable(str(exc)), again=False, counts=False
+        )
     if isinstance(exc, ImportError):
         return FallbackTriggerError(
             ErrorKind.CONNECTION,
-            "the proxy in the environment is a SOCKS proxy: pip install 'httpx[socks]'",
+            f"{info.proxy or 'the proxy'} is a SOCKS proxy: pip install 'httpx[socks]'",
             again=False,
         )
     if isinstance(exc, OSError):

@@ -1,0 +1,245 @@
+"""Try the gateway with the clients that people use: whole answers, or errors they can see."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anthropic
+import openai
+import pytest
+from error_table import ROWS
+from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving
+from wire_support import (
+    STREAM_HEAD,
+    Connection,
+    answers,
+    chunk,
+    event,
+    opens,
+    says,
+    stream,
+)
+
+from tieredllm.kinds import ErrorKind
+
+FALLS = [kind for kind in ROWS if kind is not ErrorKind.CONTENT_FILTER]
+COMPLETE = {"extra_headers": {"x-tieredllm-stream": "complete"}}
+QUICK = {"first_token_timeout_s": 1, "idle_timeout_s": 1, "timeout_s": 1}
+"""For tiers that are silent; the others have all the time they need."""
+
+
+def patience(kind: str) -> dict:
+    return QUICK if kind in ("timeout", "silence") else {}
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_a_whole_answer_comes_as_one_object(wire, tmp_path):
+    """A request that does not stream gets the first tier's answer."""
+    with serving(ONE, tmp=tmp_path) as served:
+        assert wire.ask(served) == FIRST
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_a_stream_brings_the_words_one_by_one(wire, tmp_path):
+    """A streamed request gets each word as it comes, through the SDK's own helpers."""
+    said: list[str] = []
+    with serving(ONE, tmp=tmp_path) as served:
+        wire.stream(served, said)
+
+    assert "".join(said) == FIRST
+    assert len([piece for piece in said if piece]) == 5
+
+
+@pytest.mark.parametrize("kind", FALLS)
+def test_whatever_fails_before_the_first_word_falls_back_unseen(kind, tmp_path):
+    """Every fault of the first tier is invisible to every client, streaming or not."""
+    breaks_off = kind is ErrorKind.STREAM_INTERRUPTED
+    with serving(ONE, TWO, tmp=tmp_path, simulate={"t1": kind}, tier=patience(kind)) as served:
+        for wire in WIRES.values():
+            assert wire.ask(served) == SECOND
+            said: list[str] = []
+            wire.stream(served, said, **(COMPLETE if breaks_off else {}))
+            assert "".join(said) == SECOND
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_when_everything_fails_every_client_raises(kind, tmp_path):
+    """No fault on all tiers leaves a client with anything that looks like an answer."""
+    simulate = {"t1": kind, "t2": kind}
+    with serving(ONE, TWO, tmp=tmp_path, simulate=simulate, tier=patience(kind)) as served:
+        for wire in WIRES.values():
+            with pytest.raises(wire.status_error) as raised:
+                wire.ask(served)
+            own = kind.value in ("context_length", "content_filter", "bad_request")
+            assert raised.value.status_code == (400 if own else 503)
+            assert "t1: " in str(raised.value)
+            for extra in ({}, COMPLETE):
+                with pytest.raises(Exception, match=r"t1|closed|Connection"):
+                    wire.stream(served, [], **extra)
+
+
+def died(how: str):
+    """Play a stream that says three words and dies."""
+    head = [*opens("openai"), *(says("openai", word) for word in ("Half ", "of ", "it"))]
+    if how == "cut":
+        return stream(*head)
+    if how == "error":
+        return stream(*head, event({"error": {"message": "overloaded", "code": 503}}))
+
+    async def play(connection: Connection) -> None:
+        await connection.send(STREAM_HEAD + b"".join(chunk(item) for item in head))
+        if how == "reset":
+            await connection.reset()
+        elif how == "silence":
+            await connection.gone()
+
+    return play
+
+
+@pytest.mark.parametrize("how", ["cut", "error", "reset", "silence", "closed"])
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_a_stream_that_dies_after_words_is_an_error(wire, how, tmp_path):
+    """A client that has had words of a tier that dies gets an error, never a clean end."""
+    said: list[str] = []
+    with (
+        serving(died(how), TWO, tmp=tmp_path, tier=patience(how)) as served,
+        pytest.raises(Exception) as raised,  # noqa: PT011 - Anthropic's lets the transport's out
+    ):
+        wire.stream(served, said)
+
+    assert "".join(said) == "Half of it"
+    assert "Error" in type(raised.value).__name__
+
+
+@pytest.mark.parametrize("how", ["cut", "error", "reset", "silence", "closed"])
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_a_complete_stream_never_shows_a_dead_one(wire, how, tmp_path):
+    """With `x-tieredllm-stream: complete` the next tier's whole answer comes instead."""
+    said: list[str] = []
+    with serving(died(how), TWO, tmp=tmp_path, tier=patience(how)) as served:
+        wire.stream(served, said, **COMPLETE)
+
+    assert "".join(said) == SECOND
+
+
+def test_a_raw_responses_stream_that_fails_cannot_be_taken_for_whole(tmp_path):
+    """Who reads the events without the helper has the failure as an event and as an exception."""
+    kinds: list[str] = []
+    with (
+        serving(died("cut"), tmp=tmp_path) as served,
+        served.openai() as client,
+        pytest.raises(openai.OpenAIError),
+        client.responses.create(model="auto", input="Why?", stream=True) as events,
+    ):
+        kinds.extend(event.type for event in events)
+
+    assert kinds[0] == "response.created"
+    assert kinds[-1] == "response.failed"
+
+
+def test_the_asynchronous_clients_are_served_too(tmp_path):
+    """AsyncOpenAI and AsyncAnthropic, whole and streamed."""
+
+    async def both(url: str) -> list[str]:
+        found = []
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+            answer = await client.chat.completions.create(model="auto", messages=QUESTION)
+            found.append(answer.choices[0].message.content or "")
+            async with client.chat.completions.stream(model="auto", messages=QUESTION) as events:
+                final = await events.get_final_completion()
+            found.append(final.choices[0].message.content or "")
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="none") as claude:
+            message = await claude.messages.create(model="auto", max_tokens=9, messages=QUESTION)
+            found.append(message.content[0].text)
+            async with claude.messages.stream(
+                model="auto", max_tokens=9, messages=QUESTION
+            ) as events:
+                found.append(await events.get_final_text())
+        return found
+
+    with serving(ONE, tmp=tmp_path) as served:
+        assert asyncio.run(both(served.url)) == [FIRST] * 4
+
+
+def test_the_response_says_who_answered(tmp_path):
+    """Headers name the tier, its level and the attempts; the model is the one that answered."""
+    with (
+        serving(ONE, TWO, tmp=tmp_path, simulate={"t1": "service_unavailable"}) as served,
+        served.openai() as client,
+    ):
+        raw = client.chat.completions.with_raw_response.create(model="auto", messages=QUESTION)
+
+    assert raw.headers["x-tieredllm-tier"] == "t2"
+    assert raw.headers["x-tieredllm-level"] == "1"
+    assert raw.headers["x-tieredllm-attempts"] == "2"
+    assert raw.headers["x-request-id"] == raw.headers["request-id"]
+    assert raw.parse().model == "m-1"
+
+
+def test_a_failed_request_costs_one_request(tmp_path):
+    """`x-should-retry: false` keeps both SDKs from asking three times."""
+    with serving(ONE, tmp=tmp_path, simulate={"t1": "service_unavailable"}) as served:
+        with served.openai(max_retries=2) as client, pytest.raises(openai.InternalServerError):
+            client.chat.completions.create(model="auto", messages=QUESTION)
+        with served.anthropic(max_retries=2) as claude, pytest.raises(anthropic.APIStatusError):
+            claude.messages.create(model="auto", max_tokens=9, messages=QUESTION)
+        counted = served.request("GET", "/metrics")[2].decode()
+
+    for protocol in ("chat", "messages"):
+        line = f'tieredllm_requests_total{{outcome="refused",protocol="{protocol}"}} 1.0'
+        assert line in counted
+
+
+def test_usage_comes_only_when_asked_for(tmp_path):
+    """A chunk with usage and no choices breaks strict clients that did not ask for it."""
+    with serving(ONE, tmp=tmp_path) as served, served.openai() as client:
+        with client.chat.completions.create(model="auto", messages=QUESTION, stream=True) as events:
+            plain = list(events)
+        with client.chat.completions.create(
+            model="auto",
+            messages=QUESTION,
+            stream=True,
+            stream_options={"include_usage": True},
+        ) as events:
+            counted = list(events)
+
+    assert all(len(chunk.choices) == 1 for chunk in plain)
+    assert counted[-1].choices == []
+    assert counted[-1].usage.total_tokens == 15
+
+
+def test_rules_answer_last_and_say_so(tmp_path):
+    """When no model answers, the rules do, named in the header and in the text."""
+    with serving(ONE, tmp=tmp_path, rules=True, simulate={"t1": "timeout"}, tier=QUICK) as served:
+        status, headers, body = served.request("POST", "/v1/chat/completions", WIRES["chat"].body)
+
+    assert status == 200
+    assert headers["x-tieredllm-tier"] == "rules"
+    assert b"no language model answered" in body
+
+
+def test_with_require_llm_rules_do_not_answer(tmp_path):
+    """`--require-llm` makes that a 503."""
+    with serving(
+        ONE, tmp=tmp_path, rules=True, simulate={"t1": "connection"}, require_llm=True
+    ) as served:
+        status, headers, _ = served.request("POST", "/v1/chat/completions", WIRES["chat"].body)
+
+    assert status == 503
+    assert 1 <= int(headers["retry-after"]) <= 60
+    assert headers["x-should-retry"] == "false"
+
+
+def test_a_cut_answer_says_that_it_is(tmp_path):
+    """An answer that ended at its limit says so in each protocol's words."""
+    with serving(answers("openai", "Long", reason="length"), tmp=tmp_path) as served:
+        with served.openai() as client:
+            chat = client.chat.completions.create(model="auto", messages=QUESTION)
+            response = client.responses.create(model="auto", input="Why?")
+        with served.anthropic() as claude:
+            message = claude.messages.create(model="auto", max_tokens=9, messages=QUESTION)
+
+    assert chat.choices[0].finish_reason == "length"
+    assert message.stop_reason == "max_tokens"
+    assert response.status == "incomplete"
+    assert response.incomplete_details.reason == "max_output_tokens"

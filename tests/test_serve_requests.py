@@ -1,0 +1,384 @@
+"""What the three wires read: real clients' requests, as one kind of request to the tiers."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from serve_support import QUESTION
+
+from tieredllm.serve.chat import ChatWire
+from tieredllm.serve.messages import MessagesWire
+from tieredllm.serve.responses import ResponsesWire
+from tieredllm.serve.wire import RefusedError
+from tieredllm.types import Document, Image, Message, ToolCall, ToolChoice
+
+PIXEL = b"\x89PNG\r\n\x1a\n"
+DATA = base64.b64encode(PIXEL).decode()
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+def chat(**body):
+    return ChatWire().read({"model": "auto", "messages": QUESTION} | body)
+
+
+def messages(**body):
+    return MessagesWire().read({"model": "auto", "max_tokens": 50, "messages": QUESTION} | body)
+
+
+def responses(**body):
+    return ResponsesWire().read({"model": "auto", "input": "Why?"} | body)
+
+
+READS = {"chat": chat, "messages": messages, "responses": responses}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_the_last_users_turn_is_the_question(read):
+    """One question, and nothing before it."""
+    request = read()
+
+    assert request.prompt.question == "Why?"
+    assert request.prompt.history == ()
+    assert not request.stream
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_unknown_fields_do_no_harm(read):
+    """Betas and whatever comes next are ignored."""
+    request = read(
+        metadata={"user_id": "x"},
+        context_management={"edits": [{"type": "clear_thinking_20251015"}]},
+        store=False,
+        service_tier="auto",
+        something_new=[1, {"a": None}],
+    )
+
+    assert request.prompt.question == "Why?"
+
+
+def test_system_and_developer_messages_are_the_system_prompt():
+    """Wherever they stand, and in every protocol's words."""
+    said = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+        *QUESTION,
+        {"role": "system", "content": "Be kind."},
+    ]
+    in_chat = chat(messages=[said[2], *said[:2]])
+    in_messages = messages(
+        system=[{"type": "text", "text": "One.", "cache_control": {"type": "ephemeral"}}],
+        messages=[*QUESTION, said[2]],
+    )
+    in_responses = responses(
+        instructions="One.",
+        input=[
+            {
+                "type": "message",
+                "role": "developer",
+                "content": [{"type": "input_text", "text": "Two."}],
+            },
+            {"role": "user", "content": [{"type": "input_text", "text": "Why?"}]},
+        ],
+    )
+
+    assert in_chat.prompt.system == "Be kind.\n\nBe brief."
+    assert in_messages.prompt.system == "One.\n\nBe kind."
+    assert in_messages.prompt.question == "Why?"
+    assert in_responses.prompt.system == "One.\n\nTwo."
+
+
+def test_a_tools_result_is_the_last_word():
+    """The conversation ends with it: there is no question, and the tool's name is known."""
+    call = {"name": "weather", "arguments": '{"city":"Ulm"}'}
+    in_chat = chat(
+        messages=[
+            *QUESTION,
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "c1", "type": "function", "function": call}],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+        ]
+    )
+    in_messages = messages(
+        messages=[
+            *QUESTION,
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "hm", "signature": "s"},
+                    {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Ulm"}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "rain"}],
+            },
+        ]
+    )
+    in_responses = responses(
+        input=[
+            {"role": "user", "content": "Why?"},
+            {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "x"},
+            {"type": "function_call", "id": "fc_1", "call_id": "c1", **call},
+            {"type": "function_call_output", "call_id": "c1", "output": "rain"},
+        ]
+    )
+
+    for request in (in_chat, in_messages, in_responses):
+        assert request.prompt.question == ""
+        assert request.prompt.history == (
+            Message("user", "Why?"),
+            Message(
+                "assistant",
+                "",
+                calls=(ToolCall(id="c1", name="weather", arguments='{"city":"Ulm"}'),),
+            ),
+            Message("tool", "rain", call_id="c1", name="weather"),
+        )
+
+
+def test_results_come_before_what_is_said_with_them():
+    """Anthropic's clients put both into one message."""
+    request = messages(
+        messages=[
+            *QUESTION,
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "text", "text": "Let me see."},
+                    {"type": "tool_use", "id": "c1", "name": "look", "input": {}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "c1",
+                        "is_error": True,
+                        "content": [
+                            {"type": "text", "text": "no"},
+                            {
+                                "type": "image",
+                                "source": {
+                                    "type": "base64",
+                                    "media_type": "image/png",
+                                    "data": DATA,
+                                },
+                            },
+                        ],
+                    },
+                    {"type": "text", "text": "And now?"},
+                ],
+            },
+        ]
+    )
+
+    assert request.prompt.question == "And now?"
+    assert request.prompt.history[-1] == Message(
+        "tool",
+        "no",
+        call_id="c1",
+        name="look",
+        is_error=True,
+        parts=(Image(media_type="image/png", data=PIXEL),),
+    )
+
+
+def test_parallel_calls_of_one_turn_stay_together():
+    """On Responses each call is an item of its own."""
+    request = responses(
+        input=[
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": [{"type": "output_text", "text": "Looking."}]},
+            {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+            {"type": "function_call", "call_id": "b", "name": "g", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "a", "output": "1"},
+            {"type": "function_call_output", "call_id": "b", "output": "2"},
+        ]
+    )
+
+    turns = request.prompt.history
+    assert [turn.role for turn in turns] == ["user", "assistant", "tool", "tool"]
+    assert turns[1].content == "Looking."
+    assert [call.id for call in turns[1].calls] == ["a", "b"]
+    assert [turn.name for turn in turns[2:]] == ["f", "g"]
+
+
+def test_images_and_documents_are_parts():
+    """By data and by URL, in each protocol's shape."""
+    url = f"data:image/png;base64,{DATA}"
+    pdf = base64.b64encode(b"%PDF").decode()
+    in_chat = chat(
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What?"},
+                    {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
+                    {"type": "image_url", "image_url": {"url": "https://a.example/x.png"}},
+                ],
+            }
+        ]
+    )
+    in_messages = messages(
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "document",
+                        "source": {
+                            "type": "base64",
+                            "media_type": "application/pdf",
+                            "data": pdf,
+                        },
+                    },
+                    {"type": "text", "text": "What?"},
+                ],
+            }
+        ]
+    )
+    in_responses = responses(
+        input=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "input_image", "image_url": url},
+                    {"type": "input_text", "text": "What?"},
+                ],
+            }
+        ]
+    )
+
+    assert in_chat.prompt.parts == (
+        Image(media_type="image/png", data=PIXEL, detail="low"),
+        Image(url="https://a.example/x.png"),
+    )
+    assert in_messages.prompt.parts == (Document(media_type="application/pdf", data=b"%PDF"),)
+    assert in_responses.prompt.parts == (Image(media_type="image/png", data=PIXEL),)
+    assert {r.prompt.question for r in (in_chat, in_messages, in_responses)} == {"What?"}
+
+
+def test_the_callers_tools_are_declared():
+    """Functions are; tools of types that only a vendor's server runs are left out."""
+    function = {"name": "weather", "description": "d", "parameters": SCHEMA, "strict": True}
+    in_chat = chat(tools=[{"type": "function", "function": function}, {"type": "custom"}])
+    in_messages = messages(
+        tools=[
+            {"name": "weather", "description": "d", "input_schema": SCHEMA, "strict": True},
+            {"type": "web_search_20250305", "name": "web_search"},
+        ]
+    )
+    in_responses = responses(
+        tools=[
+            {"type": "function", **function},
+            {"type": "web_search", "external_web_access": True},
+            {"type": "namespace", "name": "n", "tools": [{"type": "function", **function}]},
+        ]
+    )
+
+    for request in (in_chat, in_messages, in_responses):
+        (tool,) = request.options.caller_tools
+        assert (tool.name, tool.description, tool.parameters) == ("weather", "d", SCHEMA)
+        assert tool.strict is True
+
+
+@pytest.mark.parametrize(
+    ("read", "given", "expected"),
+    [
+        (chat, "required", ToolChoice(mode="required")),
+        (
+            chat,
+            {"type": "function", "function": {"name": "f"}},
+            ToolChoice(mode="required", name="f"),
+        ),
+        (chat, "none", ToolChoice(mode="none")),
+        (messages, {"type": "any"}, ToolChoice(mode="required")),
+        (messages, {"type": "tool", "name": "f"}, ToolChoice(mode="required", name="f")),
+        (
+            messages,
+            {"type": "auto", "disable_parallel_tool_use": True},
+            ToolChoice(parallel=False),
+        ),
+        (responses, {"type": "function", "name": "f"}, ToolChoice(mode="required", name="f")),
+        (responses, "auto", ToolChoice()),
+    ],
+)
+def test_what_is_to_be_called_is_understood(read, given, expected):
+    """In each protocol's words."""
+    assert read(tool_choice=given).options.tool_choice == expected
+
+
+def test_a_schema_is_passed_on():
+    """Whatever the protocol calls it."""
+    shape = {"name": "place", "schema": SCHEMA, "strict": True}
+    found = [
+        chat(response_format={"type": "json_schema", "json_schema": shape}),
+        messages(output_config={"format": {"type": "json_schema", "schema": SCHEMA}}),
+        responses(text={"format": {"type": "json_schema", **shape}, "verbosity": "low"}),
+    ]
+
+    assert [request.options.schema.schema for request in found] == [SCHEMA] * 3
+    assert found[0].options.schema.name == "place"
+    assert chat(response_format={"type": "text"}).options.schema is None
+    assert chat(response_format={"type": "json_object"}).options.schema.schema == {"type": "object"}
+
+
+def test_parameters_are_the_callers_own():
+    """By the names of each protocol."""
+    params = chat(
+        temperature=0.1, max_completion_tokens=7, max_tokens=9, stop="END", seed=-5, top_p=0.5
+    ).options.params
+    others = messages(
+        stop_sequences=["a", "b"], output_config={"effort": "high"}, max_tokens=2_000_000
+    ).options.params
+
+    assert (params.temperature, params.max_tokens, params.stop) == (0.1, 7, ("END",))
+    assert params.seed == 2**31 - 5
+    assert (others.stop, others.reasoning_effort) == (("a", "b"), "high")
+    assert others.max_tokens == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("read", "body", "what"),
+    [
+        (chat, {"messages": []}, "has to end with a user's message"),
+        (chat, {"messages": "hello"}, "messages has to be a list"),
+        (chat, {"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        (chat, {"messages": [{"role": "user", "content": " "}]}, "empty"),
+        (chat, {"n": 2}, "n has to be 1"),
+        (chat, {"model": 5}, "model has to be a string"),
+        (chat, {"temperature": 9}, "$.temperature"),
+        (
+            chat,
+            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+            "input_audio",
+        ),
+        (
+            chat,
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image_url", "image_url": {"url": "file:///etc/x"}}],
+                    }
+                ]
+            },
+            "neither an https URL",
+        ),
+        (messages, {"messages": [*QUESTION, {"role": "assistant", "content": "I"}]}, "has to end"),
+        (messages, {"tools": [{"input_schema": {}}]}, "has no name"),
+        (responses, {"previous_response_id": "resp_1"}, "previous_response_id is not supported"),
+        (responses, {"input": [{"role": "user", "content": 5}]}, "input[0].content"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_plainly(read, body, what):
+    """A 400 names the place."""
+    with pytest.raises(RefusedError) as raised:
+        read(**body)
+
+    assert raised.value.status == 400
+    assert what in raised.value.message

@@ -1,0 +1,324 @@
+"""Speak OpenAI's Responses API, as OpenAI's own host is asked.
+
+Its chat completions refuse function tools for models that think (400 since gpt-5.6:
+BerriAI/litellm#34569, danny-avila/LibreChat#14355). Nothing is kept at the server (`store: false`);
+a model's thoughts go back to it, encrypted, with the calls they led to.
+
+Reference: https://platform.openai.com/docs/api-reference/responses; shapes and events are those of
+openai-python 3.57.0, `types/responses/`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from tieredllm.providers.accumulator import ENDINGS, Part
+from tieredllm.providers.base import Call
+from tieredllm.providers.cloud import WireRequest, base64_of
+from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
+from tieredllm.providers.openai import THINKING, OpenAIBackend
+from tieredllm.providers.tool_calls import (
+    ToolCallCollector,
+    decode_arguments,
+    safe_name,
+    with_unique_ids,
+    with_valid_ids,
+)
+from tieredllm.roles import split_system
+from tieredllm.types import (
+    Image,
+    Message,
+    MessagePart,
+    OutputSchema,
+    ToolCall,
+    ToolChoice,
+    ToolDeclaration,
+)
+
+__all__ = ["ResponsesBackend", "ResponsesToolCalls"]
+
+_ENDS = ("response.completed", "response.incomplete", "response.failed")
+_CALL_PIECES = ("response.function_call_arguments.delta", "response.function_call_arguments.done")
+
+_THOUGHT_PIECES = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
+_THOUGHT_KEYS = ("type", "id", "summary", "encrypted_content")
+"""What of a reasoning item goes back (`response_reasoning_item_param`)."""
+
+
+class ResponsesBackend(OpenAIBackend):
+    """A model at OpenAI, or at a server that speaks its Responses API."""
+
+    wire: ClassVar[str] = "responses"
+
+    def _build_request(self, call: Call) -> WireRequest:
+        stream = call.stream and "stream" not in call.omit
+        system, turns = split_system(call.messages)
+        params = call.params
+        thinks = bool(THINKING.match(self.model))
+        effort = params.reasoning_effort
+        if effort is None and thinks and self._thinks_little(params):
+            effort = "low"
+        options: dict[str, Any] = {
+            "max_output_tokens": params.max_tokens,
+            "temperature": None if thinks else params.temperature,
+            "top_p": None if thinks else params.top_p,
+            "reasoning": self._reasoning(effort, call, thinks=thinks),
+            "text": _format(call.schema),
+            "tools": _declared(call.tools) or None,
+            "tool_choice": _choice(call.tool_choice) if call.tools else None,
+            "parallel_tool_calls": call.tool_choice.parallel if call.tools else None,
+            "include": ["reasoning.encrypted_content"] if thinks and call.tools else None,
+        }
+        options = {
+            name: value
+            for name, value in options.items()
+            if value is not None and name not in call.omit
+        }
+        body: dict[str, Any] = {
+            "model": self.model,
+            **({"instructions": system} if system else {}),
+            "input": _items(turns, identity=self.identity),
+            "stream": stream,
+            "store": False,
+            **options,
+        }
+        return WireRequest(
+            path="/responses",
+            body=body,
+            parameters={
+                **{name: name for name in options},
+                **({"stream": "stream"} if stream else {}),
+                **(dict.fromkeys(("json_schema", "format"), "text") if call.schema else {}),
+                # "Encrypted content is not supported with this model."
+                **({"encrypted content": "include"} if "include" in options else {}),
+                # "Your organization must be verified to generate reasoning summaries."
+                **dict.fromkeys(options.get("reasoning", ()), "reasoning"),
+                **({"summary": "summary"} if "summary" in options.get("reasoning", ()) else {}),
+            },
+            stream=stream,
+        )
+
+    def _reasoning(self, effort: str | None, call: Call, *, thinks: bool) -> dict[str, str] | None:
+        """Ask for summaries of thoughts: they show that a model that thinks long is at work."""
+        asked = {"effort": effort} if effort is not None else {}
+        if thinks and self._at_home and "summary" not in call.omit:
+            asked["summary"] = "auto"
+        return asked or None
+
+    def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
+        del tools
+        return ResponsesToolCalls()
+
+    def _parse_chunk(self, value: dict[str, Any]) -> Part:
+        kind = get_str(value, "type") or ""
+        if kind and kind not in _ENDS:
+            return self._piece(kind, value)
+        response = get_path(value, "response") if kind else value
+        output = get_path(response, "output")
+        items = output if isinstance(output, list) else []
+        usage = get_path(response, "usage")
+        return Part(
+            text="".join(map(_text, items)),
+            # The events before it have had it all.
+            is_whole=bool(kind),
+            thought=None if kind else _thought(items),
+            refusal="".join(
+                get_str(part, "refusal") or "" for item in items for part in _contents(item)
+            ),
+            reason=_reason(response),
+            error=find_error(response),
+            prompt_tokens=get_count(usage, "input_tokens"),
+            completion_tokens=get_count(usage, "output_tokens"),
+            model=get_str(response, "model"),
+            done=bool(kind),
+            calls=any(get_path(item, "type") == "function_call" for item in items),
+            candidates=isinstance(output, list),
+        )
+
+    def _piece(self, kind: str, value: dict[str, Any]) -> Part:
+        """Read an event in the middle of an answer; those of a server's own tools say nothing."""
+        delta = get_str(value, "delta") or ""
+        return Part(
+            text=delta if kind == "response.output_text.delta" else "",
+            thought=delta if kind in _THOUGHT_PIECES else _begun_thought(kind, value),
+            refusal=delta if kind == "response.refusal.delta" else "",
+            error=find_error(value),
+            model=get_str(value, "response", "model"),
+            calls=kind in _CALL_PIECES or get_str(value, "item", "type") == "function_call",
+            candidates=False,
+        )
+
+
+def _reason(response: Any) -> str | None:
+    """Return why a response ended; one that is incomplete for unknown reasons is cut, not whole."""
+    status, why = get_str(response, "status"), get_str(response, "incomplete_details", "reason")
+    return why if status == "incomplete" and why and why.lower() in ENDINGS else status
+
+
+class ResponsesToolCalls:
+    """Collect the items of one answer, `function_call` among them."""
+
+    def __init__(self) -> None:
+        self._items: dict[int, dict[str, Any]] = {}
+        self._arguments: dict[int, str] = {}
+
+    def take(self, value: dict[str, Any]) -> None:
+        """Take an event, or a whole response."""
+        kind, index = get_str(value, "type"), get_path(value, "output_index")
+        output = get_path(value, "response", "output") if kind else get_path(value, "output")
+        if (kind is None or kind in _ENDS) and isinstance(output, list) and output:
+            self._items = {at: item for at, item in enumerate(output) if isinstance(item, dict)}
+        elif isinstance(index, int) and isinstance(get_path(value, "item"), dict):
+            self._items[index] = value["item"]
+        elif isinstance(index, int) and kind == "response.function_call_arguments.delta":
+            self._arguments[index] = self._arguments.get(index, "") + (
+                get_str(value, "delta") or ""
+            )
+        elif isinstance(index, int) and kind == "response.function_call_arguments.done":
+            self._arguments[index] = get_str(value, "arguments") or self._arguments.get(index, "")
+
+    def complete(self) -> tuple[ToolCall, ...]:
+        """Return the `function_call` items as calls."""
+        return with_unique_ids(
+            [
+                ToolCall(
+                    id=get_str(item, "call_id") or get_str(item, "id") or "",
+                    name=get_str(item, "name") or "",
+                    arguments=get_str(item, "arguments") or self._arguments.get(index, ""),
+                )
+                for index, item in sorted(self._items.items())
+                if item.get("type") == "function_call"
+            ]
+        )
+
+    def raw(self) -> Any:
+        """Return the items that go back before the calls: thoughts as they came, and what was said.
+
+        Thoughts that are not encrypted would have to be kept at the server, and are not; and so
+        messages go without the ids by which they would be looked for there.
+        """
+        items: list[dict[str, Any]] = []
+        for _, item in sorted(self._items.items()):
+            kind = item.get("type")
+            if kind == "reasoning" and get_str(item, "encrypted_content"):
+                items.append({key: item[key] for key in _THOUGHT_KEYS if item.get(key) is not None})
+            elif kind == "message" and (text := _text(item)):
+                phase = {"phase": item["phase"]} if item.get("phase") else {}
+                items.append(_said(text) | phase)
+        return items
+
+
+def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:
+    """Return an empty thought where one begins or ends: it may come without a word of it."""
+    is_item = kind in ("response.output_item.added", "response.output_item.done")
+    return "" if is_item and get_str(value, "item", "type") == "reasoning" else None
+
+
+def _thought(items: list[Any]) -> str | None:
+    """Return the thoughts in the items of an answer: their summary, or where open, themselves."""
+    found = [item for item in items if get_path(item, "type") == "reasoning"]
+    parts = [get_path(item, "summary") or get_path(item, "content") for item in found]
+    texts = [
+        get_str(part, "text") or ""
+        for listed in parts
+        for part in (listed if isinstance(listed, list) else ())
+    ]
+    return "\n\n".join(texts) if found else None
+
+
+def _contents(item: Any) -> list[Any]:
+    content = get_path(item, "content")
+    return content if isinstance(content, list) and item.get("type") == "message" else []
+
+
+def _text(item: Any) -> str:
+    return "".join(
+        get_str(part, "text") or ""
+        for part in _contents(item)
+        if get_path(part, "type") == "output_text"
+    )
+
+
+def _items(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:
+    """Return a conversation as items; a call and its result are items of their own."""
+    items: list[dict[str, Any]] = []
+    for turn in with_valid_ids(turns, identity=identity):
+        if turn.role == "tool":
+            told = f"Error: {turn.content}" if turn.is_error else turn.content
+            items.append(
+                {"type": "function_call_output", "call_id": turn.call_id or "", "output": told}
+            )
+            continue
+        own = turn.raw if turn.made_by == identity and isinstance(turn.raw, list) else None
+        if own:
+            items += own
+        elif turn.parts or turn.content.strip():
+            items.append(
+                _said(turn.content)
+                if turn.role == "assistant"
+                else {"role": turn.role, "content": _content(turn)}
+            )
+        items += [
+            {
+                "type": "function_call",
+                "call_id": call.id,
+                "name": safe_name(call.name),
+                "arguments": msgspec.json.encode(decode_arguments(call)).decode(),
+            }
+            for call in turn.calls
+        ]
+    return items
+
+
+def _said(text: str) -> dict[str, Any]:
+    """Return an assistant's turn in the form that llama.cpp's server knows as well."""
+    content = [{"type": "output_text", "text": text}]
+    return {"type": "message", "role": "assistant", "content": content}
+
+
+def _content(turn: Message) -> str | list[dict[str, Any]]:
+    if not turn.parts:
+        return turn.content
+    text = [{"type": "input_text", "text": turn.content}] if turn.content.strip() else []
+    return [*(_part(part) for part in turn.parts), *text]
+
+
+def _part(part: MessagePart) -> dict[str, Any]:
+    """Return a part of a message (`response_input_image_param`, `response_input_file_param`)."""
+    if isinstance(part, Image):
+        url = part.url or f"data:{part.media_type};base64,{base64_of(part.data)}"
+        return {"type": "input_image", "image_url": url, "detail": part.detail or "auto"}
+    if part.url:
+        return {"type": "input_file", "file_url": part.url}
+    data = f"data:application/pdf;base64,{base64_of(part.data)}"
+    return {"type": "input_file", "filename": part.name or "document.pdf", "file_data": data}
+
+
+def _declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "function",
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+            # Where nothing is said, a schema is made strict (its guide to function calling).
+            "strict": bool(tool.strict),
+        }
+        for tool in tools
+    ]
+
+
+def _format(schema: OutputSchema | None) -> dict[str, Any] | None:
+    if schema is None:
+        return None
+    strict = {} if schema.strict is None else {"strict": schema.strict}
+    described = {"type": "json_schema", "name": schema.name, "schema": schema.schema}
+    return {"format": described | strict}
+
+
+def _choice(choice: ToolChoice) -> Any:
+    if choice.mode == "required" and choice.name:
+        return {"type": "function", "name": choice.name}
+    return None if choice.mode == "auto" else choice.mode

@@ -1,0 +1,214 @@
+"""Let the tiers answer one request, and hold its response back until there is real output.
+
+Until a tier's first word nothing is sent, so any failure moves on, unseen. A stream that dies after
+words were sent ends in the protocol's error and a broken connection: never in a clean end, which
+clients take for success.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from math import ceil
+
+from tieredllm.client import FallbackManager
+from tieredllm.errors import UsageError
+from tieredllm.serve.exchange import BrokenOffError, Exchange, LostError
+from tieredllm.serve.wire import Failure, GatewayRequest, RefusedError, Wire, failure_of
+from tieredllm.types import (
+    Answer,
+    Answered,
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    Thought,
+    Token,
+    ToolsWanted,
+)
+
+__all__ = ["Answering"]
+
+KEEP_ALIVE_S = 10.0
+"""Seconds between two signs of life on a stream that waits: well below the 30 to 60 s after which
+proxies close a silent connection."""
+MAX_RETRY_AFTER_S = 60
+"""The longest wait that is asked of a client: Anthropic's SDK obeys any (2.14.0)."""
+
+
+class Answering:
+    """One request on its way through the tiers.
+
+    Args:
+        manager: whose tiers answer.
+        wire: the client's protocol.
+        request: what is asked.
+        http: the request and its response.
+        hold_s: how long a stream is held back for its first word, in seconds.
+        live: whether words are passed on as they come; otherwise a stream has one tier's whole
+            answer at its end.
+        observe: takes the answer, complete or failed.
+    """
+
+    def __init__(
+        self,
+        manager: FallbackManager,
+        wire: Wire,
+        request: GatewayRequest,
+        http: Exchange,
+        *,
+        hold_s: float,
+        live: bool,
+        observe: Callable[[Answer], None],
+    ) -> None:
+        self._manager = manager
+        self._wire = wire
+        self._request = request
+        self._http = http
+        self._hold_s = hold_s
+        self._live = live
+        self._observe = observe
+        self._writer = wire.writer(request, http.request_id)
+        self._asked: dict[str, AttemptStarted] = {}
+        """Who was asked last in each tier."""
+        self._attempts = 0
+        self._speaker: str | None = None
+        """The tier whose words were sent."""
+
+    async def run(self) -> str:
+        """Answer; return how that ended: `ok` or `failed`.
+
+        Raises:
+            RefusedError: there is no answer, and nothing was sent yet.
+            BrokenOffError: a stream ended in an error.
+        """
+        waiting = asyncio.ensure_future(self._keep_alive()) if self._request.stream else None
+        try:
+            return await self._run()
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+
+    async def stopped(self, message: str) -> None:
+        """Say on a stream that the gateway ends it."""
+        await self._http.write(self._writer.failed(Failure(status=503, message=message)))
+
+    async def _run(self) -> str:
+        request = self._request
+        options = request.options
+        try:
+            events = self._manager.stream(
+                request.prompt, {"request_id": self._http.request_id}, options=options
+            )
+            async with aclosing(events):
+                async for event in events:
+                    if isinstance(event, Answered):
+                        self._observe(event.answer)
+                        return await self._end(event.answer)
+                    if not isinstance(event, AttemptStarted):
+                        if request.stream and self._live:
+                            await self._pass_on(event)
+                        continue
+                    self._attempts += 1
+                    self._asked[event.tier] = event
+        except UsageError as exc:
+            raise RefusedError(400, str(exc)) from exc
+        raise AssertionError  # the last event is Answered
+
+    async def _pass_on(self, event: Event) -> None:
+        """Send what one event means to the client.
+
+        Raises:
+            BrokenOffError: the words that were sent are void.
+        """
+        if isinstance(event, Token):
+            if self._speaker not in (None, event.tier):
+                await self._break_off(Failure(status=503, message=f"{self._speaker} broke off"))
+            model = self._asked[event.tier].model
+            await self._open(event.tier)
+            self._speaker = event.tier
+            await self._http.write(self._writer.word(event.text, model))
+        elif isinstance(event, Thought) and self._request.takes_thoughts:
+            if self._speaker is None:
+                model = self._asked[event.tier].model
+                await self._open(event.tier)
+                await self._http.write(self._writer.thought(event.text, model))
+        elif isinstance(event, ToolsWanted) and event.tier == self._speaker:
+            # What a model says before it uses the profile's tools stays said.
+            await self._http.write(self._writer.word("\n\n", self._asked[event.tier].model))
+        elif isinstance(event, AttemptFailed) and event.attempt.tier == self._speaker:
+            why = f"{event.attempt.tier} broke off: {event.attempt.why}"
+            await self._break_off(Failure(status=503, message=why))
+
+    async def _end(self, answer: Answer) -> str:
+        """Send the answer, or why there is none."""
+        request = self._request
+        if answer.error is not None:
+            await self._fail(answer)
+            return "failed"
+        if not request.stream:
+            headers = self._headers(answer.tier)
+            await self._http.respond(200, self._wire.whole(request, answer), headers=headers)
+            return "ok"
+        await self._open(answer.tier)
+        frames = []
+        if not self._live:
+            model = answer.model_used or ""
+            if answer.reasoning and request.takes_thoughts:
+                frames.append(self._writer.thought(answer.reasoning, model))
+            if answer.text:
+                frames.append(self._writer.word(answer.text, model))
+        frames.append(self._writer.end(answer))
+        await self._http.write(b"".join(frames))
+        await self._http.close()
+        return "ok"
+
+    async def _fail(self, answer: Answer) -> None:
+        """Say that no tier has answered.
+
+        Raises:
+            RefusedError: as a response of its own, where nothing was sent yet.
+            BrokenOffError: within the stream.
+        """
+        failure = failure_of(answer)
+        if self._request.stream and (self._http.is_open or self._wire.fails_in_stream):
+            await self._open(None)
+            await self._break_off(failure)
+        headers = [("x-should-retry", "false"), ("x-tieredllm-attempts", str(self._attempts))]
+        if failure.status == 503:
+            headers.append(("retry-after", str(self._retry_after_s(answer))))
+        raise RefusedError(failure.status, failure.message, code=failure.code, headers=headers)
+
+    def _retry_after_s(self, answer: Answer) -> int:
+        """Return after how many seconds the first of the tiers may be well again."""
+        waits = self._manager.cooldowns_s()
+        waits += [
+            attempt.error.retry_after_s
+            for attempt in answer.attempts
+            if attempt.error is not None and attempt.error.retry_after_s is not None
+        ]
+        return max(1, min(MAX_RETRY_AFTER_S, ceil(min(waits, default=1))))
+
+    async def _break_off(self, failure: Failure) -> None:
+        await self._http.write(self._writer.failed(failure))
+        raise BrokenOffError
+
+    async def _open(self, tier: str | None) -> None:
+        if not self._http.is_open:
+            await self._http.open(self._headers(tier))
+
+    def _headers(self, tier: str | None) -> list[tuple[str, str]]:
+        headers = [("x-tieredllm-attempts", str(self._attempts))]
+        if tier is not None:
+            headers.append(("x-tieredllm-tier", tier))
+            headers.append(("x-tieredllm-level", str(self._asked[tier].level)))
+        return headers
+
+    async def _keep_alive(self) -> None:
+        """Open a stream that has waited long enough, and give signs of life from then on."""
+        await asyncio.sleep(self._hold_s)
+        with suppress(LostError):
+            while True:
+                await self._open(None)
+                await self._http.write(self._writer.keep_alive())
+                await asyncio.sleep(KEEP_ALIVE_S)

@@ -1,0 +1,335 @@
+"""Speak OpenAI's Chat Completions as a server: what every compatible client understands.
+
+The inverse of `providers.openai`. Reference: https://platform.openai.com/docs/api-reference/chat
+and the types of openai-python 3.57.0, `types/chat/`. What clients cannot do without: `choices` in
+every chunk, `index`, `id` and `arguments` as text in every call, an `error` object in a stream that
+dies.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tieredllm.serve.wire import (
+    Failure,
+    GatewayRequest,
+    RefusedError,
+    as_dict,
+    as_list,
+    declaration,
+    document_from_url,
+    encode,
+    image_from_url,
+    named_results,
+    overrides,
+    prompt_of,
+    schema_of,
+    string,
+    text_in,
+    usage_of,
+)
+from tieredllm.types import (
+    Answer,
+    Message,
+    MessagePart,
+    Options,
+    OutputSchema,
+    ToolCall,
+    ToolChoice,
+    ToolDeclaration,
+)
+
+__all__ = ["ChatWire", "error_object"]
+
+FINISHES = {"stop": "stop", "length": "length", "repetition": "length", "tool_calls": "tool_calls"}
+"""Our finish reasons in OpenAI's words; an answer that ran in circles was cut, too."""
+
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    503: "server_error",
+}
+
+
+def error_object(status: int, message: str, code: str | None) -> dict[str, Any]:
+    """Return an error as OpenAI's clients read it (openai-python 3.57.0, `_exceptions.py`)."""
+    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+class ChatWire:
+    """`POST /v1/chat/completions`."""
+
+    fails_in_stream = False
+
+    def read(self, body: dict[str, Any]) -> GatewayRequest:
+        """Read a request; fields that are not known are ignored.
+
+        Raises:
+            RefusedError: see `Wire`.
+        """
+        if body.get("n") not in (None, 1):
+            raise RefusedError(400, "n has to be 1: a request gets one answer")
+        system, turns = _conversation(as_list(body.get("messages"), "messages"))
+        tools = _tools(body.get("tools"))
+        limit = body.get("max_completion_tokens")
+        params = overrides(
+            {name: body.get(name) for name in _SAME_NAMES}
+            | {"max_tokens": body.get("max_tokens") if limit is None else limit}
+        )
+        reasoning = body.get("reasoning")
+        effort = params.reasoning_effort
+        stream_options = body.get("stream_options")
+        return GatewayRequest(
+            model=string(body.get("model"), "model"),
+            prompt=prompt_of(system, turns),
+            options=Options(
+                params=params,
+                schema=_schema(body.get("response_format")),
+                caller_tools=tools,
+                tool_choice=_choice(body.get("tool_choice"), body.get("parallel_tool_calls")),
+            ),
+            stream=body.get("stream") is True,
+            include_usage=isinstance(stream_options, dict)
+            and stream_options.get("include_usage") is True,
+            takes_thoughts=body.get("include_reasoning") is True
+            or isinstance(reasoning, dict)
+            or effort not in (None, "none"),
+        )
+
+    def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
+        """Return OpenAI's error object."""
+        return error_object(status, message, code)
+
+    def whole(self, request: GatewayRequest, answer: Answer) -> dict[str, Any]:
+        """Return a `chat.completion`."""
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": answer.text or (None if answer.calls else ""),
+            "refusal": None,
+        }
+        if answer.reasoning and request.takes_thoughts:
+            message["reasoning_content"] = answer.reasoning
+        if answer.calls:
+            message["tool_calls"] = [_call(call) for call in answer.calls]
+        return {
+            "id": _id(answer.request_id),
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": answer.model_used,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message,
+                    "logprobs": None,
+                    "finish_reason": FINISHES.get(answer.finish_reason or "", "stop"),
+                }
+            ],
+            "usage": _usage(request, answer),
+        }
+
+    def writer(self, request: GatewayRequest, request_id: str) -> ChatWriter:
+        """Return what writes `chat.completion.chunk`s."""
+        return ChatWriter(request, request_id)
+
+
+class ChatWriter:
+    """One streamed chat completion."""
+
+    def __init__(self, request: GatewayRequest, request_id: str) -> None:
+        self._request = request
+        self._begun = False
+        self._id = _id(request_id)
+        self._created = int(time.time())
+        self._model = ""
+        self._head = b""
+
+    def keep_alive(self) -> bytes:
+        """Return a comment."""
+        return b": keep-alive\n\n"
+
+    def word(self, text: str, model: str) -> bytes:
+        """Return a chunk with text, the role before the first."""
+        return self._begin(model) + self._delta(b'{"content":%s}' % encode(text))
+
+    def thought(self, text: str, model: str) -> bytes:
+        """Return a chunk with a thought, in the field that DeepSeek, vLLM and llama.cpp use."""
+        return self._begin(model) + self._delta(b'{"reasoning_content":%s}' % encode(text))
+
+    def end(self, answer: Answer) -> bytes:
+        """Return the calls, the finish reason, the usage where it was asked for, and `[DONE]`."""
+        frames = [self._begin(self._model or answer.model_used or "")]
+        for index, call in enumerate(answer.calls):
+            frames.append(self._delta(encode({"tool_calls": [{"index": index} | _call(call)]})))
+        reason = FINISHES.get(answer.finish_reason or "", "stop")
+        frames.append(b'%s{},"finish_reason":"%s"}]}\n\n' % (self._head, reason.encode()))
+        if self._request.include_usage:
+            chunk = self._chunk() | {"choices": [], "usage": _usage(self._request, answer)}
+            frames.append(b"data: %s\n\n" % encode(chunk))
+        frames.append(b"data: [DONE]\n\n")
+        return b"".join(frames)
+
+    def failed(self, failure: Failure) -> bytes:
+        """Return an `error` object, which the SDK raises; no `[DONE]` comes after it."""
+        value = error_object(failure.status, failure.message, failure.code)
+        return b"data: %s\n\n" % encode(value)
+
+    def _chunk(self) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._model,
+        }
+
+    def _begin(self, model: str) -> bytes:
+        """Return the first chunk, when it was not sent yet; from then on name this model."""
+        if model != self._model:
+            self._model = model
+            self._head = b'data: %s,"choices":[{"index":0,"delta":' % encode(self._chunk())[:-1]
+        if self._begun:
+            return b""
+        self._begun = True
+        return self._delta(b'{"role":"assistant","content":""}')
+
+    def _delta(self, delta: bytes) -> bytes:
+        return b'%s%s,"finish_reason":null}]}\n\n' % (self._head, delta)
+
+
+_SAME_NAMES = (
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop",
+    "seed",
+    "reasoning_effort",
+)
+"""The parameters that OpenAI and we call the same."""
+
+
+def _conversation(messages: list[Any]) -> tuple[list[str], list[Message]]:
+    system: list[str] = []
+    turns: list[Message] = []
+    for number, given in enumerate(messages):
+        where = f"messages[{number}]"
+        message = as_dict(given, where)
+        role, content = message.get("role"), message.get("content")
+        if role in ("system", "developer"):
+            system.append(text_in(content, f"{where}.content", ("text",)))
+        elif role == "user":
+            turns.append(_user_turn(content, f"{where}.content"))
+        elif role == "assistant":
+            text = text_in(content, f"{where}.content", ("text", "refusal", "output_text"))
+            turns.append(Message("assistant", text, calls=_calls(message.get("tool_calls"), where)))
+        elif role == "tool":
+            text = text_in(content, f"{where}.content", ("text",))
+            called = string(message.get("tool_call_id"), f"{where}.tool_call_id")
+            turns.append(Message("tool", text, call_id=called))
+        else:
+            known = "system, developer, user, assistant or tool"
+            raise RefusedError(400, f"{where}.role has to be {known}")
+    return system, named_results(turns)
+
+
+def _user_turn(content: Any, where: str) -> Message:
+    if isinstance(content, str):
+        return Message("user", content)
+    texts: list[str] = []
+    parts: list[MessagePart] = []
+    for number, given in enumerate(as_list(content, where)):
+        place = f"{where}[{number}]"
+        part = as_dict(given, place)
+        kind = part.get("type")
+        if kind == "text":
+            texts.append(string(part.get("text"), f"{place}.text"))
+        elif kind == "image_url":
+            image = part.get("image_url")
+            image = {"url": image} if isinstance(image, str) else as_dict(image, place)
+            url = string(image.get("url"), f"{place}.image_url.url")
+            parts.append(image_from_url(url, place, image.get("detail")))
+        elif kind == "file":
+            file = as_dict(part.get("file"), f"{place}.file")
+            data = string(file.get("file_data"), f"{place}.file.file_data")
+            name = file.get("filename")
+            parts.append(document_from_url(data, place, name if isinstance(name, str) else None))
+        else:
+            raise RefusedError(400, f"{place}: no tier takes a part of type {kind!r}")
+    return Message("user", "\n\n".join(texts), parts=tuple(parts))
+
+
+def _calls(given: Any, where: str) -> tuple[ToolCall, ...]:
+    calls = []
+    for number, entry in enumerate(as_list(given or [], f"{where}.tool_calls")):
+        place = f"{where}.tool_calls[{number}]"
+        call = as_dict(entry, place)
+        function = as_dict(call.get("function"), f"{place}.function")
+        name = string(function.get("name"), f"{place}.function.name")
+        arguments = function.get("arguments") or ""
+        if not isinstance(arguments, str):
+            arguments = encode(arguments).decode()
+        calls.append(
+            ToolCall(id=string(call.get("id"), f"{place}.id"), name=name, arguments=arguments)
+        )
+    return tuple(calls)
+
+
+def _tools(given: Any) -> tuple[ToolDeclaration, ...]:
+    """Return the function tools; of other types no tier could make any use."""
+    tools = []
+    for number, entry in enumerate(as_list(given or [], "tools")):
+        tool = as_dict(entry, f"tools[{number}]")
+        if tool.get("type") == "function":
+            function = as_dict(tool.get("function"), f"tools[{number}].function")
+            tools.append(
+                declaration(
+                    function.get("name"), function, function.get("parameters"), f"tools[{number}]"
+                )
+            )
+    return tuple(tools)
+
+
+def _choice(given: Any, parallel: Any) -> ToolChoice:
+    several = parallel if isinstance(parallel, bool) else None
+    if given in ("none", "required"):
+        return ToolChoice(mode=given, parallel=several)
+    if isinstance(given, dict) and given.get("type") == "function":
+        function = given.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        return ToolChoice(
+            mode="required", name=string(name, "tool_choice.function.name"), parallel=several
+        )
+    return ToolChoice(parallel=several)
+
+
+def _schema(given: Any) -> OutputSchema | None:
+    if given is None:
+        return None
+    wanted = as_dict(given, "response_format")
+    if wanted.get("type") == "json_schema":
+        return schema_of(
+            as_dict(wanted.get("json_schema"), "response_format.json_schema"),
+            "response_format.json_schema",
+        )
+    return schema_of(wanted, "response_format")
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments or "{}"}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _usage(request: GatewayRequest, answer: Answer) -> dict[str, int]:
+    prompt, completion = usage_of(request, answer)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+def _id(request_id: str) -> str:
+    return f"chatcmpl-{request_id}"

@@ -1,0 +1,217 @@
+"""One HTTP request and its response: the body read with limits, the client watched, frames sent.
+
+uvicorn tells of a client that has gone by `receive()` alone, so somebody has to wait there from the
+moment the body has come, also before the first byte of the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from tieredllm.serve.wire import RefusedError, encode
+
+__all__ = ["BrokenOffError", "Exchange", "LostError", "Receive", "Send", "StoppedError"]
+
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+STALLED_S = 60.0
+"""How long a client may leave what was sent to it unread before it counts as gone, in seconds."""
+
+
+class LostError(Exception):
+    """The client has gone: nothing is left to send."""
+
+
+class BrokenOffError(LostError):
+    """A stream ends in an error: it is not closed, so that no reader takes it for whole."""
+
+
+class StoppedError(Exception):
+    """The gateway ends this request before anything of its answer was sent."""
+
+
+class Exchange:
+    """A request, and what was sent of its response.
+
+    Args:
+        method: the request's method.
+        path: its path, without the query.
+        headers: its headers, names in lower case.
+        request_id: 32 hexadecimal digits, for the response's headers.
+        receive: ASGI's.
+        send: ASGI's.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        request_id: str,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.request_id = request_id
+        self.extra_headers: list[tuple[str, str]] = []
+        self.is_open = False
+        """Whether a stream has begun: its status and headers are sent."""
+        self.ended = asyncio.Event()
+        self._receive = receive
+        self._send = send
+        self._has_body = False
+        self._writing = asyncio.Lock()
+        self._stopping: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def body(self, *, max_bytes: int, within_s: float) -> bytes:
+        """Read the whole body.
+
+        Args:
+            max_bytes: how much is read.
+            within_s: how long it may take, in seconds.
+
+        Raises:
+            RefusedError: it is larger, or comes more slowly.
+            LostError: the client has gone.
+        """
+        too_large = RefusedError(
+            413, f"the body is larger than {max_bytes // 2**20} MB", headers=[_CLOSE]
+        )
+        announced = self.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > max_bytes:
+            raise too_large
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(within_s):
+                while not self._has_body:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise LostError
+                    piece = message.get("body", b"")
+                    size += len(piece)
+                    if size > max_bytes:
+                        raise too_large
+                    pieces.append(piece)
+                    self._has_body = not message.get("more_body", False)
+        except TimeoutError:
+            reason = f"the body did not come within {within_s:g} s"
+            raise RefusedError(408, reason, headers=[_CLOSE]) from None
+        return b"".join(pieces)
+
+    def stop(self, message: str) -> None:
+        """Let `attended` end the work; `message` says why."""
+        if not self._stopping.done():
+            self._stopping.set_result(message)
+
+    async def attended(
+        self,
+        work: Callable[[], Coroutine[Any, Any, str]],
+        stopped: Callable[[str], Awaitable[None]],
+    ) -> str:
+        """Do some work for as long as the client is there and nobody has called `stop`.
+
+        Args:
+            work: what is done; cancelled at once when the client goes.
+            stopped: says so on a stream that is open, when it is stopped.
+
+        Returns:
+            What the work returned.
+
+        Raises:
+            LostError: the client has gone.
+            BrokenOffError: it was stopped in mid-stream.
+            StoppedError: it was stopped, and nothing was sent yet.
+        """
+        working = asyncio.ensure_future(work())
+        gone = asyncio.ensure_future(self._until_gone())
+        try:
+            ends: list[asyncio.Future[Any]] = [working, gone, self._stopping]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return await working
+        finally:
+            gone.cancel()
+            working.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await working
+        if gone.done() and not gone.cancelled():
+            raise LostError
+        message = self._stopping.result()
+        if not self.is_open:
+            raise StoppedError(message)
+        await stopped(message)
+        raise BrokenOffError
+
+    async def respond(
+        self,
+        status: int,
+        content: bytes | dict[str, Any],
+        media_type: str = "application/json",
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Send a whole response.
+
+        Args:
+            status: its status.
+            content: its body; an object is written as JSON.
+            media_type: the body's type.
+            headers: more headers.
+        """
+        body = content if isinstance(content, bytes) else encode(content)
+        own = [("content-type", media_type), ("content-length", str(len(body)))]
+        if not self._has_body and self.method == "POST":
+            own.append(_CLOSE)  # what is left of the body is not waited for
+        await self._start(status, [*own, *headers])
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def open(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Begin a stream of server-sent events, unless it has begun."""
+        async with self._writing:
+            if not self.is_open:
+                self.is_open = True
+                await self._start(200, [*_STREAM, *headers])
+
+    async def write(self, frames: bytes) -> None:
+        """Send frames of the stream.
+
+        Raises:
+            LostError: the client has not read for too long.
+        """
+        async with self._writing:
+            message = {"type": "http.response.body", "body": frames, "more_body": True}
+            try:
+                async with asyncio.timeout(STALLED_S):
+                    await self._send(message)
+            except TimeoutError:
+                raise LostError from None
+
+    async def close(self) -> None:
+        """End the stream properly. One that is not closed is broken off: an error to its reader."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
+        named = [*headers, *self.extra_headers]
+        named += [("x-request-id", self.request_id), ("request-id", self.request_id)]
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+_CLOSE = ("connection", "close")
+_STREAM = (
+    ("content-type", "text/event-stream; charset=utf-8"),
+    ("cache-control", "no-cache"),
+    ("x-accel-buffering", "no"),  # nginx would collect the words
+)

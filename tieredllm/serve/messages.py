@@ -1,0 +1,362 @@
+"""Speak Anthropic's Messages API as a server.
+
+The inverse of `providers.anthropic`. Reference: https://platform.claude.com/docs/en/api/messages
+and the types of anthropic-sdk-python 2.14.0. What its clients cannot do without: an `event:` line
+for each frame, `message_start` first, blocks numbered from 0 without a gap, and a
+`content_block_stop` for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tieredllm.providers.tool_calls import decode_arguments
+from tieredllm.serve.wire import (
+    Failure,
+    GatewayRequest,
+    RefusedError,
+    as_dict,
+    as_list,
+    declaration,
+    encode,
+    from_base64,
+    named_results,
+    overrides,
+    prompt_of,
+    schema_of,
+    sse,
+    string,
+    text_in,
+    usage_of,
+)
+from tieredllm.types import (
+    Answer,
+    Document,
+    Image,
+    Message,
+    MessagePart,
+    Options,
+    ToolCall,
+    ToolChoice,
+    ToolDeclaration,
+)
+
+__all__ = ["MessagesWire", "error_object"]
+
+STOPS = {"stop": "end_turn", "length": "max_tokens", "repetition": "max_tokens"}
+"""Our finish reasons in Anthropic's words; an answer that ran in circles was cut, too."""
+
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+}
+"""https://platform.claude.com/docs/en/api/errors"""
+
+
+def error_object(status: int, message: str, code: str | None = None) -> dict[str, Any]:  # noqa: ARG001
+    """Return an error as Anthropic's clients read it."""
+    kind = ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+class MessagesWire:
+    """`POST /v1/messages`."""
+
+    fails_in_stream = False
+
+    def read(self, body: dict[str, Any]) -> GatewayRequest:
+        """Read a request; betas, fields and tools that are not known are ignored.
+
+        Raises:
+            RefusedError: see `Wire`.
+        """
+        system, turns = _conversation(as_list(body.get("messages"), "messages"))
+        if body.get("system") is not None:
+            system.insert(0, text_in(body["system"], "system", ("text",)))
+        output = body.get("output_config")
+        output = output if isinstance(output, dict) else {}
+        thinking = body.get("thinking")
+        thinks = isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")
+        form = output.get("format") or body.get("output_format")
+        return GatewayRequest(
+            model=string(body.get("model"), "model"),
+            prompt=prompt_of(system, turns),
+            options=Options(
+                params=overrides(
+                    {
+                        "max_tokens": body.get("max_tokens"),
+                        "temperature": body.get("temperature"),
+                        "top_p": body.get("top_p"),
+                        "stop": body.get("stop_sequences"),
+                        "reasoning_effort": output.get("effort"),
+                    }
+                ),
+                schema=None if form is None else schema_of(as_dict(form, "output_config.format")),
+                caller_tools=_tools(body.get("tools")),
+                tool_choice=_choice(body.get("tool_choice")),
+            ),
+            stream=body.get("stream") is True,
+            takes_thoughts=thinks,
+        )
+
+    def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
+        """Return Anthropic's error object."""
+        return error_object(status, message, code)
+
+    def whole(self, request: GatewayRequest, answer: Answer) -> dict[str, Any]:
+        """Return a message."""
+        content: list[dict[str, Any]] = []
+        if answer.reasoning and request.takes_thoughts:
+            content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
+        if answer.text or not answer.calls:
+            content.append({"type": "text", "text": answer.text or ""})
+        content += [_tool_use(call) | {"input": decode_arguments(call)} for call in answer.calls]
+        prompt, completion = usage_of(request, answer)
+        message = _message(answer.request_id, answer.model_used or "", content)
+        return message | {
+            "stop_reason": _stop(answer),
+            "usage": {"input_tokens": prompt, "output_tokens": completion},
+        }
+
+    def writer(self, request: GatewayRequest, request_id: str) -> MessagesWriter:
+        """Return what writes a message's events."""
+        return MessagesWriter(request, request_id)
+
+
+class MessagesWriter:
+    """One streamed message: blocks that are opened, grow and are closed one after the other."""
+
+    def __init__(self, request: GatewayRequest, request_id: str) -> None:
+        self._request = request
+        self._request_id = request_id
+        self._begun = False
+        self._index = -1
+        self._open: str | None = None
+        """The type of the block that is open."""
+
+    def keep_alive(self) -> bytes:
+        """Return a comment; a `ping` before `message_start` would be a frame out of order."""
+        return b": keep-alive\n\n"
+
+    def word(self, text: str, model: str) -> bytes:
+        """Return a text delta, what must come before it first."""
+        begin = self._begin(model) + self._block("text", {"type": "text", "text": ""})
+        return begin + self._delta(b'{"type":"text_delta","text":%s}' % encode(text))
+
+    def thought(self, text: str, model: str) -> bytes:
+        """Return a thinking delta; nobody has signed it, so its signature is empty."""
+        block = {"type": "thinking", "thinking": "", "signature": ""}
+        begin = self._begin(model) + self._block("thinking", block)
+        return begin + self._delta(b'{"type":"thinking_delta","thinking":%s}' % encode(text))
+
+    def end(self, answer: Answer) -> bytes:
+        """Return the calls, each a block of its own, the stop reason and the usage."""
+        frames = [self._begin(answer.model_used or "")]
+        for call in answer.calls:
+            frames.append(self._close())
+            frames.append(self._block("tool_use", _tool_use(call) | {"input": {}}))
+            arguments = encode(encode(decode_arguments(call)).decode())
+            frames.append(self._delta(b'{"type":"input_json_delta","partial_json":%s}' % arguments))
+        if self._index < 0:
+            frames.append(self._block("text", {"type": "text", "text": ""}))
+        frames.append(self._close())
+        prompt, completion = usage_of(self._request, answer)
+        ended = {
+            "type": "message_delta",
+            "delta": {"stop_reason": _stop(answer), "stop_sequence": None},
+            "usage": {"input_tokens": prompt, "output_tokens": completion},
+        }
+        frames.append(sse("message_delta", ended))
+        frames.append(sse("message_stop", {"type": "message_stop"}))
+        return b"".join(frames)
+
+    def failed(self, failure: Failure) -> bytes:
+        """Return an `error` event; what is open stays open, so that nothing looks whole."""
+        return sse("error", error_object(failure.status, failure.message))
+
+    def _begin(self, model: str) -> bytes:
+        if self._begun:
+            return b""
+        self._begun = True
+        message = _message(self._request_id, model, [])
+        return sse("message_start", {"type": "message_start", "message": message})
+
+    def _block(self, kind: str, block: dict[str, Any]) -> bytes:
+        """Return what opens a block of a type, when none of it is open."""
+        if self._open == kind:
+            return b""
+        closing = self._close()
+        self._open = kind
+        self._index += 1
+        opened = {"type": "content_block_start", "index": self._index, "content_block": block}
+        return closing + sse("content_block_start", opened)
+
+    def _close(self) -> bytes:
+        if self._open is None:
+            return b""
+        self._open = None
+        closed = {"type": "content_block_stop", "index": self._index}
+        return sse("content_block_stop", closed)
+
+    def _delta(self, delta: bytes) -> bytes:
+        head = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+        return (head + b'"delta":%s}\n\n') % (self._index, delta)
+
+
+def _message(request_id: str, model: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": f"msg_{request_id}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": content,
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 0, "output_tokens": 0},
+    }
+
+
+def _stop(answer: Answer) -> str:
+    return "tool_use" if answer.calls else STOPS.get(answer.finish_reason or "", "end_turn")
+
+
+def _tool_use(call: ToolCall) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name}
+
+
+def _conversation(messages: list[Any]) -> tuple[list[str], list[Message]]:
+    """Return the system texts and the turns.
+
+    A `system` message may stand in the middle (the beta `mid-conversation-system-2026-04-07`, which
+    Claude Code uses for models whose names it does not know).
+    """
+    system: list[str] = []
+    turns: list[Message] = []
+    for number, given in enumerate(messages):
+        where = f"messages[{number}]"
+        message = as_dict(given, where)
+        role, content = message.get("role"), message.get("content")
+        place = f"{where}.content"
+        if role == "system":
+            system.append(text_in(content, place, ("text",)))
+        elif role == "user":
+            turns += _user_turns(content, place)
+        elif role == "assistant":
+            turns.append(_assistant_turn(content, place))
+        else:
+            raise RefusedError(400, f"{where}.role has to be user, assistant or system")
+    return system, named_results(turns)
+
+
+def _user_turns(content: Any, where: str) -> list[Message]:
+    """Return one user's message as the results it carries, then what it says besides."""
+    if isinstance(content, str):
+        return [Message("user", content)]
+    results: list[Message] = []
+    texts: list[str] = []
+    parts: list[MessagePart] = []
+    for number, given in enumerate(as_list(content, where)):
+        place = f"{where}[{number}]"
+        block = as_dict(given, place)
+        kind = block.get("type")
+        if kind == "tool_result":
+            results.append(_result(block, place))
+        elif kind == "text":
+            texts.append(string(block.get("text"), f"{place}.text"))
+        else:
+            parts.append(_part(block, place))
+    if texts or parts or not results:
+        results.append(Message("user", "\n\n".join(texts), parts=tuple(parts)))
+    return results
+
+
+def _result(block: dict[str, Any], where: str) -> Message:
+    content = block.get("content")
+    texts: list[str] = []
+    parts: list[MessagePart] = []
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    for number, given in enumerate(as_list(blocks or [], f"{where}.content")):
+        place = f"{where}.content[{number}]"
+        inner = as_dict(given, place)
+        if inner.get("type") == "text":
+            texts.append(string(inner.get("text"), f"{place}.text"))
+        elif inner.get("type") in ("image", "document"):
+            parts.append(_part(inner, place))
+        else:  # such as `search_result`: what it says is better than nothing
+            texts.append(encode(inner).decode())
+    return Message(
+        "tool",
+        "\n\n".join(texts),
+        parts=tuple(parts),
+        call_id=string(block.get("tool_use_id"), f"{where}.tool_use_id"),
+        is_error=block.get("is_error") is True,
+    )
+
+
+def _assistant_turn(content: Any, where: str) -> Message:
+    """Return what was said and called; thoughts are left out: their signatures hold elsewhere."""
+    if isinstance(content, str):
+        return Message("assistant", content)
+    texts: list[str] = []
+    calls: list[ToolCall] = []
+    for number, given in enumerate(as_list(content, where)):
+        place = f"{where}[{number}]"
+        block = as_dict(given, place)
+        if block.get("type") == "text":
+            texts.append(string(block.get("text"), f"{place}.text"))
+        elif block.get("type") == "tool_use":
+            calls.append(
+                ToolCall(
+                    id=string(block.get("id"), f"{place}.id"),
+                    name=string(block.get("name"), f"{place}.name"),
+                    arguments=encode(block.get("input") or {}).decode(),
+                )
+            )
+    return Message("assistant", "\n\n".join(texts), calls=tuple(calls))
+
+
+def _part(block: dict[str, Any], where: str) -> MessagePart:
+    kind = block.get("type")
+    if kind not in ("image", "document"):
+        raise RefusedError(400, f"{where}: no tier takes a block of type {kind!r}")
+    source = as_dict(block.get("source"), f"{where}.source")
+    made = Image if kind == "image" else Document
+    if source.get("type") == "url":
+        return made(url=string(source.get("url"), f"{where}.source.url"))
+    if source.get("type") != "base64":
+        raise RefusedError(400, f"{where}.source.type has to be base64 or url")
+    media_type = source.get("media_type")
+    return made(
+        media_type=media_type if isinstance(media_type, str) else None,
+        data=from_base64(source.get("data"), f"{where}.source.data"),
+    )
+
+
+def _tools(given: Any) -> tuple[ToolDeclaration, ...]:
+    """Return the client's own tools; those that Anthropic's server would run have no schema."""
+    tools = []
+    for number, entry in enumerate(as_list(given or [], "tools")):
+        tool = as_dict(entry, f"tools[{number}]")
+        if tool.get("type") in (None, "custom") and "input_schema" in tool:
+            where = f"tools[{number}]"
+            tools.append(declaration(tool.get("name"), tool, tool["input_schema"], where))
+    return tuple(tools)
+
+
+def _choice(given: Any) -> ToolChoice:
+    if not isinstance(given, dict):
+        return ToolChoice()
+    parallel = False if given.get("disable_parallel_tool_use") is True else None
+    match given.get("type"):
+        case "none":
+            return ToolChoice(mode="none")
+        case "any":
+            return ToolChoice(mode="required", parallel=parallel)
+        case "tool":
+            name = string(given.get("name"), "tool_choice.name")
+            return ToolChoice(mode="required", name=name, parallel=parallel)
+    return ToolChoice(parallel=parallel)

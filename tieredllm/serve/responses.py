@@ -1,0 +1,438 @@
+"""Speak OpenAI's Responses API as a server, without state.
+
+Reference: https://platform.openai.com/docs/api-reference/responses and the types of openai-python
+3.57.0, `types/responses/`. What its clients cannot do without: `response.created` first (the SDK's
+helper), whole items by `output_item.done`, `response.completed` with `usage.total_tokens` (Codex
+0.171.0), and a failure as `response.failed`: Codex takes an `error` event for a broken connection
+and asks again, and a 503 for a reason to ask 30 times.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tieredllm.serve.chat import error_object
+from tieredllm.serve.wire import (
+    Failure,
+    GatewayRequest,
+    RefusedError,
+    as_dict,
+    as_list,
+    declaration,
+    document_from_url,
+    encode,
+    image_from_url,
+    named_results,
+    overrides,
+    prompt_of,
+    schema_of,
+    sse,
+    string,
+    text_in,
+    usage_of,
+)
+from tieredllm.types import (
+    Answer,
+    Message,
+    MessagePart,
+    Options,
+    OutputSchema,
+    ToolCall,
+    ToolChoice,
+    ToolDeclaration,
+)
+
+__all__ = ["ResponsesWire"]
+
+TEXTS = ("input_text", "output_text", "text", "refusal")
+"""The types of text parts, in what is sent and in what comes back."""
+
+ECHOED = (
+    "instructions",
+    "max_output_tokens",
+    "metadata",
+    "parallel_tool_calls",
+    "reasoning",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_p",
+)
+"""What a response repeats of its request (openai-python 3.57.0, `types/responses/response.py`)."""
+
+DEFAULTS: dict[str, Any] = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
+"""What it has of them even when they were not sent."""
+
+
+class ResponsesWire:
+    """`POST /v1/responses`."""
+
+    fails_in_stream = True
+
+    def read(self, body: dict[str, Any]) -> GatewayRequest:
+        """Read a request; fields and tools that are not known are ignored.
+
+        Raises:
+            RefusedError: see `Wire`; or it builds on something that a server would have to keep.
+        """
+        for name in ("previous_response_id", "conversation", "background", "prompt"):
+            if body.get(name):
+                reason = "nothing is kept between requests: send the whole conversation as `input`"
+                raise RefusedError(400, f"{name} is not supported: {reason}")
+        system, turns = _conversation(body.get("input"))
+        if body.get("instructions"):
+            system.insert(0, string(body["instructions"], "instructions"))
+        reasoning = body.get("reasoning")
+        reasoning = reasoning if isinstance(reasoning, dict) else {}
+        text = body.get("text")
+        return GatewayRequest(
+            model=string(body.get("model"), "model"),
+            prompt=prompt_of(system, turns),
+            options=Options(
+                params=overrides(
+                    {
+                        "max_tokens": body.get("max_output_tokens"),
+                        "temperature": body.get("temperature"),
+                        "top_p": body.get("top_p"),
+                        "reasoning_effort": reasoning.get("effort"),
+                    }
+                ),
+                schema=_schema(text.get("format")) if isinstance(text, dict) else None,
+                caller_tools=_tools(body.get("tools")),
+                tool_choice=_choice(body.get("tool_choice"), body.get("parallel_tool_calls")),
+            ),
+            stream=body.get("stream") is True,
+            takes_thoughts=reasoning.get("summary") is not None
+            or reasoning.get("effort") not in (None, "none"),
+            echo={name: body[name] for name in ECHOED if body.get(name) is not None},
+        )
+
+    def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
+        """Return OpenAI's error object."""
+        return error_object(status, message, code)
+
+    def whole(self, request: GatewayRequest, answer: Answer) -> dict[str, Any]:
+        """Return a response."""
+        output: list[dict[str, Any]] = []
+        if answer.reasoning and request.takes_thoughts:
+            output.append(_reasoning(answer.request_id, answer.reasoning))
+        if answer.text or not answer.calls:
+            output.append(_said(answer.request_id, answer.text or ""))
+        output += [_called(call) for call in answer.calls]
+        made = _response(request, answer.request_id, answer.model_used or "", int(time.time()))
+        return made | _ended(request, answer, output)
+
+    def writer(self, request: GatewayRequest, request_id: str) -> ResponsesWriter:
+        """Return what writes a response's events."""
+        return ResponsesWriter(request, request_id)
+
+
+class ResponsesWriter:
+    """One streamed response: items that are added, grow and are done one after the other."""
+
+    def __init__(self, request: GatewayRequest, request_id: str) -> None:
+        self._request = request
+        self._request_id = request_id
+        self._created = int(time.time())
+        self._model = request.model
+        self._begun = False
+        self._number = 0
+        self._items: list[dict[str, Any]] = []
+        self._open: str | None = None
+        """The type of the item that is open."""
+        self._pieces: list[str] = []
+
+    def keep_alive(self) -> bytes:
+        """Return an event of no known type: Codex's idle clock is not reset by a comment."""
+        return self._begin(self._model) + b'event: ping\ndata: {"type":"ping"}\n\n'
+
+    def word(self, text: str, model: str) -> bytes:
+        """Return a text delta, what must come before it first."""
+        begin = self._begin(model) + self._add("message")
+        self._pieces.append(text)
+        where = {"item_id": f"msg_{self._request_id}", "content_index": 0, "logprobs": []}
+        return begin + self._event("response.output_text.delta", {"delta": text} | where)
+
+    def thought(self, text: str, model: str) -> bytes:
+        """Return a delta of a reasoning item's summary."""
+        begin = self._begin(model) + self._add("reasoning")
+        self._pieces.append(text)
+        where = {"item_id": f"rs_{self._request_id}", "summary_index": 0}
+        return begin + self._event("response.reasoning_summary_text.delta", {"delta": text} | where)
+
+    def end(self, answer: Answer) -> bytes:
+        """Return what closes the open item, the calls, and the whole response."""
+        frames = [
+            self._begin(self._model if self._items or self._open else answer.model_used or "")
+        ]
+        if not answer.calls and self._open != "message":
+            frames.append(self._add("message"))
+        frames.append(self._close())
+        for call in answer.calls:
+            item = _called(call)
+            begun = {"item": item | {"arguments": "", "status": "in_progress"}}
+            frames.append(self._event("response.output_item.added", begun))
+            said = {"item_id": item["id"], "delta": item["arguments"]}
+            frames.append(self._event("response.function_call_arguments.delta", said))
+            said = {
+                "item_id": item["id"],
+                "arguments": item["arguments"],
+                "name": call.name,
+            }
+            frames.append(self._event("response.function_call_arguments.done", said))
+            frames.append(self._done(item))
+        made = _response(self._request, self._request_id, self._model, self._created)
+        made |= _ended(self._request, answer, self._items)
+        kind = "response.completed" if made["status"] == "completed" else "response.incomplete"
+        frames.append(self._frame(kind, {"response": made}))
+        return b"".join(frames)
+
+    def failed(self, failure: Failure) -> bytes:
+        """Return `response.failed` with a code that keeps Codex from asking again."""
+        code = failure.code if failure.code == "context_length_exceeded" else None
+        error = {"code": code or "server_is_overloaded", "message": failure.message}
+        begin = self._begin(self._model)
+        made = _response(self._request, self._request_id, self._model, self._created)
+        made |= {"status": "failed", "error": error, "output": self._items}
+        return begin + self._frame("response.failed", {"response": made})
+
+    def _begin(self, model: str) -> bytes:
+        if self._begun:
+            self._model = model
+            return b""
+        self._begun, self._model = True, model
+        made = {"response": _response(self._request, self._request_id, model, self._created)}
+        created = self._frame("response.created", made)
+        return created + self._frame("response.in_progress", made)
+
+    def _add(self, kind: str) -> bytes:
+        """Return what opens an item of a type, when none of it is open."""
+        if self._open == kind:
+            return b""
+        closing = self._close()
+        self._open = kind
+        if kind == "reasoning":
+            item = _reasoning(self._request_id, "") | {"summary": []}
+            added = self._event("response.output_item.added", {"item": item})
+            part = {"part": {"type": "summary_text", "text": ""}, "summary_index": 0}
+            where = {"item_id": item["id"]}
+            return (
+                closing + added + self._event("response.reasoning_summary_part.added", part | where)
+            )
+        item = _said(self._request_id, "") | {"content": [], "status": "in_progress"}
+        added = self._event("response.output_item.added", {"item": item})
+        part = {"part": _text(""), "content_index": 0, "item_id": item["id"]}
+        return closing + added + self._event("response.content_part.added", part)
+
+    def _close(self) -> bytes:
+        if self._open is None:
+            return b""
+        kind, self._open = self._open, None
+        text, self._pieces = "".join(self._pieces), []
+        if kind == "reasoning":
+            item = _reasoning(self._request_id, text)
+            where = {"item_id": item["id"], "summary_index": 0}
+            done = self._event("response.reasoning_summary_text.done", {"text": text} | where)
+            part = {"part": {"type": "summary_text", "text": text}} | where
+            done += self._event("response.reasoning_summary_part.done", part)
+        else:
+            item = _said(self._request_id, text)
+            where = {"item_id": item["id"], "content_index": 0}
+            said = {"text": text, "logprobs": []} | where
+            done = self._event("response.output_text.done", said)
+            done += self._event("response.content_part.done", {"part": _text(text)} | where)
+        return done + self._done(item)
+
+    def _done(self, item: dict[str, Any]) -> bytes:
+        done = self._event("response.output_item.done", {"item": item})
+        self._items.append(item)
+        return done
+
+    def _event(self, kind: str, value: dict[str, Any]) -> bytes:
+        """Return an event about the item that is being written."""
+        return self._frame(kind, value | {"output_index": len(self._items)})
+
+    def _frame(self, kind: str, value: dict[str, Any]) -> bytes:
+        frame = sse(kind, {"type": kind, "sequence_number": self._number} | value)
+        self._number += 1
+        return frame
+
+
+def _response(request: GatewayRequest, request_id: str, model: str, created: int) -> dict[str, Any]:
+    return (
+        DEFAULTS
+        | request.echo
+        | {
+            "id": f"resp_{request_id}",
+            "object": "response",
+            "created_at": created,
+            "status": "in_progress",
+            "model": model,
+            "output": [],
+            "error": None,
+            "incomplete_details": None,
+            "usage": None,
+            "store": False,
+        }
+    )
+
+
+def _ended(request: GatewayRequest, answer: Answer, output: list[dict[str, Any]]) -> dict[str, Any]:
+    prompt, completion = usage_of(request, answer)
+    cut = answer.truncated
+    return {
+        "status": "incomplete" if cut else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "output": output,
+        "usage": {
+            "input_tokens": prompt,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": completion,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": prompt + completion,
+        },
+    }
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _said(request_id: str, text: str) -> dict[str, Any]:
+    return {
+        "id": f"msg_{request_id}",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [_text(text)],
+    }
+
+
+def _reasoning(request_id: str, text: str) -> dict[str, Any]:
+    summary = [{"type": "summary_text", "text": text}]
+    return {"id": f"rs_{request_id}", "type": "reasoning", "summary": summary}
+
+
+def _called(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": f"fc_{call.id}",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": call.arguments or "{}",
+    }
+
+
+def _conversation(given: Any) -> tuple[list[str], list[Message]]:
+    """Return the system texts and the turns.
+
+    Calls that one turn made come as items of their own: they are joined, with what was said before
+    them, into one assistant's turn. Items of other types (`reasoning`, calls of a vendor's own
+    tools) say nothing to another model and are left out.
+    """
+    if isinstance(given, str):
+        return [], [Message("user", given)]
+    system: list[str] = []
+    turns: list[Message] = []
+    for number, entry in enumerate(as_list(given, "input")):
+        where = f"input[{number}]"
+        item = as_dict(entry, where)
+        kind = item.get("type", "message")
+        if kind == "message":
+            role = item.get("role")
+            if role in ("system", "developer"):
+                system.append(text_in(item.get("content"), f"{where}.content", TEXTS))
+            elif role == "assistant":
+                said = text_in(item.get("content"), f"{where}.content", TEXTS)
+                turns.append(Message("assistant", said))
+            elif role == "user":
+                turns.append(_user_turn(item.get("content"), f"{where}.content"))
+            else:
+                known = "system, developer, user or assistant"
+                raise RefusedError(400, f"{where}.role has to be {known}")
+        elif kind in ("function_call", "custom_tool_call"):
+            _add_call(turns, item, where)
+        elif kind in ("function_call_output", "custom_tool_call_output"):
+            turns.append(_result(item, where))
+    return system, named_results(turns)
+
+
+def _add_call(turns: list[Message], item: dict[str, Any], where: str) -> None:
+    arguments = item.get("arguments")
+    if item["type"] == "custom_tool_call":
+        arguments = encode({"input": item.get("input")}).decode()
+    call = ToolCall(
+        id=string(item.get("call_id"), f"{where}.call_id"),
+        name=string(item.get("name"), f"{where}.name"),
+        arguments=string(arguments or "", f"{where}.arguments"),
+    )
+    said = ""
+    calls: tuple[ToolCall, ...] = ()
+    if turns and turns[-1].role == "assistant":
+        last = turns.pop()
+        said, calls = last.content, last.calls
+    turns.append(Message("assistant", said, calls=(*calls, call)))
+
+
+def _result(item: dict[str, Any], where: str) -> Message:
+    called = string(item.get("call_id"), f"{where}.call_id")
+    output = item.get("output")
+    if isinstance(output, str):
+        return Message("tool", output, call_id=called)
+    turn = _user_turn(output, f"{where}.output")
+    return Message("tool", turn.content, parts=turn.parts, call_id=called)
+
+
+def _user_turn(content: Any, where: str) -> Message:
+    if isinstance(content, str):
+        return Message("user", content)
+    texts: list[str] = []
+    parts: list[MessagePart] = []
+    for number, given in enumerate(as_list(content, where)):
+        place = f"{where}[{number}]"
+        part = as_dict(given, place)
+        kind = part.get("type")
+        if kind in TEXTS:
+            texts.append(string(part.get("text"), f"{place}.text"))
+        elif kind == "input_image":
+            url = string(part.get("image_url"), f"{place}.image_url")
+            parts.append(image_from_url(url, place, part.get("detail")))
+        elif kind == "input_file":
+            url = string(part.get("file_data") or part.get("file_url"), f"{place}.file_data")
+            name = part.get("filename")
+            parts.append(document_from_url(url, place, name if isinstance(name, str) else None))
+        else:
+            raise RefusedError(400, f"{place}: no tier takes a part of type {kind!r}")
+    return Message("user", "\n\n".join(texts), parts=tuple(parts))
+
+
+def _tools(given: Any) -> tuple[ToolDeclaration, ...]:
+    """Return the function tools.
+
+    Codex also declares a `web_search` without a name, a `namespace` of tools and `custom` tools
+    with a grammar; models go on without them.
+    """
+    tools = []
+    for number, entry in enumerate(as_list(given or [], "tools")):
+        tool = as_dict(entry, f"tools[{number}]")
+        if tool.get("type") == "function":
+            where = f"tools[{number}]"
+            tools.append(declaration(tool.get("name"), tool, tool.get("parameters"), where))
+    return tuple(tools)
+
+
+def _choice(given: Any, parallel: Any) -> ToolChoice:
+    several = parallel if isinstance(parallel, bool) else None
+    if given in ("none", "required"):
+        return ToolChoice(mode=given, parallel=several)
+    if isinstance(given, dict) and given.get("type") == "function":
+        name = string(given.get("name"), "tool_choice.name")
+        return ToolChoice(mode="required", name=name, parallel=several)
+    return ToolChoice(parallel=several)
+
+
+def _schema(given: Any) -> OutputSchema | None:
+    return None if given is None else schema_of(as_dict(given, "text.format"), "text.format")

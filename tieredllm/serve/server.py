@@ -1,0 +1,113 @@
+"""Run the gateway under uvicorn, and end it without losing an answer.
+
+uvicorn (0.54) closes its listener on SIGTERM and then waits for open streams up to its own limit,
+so the gateway has a drain of its own: the listener stays, `/readyz` says no, running requests
+finish within the grace, and what is left is told so in its protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from tieredllm.errors import TieredLLMError
+from tieredllm.serve.app import Gateway
+
+__all__ = ["GatewayServer", "listen"]
+
+KEEP_ALIVE_S = 75
+"""How long an idle connection stays open, in seconds: longer than clients keep theirs (5 s in
+httpx), so that it is never closed while a request is on its way."""
+LEAVING_S = 2
+"""How long connections that have nothing to say may take to close, in seconds."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Args:
+        host: an address or a name of this machine.
+        port: 0 for any that is free.
+
+    Raises:
+        TieredLLMError: nobody can listen there.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server((str(address[0]), port), family=family, backlog=2048)
+    except OSError as exc:
+        why = exc.strerror or str(exc)
+        raise TieredLLMError(f"cannot listen on {host}, port {port}: {why}") from exc
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn with the gateway's own way to end.
+
+    Args:
+        gateway: the application.
+        grace_s: how long running requests may take to finish after SIGTERM, in seconds.
+        on_start: called when requests are taken.
+    """
+
+    def __init__(self, gateway: Gateway, *, grace_s: float, on_start: Callable[[], None]) -> None:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # broken streams are no news
+        config = uvicorn.Config(
+            gateway,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=LEAVING_S,
+        )
+        super().__init__(config)
+        self._gateway = gateway
+        self._grace_s = grace_s
+        self._on_start = on_start
+        self._ending: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.interrupted = False
+        """Whether Ctrl-C ended it."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take requests from now on."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self._on_start()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """End: on the first SIGTERM when all is answered, on a second one or Ctrl-C at once."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.end, sig)
+
+    def end(self, sig: int) -> None:
+        """Begin to end.
+
+        Args:
+            sig: the signal that asks for it.
+        """
+        self.interrupted = self.interrupted or sig == signal.SIGINT
+        at_once = self.interrupted or self._gateway.draining
+        self._gateway.draining = True
+        if self._ending is not None:
+            self._ending.cancel()
+        self._ending = asyncio.ensure_future(self._end(0.0 if at_once else self._grace_s))
+
+    async def _end(self, grace_s: float) -> None:
+        running = [http.ended.wait() for http in self._gateway.running]
+        try:
+            async with asyncio.timeout(grace_s):
+                await asyncio.gather(*running)
+        except TimeoutError:
+            await self._gateway.stop("the gateway is shutting down")
+        self.should_exit = True
