@@ -30,6 +30,7 @@ from tieredllm.store.database import Database
 from tieredllm.types import Answer, Answered, Event, Options, Prompt
 
 if TYPE_CHECKING:
+    from tieredllm.engine.ports import Gate
     from tieredllm.engine.tool_loop import ToolLoop
     from tieredllm.health.report import HealthReport
     from tieredllm.notify.notifier import Notifier
@@ -65,6 +66,8 @@ class FallbackManager:
         approver: asks a person about one call; without it, `approve: ask` means no.
         tool_folders: where the modules of Python tools are looked for besides Python's own places;
             those of the profile's files when it is given by name or path.
+        gate: decides when a backend may be asked, where many requests run at the same time; nobody
+            when None.
         clock: the time, for tests.
         rng: where jitter comes from, for tests.
 
@@ -88,6 +91,7 @@ class FallbackManager:
         approve_tools: bool = False,
         approver: Approver | None = None,
         tool_folders: Sequence[Path] = (),
+        gate: Gate | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -136,6 +140,7 @@ class FallbackManager:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._approve_tools = approve_tools
         self._approver = approver
+        self._gate = gate
         self._tool_folders = tuple(tool_folders)
         self._toolbox: Toolbox | None = None
 
@@ -180,6 +185,7 @@ class FallbackManager:
             clock=self._clock,
             rng=self._rng,
             tools=self._tooling(),
+            gate=self._gate,
         )
         async with aclosing(stream_events(request)) as events:
             async for event in events:

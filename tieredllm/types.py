@@ -253,6 +253,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The tier to start at; the first when None."""
     fallback: bool = True
     """Whether later tiers may answer."""
+    max_tier: str | None = None
+    """The last tier that may answer; the profile's last when None."""
+    patient: bool = False
+    """Whether backends that were set aside for their health are left alone even when no other
+    language model is left: the caller waits for their circuits instead."""
     require_llm: bool = False
     """Whether the rule engine's answer would be a failure."""
     deadline_s: float | None = None

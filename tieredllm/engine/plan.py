@@ -32,12 +32,15 @@ def selected(plans: Sequence[TierPlan], options: Options) -> list[TierPlan]:
     """Return the tiers a request may use, in order.
 
     Raises:
-        ValueError: no tier has the name to start at.
+        ValueError: no tier has the name to start or to end at, or the end comes first.
     """
     chosen = list(plans)
     if options.start is not None:
         names = [plan.tier.name for plan in chosen]
         chosen = chosen[names.index(options.start) :]
+    if options.max_tier is not None:
+        names = [plan.tier.name for plan in chosen]
+        chosen = chosen[: names.index(options.max_tier) + 1]
     if options.require_llm:
         chosen = [plan for plan in chosen if plan.tier.provider != "rules"]
     return chosen if options.fallback else chosen[:1]
