@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from profile_support import mistakes_in, places_in, write
 
@@ -332,6 +332,7 @@ _OTHER = st.sampled_from([*_NUMBERS, *_OTHERS])
 _WHERE = st.sampled_from([path for path in _paths(GOOD) if path])
 
 
+@settings(deadline=None)
 @given(
     where=st.sampled_from([path for path in _paths(GOOD) if path]), other=_OTHER, more=st.booleans()
 )
