@@ -390,6 +390,8 @@ class FallbackManager:
                 folders=self._tool_folders,
                 private=(self.places.keys_file,),
                 clock=self._clock,
+                cache=self.places.cache,
+                state=self.places.state,
             )
         approval = Approval(declared.approve, ask=self._approver, approved=self._approve_tools)
         session = ToolSession(
