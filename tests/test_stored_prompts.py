@@ -247,3 +247,42 @@ def test_a_profile_has_a_system_prompt(tmp_path):
 
     assert usual[0] == {"role": "system", "content": "Answer in German."}
     assert own[0] == {"role": "system", "content": "Answer in French."}
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
+
+
+def test_an_image_is_attached(tmp_path):
+    """`-a` sends an image to a tier that sees; another is passed over for that reason."""
+    picture = tmp_path / "x.png"
+    picture.write_bytes(PNG)
+    with served(answering("A square.")) as server:
+        used = profile(
+            tmp_path,
+            "name: test\ntiers:\n"
+            f"  - {{name: blind, provider: openai, model: m, base_url: '{REFUSED}', vision: false,"
+            " api_key_env: null}\n"
+            f"  - {{name: sees, provider: openai, model: m, base_url: '{server.url}', vision: true,"
+            " api_key_env: null}\n",
+        )
+        done = cli(tmp_path, "-p", used, "-a", str(picture), "--json", "What is it?")
+        piped = cli(tmp_path, "-p", used, "-a", "-", "What is it?", stdin=PNG)
+        content = sent(server)["messages"][-1]["content"]
+    answer = json.loads(done.stdout)
+
+    assert (answer["tier"], answer["text"]) == ("sees", "A square.")
+    assert answer["attempts"][0]["skip"]["why"] == "capability"
+    assert piped.stdout == b"A square.\n"
+    assert "data:image/png;base64,iVBORw0KGgo" in json.dumps(content)
+
+
+def test_what_is_no_image_is_told(tmp_path):
+    """A text is not sent as an image, nor an image as a text; each says the other option."""
+    (tmp_path / "x.png").write_bytes(PNG)
+    (tmp_path / "x.txt").write_text("text")
+    text = cli(tmp_path, "ask", "-a", str(tmp_path / "x.txt"), "hi")
+    image = cli(tmp_path, "ask", "-f", str(tmp_path / "x.png"), "hi")
+
+    assert (text.returncode, image.returncode) == (2, 2)
+    assert b"neither an image (PNG, JPEG, GIF, WebP) nor a PDF: `-f" in text.stderr
+    assert b"attaches an image or a PDF" in image.stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from tieredllm.cli.environment import Environment, current
-from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.exit_codes import ExitCode, code_of
 from tieredllm.cli.options import (
     PAIR,
     RequestCommand,
@@ -20,10 +20,8 @@ from tieredllm.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tieredllm.prompts.stored import StoredPrompt
-    from tieredllm.types import Answer
+    from tieredllm.types import Answer, Prompt
 
 __all__ = ["app"]
 
@@ -77,6 +75,9 @@ class AskOptions(RequestOptions):
             "under a name, for -T; nothing is asked.",
         ),
     ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what each tier would be sent; ask nothing.")
+    ] = False
     no_stdin: Annotated[
         bool,
         typer.Option(
@@ -123,10 +124,11 @@ def ask(
     """Ask one question and print one answer.
 
     The tiers of the profile are tried in order until one answers completely. The answer goes to
-    stdout, everything else to stderr. Exit code 0: a complete answer; 1: none; 2: wrong usage.
+    stdout, everything else to stderr; an answer by rules goes into a pipe with --allow-rules only.
+    Exit code 0: a model's whole answer; 3: one that was cut, or by rules; 1: none; 2: wrong usage.
     """
     environment = current()
-    words, files = prompt or [], options.file or []
+    words = prompt or []
     options.check()
     if options.save_as is not None:
         _save(environment, words, options)
@@ -135,10 +137,11 @@ def ask(
     if stored is not None:
         options = options.with_stored(stored)
     is_whole = stored is not None and stored.prompt is not None
-    if not (words or files or is_whole) and (options.no_stdin or not environment.is_piped_into):
+    has_any = words or options.file or options.attach or is_whole
+    if not has_any and (options.no_stdin or not environment.is_piped_into):
         print(ctx.get_help(), file=environment.stderr)
         raise typer.Exit(ExitCode.USAGE)
-    raise typer.Exit(_answer(environment, words, files, options, stored))
+    raise typer.Exit(_answer(environment, words, options, stored))
 
 
 def _stored(environment: Environment, options: AskOptions) -> StoredPrompt | None:
@@ -175,10 +178,50 @@ def _save(environment: Environment, words: list[str], options: AskOptions) -> No
     environment.say(f"kept as {path}: `tieredllm ask -T {name} ...`")
 
 
+def _prompt(
+    environment: Environment,
+    words: list[str],
+    options: AskOptions,
+    stored: StoredPrompt | None,
+    usual_s: float,
+) -> Prompt:
+    """Read what is asked: the words, stdin, files, images, a stored prompt around it.
+
+    Args:
+        environment: the streams.
+        words: the question's words.
+        options: what the command was told.
+        stored: the stored prompt.
+        usual_s: how long stdin is waited for without a deadline.
+
+    Raises:
+        UsageError: stdin or a file is wrong, or there is nothing to ask.
+    """
+    from tieredllm.cli.prompt_input import Patience, question_and_attachments, read_media
+    from tieredllm.errors import UsageError
+    from tieredllm.types import Prompt
+
+    patience = Patience.within(options.deadline_s, usual_s)
+    attach = options.attach or []
+    parts = read_media(environment, attach, patience=patience)
+    question, attachments = question_and_attachments(
+        environment,
+        words,
+        options.file or [],
+        patience=patience,
+        read_stdin=not options.no_stdin and "-" not in attach,
+    )
+    if stored is not None:
+        question = stored.question(question, dict(options.variable or []))
+    prompt = Prompt(question=question, attachments=attachments, parts=parts)
+    if prompt.is_empty:
+        raise UsageError("nothing to ask: give a question, a file, or text on stdin")
+    return prompt
+
+
 def _answer(
     environment: Environment,
     words: list[str],
-    files: list[Path],
     options: AskOptions,
     stored: StoredPrompt | None,
 ) -> int:
@@ -193,10 +236,7 @@ def _answer(
     from tieredllm.aio import run
     from tieredllm.cli.approval import beside, terminal_approver
     from tieredllm.cli.output import make_view
-    from tieredllm.cli.prompt_input import Patience, question_and_attachments
-    from tieredllm.errors import UsageError
     from tieredllm.render.view import show
-    from tieredllm.types import Prompt
 
     view, animated = make_view(
         environment,
@@ -204,6 +244,7 @@ def _answer(
         stream=options.stream_always,
         no_stream=options.no_stream,
         printed_later=options.as_json or options.extract,
+        allow_rules=options.allow_rules,
         reasoning=options.show_reasoning,
     )
     manager = make_manager(
@@ -216,33 +257,31 @@ def _answer(
         history = History(manager.database)
     earlier = find_conversation(history, options.conversation)
     started = time.monotonic()
-    question, attachments = question_and_attachments(
-        environment,
-        words,
-        files,
-        patience=Patience.within(options.deadline_s, manager.profile.deadline_s),
-        read_stdin=not options.no_stdin,
-    )
-    if stored is not None:
-        question = stored.question(question, dict(options.variable or []))
-    if not question.strip() and not any(part.text.strip() for part in attachments):
-        raise UsageError("nothing to ask: give a question, a file, or text on stdin")
+    prompt = _prompt(environment, words, options, stored, manager.profile.deadline_s)
     request = options.request()
     if request.deadline_s is not None:  # what was waited for counts
         left_s = max(request.deadline_s - (time.monotonic() - started), 0.001)
         request = msgspec.structs.replace(request, deadline_s=left_s)
-    prompt = Prompt(
-        question=question,
+    prompt = msgspec.structs.replace(
+        prompt,
         system=options.system if options.system is not None else earlier and earlier.system,
         history=earlier.messages if earlier else (),
-        attachments=attachments,
     )
 
     async def answered() -> int:
         try:
+            if options.dry_run:
+                from tieredllm.cli.dry_run import print_previews
+
+                previews = await manager.preview(prompt, options=request)
+                print_previews(previews, environment, as_json=options.as_json)
+                return ExitCode.OK
             events = manager.stream(prompt, options=request)
             answer = await show(events, view, animated=animated)
             code = _finish(environment, options, answer)
+            if getattr(view, "is_broken", False) and code == ExitCode.OK:
+                environment.warn("tieredllm: stdout holds more than one answer's text: --stream")
+                code = ExitCode.FAILURE
             if answer.fallback_used or answer.error is not None:
                 for mistake in manager.key_mistakes():
                     environment.say(str(mistake))
@@ -271,7 +310,7 @@ def _finish(environment: Environment, options: AskOptions, answer: Answer) -> in
     """Print what comes after the answer, and judge it."""
     from tieredllm.render.summary import failure_lines, usage_line
 
-    code = ExitCode.OK if answer.error is None else ExitCode.FAILURE
+    code = code_of(answer)
     if options.as_json:
         print(_as_json(answer, environment.stdout), file=environment.stdout, flush=True)
         _say_summary(environment, answer)
@@ -281,7 +320,7 @@ def _finish(environment: Environment, options: AskOptions, answer: Answer) -> in
             environment.warn(line)
         return code
     if options.extract:
-        code = _extract(environment, answer.text or "")
+        code = _extract(environment, answer)
     _say_summary(environment, answer)
     if options.usage:
         environment.warn(usage_line(answer))
@@ -310,20 +349,24 @@ def _as_json(answer: Answer, stream: TextIO) -> str:
     return text
 
 
-def _extract(environment: Environment, text: str) -> ExitCode:
+def _extract(environment: Environment, answer: Answer) -> ExitCode:
+    """Print the first code block, if it is whole; half a script must not run."""
     from tieredllm.render.extract import first_code_block
 
+    text = answer.text or ""
     block = first_code_block(text)
-    if block is None:
+    if block is None or not block.is_closed:
+        lacking = "has no code block to extract"
+        if block is not None:
+            lacking = "ends before its code block does: nothing is extracted"
         environment.warn(
-            f"{_shown(text.rstrip(), environment.stderr)}\n"
-            "tieredllm: the answer above has no code block to extract"
+            f"{_shown(text.rstrip(), environment.stderr)}\ntieredllm: the answer above {lacking}"
         )
         return ExitCode.FAILURE
-    block = _shown(block, environment.stdout)
-    environment.stdout.write(block if block.endswith("\n") else f"{block}\n")
+    code = _shown(block.code, environment.stdout)
+    environment.stdout.write(code if code.endswith("\n") else f"{code}\n")
     environment.stdout.flush()
-    return ExitCode.OK
+    return code_of(answer)
 
 
 def _shown(text: str, stream: TextIO) -> str:

@@ -139,11 +139,14 @@ class RequestOptions(GlobalOptions):
             help="Start at this tier.",
         ),
     ] = None
-    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Ask only the first tier.")] = (
-        False
-    )
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Ask one tier's one model.")
+    ] = False
     require_llm: Annotated[
         bool, typer.Option("--require-llm", help="Take a rule answer for a failure.")
+    ] = False
+    allow_rules: Annotated[
+        bool, typer.Option("--allow-rules", help="Let a rule answer go into a pipe.")
     ] = False
     deadline_s: Annotated[
         float | None,
@@ -166,6 +169,15 @@ class RequestOptions(GlobalOptions):
             "-f",
             metavar="PATH",
             help="A text file to ask about; `-` is stdin (repeatable).",
+        ),
+    ] = None
+    attach: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attach",
+            "-a",
+            metavar="FILE|URL",
+            help="An image or a PDF to ask about; `-` is stdin (repeatable).",
         ),
     ] = None
     continue_last: Annotated[
@@ -227,13 +239,18 @@ class RequestOptions(GlobalOptions):
 
         shared = {name: getattr(self, name) for name in names if hasattr(self, name)}
         shared["params"] = read_params(self.option or [])
-        return shared | {"fallback": not self.no_fallback}
+        wants_llm = None if not self.allow_rules else False
+        return shared | {
+            "fallback": not self.no_fallback,
+            "require_llm": self.require_llm or wants_llm,
+        }
 
     def check(self) -> None:
         """Refuse values that cannot be meant.
 
         Raises:
-            UsageError: `--deadline` is out of range, or a conversation is named twice.
+            UsageError: `--deadline` is out of range, a conversation is named twice, or two options
+                exclude each other.
         """
         from tieredllm.errors import UsageError
 
@@ -242,6 +259,8 @@ class RequestOptions(GlobalOptions):
                 f"--deadline must be above 0 and at most {MAX_DEADLINE_S} seconds, "
                 f"not {self.deadline_s:g}"
             )
+        if self.require_llm and self.allow_rules:
+            raise UsageError("--require-llm and --allow-rules exclude each other")
         self.request()  # what is wrong with a parameter is said first
         if self.cid is not None and self.continue_last:
             raise UsageError("--cid and --continue exclude each other")
