@@ -30,6 +30,8 @@ from tieredllm.store.database import Database
 from tieredllm.types import Answer, Answered, Event, Options, Prompt
 
 if TYPE_CHECKING:
+    from tieredllm.engine.ports import Gate
+    from tieredllm.engine.preview import Preview
     from tieredllm.engine.tool_loop import ToolLoop
     from tieredllm.health.report import HealthReport, TierReport
     from tieredllm.notify.notifier import Notifier
@@ -65,12 +67,15 @@ class FallbackManager:
         approver: asks a person about one call; without it, `approve: ask` means no.
         tool_folders: where the modules of Python tools are looked for besides Python's own places;
             those of the profile's files when it is given by name or path.
+        gate: decides when a backend may be asked, where many requests run at the same time; nobody
+            when None.
         clock: the time, for tests.
         rng: where jitter comes from, for tests.
 
     Raises:
         ProfileError: the profile has mistakes; all of them are reported.
-        UsageError: there is no such profile, no such tier to simulate, or none with a model.
+        UsageError: there is no such profile, no such tier to simulate, none with a model, or the
+            file of a model to ask is not there.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class FallbackManager:
         approve_tools: bool = False,
         approver: Approver | None = None,
         tool_folders: Sequence[Path] = (),
+        gate: Gate | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -130,12 +136,15 @@ class FallbackManager:
             TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))
             for level, tier in enumerate(profile.tiers)
         )
+        for tier in models or {}:
+            _check_chosen(next(plan for plan in self.plans if plan.tier.name == tier))
         self._health = SqliteHealth(self.database, profile.health, self._clock)
         self._parameters = SqliteParameters(self.database, self._clock, profile=written)
         self._notifier = self._make_notifier() if persist else None
         self._deliveries: set[asyncio.Task[None]] = set()
         self._approve_tools = approve_tools
         self._approver = approver
+        self._gate = gate
         self._tool_folders = tuple(tool_folders)
         self._toolbox: Toolbox | None = None
 
@@ -162,9 +171,7 @@ class FallbackManager:
                 start at.
         """
         context = context or {}
-        chosen = options or Options()
-        if chosen.start is not None:
-            self.check_tiers([chosen.start])
+        chosen = self._chosen(options)
         asked = _as_prompt(prompt, context.get("system"))
         self._around.new_text_chars = len(asked.question) + sum(
             len(attached.text) for attached in asked.attachments
@@ -180,12 +187,35 @@ class FallbackManager:
             clock=self._clock,
             rng=self._rng,
             tools=self._tooling(),
+            gate=self._gate,
         )
         async with aclosing(stream_events(request)) as events:
             async for event in events:
                 yield event
                 if isinstance(event, Answered):
                     self._notify(event.answer)
+
+    async def preview(
+        self,
+        prompt: PromptLike,
+        context: Mapping[str, Any] | None = None,
+        *,
+        options: Options | None = None,
+    ) -> tuple[Preview, ...]:
+        """Return what each tier would be sent; nothing is asked. A local model is loaded.
+
+        Args:
+            prompt: see `stream`.
+            context: see `stream`.
+            options: see `stream`.
+
+        Raises:
+            UsageError: see `stream`.
+        """
+        from tieredllm.engine.preview import preview
+
+        asked = _as_prompt(prompt, (context or {}).get("system"))
+        return await preview(self.plans, asked, self._chosen(options))
 
     async def process_with_fallbacks(
         self,
@@ -293,20 +323,22 @@ class FallbackManager:
             model: what the tier's own provider calls the model.
 
         Raises:
-            UsageError: there is no such tier, or it has no model.
+            UsageError: there is no such tier, it has no model, or the model's file is not there.
         """
         from msgspec.structs import replace
 
         from tieredllm.providers.factory import make_backends
 
-        self.profile = _with_model(self.profile, tier, model)
+        profile = _with_model(self.profile, tier, model)
         plan = next(plan for plan in self.plans if plan.tier.name == tier)
-        changed = self.profile.tiers[plan.level]
+        changed = profile.tiers[plan.level]
         former, *alternates = plan.backends
         own = make_backends(changed, self._around)[0]
+        plan = replace(plan, tier=changed, backends=(own, *alternates))
+        _check_chosen(plan)
         plans = list(self.plans)
-        plans[plan.level] = replace(plan, tier=changed, backends=(own, *alternates))
-        self.plans = tuple(plans)
+        plans[plan.level] = plan
+        self.plans, self.profile = tuple(plans), profile
         await former.aclose()
 
     def forget(self) -> None:
@@ -333,6 +365,21 @@ class FallbackManager:
         """Close."""
         await self.aclose()
 
+    def _chosen(self, options: Options | None) -> Options:
+        """Return a request's options, with the profile's where they say nothing.
+
+        Raises:
+            UsageError: there is no tier of the name to start at.
+        """
+        chosen = options or Options()
+        if chosen.start is not None:
+            self.check_tiers([chosen.start])
+        if chosen.require_llm is not None:
+            return chosen
+        from msgspec.structs import replace
+
+        return replace(chosen, require_llm=self.profile.require_llm)
+
     def _tooling(self) -> ToolLoop | None:
         """Make one request's tools; None, and nothing is imported, when no tier has any."""
         if not any(_has_tools(tier, self.profile.tools) for tier in self.profile.tiers):
@@ -352,6 +399,8 @@ class FallbackManager:
                 folders=self._tool_folders,
                 private=(self.places.keys_file,),
                 clock=self._clock,
+                cache=self.places.cache,
+                state=self.places.state,
             )
         approval = Approval(declared.approve, ask=self._approver, approved=self._approve_tools)
         session = ToolSession(
@@ -435,6 +484,19 @@ def _with_model(profile: Profile, name: str, model: str) -> Profile:
     changed = replace(chosen, model=model)
     tiers = tuple(changed if tier is chosen else tier for tier in profile.tiers)
     return replace(profile, tiers=tiers)
+
+
+def _check_chosen(plan: TierPlan) -> None:
+    """Make sure that a model of this machine that was asked for by name is there.
+
+    Raises:
+        UsageError: it is not; another model must not answer in its place without a word.
+    """
+    backend = plan.backends[0]
+    missing = backend.missing() if backend.provider == "llama_cpp" else None
+    if missing is not None:
+        reason = f"tier {plan.tier.name}: {missing.what}: {missing.fix}"
+        raise UsageError(reason)
 
 
 def _check_rules(profile: Profile) -> None:

@@ -148,8 +148,10 @@ class Chat:
         """When it was asked, seconds since the epoch."""
         self.saved_to: set[str] = set()
         """The files this session has written."""
-        self.all_complete = True
-        """Whether every answer so far was complete, and every command was carried out."""
+        self.has_failed = False
+        """Whether a question got no answer, or a command was not carried out."""
+        self.gave_less = False
+        """Whether an answer was less than a model's whole one."""
         self.draft = ""
         """What the next message begins with: it can still be edited."""
         self.has_asked = False
@@ -270,16 +272,16 @@ class Chat:
             self.services.tell(line)
         if self._shows_usage and answer.error is None:
             self.services.tell(self._worded(usage_line(answer)))
-        self.all_complete = self.all_complete and answer.error is None
+        self.has_failed = self.has_failed or answer.error is not None
+        self.gave_less = self.gave_less or answer.is_less
 
     def _remarks(self, answer: Answer) -> list[str]:
         if answer.error is not None:
             return [self._worded(line) for line in failure_lines(answer)]
         if self.environment.quiet:
             return []
-        if self.interactive:  # the tier was named above the answer
-            answer = msgspec.structs.replace(answer, fallback_used=False)
-        line = summary_line(answer)
+        # Who answers is said above the answer.
+        line = summary_line(answer, names_model=not self.interactive)
         return [] if line is None else [self._worded(line)]
 
     def _worded(self, line: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from tieredllm.cli.environment import Environment, current
-from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.exit_codes import ExitCode, code_of
 from tieredllm.cli.options import (
     RequestOptions,
     find_conversation,
@@ -54,6 +54,9 @@ class AskOptions(RequestOptions):
         bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
     ] = False
 
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what each tier would be sent; ask nothing.")
+    ] = False
     no_stdin: Annotated[
         bool,
         typer.Option(
@@ -96,7 +99,8 @@ def ask(
     """Ask one question and print one answer.
 
     The tiers of the profile are tried in order until one answers completely. The answer goes to
-    stdout, everything else to stderr. Exit code 0: a complete answer; 1: none; 2: wrong usage.
+    stdout, everything else to stderr; an answer by rules goes into a pipe with --allow-rules only.
+    Exit code 0: a model's whole answer; 3: one that was cut, or by rules; 1: none; 2: wrong usage.
     """
     environment = current()
     words, files = prompt or [], options.file or []
@@ -132,6 +136,7 @@ def _answer(
         stream=options.stream_always,
         no_stream=options.no_stream,
         printed_later=options.as_json or options.extract,
+        allow_rules=options.allow_rules,
         reasoning=options.show_reasoning,
     )
     manager = make_manager(
@@ -166,9 +171,18 @@ def _answer(
 
     async def answered() -> int:
         try:
+            if options.dry_run:
+                from tieredllm.cli.dry_run import print_previews
+
+                previews = await manager.preview(prompt, options=request)
+                print_previews(previews, environment, as_json=options.as_json)
+                return ExitCode.OK
             events = manager.stream(prompt, options=request)
             answer = await show(events, view, animated=animated)
             code = _finish(environment, options, answer)
+            if getattr(view, "is_broken", False) and code == ExitCode.OK:
+                environment.warn("tieredllm: stdout holds more than one answer's text: --stream")
+                code = ExitCode.FAILURE
             if answer.fallback_used or answer.error is not None:
                 for mistake in manager.key_mistakes():
                     environment.say(str(mistake))
@@ -197,7 +211,7 @@ def _finish(environment: Environment, options: AskOptions, answer: Answer) -> in
     """Print what comes after the answer, and judge it."""
     from tieredllm.render.summary import failure_lines, usage_line
 
-    code = ExitCode.OK if answer.error is None else ExitCode.FAILURE
+    code = code_of(answer)
     if options.as_json:
         print(_as_json(answer, environment.stdout), file=environment.stdout, flush=True)
         _say_summary(environment, answer)
@@ -207,7 +221,7 @@ def _finish(environment: Environment, options: AskOptions, answer: Answer) -> in
             environment.warn(line)
         return code
     if options.extract:
-        code = _extract(environment, answer.text or "")
+        code = _extract(environment, answer)
     _say_summary(environment, answer)
     if options.usage:
         environment.warn(usage_line(answer))
@@ -236,20 +250,24 @@ def _as_json(answer: Answer, stream: TextIO) -> str:
     return text
 
 
-def _extract(environment: Environment, text: str) -> ExitCode:
+def _extract(environment: Environment, answer: Answer) -> ExitCode:
+    """Print the first code block, if it is whole; half a script must not run."""
     from tieredllm.render.extract import first_code_block
 
+    text = answer.text or ""
     block = first_code_block(text)
-    if block is None:
+    if block is None or not block.is_closed:
+        lacking = "has no code block to extract"
+        if block is not None:
+            lacking = "ends before its code block does: nothing is extracted"
         environment.warn(
-            f"{_shown(text.rstrip(), environment.stderr)}\n"
-            "tieredllm: the answer above has no code block to extract"
+            f"{_shown(text.rstrip(), environment.stderr)}\ntieredllm: the answer above {lacking}"
         )
         return ExitCode.FAILURE
-    block = _shown(block, environment.stdout)
-    environment.stdout.write(block if block.endswith("\n") else f"{block}\n")
+    code = _shown(block.code, environment.stdout)
+    environment.stdout.write(code if code.endswith("\n") else f"{code}\n")
     environment.stdout.flush()
-    return ExitCode.OK
+    return code_of(answer)
 
 
 def _shown(text: str, stream: TextIO) -> str:

@@ -58,7 +58,8 @@ def chat(*, options: RequestOptions) -> None:
     The conversation goes on whichever tier answers. Type /help in it for the commands and keys;
     Ctrl-C stops an answer, Ctrl-D leaves. Files are attached to the first message. Without a
     terminal each line of stdin is a question: the answers go to stdout, everything else to stderr.
-    Exit code then: 0, every answer was complete; 1, one was not.
+    Exit code then: 0, every question got a model's whole answer; 3, one got less (cut, or by
+    rules); 1, one got none.
     """
     from tieredllm.cli.prompt_input import Patience, read_files
 
@@ -118,7 +119,9 @@ def _talk(
         for line in _opening(chat, resumed=earlier is not None, width=width):
             services.show_dim(line)
     run(_run(chat))
-    return ExitCode.OK if interactive or chat.all_complete else ExitCode.FAILURE
+    if interactive or not (chat.has_failed or chat.gave_less):
+        return ExitCode.OK
+    return ExitCode.FAILURE if chat.has_failed else ExitCode.LESS
 
 
 async def _run(chat: Chat) -> None:
@@ -159,7 +162,11 @@ def _services(
         from tieredllm.cli.output import make_view
 
         made, animated = make_view(
-            environment, raw=options.raw, reasoning=options.show_reasoning, heading=heading
+            environment,
+            raw=options.raw,
+            allow_rules=options.allow_rules,
+            reasoning=options.show_reasoning,
+            heading=heading,
         )
         approver.view = made
         return made, animated

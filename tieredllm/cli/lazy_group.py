@@ -20,6 +20,7 @@ COMMANDS = {
     "ask": "Ask one question and print one answer.",
     "chat": "Talk with the tiers, turn by turn.",
     "serve": "Serve the tiers to any program that can be given a base URL.",
+    "batch": "Answer many questions at once; the output is the checkpoint.",
     "health": "Probe and show every tier.",
     "models": "List, pull, verify and remove local model files.",
     "profile": "Show, check and edit tier profiles.",

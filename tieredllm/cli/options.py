@@ -106,11 +106,14 @@ class RequestOptions(GlobalOptions):
             help="Start at this tier.",
         ),
     ] = None
-    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Ask only the first tier.")] = (
-        False
-    )
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Ask one tier's one model.")
+    ] = False
     require_llm: Annotated[
         bool, typer.Option("--require-llm", help="Take a rule answer for a failure.")
+    ] = False
+    allow_rules: Annotated[
+        bool, typer.Option("--allow-rules", help="Let a rule answer go into a pipe.")
     ] = False
     deadline_s: Annotated[
         float | None,
@@ -176,13 +179,18 @@ class RequestOptions(GlobalOptions):
     def _request_fields(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Return those whose names the engine knows, and what is said the other way round."""
         shared = {name: getattr(self, name) for name in names if hasattr(self, name)}
-        return shared | {"fallback": not self.no_fallback}
+        wants_llm = None if not self.allow_rules else False
+        return shared | {
+            "fallback": not self.no_fallback,
+            "require_llm": self.require_llm or wants_llm,
+        }
 
     def check(self) -> None:
         """Refuse values that cannot be meant.
 
         Raises:
-            UsageError: `--deadline` is out of range, or a conversation is named twice.
+            UsageError: `--deadline` is out of range, a conversation is named twice, or two options
+                exclude each other.
         """
         from tieredllm.errors import UsageError
 
@@ -191,6 +199,8 @@ class RequestOptions(GlobalOptions):
                 f"--deadline must be above 0 and at most {MAX_DEADLINE_S} seconds, "
                 f"not {self.deadline_s:g}"
             )
+        if self.require_llm and self.allow_rules:
+            raise UsageError("--require-llm and --allow-rules exclude each other")
         if self.cid is not None and self.continue_last:
             raise UsageError("--cid and --continue exclude each other")
 

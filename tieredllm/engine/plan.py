@@ -29,18 +29,27 @@ class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def selected(plans: Sequence[TierPlan], options: Options) -> list[TierPlan]:
-    """Return the tiers a request may use, in order.
+    """Return the tiers a request may use, in order; without fallback one tier's one backend.
 
     Raises:
-        ValueError: no tier has the name to start at.
+        ValueError: no tier has the name to start or to end at, or the end comes first.
     """
     chosen = list(plans)
     if options.start is not None:
         names = [plan.tier.name for plan in chosen]
         chosen = chosen[names.index(options.start) :]
+    if options.max_tier is not None:
+        names = [plan.tier.name for plan in chosen]
+        chosen = chosen[: names.index(options.max_tier) + 1]
     if options.require_llm:
         chosen = [plan for plan in chosen if plan.tier.provider != "rules"]
-    return chosen if options.fallback else chosen[:1]
+    return chosen if options.fallback else [_alone(plan) for plan in chosen[:1]]
+
+
+def _alone(plan: TierPlan) -> TierPlan:
+    """Return a tier with one backend: the first that is configured, if any is."""
+    able = [backend for backend in plan.backends if backend.missing() is None]
+    return msgspec.structs.replace(plan, backends=(able or list(plan.backends))[:1])
 
 
 def leading_models(plans: Sequence[TierPlan]) -> list[TierPlan]:

@@ -11,10 +11,19 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from tieredllm.kinds import ErrorKind
+from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.types import Event
 
-__all__ = ["Emit", "HealthMemory", "NoMemory", "ParameterMemory", "Standing", "TurnResult"]
+__all__ = [
+    "Emit",
+    "Gate",
+    "HealthMemory",
+    "NoMemory",
+    "OpenGate",
+    "ParameterMemory",
+    "Standing",
+    "TurnResult",
+]
 
 
 Emit = Callable[[Event], Awaitable[None]]
@@ -81,6 +90,41 @@ class ParameterMemory(Protocol):
     def reject(self, identity: str, parameter: str) -> None:
         """Remember one."""
         ...
+
+
+class Gate(Protocol):
+    """Decides when a request may ask a backend, where many requests ask it at the same time."""
+
+    async def enter(self, identity: str) -> None:
+        """Wait until one more request may ask a backend."""
+        ...
+
+    def failed(self, identity: str, error: ErrorInfo) -> None:
+        """Take note of an attempt that failed."""
+        ...
+
+    def leave(self, identity: str, first_token_s: float | None) -> None:
+        """Take note that a request is done with a backend.
+
+        Args:
+            identity: the backend's.
+            first_token_s: seconds from the attempt's start to its first token; None when it did
+                not answer.
+        """
+        ...
+
+
+class OpenGate:
+    """No gate: every request may ask at once."""
+
+    async def enter(self, identity: str) -> None:
+        """Wait for nothing."""
+
+    def failed(self, identity: str, error: ErrorInfo) -> None:
+        """Take no note."""
+
+    def leave(self, identity: str, first_token_s: float | None) -> None:
+        """Take no note."""
 
 
 class NoMemory:

@@ -30,7 +30,15 @@ from tieredllm.engine.attempt_log import AttemptLog, Winner
 from tieredllm.engine.budget import models_deadline_s
 from tieredllm.engine.hedge import hedge
 from tieredllm.engine.plan import TierPlan, lacking, leading_models, merged, selected
-from tieredllm.engine.ports import Emit, HealthMemory, ParameterMemory, Standing, TurnResult
+from tieredllm.engine.ports import (
+    Emit,
+    Gate,
+    HealthMemory,
+    OpenGate,
+    ParameterMemory,
+    Standing,
+    TurnResult,
+)
 from tieredllm.engine.retry import bench_s, counts, retry_wait_s
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
@@ -66,6 +74,9 @@ MAX_TOOL_REPAIRS = 4
 MAX_REPAIRS = 8
 """How many unsupported parameters one try leaves out; no vendor has more optional ones we send."""
 
+STALE_S = 0.05
+"""After how long a wait at the gate the backend's health is looked up again, in seconds."""
+
 QUEUED_EVENTS = 64
 """How many events wait for a slow reader before the backend has to."""
 
@@ -89,6 +100,7 @@ class FallbackRun:
         clock: the time.
         rng: where jitter comes from.
         tools: what models may call; None for nothing.
+        gate: who decides when a backend may be asked; nobody when None.
     """
 
     def __init__(
@@ -104,6 +116,7 @@ class FallbackRun:
         clock: Clock,
         rng: random.Random,
         tools: ToolLoop | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._plans = selected(plans, options)
         self._profile = profile
@@ -115,6 +128,7 @@ class FallbackRun:
         self._clock = clock
         self._rng = rng
         self._tools = tools
+        self._gate = gate or OpenGate()
         self._needed = frozenset(
             name
             for name, is_needed in (
@@ -132,6 +146,7 @@ class FallbackRun:
         self._asked: str | None = None
         """The tier that was asked last."""
         self._warmed = False
+        self._told: set[Notice] = set()
         self._successes: list[TurnResult] = []
 
     async def run(self, emit: Emit) -> Answer:
@@ -201,6 +216,8 @@ class FallbackRun:
 
     async def _try_those_set_aside(self, emit: Emit) -> Result:
         plans, self._set_aside = self._set_aside, []
+        if self._options.patient:
+            return None
         for plan in plans:
             result = await self._try_tier(plan, emit, ignore_health=True)
             if result is not None:
@@ -210,17 +227,48 @@ class FallbackRun:
     async def _try_tier(self, plan: TierPlan, emit: Emit, *, ignore_health: bool = False) -> Result:
         """Try each backend of a tier."""
         for backend in plan.backends:
-            skipped, probe = self._admit(plan, backend, ignore_health=ignore_health)
-            if skipped is not None:
-                await emit(TierSkipped(attempt=self._log.skip(plan, backend, *skipped)))
-                self._warm_up(plan.level)
+            outcome = await self._take_turn(plan, backend, emit, ignore_health=ignore_health)
+            if outcome is None:
                 continue
-            outcome = await self._try_backend(plan, backend, emit, probe=probe)
             if isinstance(outcome, Completed):
                 return Winner(plan=plan, backend=backend, completed=outcome)
             refused = outcome.error.kind is ErrorKind.CONTENT_FILTER
             if refused and self._profile.on_content_filter == "stop":
                 return outcome
+        return None
+
+    async def _take_turn(
+        self, plan: TierPlan, backend: Backend, emit: Emit, *, ignore_health: bool
+    ) -> Completed | Failed | None:
+        """Ask a backend when its gate lets the request in; None when it is passed over."""
+        if not plan.is_language_model or backend.missing() is not None:
+            return await self._ask_or_skip(plan, backend, emit, ignore_health=ignore_health)
+        loop, identity = asyncio.get_running_loop(), backend.identity
+        came_at = loop.time()
+        await self._gate.enter(identity)
+        outcome: Completed | Failed | None = None
+        try:
+            if (waited_s := loop.time() - came_at) > STALE_S:
+                # Waiting in a queue is no part of the request, and the backend may have failed.
+                self._deadline += waited_s
+                self._standings |= self._health.standings([identity])
+            asked_at = self._log.now()
+            outcome = await self._ask_or_skip(plan, backend, emit, ignore_health=ignore_health)
+            return outcome
+        finally:
+            first_token_s = None
+            if isinstance(outcome, Completed) and outcome.first_token_at is not None:
+                first_token_s = max(0.0, outcome.first_token_at - asked_at)
+            self._gate.leave(identity, first_token_s)
+
+    async def _ask_or_skip(
+        self, plan: TierPlan, backend: Backend, emit: Emit, *, ignore_health: bool
+    ) -> Completed | Failed | None:
+        skipped, probe = self._admit(plan, backend, ignore_health=ignore_health)
+        if skipped is None:
+            return await self._try_backend(plan, backend, emit, probe=probe)
+        await emit(TierSkipped(attempt=self._log.skip(plan, backend, *skipped)))
+        self._warm_up(plan.level)
         return None
 
     def _admit(
@@ -298,6 +346,7 @@ class FallbackRun:
                 if isinstance(error, ContextSkipError):
                     outcome = asked
                     return outcome
+                self._gate.failed(backend.identity, error.info)
                 self._warm_up(plan.level)
                 parameter, lasting = repair(error, repairs)
                 if parameter and parameter not in omit and repairs < MAX_REPAIRS:
@@ -434,6 +483,7 @@ class FallbackRun:
             deadline=self._deadline if plan.is_language_model else float("inf"),
             others_follow=self._models_follow(plan, backend),
             tools=tools,
+            told=self._told,
             clock=self._clock,
         )
         try:

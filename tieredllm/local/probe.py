@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -73,23 +71,19 @@ def probe_in_child(
     import subprocess
     import time
 
-    if command is None:
-        command = (sys.executable, "-P", "-m", "tieredllm.local.probe_child")
-    # The package may have been found in a way the child does not know of, such as the current
-    # directory, which `-P` keeps out: whatever lies there must not replace a module.
-    root = str(Path(__file__).resolve().parents[2])
-    search_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    # Without it ggml starts a debugger, whose last line would hide that of the failed assertion
-    # (`ggml_print_backtrace` in ggml.c).
-    quiet = {"GGML_NO_BACKTRACE": "1", "PYTHONPATH": search_path}
+    from tieredllm.child import start_child
+
     deadline = time.monotonic() + limit_s
     in_time = True
-    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [*command, msgspec.json.encode(request).decode()],
-        stdin=subprocess.DEVNULL,
+    with start_child(
+        "tieredllm.local.probe_child",
+        [msgspec.json.encode(request).decode()],
+        # Without it ggml starts a debugger, whose last line would hide that of the failed assertion
+        # (`ggml_print_backtrace` in ggml.c).
+        env={"GGML_NO_BACKTRACE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, **quiet},
+        command=command,
     ) as child:
         try:
             while True:

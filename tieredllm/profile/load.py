@@ -12,6 +12,7 @@ import msgspec
 
 from tieredllm.errors import Mistake, ProfileError, UsageError
 from tieredllm.files import Places, shipped
+from tieredllm.profile.mcp_file import with_servers_of_files
 from tieredllm.profile.nodes import (
     Entry,
     ListNode,
@@ -245,7 +246,8 @@ def read_mapping(path: Path, text: str | None = None) -> tuple[MappingNode, list
     if not isinstance(root, MappingNode):
         message = "a profile is a mapping (lines of `key: value`): start with `tiers:`"
         raise ProfileError([*mistakes, root.place.mistake(message)])
-    return root, mistakes + duplicate_tiers(root)
+    root, more = with_servers_of_files(root)
+    return root, mistakes + more + duplicate_tiers(root)
 
 
 def convert(root: MappingNode, *, name: str, found: list[Mistake]) -> Profile:

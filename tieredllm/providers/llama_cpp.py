@@ -46,6 +46,14 @@ is first used."""
 Key = tuple[Path, FileState, int, Path | None]
 
 
+class _AbsentError(FallbackTriggerError):
+    """There is no file to load: the backend is not configured."""
+
+    def __init__(self, what: str, *, fix: str) -> None:
+        super().__init__(ErrorKind.MODEL_UNAVAILABLE, f"{what}: {fix}")
+        self.missing = Missing(what=what, fix=fix)
+
+
 class LlamaCppBackend:
     """A model file of this machine.
 
@@ -115,7 +123,13 @@ class LlamaCppBackend:
         return Capabilities()
 
     def missing(self) -> Missing | None:
-        """Return None: nothing has to be configured; an absent file is a failed attempt."""
+        """Return the file that is not there, or the name that is unknown."""
+        try:
+            self._file()
+        except _AbsentError as exc:
+            return exc.missing
+        except FallbackTriggerError:  # it is there, and the attempt will say what is wrong
+            return None
         return None
 
     async def token_counter(self) -> TokenCounter:
@@ -228,20 +242,21 @@ class LlamaCppBackend:
             try:
                 self._found = self._library.find(self._model)
             except ModelFileError as exc:
-                raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, str(exc)) from exc
+                raise _AbsentError(str(exc), fix="`tieredllm models list` names them") from exc
         path = self._found.path
         try:
             return path, state_of(path)
         except OSError as exc:
             if not isinstance(exc, FileNotFoundError):
                 message = f"{path} cannot be read: {exc.strerror or exc}"
-            elif self._found.owner == "catalog":
-                pull = f"run `tieredllm models pull {self._model}`"
-                message = f"{self._model} is not on this machine: {pull}"
+                raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
+            if self._found.owner == "catalog":
+                what = f"{self._model} is not on this machine"
+                fix = f"run `tieredllm models pull {self._model}`"
             else:
-                message = f"{path} does not exist"
+                what, fix = f"{path} does not exist", "check the path"
                 self._found = None  # it may come to lie somewhere else
-            raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
+            raise _AbsentError(what, fix=fix) from exc
 
     def _runner(self) -> LlamaRunner:
         """Return the runner of the file as it is now.

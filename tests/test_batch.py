@@ -1,0 +1,490 @@
+"""`batch`: lines in, answers out, and the output is the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+from batch_support import Vendor, lines, records, serving, text_of, tiers
+from cli_support import cli, environment, profile, served, tieredllm
+from wire_support import response
+
+RULES = "name: r\ntiers:\n  - {name: rules, provider: rules}\n"
+
+
+@pytest.fixture
+def rules(tmp_path):
+    """A profile whose answers cost nothing."""
+    return profile(tmp_path, RULES, "r")
+
+
+def batch(tmp_path, profile_path, source, *args, **kwargs):
+    """Run a batch into out.jsonl."""
+    out = tmp_path / "out.jsonl"
+    return cli(
+        tmp_path, "-p", profile_path, "batch", str(source), "-o", str(out), *args, **kwargs
+    ), out
+
+
+def test_each_line_gets_its_own_answer(tmp_path):
+    """An answer stands beside the id of its question, in the input's order, in OpenAI's shape."""
+    vendor = Vendor()
+    source = lines(tmp_path / "in.jsonl", 50)
+
+    with serving(vendor) as server:
+        result, out = batch(tmp_path, tiers(tmp_path, server.url), source)
+
+    found = records(out)
+    assert result.returncode == 0, result.stderr
+    assert [record["custom_id"] for record in found] == [f"q{n}" for n in range(1, 51)]
+    assert [text_of(record) for record in found] == [
+        f"you said: question {n}" for n in range(1, 51)
+    ]
+    assert found[0]["response"]["status_code"] == 200
+    assert found[0]["error"] is None
+    assert {"tier", "level", "model", "attempts", "latency_ms"} <= set(found[0]["tieredllm"])
+    assert b"50 of 50 lines answered (primary 50)" in result.stderr
+
+
+def test_what_is_there_is_not_asked_again(tmp_path):
+    """A second run asks only for what is new."""
+    vendor = Vendor()
+    source = lines(tmp_path / "in.jsonl", 5)
+
+    with serving(vendor) as server:
+        used = tiers(tmp_path, server.url)
+        batch(tmp_path, used, source)
+        lines(source, 7)
+        result, out = batch(tmp_path, used, source)
+
+    assert result.returncode == 0
+    assert len(records(out)) == 7
+    assert sorted(vendor.asked) == [f"question {n}" for n in range(1, 8)]
+
+
+def test_a_torn_last_line_is_cut_off_and_asked_again(tmp_path):
+    """What a killed process left half written is gone, and its line is asked anew."""
+    vendor = Vendor()
+    source = lines(tmp_path / "in.jsonl", 4)
+
+    with serving(vendor) as server:
+        used = tiers(tmp_path, server.url)
+        _, out = batch(tmp_path, used, source)
+        whole = out.read_bytes()
+        out.write_bytes(whole[:-40])
+        result, _ = batch(tmp_path, used, source)
+
+    assert result.returncode == 0
+    assert [record["custom_id"] for record in records(out)] == ["q1", "q2", "q3", "q4"]
+    assert sorted(vendor.asked) == ["question 1", "question 2", "question 3"] + ["question 4"] * 2
+
+
+def test_a_line_whose_end_alone_was_torn_off_counts(tmp_path):
+    """A record that lacks only the end of its line is kept, and the next begins on its own."""
+    vendor = Vendor()
+    source = lines(tmp_path / "in.jsonl", 2)
+
+    with serving(vendor) as server:
+        used = tiers(tmp_path, server.url)
+        _, out = batch(tmp_path, used, source)
+        out.write_bytes(out.read_bytes().rstrip(b"\n"))
+        lines(source, 3)
+        batch(tmp_path, used, source)
+
+    assert len(records(out)) == 3
+    assert len(vendor.asked) == 3
+
+
+def test_a_changed_prompt_is_asked_again_and_the_old_answer_is_kept_aside(tmp_path):
+    """Another prompt, or profile, makes another question; what was paid for is not lost."""
+    vendor = Vendor()
+    source = lines(tmp_path / "in.jsonl", 3)
+
+    with serving(vendor) as server:
+        used = tiers(tmp_path, server.url)
+        _, out = batch(tmp_path, used, source)
+        text = source.read_text(encoding="utf-8").replace("question 2", "question two")
+        source.write_text(text, encoding="utf-8")
+        result, _ = batch(tmp_path, used, source)
+
+    assert [text_of(record) for record in records(out)] == [
+        "you said: question 1",
+        "you said: question two",
+        "you said: question 3",
+    ]
+    kept = records(tmp_path / "out.jsonl.replaced")
+    assert [text_of(record) for record in kept] == ["you said: question 2"]
+    assert b"1 answer" in result.stderr
+    assert vendor.asked.count("question 1") == 1
+
+
+def test_failed_lines_are_asked_again(tmp_path):
+    """A failure is written with its kind and makes exit code 1; the next run asks that line."""
+    source = lines(tmp_path / "in.jsonl", 3)
+    bad = {"error": {"message": "no", "type": "invalid_request_error"}}
+
+    with served(response(400, bad)) as server:
+        used = tiers(tmp_path, server.url)
+        first, out = batch(tmp_path, used, source)
+        failed = records(out)
+        vendor = Vendor()
+        vendor.server = server
+        server._play = vendor.play
+        second, _ = batch(tmp_path, used, source)
+
+    assert (first.returncode, second.returncode) == (1, 0)
+    assert [record["error"]["code"] for record in failed] == ["bad_request"] * 3
+    assert [record["response"] for record in failed] == [None] * 3
+    assert [text_of(record) for record in records(out)] == [
+        f"you said: question {n}" for n in (1, 2, 3)
+    ]
+
+
+def test_double_ids_are_told_before_anything_is_asked(tmp_path, rules):
+    """Two lines of one id are exit 2 with both lines' numbers, and nothing is written."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"id": "a", "prompt": "x"}\n{"id": "b", "prompt": "y"}\n' * 2)
+
+    result, out = batch(tmp_path, rules, source)
+
+    assert result.returncode == 2
+    assert b"lines 1 and 3 have the same id 'a'" in result.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"id": "a", "prompt": "x"}\n{"id": "b"\n', b"line 2: it is no JSON"),
+        ('{"id": "a", "text": "x"}\n', b"line 1: it has no `prompt`"),
+        ('{"id": "a", "prompt": " "}\n', b"line 1: its prompt is empty"),
+        ('{"id": ["a"], "prompt": "x"}\n', b"line 1: its id has to be"),
+        ('{"custom_id": "a", "url": "/v1/embeddings", "body": {}}\n', b"only /v1/chat/completions"),
+        ('{"custom_id": "a", "body": {"messages": []}}\n', b"line 1: "),
+    ],
+)
+def test_a_line_that_cannot_be_asked_is_told_first(tmp_path, rules, text, said):
+    """A mistake in the input is named with its line before anything is asked."""
+    source = tmp_path / "in.jsonl"
+    source.write_text(text)
+
+    result, out = batch(tmp_path, rules, source)
+
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert not out.exists()
+
+
+def test_csv_fields_fill_the_prompt(tmp_path):
+    """A CSV's header names the fields; cells may have line breaks, commas and braces."""
+    vendor = Vendor()
+    source = tmp_path / "in.csv"
+    source.write_text(
+        '\ufeffid,text\na,"question one\n, {text}"\nb,question two\n', encoding="utf-8"
+    )
+
+    with serving(vendor) as server:
+        result, out = batch(
+            tmp_path, tiers(tmp_path, server.url), source, "--prompt", 'As {"x": 1}: {text}'
+        )
+        bodies = [request.json for request in server.requests]
+
+    assert result.returncode == 0, result.stderr
+    assert [record["custom_id"] for record in records(out)] == ["a", "b"]
+    asked = {body["messages"][-1]["content"] for body in bodies}
+    assert asked == {'As {"x": 1}: question one\n, {text}', 'As {"x": 1}: question two'}
+
+
+def test_openai_lines_keep_their_parameters(tmp_path):
+    """A line of OpenAI's batch format is asked with its own messages and parameters."""
+    vendor = Vendor()
+    source = tmp_path / "in.jsonl"
+    body = {
+        "model": "gpt-x",
+        "temperature": 0.25,
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "question 1"},
+        ],
+    }
+    line = {"custom_id": "r-1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    source.write_text(json.dumps(line))
+
+    with serving(vendor) as server:
+        result, out = batch(tmp_path, tiers(tmp_path, server.url), source)
+        sent = server.requests[0].json
+
+    assert result.returncode == 0, result.stderr
+    assert records(out)[0]["custom_id"] == "r-1"
+    assert sent["temperature"] == 0.25
+    assert sent["messages"][0] == {"role": "system", "content": "be brief"}
+
+
+def test_plain_lines_from_stdin_to_stdout(tmp_path, rules):
+    """Without -o the records go to stdout; plain lines have their number as id."""
+    result = cli(tmp_path, "-p", rules, "batch", "-", stdin=b"hello\n\nhelp\n")
+
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.returncode == 0, result.stderr
+    assert sorted(record["custom_id"] for record in found) == ["1", "3"]
+
+
+def test_a_line_of_5_mb_is_answered_like_any_other(tmp_path, rules):
+    """A huge line is read whole and does not disturb its neighbours."""
+    source = tmp_path / "in.jsonl"
+    huge = json.dumps({"id": "huge", "prompt": "hello " * 900_000})
+    source.write_text(
+        f'{{"id": "a", "prompt": "hello"}}\n{huge}\n{{"id": "b", "prompt": "help"}}\n'
+    )
+
+    result, out = batch(tmp_path, rules, source)
+
+    assert len(huge) > 5_000_000
+    assert result.returncode == 0, result.stderr
+    assert [record["custom_id"] for record in records(out)] == ["a", "huge", "b"]
+
+
+def test_a_full_disk_loses_nothing(tmp_path, rules):
+    """When the output cannot grow, whole records stay, the end is said, and a next run goes on."""
+    source = lines(tmp_path / "in.jsonl", 400)
+    out = tmp_path / "out.jsonl"
+    limit = 100_000
+
+    result = subprocess.run(
+        tieredllm("-p", rules, "batch", str(source), "-o", str(out)),
+        env=environment(tmp_path),
+        capture_output=True,
+        check=False,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    kept = records(out)
+    again, _ = batch(tmp_path, rules, source)
+
+    assert result.returncode == 1
+    assert b"cannot write out.jsonl: File too large" in result.stderr
+    assert b"the same command goes on from there" in result.stderr
+    assert out.stat().st_size > limit > 0 < len(kept) < 400
+    assert again.returncode == 0
+    ids = {record["id"] for record in records(out)}
+    assert {record["id"] for record in kept} <= ids
+    assert len(ids) == 400
+
+
+def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tmp_path):
+    """Ctrl-C is exit 130 within a second, with what was answered in the file."""
+
+    async def slow(connection):
+        await connection.gone()
+
+    source = lines(tmp_path / "in.jsonl", 100)
+    out = tmp_path / "out.jsonl"
+
+    with served(slow) as server:
+        used = tiers(tmp_path, server.url).replace("0.5", "30")
+        process = subprocess.Popen(
+            tieredllm("-p", used, "batch", str(source), "-o", str(out)),
+            env=environment(tmp_path),
+            stderr=subprocess.PIPE,
+        )
+        while not server.connections:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        _, said = process.communicate(timeout=20)
+        took_s = time.monotonic() - started
+
+    assert process.returncode == 130
+    assert took_s < 1.5
+    assert b"stopped" in said
+    assert b"the same command goes on from there" in said
+    assert b"Traceback" not in said
+
+
+def test_a_line_falls_no_further_than_it_may(tmp_path):
+    """With every language model down, lines wait and fail; rules answer only where they may."""
+    source = lines(tmp_path / "in.jsonl", 3)
+    down = response(500, {"error": {"message": "down"}})
+
+    with served(down) as server:
+        used = tiers(tmp_path, server.url)
+        bounded, out = batch(tmp_path, used, source)
+        codes = [record["error"]["code"] for record in records(out)]
+        free, _ = batch(tmp_path, used, source, "--max-tier", "rules")
+
+    assert bounded.returncode == 1
+    assert codes == ["service_unavailable"] * 3
+    assert free.returncode == 0
+    assert {record["tieredllm"]["tier"] for record in records(out)} == {"rules"}
+
+
+def test_an_outage_is_waited_for(tmp_path):
+    """A backend that is down for a while costs time, no failures and no rule answers."""
+    vendor, down = Vendor(), time.monotonic() + 2.5
+
+    async def play(connection):
+        if time.monotonic() < down:
+            await connection.send(response(503, {"error": {"message": "down"}}))
+        else:
+            await vendor.play(connection)
+
+    source = lines(tmp_path / "in.jsonl", 40)
+
+    with served(play) as server:
+        vendor.server = server
+        result, out = batch(tmp_path, tiers(tmp_path, server.url), source)
+
+    answered = [record for record in records(out) if record["response"]]
+    assert {record["tieredllm"]["tier"] for record in answered} == {"primary"}
+    assert len(answered) >= 38, result.stderr  # one prober a cooldown may use its three rounds up
+
+
+def test_a_rejected_key_ends_the_batch(tmp_path):
+    """What waiting does not cure ends the batch with its reason, instead of a file of failures."""
+    source = lines(tmp_path / "in.jsonl", 500)
+
+    with served(response(401, {"error": {"message": "wrong key"}})) as server:
+        result, out = batch(tmp_path, tiers(tmp_path, server.url), source)
+        asked = len(server.requests)
+
+    assert result.returncode == 1
+    assert b"no tier can answer: primary: authentication (401)" in result.stderr
+    assert records(out) == []
+    assert asked <= 20
+
+
+def test_shards_are_apart_and_merge_in_order(tmp_path, rules):
+    """The parts of a batch have no line in common, and together all, in the input's order."""
+    source = lines(tmp_path / "in.jsonl", 60)
+    parts = [tmp_path / f"part{number}.jsonl" for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        cli(tmp_path, "-p", rules, "batch", str(source), "-o", str(part), "--shard", f"{number}/3")
+    sizes = [len(records(part)) for part in parts]
+
+    merged = tmp_path / "all.jsonl"
+    result = cli(tmp_path, "batch", "merge", str(merged), *map(str, reversed(parts)))
+
+    assert all(sizes)
+    assert sum(sizes) == 60
+    assert result.returncode == 0
+    assert [record["custom_id"] for record in records(merged)] == [f"q{n}" for n in range(1, 61)]
+
+
+def test_merging_takes_an_answer_before_a_failure(tmp_path, rules):
+    """Of an id in two parts, the record that answers is kept."""
+    source = lines(tmp_path / "in.jsonl", 1)
+    _, out = batch(tmp_path, rules, source)
+    good = records(out)[0]
+    bad = good | {"response": None, "error": {"code": "timeout", "message": "no"}}
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps(bad) + "\n")
+
+    cli(tmp_path, "batch", "merge", str(tmp_path / "all.jsonl"), str(out), str(other))
+
+    assert records(tmp_path / "all.jsonl") == [good]
+
+
+def test_status_counts_what_is_there(tmp_path, rules):
+    """`status` tells answers per tier and failures by kind, as a table and as JSON."""
+    source = lines(tmp_path / "in.jsonl", 3)
+    _, out = batch(tmp_path, rules, source)
+    with out.open("ab") as file:
+        file.write(b'{"id":"batch_req_1')
+
+    table = cli(tmp_path, "batch", "status", str(out))
+    found = json.loads(cli(tmp_path, "batch", "status", str(out), "--json").stdout)
+
+    assert b"answered\t3" in table.stdout
+    assert b"torn" in table.stderr
+    assert (found["answered"], found["failed"], found["tiers"]) == (3, 0, {"rules": 3})
+    assert found["torn"] is True
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--shard", "4/3"], b"--shard takes I/N"),
+        (["--concurrency", "many"], b"--concurrency takes `auto` or a number"),
+        (["--deadline", "0"], b"--deadline must be above 0"),
+        (["--max-tier", "nobody"], b"no tier 'nobody'"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, rules, args, said):
+    """An option that cannot be meant is exit 2 with what would be right."""
+    result, _ = batch(tmp_path, rules, lines(tmp_path / "in.jsonl", 1), *args)
+
+    assert result.returncode == 2
+    assert said in result.stderr
+
+
+def test_a_file_that_is_no_output_is_left_alone(tmp_path, rules):
+    """An OUT that holds something else is refused and not touched."""
+    out = tmp_path / "out.jsonl"
+    out.write_text("dear diary\nmore\n")
+
+    result, _ = batch(tmp_path, rules, lines(tmp_path / "in.jsonl", 1))
+
+    assert result.returncode == 2
+    assert b"is no output of `tieredllm batch`" in result.stderr
+    assert out.read_text() == "dear diary\nmore\n"
+
+
+def test_a_single_foreign_line_is_left_alone(tmp_path, rules):
+    """One line that is no record is taken for a torn one only if it begins like one."""
+    out = tmp_path / "out.jsonl"
+    out.write_text("dear diary\n")
+
+    result, _ = batch(tmp_path, rules, lines(tmp_path / "in.jsonl", 1))
+
+    assert result.returncode == 2
+    assert out.read_text() == "dear diary\n"
+
+
+def test_one_output_has_one_writer(tmp_path):
+    """A second process for the same output is refused while the first is at work."""
+
+    async def slow(connection):
+        await connection.gone()
+
+    source = lines(tmp_path / "in.jsonl", 1)
+    out = tmp_path / "out.jsonl"
+
+    with served(slow) as server:
+        used = tiers(tmp_path, server.url)
+        first = subprocess.Popen(
+            tieredllm("-p", used, "batch", str(source), "-o", str(out)),
+            env=environment(tmp_path),
+            stderr=subprocess.DEVNULL,
+        )
+        while not server.connections:
+            time.sleep(0.02)
+        second, _ = batch(tmp_path, used, source)
+        first.kill()
+        first.wait()
+
+    assert second.returncode == 2
+    assert b"another `tieredllm batch` is writing" in second.stderr
+
+
+def test_memory_does_not_grow_with_the_lines(tmp_path, rules):
+    """Twenty times the lines take at most 1.2 times the memory."""
+    peaks = []
+    for count in (500, 10_000):
+        source = lines(tmp_path / "in.jsonl", count)
+        out = tmp_path / f"out{count}.jsonl"
+        process = subprocess.Popen(
+            tieredllm("-q", "-p", rules, "batch", str(source), "-o", str(out)),
+            env=environment(tmp_path),
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        peaks.append(usage.ru_maxrss)
+
+    assert process.returncode == 0
+    assert len(records(out)) == 10_000
+    assert peaks[1] <= 1.2 * peaks[0]
