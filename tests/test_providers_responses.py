@@ -115,6 +115,14 @@ def test_a_model_that_thinks_is_sent_no_sampling_and_asked_for_its_thoughts():
     assert "include" not in at_home("gpt-4o", call(tools=(COUNT,))).body
 
 
+def test_the_lowest_limit_is_kept_to_where_there_is_one():
+    """OpenAI refuses fewer than 16 tokens; other servers do not."""
+    few = call(params=Params(max_tokens=5))
+
+    assert at_home("gpt-4o", few).body["max_output_tokens"] == 16
+    assert sent(few).json["max_output_tokens"] == 5
+
+
 @pytest.mark.parametrize(
     ("words", "param", "rejected"),
     [
