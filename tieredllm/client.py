@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tieredllm.health.report import HealthReport
     from tieredllm.notify.notifier import Notifier
     from tieredllm.store.history import CachedAnswer
-    from tieredllm.tools.approval import Approver
+    from tieredllm.tools.approval import Approval, Approver
     from tieredllm.tools.registry import Toolbox
 
 __all__ = ["FallbackManager"]
@@ -144,6 +144,7 @@ class FallbackManager:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._approve_tools = approve_tools
         self._approver = approver
+        self._approval: Approval | None = None
         self._gate = gate
         self._tool_folders = tuple(tool_folders)
         self._toolbox: Toolbox | None = None
@@ -376,7 +377,7 @@ class FallbackManager:
         if not any(_has_tools(tier, self.profile.tools) for tier in self.profile.tiers):
             return None
         from tieredllm.engine.tool_loop import ToolLoop
-        from tieredllm.tools.approval import Approval
+        from tieredllm.tools.approval import Approval, RememberedApprovals
         from tieredllm.tools.execute import ToolSession
         from tieredllm.tools.registry import Toolbox
 
@@ -393,7 +394,19 @@ class FallbackManager:
                 cache=self.places.cache,
                 state=self.places.state,
             )
-        approval = Approval(declared.approve, ask=self._approver, approved=self._approve_tools)
+        approval = self._approval
+        if approval is None:
+            approval = Approval(
+                declared.approve,
+                ask=self._approver,
+                approved=self._approve_tools,
+                send_to=declared.send_to,
+                remembered=RememberedApprovals(self.places.approvals_file),
+            )
+        if self._approver is not None:
+            # A person's conversation goes on from request to request, and so does what it knows.
+            self._approval = approval
+        approval.begin_request()
         session = ToolSession(
             self._toolbox, approval=approval, max_rounds=declared.max_rounds, clock=self._clock
         )
