@@ -42,7 +42,7 @@ def terminal_approver(environment: Environment) -> Approver | None:
         about = one_line(tool.description.strip().partition("\n")[0], ABOUT_CHARACTERS)
         if about:
             print(f"  {about}", file=stderr)
-        print(_prompt(question), end=" ", file=stderr, flush=True)
+        print(*_prompt(question), sep="\n", end=" ", file=stderr, flush=True)
         answer = await in_thread(stdin.readline)
         if not answer.endswith("\n"):
             print(file=stderr)  # Ctrl-D leaves the cursor behind the question
@@ -51,15 +51,15 @@ def terminal_approver(environment: Environment) -> Approver | None:
     return ask
 
 
-def _prompt(question: Question) -> str:
+def _prompt(question: Question) -> list[str]:
     if question.destination is not None:
         from tieredllm.text import one_line
 
         where = one_line(question.destination, ABOUT_CHARACTERS)
-        return f"Private data was read, and this could carry it to {where}. Run it? [y/N]"
+        return [f"  Private data was read: this could carry it to {where}.", "Run it? [y/N]"]
     server = question.tool.server
-    always = f"; s: always all of {server}" if server else ""
-    return f"This may change something. (a: always this tool{always}) Run it? [y/N]"
+    always = f", s: always all of {server}" if server else ""
+    return [f"  y: yes, a: always this tool{always}", "This may change something. Run it? [y/N]"]
 
 
 def _reply(answer: str, question: Question) -> Reply:
