@@ -116,6 +116,8 @@ def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
         lookup=Keys(environment.env, keys_file).get,
         folders=loaded.tool_folders,
         private=(keys_file,),
+        cache=environment.places.cache,
+        state=environment.places.state,
     )
 
 
@@ -126,7 +128,12 @@ async def _granted(
 
     try:
         return [
-            (tier, await toolbox.granted(tier.tools) if tier.provider in WITH_TOOLS else ())
+            (
+                tier,
+                await toolbox.granted(tier.tools, fresh=True)
+                if tier.provider in WITH_TOOLS
+                else (),
+            )
             for tier in tiers
         ]
     finally:
