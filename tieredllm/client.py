@@ -23,6 +23,8 @@ from tieredllm.files import Places
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
+from tieredllm.local.library import Library
+from tieredllm.profile.choose import first_fit, with_model
 from tieredllm.profile.schema import Profile, Tier, Tools, rule_files, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
@@ -66,6 +68,7 @@ class FallbackManager:
         env: where variables (keys, directories) are looked up; the process's when None.
         places: the user's directories; found from `env` when None.
         models: other models to ask, by tier name; a tier's alternates stay.
+        model: another model to ask first: in the first tier that fits, where requests then start.
         persist: whether health is kept in, and shared through, the state database.
         simulate: faults to play instead of calling a tier, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
@@ -96,6 +99,7 @@ class FallbackManager:
         env: Mapping[str, str] | None = None,
         places: Places | None = None,
         models: Mapping[str, str] | None = None,
+        model: str | None = None,
         persist: bool = True,
         simulate: Mapping[str, ErrorKind] | None = None,
         verbose: bool = False,
@@ -122,8 +126,16 @@ class FallbackManager:
             profile = loaded.profile
             tool_folders = loaded.tool_folders
         written = hashlib.sha256(msgspec.json.encode(profile)).hexdigest()[:16]
-        for tier, model in (models or {}).items():
-            profile = _with_model(profile, tier, model)
+        for tier, named in (models or {}).items():
+            profile = with_model(profile, tier, named)
+        self.start: str | None = None
+        """The tier that requests start at unless they say another; None for the first."""
+        if model is not None:
+            if model in {tier.name for tier in profile.tiers}:
+                reason = f"{model!r} is a tier, no model: name both, as {model}=MODEL"
+                raise UsageError(reason)
+            is_local = Library(self.places, self._env).is_local(model)
+            profile, self.start = first_fit(profile, model, is_local=is_local)
         self.profile = profile
         _check_rules(profile)
         self.check_tiers(simulate or {})
@@ -147,7 +159,7 @@ class FallbackManager:
             TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))
             for level, tier in enumerate(profile.tiers)
         )
-        for tier in models or {}:
+        for tier in [*(models or {}), *([self.start] if self.start is not None else [])]:
             _check_chosen(next(plan for plan in self.plans if plan.tier.name == tier))
         self._health = SqliteHealth(self.database, profile.health, self._clock)
         self._parameters = SqliteParameters(self.database, self._clock, profile=written)
@@ -205,7 +217,7 @@ class FallbackManager:
         """
         context = context or {}
         chosen = self._chosen(options)
-        asked = _as_prompt(prompt, context.get("system"))
+        asked = _as_prompt(prompt, context.get("system"), self.profile.system)
         self._around.new_text_chars = len(asked.question) + sum(
             len(attached.text) for attached in asked.attachments
         )
@@ -247,7 +259,7 @@ class FallbackManager:
         """
         from tieredllm.engine.preview import preview
 
-        asked = _as_prompt(prompt, (context or {}).get("system"))
+        asked = _as_prompt(prompt, (context or {}).get("system"), self.profile.system)
         return await preview(self.plans, asked, self._chosen(options))
 
     async def process_with_fallbacks(
@@ -362,7 +374,7 @@ class FallbackManager:
 
         from tieredllm.providers.factory import make_backends
 
-        profile = _with_model(self.profile, tier, model)
+        profile = with_model(self.profile, tier, model)
         plan = next(plan for plan in self.plans if plan.tier.name == tier)
         changed = profile.tiers[plan.level]
         former, *alternates = plan.backends
@@ -407,11 +419,11 @@ class FallbackManager:
         chosen = options or Options()
         if chosen.start is not None:
             self.check_tiers([chosen.start])
+        elif self.start is not None:
+            chosen = msgspec.structs.replace(chosen, start=self.start)
         if chosen.require_llm is not None:
             return chosen
-        from msgspec.structs import replace
-
-        return replace(chosen, require_llm=self.profile.require_llm)
+        return msgspec.structs.replace(chosen, require_llm=self.profile.require_llm)
 
     def _tooling(self) -> ToolLoop | None:
         """Make one request's tools; None, and nothing is imported, when no tier has any."""
@@ -498,27 +510,6 @@ class FallbackManager:
                 raise UsageError(reason)
 
 
-def _with_model(profile: Profile, name: str, model: str) -> Profile:
-    """Return the profile with another model in one tier.
-
-    Raises:
-        UsageError: there is no tier of that name, or it has no model.
-    """
-    from msgspec.structs import replace
-
-    chosen = next((tier for tier in profile.tiers if tier.name == name), None)
-    if chosen is None:
-        having = ", ".join(tier.name for tier in profile.tiers if tier.model is not None)
-        raise UsageError(
-            f"profile {profile.name} has no tier {name!r} with a model: it has {having}"
-        )
-    if chosen.model is None:
-        raise UsageError(f"tier {name} has no model to choose")
-    changed = replace(chosen, model=model)
-    tiers = tuple(changed if tier is chosen else tier for tier in profile.tiers)
-    return replace(profile, tiers=tiers)
-
-
 def _check_chosen(plan: TierPlan) -> None:
     """Make sure that a model of this machine that was asked for by name is there.
 
@@ -564,7 +555,17 @@ def _has_tools(tier: Tier, declared: Tools) -> bool:
     return any_declared and able and tier.tools != "none" and bool(tier.tools)
 
 
-def _as_prompt(prompt: PromptLike, system: str | None) -> Prompt:
+def _as_prompt(prompt: PromptLike, system: str | None, usual: str | None = None) -> Prompt:
+    """Return a prompt of any shape as one value.
+
+    Args:
+        prompt: see `FallbackManager.stream`.
+        system: a system prompt in place of its own.
+        usual: the system prompt of one that has none.
+
+    Raises:
+        UsageError: it is empty, or of no known shape.
+    """
     if isinstance(prompt, str):
         prompt = Prompt(question=prompt)
     elif not isinstance(prompt, Prompt):
@@ -573,10 +574,10 @@ def _as_prompt(prompt: PromptLike, system: str | None) -> Prompt:
         except (ValueError, AttributeError, TypeError) as exc:
             reason = f"the prompt is neither a string nor a list of chat messages: {exc}"
             raise UsageError(reason) from exc
+    if system is None and prompt.system is None:
+        system = usual
     if system is not None:
-        from msgspec.structs import replace
-
-        prompt = replace(prompt, system=system)
+        prompt = msgspec.structs.replace(prompt, system=system)
     if prompt.is_empty:
         reason = "the prompt is empty"
         raise UsageError(reason)

@@ -241,6 +241,9 @@ class LlamaCppBackend:
         if self._found is None:
             try:
                 self._found = self._library.find(self._model)
+            except NotInstalledError as exc:
+                what = f"{self._model} is not on this machine"
+                raise _AbsentError(what, fix=f"run `{exc.fix}`") from exc
             except ModelFileError as exc:
                 raise _AbsentError(str(exc), fix="`tieredllm models list` names them") from exc
         path = self._found.path
