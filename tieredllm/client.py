@@ -46,6 +46,7 @@ __all__ = ["FallbackManager"]
 PromptLike = str | Prompt | Sequence[Mapping[str, str]]
 
 LOADED_AHEAD = (
+    "html",
     "sqlite3",
     "sniffio",  # httpcore asks it which event loop runs, when it first connects
     "anyio.streams.tls",
