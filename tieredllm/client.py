@@ -8,7 +8,7 @@ import os
 import random
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,18 @@ if TYPE_CHECKING:
 __all__ = ["FallbackManager"]
 
 PromptLike = str | Prompt | Sequence[Mapping[str, str]]
+
+LOADED_AHEAD = (
+    "html",
+    "sqlite3",
+    "sniffio",  # httpcore asks it which event loop runs, when it first connects
+    "anyio.streams.tls",
+    "anyio._backends._asyncio",
+    "tieredllm.providers.connections",
+    "tieredllm.providers.errors.http",
+    "tieredllm.providers.errors.transport",
+)
+"""Modules that only a request, or only its failure, would load; a test finds what is missing."""
 
 
 class FallbackManager:
@@ -160,6 +172,28 @@ class FallbackManager:
         self._gate = gate
         self._tool_folders = tuple(tool_folders)
         self._toolbox: Toolbox | None = None
+        if not one_question:
+            self._load_ahead()
+
+    def _load_ahead(self) -> None:
+        """Load what an answer may need, the rules above all.
+
+        A process that runs for long may be without a free descriptor when it needs them, or its
+        package may have been replaced meanwhile. For one question it would take too long.
+        """
+        from importlib import import_module
+
+        from tieredllm.providers.http import spare_httpx_its_command_line
+        from tieredllm.providers.rules import RulesBackend
+
+        spare_httpx_its_command_line()
+        for module in LOADED_AHEAD:
+            with suppress(ImportError):  # a newer library may do without one
+                import_module(module)
+        for plan in self.plans:
+            for backend in plan.backends:
+                if isinstance(backend, RulesBackend):
+                    backend.prepare()
 
     async def stream(
         self,
