@@ -106,6 +106,7 @@ A server that keeps the connection open must not turn a complete answer into a s
 Said = Delta | ThoughtDelta | CallPiece | Retraction
 """What comes of a part, to be passed on at once."""
 
+_ERROR_START = re.compile(r'\{\s*"error"\s*:')
 _LOOKS_LIKE_JSON = re.compile(r"[{}\"]")
 
 LONG_TAIL_S = 5.0
@@ -561,12 +562,15 @@ def _parts(
     try:
         values = decode_all(data)
     except NotJsonError:
-        if is_error:
+        # transformers' server puts a message into its error unescaped, which may have quotes.
+        if is_error or _ERROR_START.match(data):
             return (Part(error=data),)
         answer.lose(data)
         return ()
     if len(values) == 1 and isinstance(values[0], dict) and not is_error:
         return (parse(values[0]),)
+    if len(values) == 1 and isinstance(values[0], list):  # Google's endpoints send lists, too
+        values = values[0]
     return [
         Part(done=True, candidates=False)
         if value is DONE
