@@ -8,7 +8,7 @@ import os
 import random
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,24 @@ if TYPE_CHECKING:
     from tieredllm.health.report import HealthReport, TierReport
     from tieredllm.notify.notifier import Notifier
     from tieredllm.store.history import CachedAnswer
-    from tieredllm.tools.approval import Approver
+    from tieredllm.tools.approval import Approval, Approver
     from tieredllm.tools.registry import Toolbox
 
 __all__ = ["FallbackManager"]
 
 PromptLike = str | Prompt | Sequence[Mapping[str, str]]
+
+LOADED_AHEAD = (
+    "html",
+    "sqlite3",
+    "sniffio",  # httpcore asks it which event loop runs, when it first connects
+    "anyio.streams.tls",
+    "anyio._backends._asyncio",
+    "tieredllm.providers.connections",
+    "tieredllm.providers.errors.http",
+    "tieredllm.providers.errors.transport",
+)
+"""Modules that only a request, or only its failure, would load; a test finds what is missing."""
 
 
 class FallbackManager:
@@ -131,6 +143,7 @@ class FallbackManager:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._http = HttpClients(self._clock)
+        persist = persist and not self.places.is_nowhere
         self.database = Database(self.places.state_db if persist else None)
         self._around = BackendDeps(
             places=self.places,
@@ -156,9 +169,32 @@ class FallbackManager:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._approve_tools = approve_tools
         self._approver = approver
+        self._approval: Approval | None = None
         self._gate = gate
         self._tool_folders = tuple(tool_folders)
         self._toolbox: Toolbox | None = None
+        if not one_question:
+            self._load_ahead()
+
+    def _load_ahead(self) -> None:
+        """Load what an answer may need, the rules above all.
+
+        A process that runs for long may be without a free descriptor when it needs them, or its
+        package may have been replaced meanwhile. For one question it would take too long.
+        """
+        from importlib import import_module
+
+        from tieredllm.providers.http import spare_httpx_its_command_line
+        from tieredllm.providers.rules import RulesBackend
+
+        spare_httpx_its_command_line()
+        for module in LOADED_AHEAD:
+            with suppress(ImportError):  # a newer library may do without one
+                import_module(module)
+        for plan in self.plans:
+            for backend in plan.backends:
+                if isinstance(backend, RulesBackend):
+                    backend.prepare()
 
     async def stream(
         self,
@@ -397,7 +433,7 @@ class FallbackManager:
         if not any(_has_tools(tier, self.profile.tools) for tier in self.profile.tiers):
             return None
         from tieredllm.engine.tool_loop import ToolLoop
-        from tieredllm.tools.approval import Approval
+        from tieredllm.tools.approval import Approval, RememberedApprovals
         from tieredllm.tools.execute import ToolSession
         from tieredllm.tools.registry import Toolbox
 
@@ -414,7 +450,19 @@ class FallbackManager:
                 cache=self.places.cache,
                 state=self.places.state,
             )
-        approval = Approval(declared.approve, ask=self._approver, approved=self._approve_tools)
+        approval = self._approval
+        if approval is None:
+            approval = Approval(
+                declared.approve,
+                ask=self._approver,
+                approved=self._approve_tools,
+                send_to=declared.send_to,
+                remembered=RememberedApprovals(self.places.approvals_file),
+            )
+        if self._approver is not None:
+            # A person's conversation goes on from request to request, and so does what it knows.
+            self._approval = approval
+        approval.begin_request()
         session = ToolSession(
             self._toolbox, approval=approval, max_rounds=declared.max_rounds, clock=self._clock
         )
