@@ -93,9 +93,8 @@ def answer(
         )
     prompt = chat.prompt(job.messages)
     model.evaluate(prompt.tokens, lasting=prompt.lasting, contexts=contexts)
-    reason, count = _write(
-        model, chat, job, limit=min(job.params.max_tokens, model.n_ctx - len(prompt.tokens))
-    )
+    room = model.n_ctx - len(prompt.tokens)
+    reason, count = _write(model, chat, job, limit=min(job.params.max_tokens or room, room))
     problem, chat.problem = chat.problem, None
     return End(
         reason=reason,

@@ -42,6 +42,7 @@ __all__ = ["ResponsesBackend", "ResponsesToolCalls"]
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _CALL_PIECES = ("response.function_call_arguments.delta", "response.function_call_arguments.done")
 
+_SCHEMA_WORDS = ("json_schema", "format", "text")
 _THOUGHT_PIECES = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
 _THOUGHT_KEYS = ("type", "id", "summary", "encrypted_content")
 """What of a reasoning item goes back (`response_reasoning_item_param`)."""
@@ -90,7 +91,7 @@ class ResponsesBackend(OpenAIBackend):
             parameters={
                 **{name: name for name in options},
                 **({"stream": "stream"} if stream else {}),
-                **(dict.fromkeys(("json_schema", "format"), "text") if call.schema else {}),
+                **(dict.fromkeys(_SCHEMA_WORDS, "schema") if call.schema else {}),
                 # "Encrypted content is not supported with this model."
                 **({"encrypted content": "include"} if "include" in options else {}),
                 # "Your organization must be verified to generate reasoning summaries."
