@@ -14,7 +14,7 @@ from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
 from tieredllm.render.view import View, show
 from tieredllm.store.record import is_turn
-from tieredllm.types import Answer, Answered, Attachment, Event, Prompt, Token
+from tieredllm.types import Answer, Answered, Attachment, Event, MessagePart, Prompt, Token
 
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
@@ -112,6 +112,7 @@ class Chat:
         interactive: whether a person is typing; else messages come from a pipe or a file.
         usage: whether to tell tokens and time after each answer.
         attachments: text the first message is about.
+        parts: images and documents that it is about.
         clock: the time.
     """
 
@@ -128,6 +129,7 @@ class Chat:
         interactive: bool,
         usage: bool = False,
         attachments: tuple[Attachment, ...] = (),
+        parts: tuple[MessagePart, ...] = (),
         clock: Clock | None = None,
     ) -> None:
         self.manager = manager
@@ -160,7 +162,10 @@ class Chat:
         """Whether some of the answer under way is on the screen."""
         self._history = history
         self._shows_usage = usage
-        self._attachments = attachments
+        self.attachments = attachments
+        """The texts that the next message is about."""
+        self.parts = parts
+        """The images and documents that it is about."""
         self._told_trouble = False
         self._clock = clock or SystemClock()
 
@@ -180,7 +185,8 @@ class Chat:
                 question=question,
                 system=self.dialogue.system,
                 history=self.dialogue.messages,
-                attachments=self._attachments,
+                attachments=self.attachments,
+                parts=self.parts,
             )
         )
 
@@ -258,7 +264,7 @@ class Chat:
             self._leave_out(replaced)
         self.dialogue.add(prompt, answer)
         if is_turn(answer):
-            self._attachments = ()
+            self.attachments, self.parts = (), ()
         if self._history is not None:
             self.dialogue.cid = self._history.save(
                 prompt,

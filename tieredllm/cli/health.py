@@ -215,6 +215,11 @@ def _say_fixes(report: HealthReport, environment: Environment) -> None:
     for tier in report.tiers:
         if tier.fix and tier.status != "healthy":
             environment.say(f"{tier.name}: {tier.fix}")
+        if tier.rejected:
+            environment.say(
+                f"{tier.name}: asked without {', '.join(tier.rejected)}, which it has rejected; "
+                "tieredllm health --reset forgets that"
+            )
 
 
 def _table(known: Sequence[TierReport], manager: FallbackManager, width: int) -> Table:

@@ -439,6 +439,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Inherited tiers to do without."""
     description: str | None = None
     """One line for `profile list`."""
+    system: str | None = None
+    """The system prompt of requests that have none of their own."""
     deadline_s: Seconds = 120.0
     """Seconds for the whole request, all tiers together."""
     on_content_filter: Literal["stop", "fallback"] = "stop"

@@ -185,6 +185,11 @@ class McpServer:
             {name: self._lookup(name) for name in sorted(_references(settings))},
         )
 
+    def _place(self) -> str:
+        """Return a hash of what is started, or asked: an approval holds for that alone."""
+        place = (_words(self._settings), self._settings.url, self._settings.cwd)
+        return hashlib.sha256(msgspec.json.encode(place)).hexdigest()[:16]
+
     def _command(self) -> list[str]:
         return [os.path.expanduser(self._expanded(word)) for word in _words(self._settings)]  # noqa: PTH111 - most are no paths
 
@@ -280,6 +285,11 @@ class McpServer:
             read_only=self._is_read_only(remote),
             origin=f"mcp:{self.name}",
             timeout_s=self._settings.timeout_s,
+            approve=self._settings.approve,
+            private=self._settings.private,
+            destination=(lambda _: self.name) if self._settings.sends else None,
+            server=self.name,
+            identity=self._place(),
             check=schema_checker(remote.input_schema),
             run=run,
         )
