@@ -104,8 +104,8 @@ class ResponsesBackend(OpenAIBackend):
             stream=stream,
         )
 
-    def _cap_tokens(self, tokens: int) -> int:
-        return max(tokens, MIN_OUTPUT_TOKENS) if self._at_home else tokens
+    def _cap_tokens(self, tokens: int | None) -> int | None:
+        return max(tokens, MIN_OUTPUT_TOKENS) if tokens and self._at_home else tokens
 
     def _reasoning(self, effort: str | None, call: Call, *, thinks: bool) -> dict[str, str] | None:
         """Ask for summaries of thoughts: they show that a model that thinks long is at work."""
