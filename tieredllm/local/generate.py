@@ -122,7 +122,7 @@ def _write(
         job.post(split if split.thought or split.unsaid else split.text)
 
     room = model.n_ctx - len(prompt.tokens)
-    limit = job.params.max_tokens
+    limit = room if job.params.max_tokens is None else job.params.max_tokens
     said = waited = 0
     detokenizer = Detokenizer((*chat.stop, *job.params.stop))
     loop = LoopDetector()

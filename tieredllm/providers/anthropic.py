@@ -70,7 +70,7 @@ class AnthropicBackend(CloudBackend):
         }
         body: dict[str, Any] = {
             "model": self.model,
-            "max_tokens": call.params.max_tokens,
+            "max_tokens": call.params.max_tokens or _most_tokens(self.model),
             "messages": messages_of(alternating(turns), identity=self.identity),
             "stream": stream,
             **({"system": system} if system else {}),
@@ -228,6 +228,20 @@ def _prompt_tokens(usage: Any) -> int | None:
     ]
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
+
+
+MOST_TOKENS = {(4, 6): 128_000, (4, 2): 64_000, (4, 0): 32_000}
+"""The longest answer by the version it begins with (LiteLLM's table of models, `max_output_tokens`:
+64,000 for 4.5, 128,000 for 4.6 and later); a limit has to be sent."""
+
+OLD_MOST_TOKENS = 4096
+"""The same for Claude 3, and other houses' models, which take as much at least."""
+
+
+def _most_tokens(model: str) -> int:
+    """Return the longest answer that a model can give."""
+    version = _version(model)
+    return next((most for least, most in MOST_TOKENS.items() if version >= least), OLD_MOST_TOKENS)
 
 
 def _version(model: str) -> tuple[int, int]:

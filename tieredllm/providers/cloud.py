@@ -335,7 +335,7 @@ class CloudBackend(ABC):
         return {name: value for name, value in {**body, **own}.items() if name not in gone}
 
     def _thinks_little(self, params: Params) -> bool:
-        return self._at_home and params.max_tokens < SMALL_CAP_TOKENS
+        return self._at_home and (params.max_tokens or SMALL_CAP_TOKENS) < SMALL_CAP_TOKENS
 
     def _key(self) -> str | None:
         key = self._keys.get(self._key_env) if self._key_env is not None else None
