@@ -65,7 +65,7 @@ def test_what_a_profile_says_is_safe_on_a_terminal(home):
         "  - {name: rules, provider: rules}\n",
     )
     for command in ("health", "ask hello", "profile show", "tools list", "log", "stats", "chat"):
-        text = shown(home, "-p", path, *command.split(), *(["--json"] if command == "x" else []))
+        text = shown(home, "-p", path, *command.split())
         assert not RAW.search(text), command
 
 
