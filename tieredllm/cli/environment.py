@@ -112,15 +112,21 @@ class Environment:
         """Whether stdout takes colour."""
         return self.may_color(self.stdout)
 
-    def console(self, *, stderr: bool = False) -> Console:
-        """Make a rich console for stdout, or for stderr."""
+    def console(self, *, stderr: bool = False, layout: bool = False) -> Console:
+        """Make a rich console for stdout, or for stderr.
+
+        Args:
+            stderr: for stderr.
+            layout: whether bold and the like stay where colours are not wanted.
+        """
         from tieredllm.render.console import SafeConsole
 
         stream = self.stderr if stderr else self.stdout
         plain = not self.may_color(stream)
+        keeps = layout and stream.isatty() and self.env.get("TERM") != "dumb"
         return SafeConsole(
             file=stream,
-            color_system=None if plain else "auto",  # None: no bold and no dim either
+            color_system=None if plain and not keeps else "auto",  # None: no bold, no dim either
             no_color=plain,
             highlight=False,
             soft_wrap=not stream.isatty(),
