@@ -138,12 +138,11 @@ def check(
         print_json(value, environment)
         raise typer.Exit(ExitCode.FAILURE if failed else ExitCode.OK)
     for mistake in failed:
-        print(mistake, file=environment.stdout)
-    print(
+        environment.print(str(mistake))
+    environment.print(
         f"{source}: {pluralize(len(rows), 'intent')}, "
         f"{pluralize(sum(row['patterns'] for row in rows), 'pattern')}, "
-        f"{pluralize(tests, 'test')}" + (f", {len(failed)} failed" if failed else ", ok"),
-        file=environment.stdout,
+        f"{pluralize(tests, 'test')}" + (f", {len(failed)} failed" if failed else ", ok")
     )
     if failed:
         raise typer.Exit(ExitCode.FAILURE)
@@ -205,19 +204,19 @@ def _explanation(given: RuleAnswer) -> dict[str, Any]:
 
 def _print_explained(given: RuleAnswer, *, several: bool, environment: Environment) -> None:
     finding = given.finding
-    out = environment.stdout
-    print(f"intent: {given.intent}", file=out)
+    out = environment.print
+    out(f"intent: {given.intent}")
     if several:
-        print(f"language: {given.lang}", file=out)
+        out(f"language: {given.lang}")
     if finding.winner is not None:
-        print(f"pattern: {finding.winner.pattern}", file=out)
-    print(f"why: {finding.why}", file=out)
+        out(f"pattern: {finding.winner.pattern}")
+    out(f"why: {finding.why}")
     if finding.candidates:
-        print("candidates:", file=out)
+        out("candidates:")
     for candidate in finding.candidates:
-        print(f"  {_describe(candidate, several=several)}", file=out)
-    print(f"tried: {finding.tried} of {pluralize(finding.patterns, 'pattern')}", file=out)
-    print(f"\n{given.text}", file=out)
+        out(f"  {_describe(candidate, several=several)}")
+    out(f"tried: {finding.tried} of {pluralize(finding.patterns, 'pattern')}")
+    out(f"\n{given.text}")
 
 
 def _describe(candidate: Candidate, *, several: bool) -> str:

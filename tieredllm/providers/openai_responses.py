@@ -17,7 +17,7 @@ import msgspec
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call
 from tieredllm.providers.cloud import WireRequest, base64_of
-from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import cleaned, find_error, get_count, get_path, get_str
 from tieredllm.providers.openai import THINKING, OpenAIBackend
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -214,7 +214,7 @@ class ResponsesToolCalls:
             elif kind == "message" and (text := _text(item)):
                 phase = {"phase": item["phase"]} if item.get("phase") else {}
                 items.append(_said(text) | phase)
-        return items
+        return cleaned(items)
 
 
 def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:
