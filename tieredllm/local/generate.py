@@ -16,9 +16,9 @@ from tieredllm.types import Message
 if TYPE_CHECKING:
     from tieredllm.local.contexts import KeptContexts
     from tieredllm.local.model import LoadedModel
-    from tieredllm.local.template import ChatFormat
+    from tieredllm.local.template import ChatFormat, ChatPrompt
 
-__all__ = ["End", "Item", "Job", "LoopDetector", "answer"]
+__all__ = ["End", "Item", "Job", "LoopDetector", "Writer", "answer", "read_prompt"]
 
 MAX_ROUND_TOKENS = 256
 """The longest round of a loop that is looked for."""
@@ -81,6 +81,21 @@ def answer(
         StoppedError: the model was told to stop.
         FallbackTriggerError: the conversation does not fit (`context_length`), or llama.cpp failed.
     """
+    prompt = read_prompt(model, chat, job)
+    model.evaluate(prompt.tokens, lasting=prompt.lasting, contexts=contexts)
+    writer = Writer(model, chat, job, prompt)
+    for token in model.sample(writer.limit, job.params):
+        if writer.take(token):
+            break
+    return writer.end()
+
+
+def read_prompt(model: LoadedModel, chat: ChatFormat, job: Job) -> ChatPrompt:
+    """Return a job's conversation in the model's tokens.
+
+    Raises:
+        FallbackTriggerError: it does not fit (`context_length`).
+    """
     from tieredllm.local.tokenizer import is_long
 
     written = "".join(message.content for message in job.messages)
@@ -91,44 +106,66 @@ def answer(
             f"the prompt has {len(written)} characters; "
             f"the context has room for {model.n_ctx} tokens",
         )
-    prompt = chat.prompt(job.messages)
-    model.evaluate(prompt.tokens, lasting=prompt.lasting, contexts=contexts)
-    reason, count = _write(
-        model, chat, job, limit=min(job.params.max_tokens, model.n_ctx - len(prompt.tokens))
-    )
-    problem, chat.problem = chat.problem, None
-    return End(
-        reason=reason,
-        prompt_tokens=len(prompt.tokens),
-        completion_tokens=count,
-        notice=problem,
-    )
+    return chat.prompt(job.messages)
 
 
-def _write(model: LoadedModel, chat: ChatFormat, job: Job, *, limit: int) -> tuple[Reason, int]:
-    """Post the pieces of an answer; return why it ended and how many tokens it took."""
-    from tieredllm.local.tokenizer import Detokenizer
+class Writer:
+    """An answer on its way from tokens to the pieces that are posted.
 
-    detokenizer = Detokenizer((*chat.stop, *job.params.stop))
-    loop = LoopDetector()
-    held: list[str] = []
-    count = 0
-    for token in model.sample(limit, job.params):
-        count += 1
-        data = model.vocabulary.bytes_of(token)
-        held.append(detokenizer.feed(data))
+    Args:
+        model: what answers.
+        chat: how its conversations are written.
+        job: where the pieces go.
+        prompt: what is answered.
+
+    Attributes:
+        limit: the most tokens it may have.
+    """
+
+    def __init__(self, model: LoadedModel, chat: ChatFormat, job: Job, prompt: ChatPrompt) -> None:
+        from tieredllm.local.tokenizer import Detokenizer
+
+        self.limit = min(job.params.max_tokens, model.n_ctx - len(prompt.tokens))
+        self._vocabulary = model.vocabulary
+        self._chat = chat
+        self._job = job
+        self._prompt_tokens = len(prompt.tokens)
+        self._detokenizer = Detokenizer((*chat.stop, *job.params.stop))
+        self._loop = LoopDetector()
+        self._held: list[str] = []
+        self._count = 0
+        self._repeats = False
+
+    def take(self, token: int) -> bool:
+        """Post what is certain of the text with one more token; True when the answer ends here."""
+        self._count += 1
+        data, held = self._vocabulary.bytes_of(token), self._held
+        held.append(self._detokenizer.feed(data))
         # The first word of a text has no space before it, the same word later has.
-        repeated = loop.feed(data.strip(b" ") or data)
+        repeated = self._loop.feed(data.strip(b" ") or data)
         # What repeats what was just said waits until it turns out not to be a loop.
-        job.post("".join(held[: len(held) - repeated]))
+        self._job.post("".join(held[: len(held) - repeated]))
         del held[: len(held) - repeated]
-        if detokenizer.stopped or job.cancelled:
-            break
-        if loop.is_undoubted("".join(held)):
-            return "repetition", count
-    if text := "".join(held) + detokenizer.end():
-        job.post(text)
-    return ("length" if count >= limit and not detokenizer.stopped else "stop"), count
+        if self._detokenizer.stopped or self._job.cancelled:
+            return True
+        self._repeats = self._loop.is_undoubted("".join(held))
+        return self._repeats or self._count >= self.limit
+
+    def end(self) -> End:
+        """Post the rest of the text, without a loop's other rounds, and return how it ended."""
+        reason: Reason = "repetition" if self._repeats else "stop"
+        if not self._repeats:
+            if text := "".join(self._held) + self._detokenizer.end():
+                self._job.post(text)
+            if self._count >= self.limit and not self._detokenizer.stopped:
+                reason = "length"
+        problem, self._chat.problem = self._chat.problem, None
+        return End(
+            reason=reason,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._count,
+            notice=problem,
+        )
 
 
 class LoopDetector:
