@@ -78,7 +78,7 @@ def test_empty_input(home, stdin):
 
 def test_no_prompt_on_a_terminal(home):
     """Without a prompt on a terminal, help is printed and the exit code is 2."""
-    terminal = Terminal(home, "ask", rows=60)
+    terminal = Terminal(home, "ask", rows=90)
 
     assert terminal.run() == 2
     assert "Usage: tieredllm ask" in terminal.lines[0]
@@ -201,21 +201,164 @@ def test_failure_in_words(home):
     assert "Traceback" not in errors
 
 
-def test_rules_are_a_complete_answer(home):
-    """A rule answer is exit 0, says that it is limited, and one line says why."""
-    done = cli(home, "-p", two_clouds(home, REFUSED), "ask", "hello")
+def test_a_rule_answer_goes_into_no_pipe_unasked(home):
+    """A rule answer is exit 3 and on stderr, where no program takes it for a model's."""
+    path = two_clouds(home, REFUSED)
+    done = cli(home, "-p", path, "ask", "hello")
+    streamed = cli(home, "-p", path, "ask", "--stream", "hello")
+    allowed = cli(home, "-p", path, "ask", "--allow-rules", "hello")
+    told = cli(home, "-p", path, "ask", "--json", "hello")
+
+    for silent in (done, streamed):
+        assert (silent.returncode, silent.stdout) == (3, b"")
+        assert b"REF-" in silent.stderr
+        assert b"answered by rules after primary: connection" in silent.stderr
+    assert allowed.returncode == told.returncode == 3
+    assert b"REF-" in allowed.stdout
+    assert allowed.stderr.decode().count("\n") == 1
+    assert json.loads(told.stdout)["tier"] == "rules"
+
+
+def test_a_rule_answer_shows_on_a_terminal(home):
+    """Whoever reads the screen sees that it is a limited answer; the code says so too."""
+    terminal = Terminal(home, "-p", two_clouds(home, REFUSED), "ask", "hello")
+
+    assert terminal.run() == 3
+    assert b"REF-" in terminal.raw
+
+
+def test_a_profile_may_take_a_rule_answer_for_none(home):
+    """`require_llm: true` makes the rules no answer, unless the command allows them."""
+    path = two_clouds(home, REFUSED)
+    Path(path).write_text(Path(path).read_text() + "require_llm: true\n")
+    done = cli(home, "-p", path, "ask", "hello")
+    allowed = cli(home, "-p", path, "ask", "--allow-rules", "hello")
+    both = cli(home, "-p", path, "ask", "--allow-rules", "--require-llm", "hello")
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"no complete answer" in done.stderr
+    assert (allowed.returncode, both.returncode) == (3, 2)
+    assert b"REF-" in allowed.stdout
+
+
+def alternates(*urls):
+    """Give a profile of one tier whose alternates have a model and a server each."""
+    own, *others = (
+        f"{{provider: openai, model: m-{n}, base_url: '{url}', api_key_env: null}}"
+        for n, url in enumerate(urls, start=1)
+    )
+    return (
+        f"name: t\ntiers:\n  - {{name: primary, {own[1:-1]}, retries: 0,"
+        f" alternates: [{', '.join(others)}]}}\n  - {{name: rules, provider: rules}}\n"
+    )
+
+
+def test_an_alternate_that_answers_is_named(home):
+    """Another model than the first configured one is told, with what the first one did."""
+    with served(answering("x")) as server:
+        path = profile(home, alternates(REFUSED, server.url + "/v1"))
+        done = cli(home, "-p", path, "ask", "hi")
+        alone = cli(home, "-p", path, "ask", "--no-fallback", "hi")
+
+    assert (done.returncode, done.stdout) == (0, b"x\n")
+    assert b"answered by primary" in done.stderr
+    assert b"after primary (m-1): connection" in done.stderr
+    assert (alone.returncode, alone.stdout) == (1, b"")
+    assert b"m-2" not in alone.stderr
+
+
+def test_every_backend_that_failed_is_named(home):
+    """When a tier's alternates fail too, the first one's failure is not hidden by the last's."""
+    with served(response(401, {"error": {"message": "no"}})) as server:
+        done = cli(
+            home,
+            "-p",
+            profile(home, alternates(REFUSED, server.url + "/v1")),
+            "ask",
+            "--require-llm",
+            "hi",
+        )
+
+    assert done.returncode == 1
+    assert b"primary (openai m-1): connection" in done.stderr
+    assert b"primary (openai m-2): authentication" in done.stderr
+
+
+UNCONFIGURED = (
+    "name: t\ntiers:\n  - {{name: a, provider: openai, model: m-0}}\n"
+    "  - {{name: local, provider: llama_cpp, model: /nowhere/x.gguf}}\n"
+    "  - {{name: b, provider: openai, model: m-1, base_url: '{url}', api_key_env: null}}\n"
+    "  - {{name: rules, provider: rules}}\n"
+)
+
+
+def test_what_is_not_configured_is_silent(home):
+    """The first configured tier answers without a word; a file that is not there is no failure."""
+    with served(answering("x")) as server:
+        path = profile(home, UNCONFIGURED.format(url=server.url + "/v1"))
+        done = cli(home, "-p", path, "ask", "hi")
+        told = json.loads(cli(home, "-p", path, "ask", "--json", "hi").stdout)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [it["outcome"] for it in told["attempts"]] == ["skipped", "skipped", "ok"]
+    assert told["attempts"][1]["skip"]["why"] == "not_configured"
+
+
+def test_a_chosen_model_whose_file_is_missing_is_wrong_usage(home):
+    """`-m` with a file that is not there, or a name nobody knows, is exit 2, and named."""
+    path = profile(home, UNCONFIGURED.format(url=REFUSED))
+    for model in ("my/nofile.gguf", "smollm2-135m", "no-such-model"):
+        done = cli(home, "-p", path, "ask", "-m", f"local={model}", "hi")
+
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert model.encode() in done.stderr
+        assert done.stderr.count(b"\n") <= 3
+
+
+def test_a_dry_run_tells_what_each_tier_would_be_sent(home):
+    """`--dry-run` asks nobody: it prints each tier's messages and parameters."""
+    with served(answering("x")) as server:
+        path = two_clouds(home, server.url + "/v1", server.url + "/v1")
+        done = cli(home, "-p", path, "ask", "--dry-run", "-s", "be kind", "why?")
+        told = json.loads(cli(home, "-p", path, "ask", "--dry-run", "--json", "why?").stdout)
+        asked = server.requests
+
+    assert (done.returncode, asked) == (0, [])
+    assert b"=== primary: openai m-1\n" in done.stdout
+    assert b"--- system\nbe kind\n--- user\nwhy?\n" in done.stdout
+    assert b"=== rules: rules\nis sent nothing" in done.stdout
+    assert [tier["tier"] for tier in told["tiers"]] == ["primary", "secondary", "rules"]
+    assert told["tiers"][0]["messages"] == [{"role": "user", "content": "why?"}]
+    assert told["tiers"][0]["params"]["max_tokens"]
+
+
+def test_what_is_left_out_is_told_once(home):
+    """A text that is cut is said once on stderr, and counted in the JSON, retries or not."""
+    plays = [response(503, {"error": {"message": "down"}}), answers("openai", "x")] * 2
+
+    async def play(connection):
+        await connection.send(plays.pop(0))
+
+    with served(play) as server:
+        path = two_clouds(home, server.url + "/v1")
+        Path(path).write_text(Path(path).read_text().replace("retries: 0", "retries: 1"))
+        text = b"word " * 500_000
+        done = cli(home, "-p", path, "ask", "why?", stdin=text)
+        told = json.loads(cli(home, "-p", path, "ask", "--json", "why?", stdin=text).stdout)
 
     assert done.returncode == 0
-    assert b"REF-" in done.stdout
-    assert done.stderr.decode().count("\n") == 1
-    assert b"answered by rules after primary: connection" in done.stderr
+    assert done.stderr.count(b"the piped text is cut to fit") == 1
+    assert told["left_out"]["history_messages"] == 0
+    assert told["left_out"]["attached_tokens"] > 100_000
 
 
 def test_quiet(home):
     """`-q` hides the line about the answering tier."""
     done = cli(home, "-p", two_clouds(home, REFUSED), "ask", "-q", "hello")
 
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 3
+    assert done.stderr.startswith(b"Hello!")
+    assert b"tieredllm" not in done.stderr
 
 
 def test_a_cut_stream_leaves_no_trace_in_a_pipe(home):
@@ -326,12 +469,46 @@ def test_usage(home):
 
 
 def test_truncated_is_said(home):
-    """An answer that was cut at `max_tokens` is given, and said to be cut."""
+    """An answer cut at `max_tokens` is given, with exit 3 and what allows more."""
     with served(answers("openai", "half", reason="length")) as server:
         done = cli(home, "-p", two_clouds(home, server.url + "/v1"), "ask", "why?")
 
-    assert (done.returncode, done.stdout) == (0, b"half\n")
+    assert (done.returncode, done.stdout) == (3, b"half\n")
     assert b"cut at max_tokens" in done.stderr
+    assert b"-o max_tokens" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "stdout"),
+    [
+        ("```sh\ncp -r dist /srv/", 1, b""),
+        ("```sh\nls\n```\nThen run", 3, b"ls\n"),
+        ("words", 1, b""),
+    ],
+)
+def test_half_a_script_is_not_extracted(home, text, code, stdout):
+    """`-x` writes nothing of a block that is not whole; one that ends before the cut is whole."""
+    with served(answers("openai", text, reason="length")) as server:
+        done = cli(home, "-p", two_clouds(home, server.url + "/v1"), "ask", "-x", "why?")
+
+    assert (done.returncode, done.stdout) == (code, stdout)
+    assert text.splitlines()[0].encode() in done.stderr or code == 3
+
+
+def test_a_stream_into_a_pipe_that_broke_off_is_no_success(home):
+    """What `--stream` has written cannot be taken back: it is said, and exit 1."""
+    half = STREAM_HEAD + b"".join(chunk(e) for e in [*opens("openai"), says("openai", "half an")])
+
+    async def cut(connection):
+        await connection.send(half)
+        await connection.reset()
+
+    with served(cut) as dying, served(answering("whole")) as ok:
+        path = two_clouds(home, dying.url + "/v1", ok.url + "/v1")
+        done = cli(home, "-p", path, "ask", "--stream", "why?")
+
+    assert (done.returncode, done.stdout) == (1, b"half an\nwhole\n")
+    assert b"void" in done.stderr
 
 
 def test_system_model_and_tier(home):
@@ -352,7 +529,7 @@ def test_system_model_and_tier(home):
     ("args", "said"),
     [
         (["-t", "nope", "q"], "no tier 'nope'"),
-        (["-m", "primary", "q"], "--model takes TIER=MODEL"),
+        (["-m", "primary", "q"], "'primary' is a tier, no model: name both"),
         (["-m", "nope=x", "q"], "no tier 'nope' with a model"),
         (["--simulate", "primary=nonsense", "q"], "no fault 'nonsense'"),
         (["--simulate", "nope=timeout", "q"], "no tier 'nope'"),
@@ -430,7 +607,7 @@ def test_a_broken_file_of_keys_is_named(home):
     (home / "config" / "keys.yaml").write_text("OPENAI_API_KEY: [")
     done = cli(home, "ask", "hello")
 
-    assert done.returncode == 0
+    assert done.returncode == 3
     assert b"keys.yaml:2:1: a value is missing" in done.stderr
 
 
@@ -521,12 +698,12 @@ def test_closed_streams(home, closed):
 
     assert b"Traceback" not in done.stderr
     if closed != ">&-":
-        assert done.returncode == 0
-        assert b"REF-" in done.stdout
+        assert done.returncode == 3
+        assert done.stdout == b""
 
 
 def test_offline_then_without_a_model(home):
-    """Without a network the local model answers; without its file, the rules do; exit 0 both."""
+    """Without a network the local model answers; without its file, the rules do, with exit 3."""
     model = install_model(home)
     path = profile(
         home,
@@ -545,9 +722,9 @@ def test_offline_then_without_a_model(home):
     model.unlink()
     rules = cli(home, "-p", path, "ask", "--json", "What is the capital of France?")
     answer = json.loads(rules.stdout)
-    assert rules.returncode == 0
+    assert rules.returncode == 3
     assert answer["tier"] == "rules"
-    assert answer["attempts"][2]["error"]["kind"] == "model_unavailable"
+    assert answer["attempts"][2]["skip"]["why"] == "not_configured"
 
 
 @pytest.mark.parametrize("command", ["models", "profile", "keys", "rules", "log", "notify"])

@@ -124,14 +124,14 @@ def test_a_failed_answer_is_exit_1_and_the_rest_goes_on(home):
     assert "service_unavailable (503)" in err
 
 
-def test_a_rule_answer_is_complete_and_no_turn(home):
-    """The rules' answer is exit 0, said on stderr; no model is shown it as its own."""
+def test_a_rule_answer_is_less_and_no_turn(home):
+    """The rules' answer is exit 3 and on stderr; no model is shown it as its own."""
     down = response(503, {"error": {"message": "down"}})
     with talking({"bad": down}) as server:
         code, out, err = chat(home, two_clouds(home, server.url + "/v1"), b"bad\ngood\n")
 
-    assert code == 0
-    assert "REF-" in out
+    assert (code, out) == (3, "You said: good\n")
+    assert "REF-" in err
     assert "tieredllm: answered by rules after primary: service_unavailable" in err
     assert contents(server) == ["user: good"]
 
@@ -259,9 +259,10 @@ def test_a_retry_that_fails_keeps_the_answer(home):
     """When nothing better comes, the turn stays as it was."""
     with talking() as server:
         path = two_clouds(home, server.url + "/v1")
-        code, out, _ = chat(home, path, b"one\n/tier rules\n/retry\n/tier auto\nthree\n")
+        lines = b"one\n/tier rules\n/retry\n/tier auto\nthree\n"
+        code, out, _ = chat(home, path, lines, "--allow-rules")
 
-    assert code == 0
+    assert code == 3
     assert out.splitlines()[0] == "You said: one"
     assert "REF-" in out
     assert contents(server) == ["user: one", "assistant: You said: one", "user: three"]
@@ -326,7 +327,7 @@ def test_no_key_is_kept(home):
     ("args", "said"),
     [
         (["-t", "nope"], "no tier 'nope'"),
-        (["-m", "primary"], "--model takes TIER=MODEL"),
+        (["-m", "primary"], "'primary' is a tier, no model: name both"),
         (["--simulate", "primary=nonsense"], "no fault 'nonsense'"),
         (["--deadline", "0"], "--deadline"),
         (["-c"], "no conversation yet"),
@@ -353,7 +354,8 @@ def test_global_options_after_the_command(home):
         done = cli(home, "chat", "-p", path, "-q", "--no-color", stdin=b"hello\n")
         told = cli(home, "chat", "-p", path, "-v", stdin=b"hello\n")
 
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 3
+    assert b"tieredllm" not in done.stderr
     assert b"falling back from primary to rules" in told.stderr
 
 
@@ -420,7 +422,7 @@ def test_a_cut_answer_is_said(home):
     with served(answers("openai", "half", reason="length")) as server:
         code, out, err = chat(home, two_clouds(home, server.url + "/v1"), b"why?\n")
 
-    assert (code, out) == (0, "half\n")
+    assert (code, out) == (3, "half\n")
     assert "cut at max_tokens" in err
 
 
@@ -429,7 +431,7 @@ def test_simulated_faults(home):
     path = two_clouds(home, REFUSED)
     code, _, err = chat(home, path, b"hi\nho\n", "--simulate", "primary=quota_exhausted")
 
-    assert code == 0
+    assert code == 3
     assert "quota_exhausted" in err
     assert err.count("answered by rules") == 2
 

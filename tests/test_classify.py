@@ -1086,7 +1086,13 @@ def test_a_wait_is_read_wherever_it_hides(name):
         ("invalid top_p: only 0.95 is allowed for this model", "top_p"),
         ("top_p must be 1 when using greedy sampling.", "top_p"),
         ("`temperature` may only be set to 1 when thinking is enabled.", "temperature"),
+        ("Invalid value for temperature: must be 1.0", "temperature"),
+        ("temperature must be 1.0 for this model.", "temperature"),
+        ("This model only supports temperature=1", "temperature"),
+        ("temperature can only be 1 with thinking", "temperature"),
         ("top_p must be between 0 and 1", None),
+        ("top_p must be 0 or greater", None),
+        ("top_p must be 1.5 or less", None),
         ("max_tokens must be 1 or more", None),
     ],
 )

@@ -72,6 +72,7 @@ def test_exit_codes():
         "OK": 0,
         "FAILURE": 1,
         "USAGE": 2,
+        "LESS": 3,
         "INTERRUPTED": 130,
     }
 

@@ -63,7 +63,7 @@ def test_ask_keeps_contexts_with_the_log_only(tmp_path):
     continued = files()
     cli(home, "log", "prune", "--older-than", "0", "--yes")
 
-    assert (done.returncode, again.returncode) == (0, 0)
+    assert {done.returncode, again.returncode} <= {0, 3}
     assert [len(found) for found in (without_log, with_log, continued)] == [0, 1, 1]
     assert continued != with_log
     assert files() == []

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from profile_support import mistakes_in, places_in, write
 
+from tieredllm.errors import ProfileError
 from tieredllm.profile.dump import write_yaml
 from tieredllm.profile.load import find_mistakes, load_profile
-from tieredllm.profile.schema import Profile
+from tieredllm.profile.schema import McpSettings, Profile
 from tieredllm.profile.yaml_reader import parse_yaml
 
 DATA = Path(__file__).parent / "data"
@@ -142,15 +143,15 @@ def tier(lines: str) -> str:
             "5:12: `params` must be a mapping (lines of `key: value`), not nothing",
         ),
         (
-            tier("provider: rules") + "tools: {mcp: {docs: {command: npx}}}",
+            tier("provider: rules") + "tools: {mcp: {docs: {command: 3}}}",
             (
-                "4:31: `command` must be a list: the program, then its arguments, or null, "
-                "not the text `npx`"
+                "4:31: `command` must be a program, or a list of it and its arguments, or null, "
+                "not `3`"
             ),
         ),
         (
             tier("provider: rules") + "tools: {mcp: {docs: {}}}",
-            "4:15: MCP server `docs` needs either `command` (a list) or `url`",
+            "4:15: MCP server `docs` needs either `command` or `url`",
         ),
         (
             tier("provider: rules") + "tools: {mcp: {docs: {url: docs}}}",
@@ -173,10 +174,68 @@ def test_each_mistake_says_what_would_be_right(tmp_path, places, text, mistake):
 
 def test_what_may_come_of_an_mcp_server_may_be_granted(tmp_path, places):
     """A tool is not unknown as long as a server may offer it."""
-    text = tier("provider: openai\nmodel: x\ntools: [docs_search]")
+    granted = "[docs__search, docs, 'docs__*', -docs__delete, '-*__write', all]"
+    text = tier(f"provider: openai\nmodel: x\ntools: {granted}")
     text += "tools: {mcp: {docs: {command: [npx, docs]}}}"
 
     assert mistakes_in(write(tmp_path / "p.yaml", text), places) == []
+
+
+def test_a_grant_that_nothing_can_come_of_is_a_mistake(tmp_path, places):
+    """Neither a tool nor a server nor a name with a server's prefix has that name."""
+    text = tier("provider: openai\nmodel: x\ntools: [docz, now]")
+    text += "tools: {builtin: [now], mcp: {docs: {command: [npx, docs]}}}"
+
+    [told] = mistakes_in(write(tmp_path / "p.yaml", text), places)
+    assert told.endswith("no tool `docz` is declared: did you mean `docs`?")
+
+
+MCP_JSON = """{
+\t"mcpServers": {
+\t\t"git": {"type": "stdio", "command": "uvx", "args": ["mcp-server-git"], "timeout": 60000},
+\t\t"crm": {"type": "http", "url": "https://crm.example/mcp",
+\t\t\t"headers": {"Authorization": "Bearer ${CRM_TOKEN}"}, "alwaysAllow": ["x"]},
+\t\t"gem": {"httpUrl": "https://gem.example/mcp", "trust": true},
+\t\t"port": {"command": "./serve", "env": {"PORT": 3000, "KEY": "${KEY:-none}"}, "cwd": ""}
+\t}
+}
+"""
+
+
+def test_the_file_of_servers_that_everybody_has_is_read(tmp_path, places):
+    """`mcp: {file: …}` takes the servers of `mcpServers`; those of the profile itself win."""
+    write(tmp_path / ".mcp.json", MCP_JSON)
+    text = tier("provider: openai\nmodel: x\ntools: [git, crm]")
+    text += "tools: {mcp: {file: .mcp.json, git: {command: mine}}}"
+    mcp = load_profile(str(write(tmp_path / "p.yaml", text)), places).tools.mcp
+
+    assert list(mcp) == ["git", "crm", "gem", "port"]
+    assert mcp["git"] == McpSettings(command="mine")
+    assert mcp["crm"].headers == {"Authorization": "Bearer ${CRM_TOKEN}"}
+    assert mcp["gem"].url == "https://gem.example/mcp"
+    assert mcp["port"].env == {"PORT": 3000, "KEY": "${KEY:-none}"}
+
+
+@pytest.mark.parametrize(
+    ("content", "mistake"),
+    [
+        (None, "p.yaml:5:21: {file} cannot be read: no such file or directory"),
+        ("{}", "{file}:1:1: there are no servers: they are under `mcpServers`"),
+        ('{"mcpServers": {\n "a": {"command": 3}}}', "{file}:2:19: `command` must be a program"),
+        ('{"mcpServers": {\n "a": {}}}', "{file}:2:2: MCP server `a` needs either `command`"),
+        ('{"mcpServers": {\n', "{file}:2:1: a value is missing here"),
+    ],
+)
+def test_what_is_wrong_with_that_file_is_told_where_it_stands(tmp_path, places, content, mistake):
+    """A mistake in it has its own line and column; a file that is not there has the profile's."""
+    file = tmp_path / "servers.json"
+    if content is not None:
+        write(file, content)
+    text = tier("provider: openai\nmodel: x") + "tools: {mcp: {file: servers.json}}"
+    with pytest.raises(ProfileError) as caught:
+        load_profile(str(write(tmp_path / "p.yaml", text)), places)
+
+    assert mistake.format(file=file) in str(caught.value)
 
 
 def test_keys_that_say_nothing_are_no_mistake(tmp_path, places):
@@ -273,6 +332,7 @@ _OTHER = st.sampled_from([*_NUMBERS, *_OTHERS])
 _WHERE = st.sampled_from([path for path in _paths(GOOD) if path])
 
 
+@settings(deadline=None)
 @given(
     where=st.sampled_from([path for path in _paths(GOOD) if path]), other=_OTHER, more=st.booleans()
 )
@@ -308,10 +368,10 @@ def test_an_address_that_goes_too_far_is_told(tmp_path, places, ending):
 @pytest.mark.parametrize(
     ("server", "mistake"),
     [
-        ("{command: [x], url: 'http://x'}", "15: MCP server `d` needs either `command` (a list)"),
+        ("{command: [x], url: 'http://x'}", "15: MCP server `d` needs either `command` or `url`"),
         (
             "{command: []}",
-            "28: `command` must be a list: the program, then its arguments, or null, not an empty",
+            "28: `command` must be a program, or a list of it and its arguments, or null, not an",
         ),
         ("{command: ['']}", "29: item 1 of `command` must be text that is not empty, not empty"),
         ('{command: ["a\\0"]}', "29: a word of `command` has a null character in it"),
@@ -324,7 +384,13 @@ def test_an_address_that_goes_too_far_is_told(tmp_path, places, ending):
             "{url: 'http://x', env: {A: b}}",
             "36: an MCP server with `url` has no `env`: remove it",
         ),
-        ("{command: [x], env: {A: 1}}", "42: `env.A` must be text, not `1`: put it in quotes"),
+        (
+            "{command: [x], env: {A: [1]}}",
+            "42: `env.A` must be text, a number, or true or false, not",
+        ),
+        ("{command: x, type: ssh}", "37: `type` must be http, sse, stdio, streamable-http, str"),
+        ("{command: x, approve: yes}", "40: `approve` must be always, ask, never, or null"),
+        ("{url: 'http://x', args: [y]}", "36: an MCP server with `url` has no `args`: remove it"),
         ("{command: [x], cmd: 1}", "33: unknown key `cmd`: did you mean `cwd`?"),
         ("{command: [x], timeout_s: 0}", "44: `timeout_s` must be a number above 0"),
         (

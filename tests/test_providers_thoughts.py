@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_support import answers, ask, call, document, event, response, stream
 
-from tieredllm.providers.thoughts import MARKS, ThoughtSplitter, opened_block
+from tieredllm.thoughts import MARKS, ThoughtSplitter, opened_block
 
 DATA = Path(__file__).parent / "data"
 TEXTS = yaml.safe_load((DATA / "thoughts.yaml").read_text("utf-8"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tieredllm.render.extract import first_code_block
+from tieredllm.render.extract import CodeBlock, first_code_block
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,9 @@ from tieredllm.render.extract import first_code_block
 )
 def test_first_fence_is_extracted(markdown, code):
     """Fences, their length, indentation, nesting and end follow CommonMark; other code is none."""
-    assert code == first_code_block(markdown)
+    found = first_code_block(markdown)
+
+    assert code == (found and found.code)
 
 
 LINES = st.text(st.characters(codec="utf-8", exclude_characters="`~\r\0"), max_size=30).filter(
@@ -49,4 +51,23 @@ def test_what_stands_in_a_fence_comes_out_as_it_is(lines, fence):
     """Code without fences of its own is given back to the letter."""
     code = "\n".join(lines) + "\n"
 
-    assert code == first_code_block(f"Here:\n\n{fence}py\n{code}{fence}\nDone.")
+    assert CodeBlock(code, is_closed=True) == first_code_block(
+        f"Here:\n\n{fence}py\n{code}{fence}\nDone."
+    )
+
+
+@pytest.mark.parametrize(
+    "markdown",
+    [
+        "```\na",
+        "```\na\n",
+        "```\n",
+        "```",
+        "- ```\n  a\n\nafter",
+        "> ```\n> a\nafter",
+        "````\na\n```",
+    ],
+)
+def test_a_block_without_its_end_is_known(markdown):
+    """A block that only its text's or its container's end closes may lack what follows."""
+    assert not first_code_block(markdown).is_closed

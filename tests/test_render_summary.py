@@ -96,7 +96,11 @@ def test_tiers_that_are_not_configured_are_named_briefly():
         lacks("secondary", 1, "X_API_KEY", model="other"),
     ]
 
-    assert summary_line(answer(tier="rules", level=2, model_used="rules", attempts=attempts)) == (
+    by_rules = answer(
+        tier="rules", level=2, model_used="rules", provider="rules", attempts=attempts
+    )
+
+    assert summary_line(by_rules) == (
         "tieredllm: answered by rules after primary: OPENAI_API_KEY is not set; "
         "secondary: rate_limit (429) Too many requests"
     )
@@ -116,7 +120,10 @@ def test_cut_answer_is_named_also_on_the_first_tier():
     """An answer that ended at max_tokens is never taken for a complete one in silence."""
     cut = answer(tier="primary", level=0, truncated=True, usage=Usage(completion_tokens=256))
 
-    assert summary_line(cut) == "tieredllm: the answer was cut at max_tokens (256)"
+    assert summary_line(cut) == (
+        "tieredllm: the answer was cut at max_tokens (256): `-o max_tokens 512`, or `max_tokens` "
+        "in the params of tier primary, allows more"
+    )
 
 
 def test_an_answer_in_circles_is_told():

@@ -173,7 +173,7 @@ def test_soak(tmp_path, seed):
     async def ask(manager: FallbackManager) -> None:
         loop = asyncio.get_running_loop()
         out, err = io.StringIO(), io.StringIO()
-        view = PlainAnswer(stdout=out, stderr=err, verbose=True)
+        view = PlainAnswer(stdout=out, stderr=err, allow_rules=True, verbose=True)
         started = loop.time()
         async for happened in manager.stream("hello?", options=Options(deadline_s=DEADLINE_S)):
             view.handle(happened)

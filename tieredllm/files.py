@@ -68,6 +68,11 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
         """Where `keys set` keeps API keys (mode 0600)."""
         return self.config / "keys.yaml"
 
+    @property
+    def approvals_file(self) -> Path:
+        """What tools were approved for good."""
+        return self.state / "approvals.json"
+
 
 def shipped(folder: str) -> Path:
     """Return a folder that ships with tieredllm: `profiles` or `models`.

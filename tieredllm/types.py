@@ -58,6 +58,9 @@ __all__ = [
     "ToolsWanted",
     "TopP",
     "Usage",
+    "answering",
+    "backend_of",
+    "is_from_first_choice",
     "last_failures",
     "rejected_tool",
 ]
@@ -258,8 +261,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     patient: bool = False
     """Whether backends that were set aside for their health are left alone even when no other
     language model is left: the caller waits for their circuits instead."""
-    require_llm: bool = False
-    """Whether the rule engine's answer would be a failure."""
+    require_llm: bool | None = None
+    """Whether the rule engine's answer would be a failure; None: what the profile says."""
     deadline_s: float | None = None
     """Overrides the profile's."""
     stream: bool | None = None
@@ -313,6 +316,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: float
     first_token_ms: float | None = None
     """Milliseconds from the attempt's start to its first token."""
+
+    @property
+    def is_unconfigured(self) -> bool:
+        """Whether the backend lacks a key or a file, and so was no choice at all."""
+        return self.skip is not None and self.skip.why == "not_configured"
 
     @property
     def why(self) -> str:
@@ -414,6 +422,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolUse, ...] = ()
     """What models called, all tiers together; also when the request failed."""
 
+    @property
+    def is_less(self) -> bool:
+        """Whether it is less than a model's whole answer: cut at a limit, or by rules."""
+        return self.error is None and (self.truncated or self.provider == "rules")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as plain values, in the order of the fields."""
         values: dict[str, Any] = msgspec.to_builtins(self)
@@ -431,6 +444,26 @@ def last_failures(attempts: Sequence[Attempt]) -> list[Attempt]:
         if attempt.outcome == "failed" or (attempt.outcome == "skipped" and key not in last):
             last[key] = attempt
     return [attempt for _, attempt in sorted(last.items(), key=lambda item: item[0])]
+
+
+def answering(answer: Answer) -> Attempt | None:
+    """Return the attempt that an answer comes from."""
+    ended = (it for it in reversed(answer.attempts) if it.outcome == "ok")
+    return next((it for it in ended if it.tier == answer.tier), None)
+
+
+def is_from_first_choice(answer: Answer) -> bool:
+    """Return whether the answer is that of the first backend that is configured."""
+    won = answering(answer)
+    if won is None or (won.provider == "rules" and len(answer.attempts) > 1):
+        return not answer.fallback_used
+    first = next(it for it in answer.attempts if not it.is_unconfigured)
+    return backend_of(first) == backend_of(won)
+
+
+def backend_of(attempt: Attempt) -> tuple[int, str, str, str]:
+    """Return what tells the backends of a request apart."""
+    return attempt.level, attempt.tier, attempt.provider, attempt.model
 
 
 class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):

@@ -199,9 +199,10 @@ async def copy(chat: Chat, argument: str) -> None:
     if text is None:
         raise UsageError("there is no answer to copy")
     if argument == "code":
-        text = first_code_block(text)
-        if text is None:
+        block = first_code_block(text)
+        if block is None:
             raise UsageError("the last answer has no code block")
+        text = block.code
     terminal = chat.environment.stdout if chat.environment.stdout.isatty() else None
     chat.services.show_dim(copy_to_clipboard(text, chat.environment.env, terminal))
 

@@ -14,7 +14,7 @@ from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
 from tieredllm.render.view import View, show
 from tieredllm.store.record import is_turn
-from tieredllm.types import Answer, Answered, Attachment, Event, Prompt, Token
+from tieredllm.types import Answer, Answered, Attachment, Event, MessagePart, Prompt, Token
 
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
@@ -112,6 +112,7 @@ class Chat:
         interactive: whether a person is typing; else messages come from a pipe or a file.
         usage: whether to tell tokens and time after each answer.
         attachments: text the first message is about.
+        parts: images and documents that it is about.
         clock: the time.
     """
 
@@ -128,6 +129,7 @@ class Chat:
         interactive: bool,
         usage: bool = False,
         attachments: tuple[Attachment, ...] = (),
+        parts: tuple[MessagePart, ...] = (),
         clock: Clock | None = None,
     ) -> None:
         self.manager = manager
@@ -148,8 +150,10 @@ class Chat:
         """When it was asked, seconds since the epoch."""
         self.saved_to: set[str] = set()
         """The files this session has written."""
-        self.all_complete = True
-        """Whether every answer so far was complete, and every command was carried out."""
+        self.has_failed = False
+        """Whether a question got no answer, or a command was not carried out."""
+        self.gave_less = False
+        """Whether an answer was less than a model's whole one."""
         self.draft = ""
         """What the next message begins with: it can still be edited."""
         self.has_asked = False
@@ -158,7 +162,10 @@ class Chat:
         """Whether some of the answer under way is on the screen."""
         self._history = history
         self._shows_usage = usage
-        self._attachments = attachments
+        self.attachments = attachments
+        """The texts that the next message is about."""
+        self.parts = parts
+        """The images and documents that it is about."""
         self._told_trouble = False
         self._clock = clock or SystemClock()
 
@@ -178,7 +185,8 @@ class Chat:
                 question=question,
                 system=self.dialogue.system,
                 history=self.dialogue.messages,
-                attachments=self._attachments,
+                attachments=self.attachments,
+                parts=self.parts,
             )
         )
 
@@ -256,7 +264,7 @@ class Chat:
             self._leave_out(replaced)
         self.dialogue.add(prompt, answer)
         if is_turn(answer):
-            self._attachments = ()
+            self.attachments, self.parts = (), ()
         if self._history is not None:
             self.dialogue.cid = self._history.save(
                 prompt,
@@ -270,16 +278,16 @@ class Chat:
             self.services.tell(line)
         if self._shows_usage and answer.error is None:
             self.services.tell(self._worded(usage_line(answer)))
-        self.all_complete = self.all_complete and answer.error is None
+        self.has_failed = self.has_failed or answer.error is not None
+        self.gave_less = self.gave_less or answer.is_less
 
     def _remarks(self, answer: Answer) -> list[str]:
         if answer.error is not None:
             return [self._worded(line) for line in failure_lines(answer)]
         if self.environment.quiet:
             return []
-        if self.interactive:  # the tier was named above the answer
-            answer = msgspec.structs.replace(answer, fallback_used=False)
-        line = summary_line(answer)
+        # Who answers is said above the answer.
+        line = summary_line(answer, names_model=not self.interactive)
         return [] if line is None else [self._worded(line)]
 
     def _worded(self, line: str) -> str:

@@ -137,7 +137,7 @@ class Repl:
         return True
 
     def _fail(self, reason: str) -> None:
-        self._chat.all_complete = False
+        self._chat.has_failed = True
         self._chat.services.tell(reason if self._chat.interactive else f"tieredllm: {reason}")
 
     def _unexpected(self, exc: Exception) -> str:

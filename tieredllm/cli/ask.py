@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from tieredllm.cli.environment import Environment, current
-from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.exit_codes import ExitCode, code_of
 from tieredllm.cli.options import (
+    PAIR,
+    RequestCommand,
     RequestOptions,
     find_conversation,
     make_manager,
@@ -18,9 +20,8 @@ from tieredllm.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tieredllm.types import Answer
+    from tieredllm.prompts.stored import StoredPrompt
+    from tieredllm.types import Answer, Prompt
 
 __all__ = ["app"]
 
@@ -34,6 +35,8 @@ EXAMPLES = """Examples:
   tieredllm ask -x "a Python one-liner that reverses a file's lines" > reverse.py
   tieredllm ask -f report.txt "what does this conclude?" --json | jq -r .tier
   tieredllm ask -c "and at sunset?"
+  tieredllm ask -s "you are a strict reviewer" "review: {input}" --save review
+  git diff | tieredllm -T review -o temperature 0
 """
 
 
@@ -54,6 +57,27 @@ class AskOptions(RequestOptions):
         bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
     ] = False
 
+    variable: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--var",
+            metavar=PAIR,
+            parser=str,
+            help="A variable of the stored prompt (repeatable).",
+        ),
+    ] = None
+    save_as: Annotated[
+        str | None,
+        typer.Option(
+            "--save",
+            metavar="NAME",
+            help="Keep -s, the question as a template ({input}, {names}), -o, -m and -t "
+            "under a name, for -T; nothing is asked.",
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what each tier would be sent; ask nothing.")
+    ] = False
     no_stdin: Annotated[
         bool,
         typer.Option(
@@ -71,6 +95,8 @@ class AskOptions(RequestOptions):
         from tieredllm.errors import UsageError
 
         super().check()
+        if self.variable and self.template is None:
+            raise UsageError("--var fills in a stored prompt: name it with -T")
         if self.stream_always and self.no_stream:
             raise UsageError("--stream and --no-stream exclude each other")
 
@@ -78,7 +104,9 @@ class AskOptions(RequestOptions):
         return super()._request_fields(names) | {"stream": False if self.no_stream else None}
 
 
-@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @takes_options(AskOptions)
 def ask(
     ctx: typer.Context,
@@ -96,19 +124,106 @@ def ask(
     """Ask one question and print one answer.
 
     The tiers of the profile are tried in order until one answers completely. The answer goes to
-    stdout, everything else to stderr. Exit code 0: a complete answer; 1: none; 2: wrong usage.
+    stdout, everything else to stderr; an answer by rules goes into a pipe with --allow-rules only.
+    Exit code 0: a model's whole answer; 3: one that was cut, or by rules; 1: none; 2: wrong usage.
     """
     environment = current()
-    words, files = prompt or [], options.file or []
-    if not words and not files and (options.no_stdin or not environment.is_piped_into):
+    words = prompt or []
+    options.check()
+    if options.save_as is not None:
+        _save(environment, words, options)
+        return
+    stored = _stored(environment, options)
+    if stored is not None:
+        options = options.with_stored(stored)
+    is_whole = stored is not None and stored.prompt is not None
+    has_any = words or options.file or options.attach or is_whole
+    if not has_any and (options.no_stdin or not environment.is_piped_into):
         print(ctx.get_help(), file=environment.stderr)
         raise typer.Exit(ExitCode.USAGE)
-    options.check()
-    raise typer.Exit(_answer(environment, words, files, options))
+    raise typer.Exit(_answer(environment, words, options, stored))
+
+
+def _stored(environment: Environment, options: AskOptions) -> StoredPrompt | None:
+    if options.template is None:
+        return None
+    from tieredllm.prompts.stored import StoredPrompts
+
+    return StoredPrompts(environment.places).find(options.template)
+
+
+def _save(environment: Environment, words: list[str], options: AskOptions) -> None:
+    """Keep what was given as a stored prompt.
+
+    Raises:
+        UsageError: nothing was given, or the name is none.
+    """
+    from tieredllm.errors import UsageError
+    from tieredllm.profile.params import read_params
+    from tieredllm.prompts.stored import StoredPrompt, StoredPrompts
+
+    if len(options.model or []) > 1:
+        raise UsageError("--save keeps one model: give one -m")
+    prompt = StoredPrompt(
+        system=options.system,
+        prompt=" ".join(words) or None,
+        options=read_params(options.option or []),
+        tier=options.start,
+        model=next(iter(options.model or []), None),
+    )
+    if prompt == StoredPrompt():
+        raise UsageError("--save: there is nothing to keep: give a prompt, -s, -o, -m or -t")
+    name = options.save_as or ""
+    path = StoredPrompts(environment.places).save(name, prompt)
+    environment.say(f"kept as {path}: `tieredllm ask -T {name} ...`")
+
+
+def _prompt(
+    environment: Environment,
+    words: list[str],
+    options: AskOptions,
+    stored: StoredPrompt | None,
+    usual_s: float,
+) -> Prompt:
+    """Read what is asked: the words, stdin, files, images, a stored prompt around it.
+
+    Args:
+        environment: the streams.
+        words: the question's words.
+        options: what the command was told.
+        stored: the stored prompt.
+        usual_s: how long stdin is waited for without a deadline.
+
+    Raises:
+        UsageError: stdin or a file is wrong, or there is nothing to ask.
+    """
+    from tieredllm.cli.prompt_input import Patience, question_and_attachments, read_media
+    from tieredllm.errors import UsageError
+    from tieredllm.types import Prompt
+
+    patience = Patience.within(options.deadline_s, usual_s)
+    attach = options.attach or []
+    parts = read_media(environment, attach, patience=patience)
+    question, attachments = question_and_attachments(
+        environment,
+        words,
+        options.file or [],
+        patience=patience,
+        read_stdin=not options.no_stdin and "-" not in attach,
+    )
+    if stored is not None:
+        question = stored.question(question, dict(options.variable or []))
+    prompt = Prompt(question=question, attachments=attachments, parts=parts)
+    if prompt.is_empty:
+        raise UsageError("nothing to ask: give a question, a file, or text on stdin")
+    return prompt
 
 
 def _answer(
-    environment: Environment, words: list[str], files: list[Path], options: AskOptions
+    environment: Environment,
+    words: list[str],
+    options: AskOptions,
+    stored: StoredPrompt | None,
 ) -> int:
     """Ask, print the answer, keep it, and return the exit code.
 
@@ -121,10 +236,7 @@ def _answer(
     from tieredllm.aio import run
     from tieredllm.cli.approval import beside, terminal_approver
     from tieredllm.cli.output import make_view
-    from tieredllm.cli.prompt_input import Patience, question_and_attachments
-    from tieredllm.errors import UsageError
     from tieredllm.render.view import show
-    from tieredllm.types import Prompt
 
     view, animated = make_view(
         environment,
@@ -132,6 +244,7 @@ def _answer(
         stream=options.stream_always,
         no_stream=options.no_stream,
         printed_later=options.as_json or options.extract,
+        allow_rules=options.allow_rules,
         reasoning=options.show_reasoning,
     )
     manager = make_manager(
@@ -144,31 +257,31 @@ def _answer(
         history = History(manager.database)
     earlier = find_conversation(history, options.conversation)
     started = time.monotonic()
-    question, attachments = question_and_attachments(
-        environment,
-        words,
-        files,
-        patience=Patience.within(options.deadline_s, manager.profile.deadline_s),
-        read_stdin=not options.no_stdin,
-    )
-    if not question.strip() and not any(part.text.strip() for part in attachments):
-        raise UsageError("nothing to ask: give a question, a file, or text on stdin")
+    prompt = _prompt(environment, words, options, stored, manager.profile.deadline_s)
     request = options.request()
     if request.deadline_s is not None:  # what was waited for counts
         left_s = max(request.deadline_s - (time.monotonic() - started), 0.001)
         request = msgspec.structs.replace(request, deadline_s=left_s)
-    prompt = Prompt(
-        question=question,
+    prompt = msgspec.structs.replace(
+        prompt,
         system=options.system if options.system is not None else earlier and earlier.system,
         history=earlier.messages if earlier else (),
-        attachments=attachments,
     )
 
     async def answered() -> int:
         try:
+            if options.dry_run:
+                from tieredllm.cli.dry_run import print_previews
+
+                previews = await manager.preview(prompt, options=request)
+                print_previews(previews, environment, as_json=options.as_json)
+                return ExitCode.OK
             events = manager.stream(prompt, options=request)
             answer = await show(events, view, animated=animated)
             code = _finish(environment, options, answer)
+            if getattr(view, "is_broken", False) and code == ExitCode.OK:
+                environment.warn("tieredllm: stdout holds more than one answer's text: --stream")
+                code = ExitCode.FAILURE
             if answer.fallback_used or answer.error is not None:
                 for mistake in manager.key_mistakes():
                     environment.say(str(mistake))
@@ -197,7 +310,7 @@ def _finish(environment: Environment, options: AskOptions, answer: Answer) -> in
     """Print what comes after the answer, and judge it."""
     from tieredllm.render.summary import failure_lines, usage_line
 
-    code = ExitCode.OK if answer.error is None else ExitCode.FAILURE
+    code = code_of(answer)
     if options.as_json:
         print(_as_json(answer, environment.stdout), file=environment.stdout, flush=True)
         _say_summary(environment, answer)
@@ -207,7 +320,7 @@ def _finish(environment: Environment, options: AskOptions, answer: Answer) -> in
             environment.warn(line)
         return code
     if options.extract:
-        code = _extract(environment, answer.text or "")
+        code = _extract(environment, answer)
     _say_summary(environment, answer)
     if options.usage:
         environment.warn(usage_line(answer))
@@ -236,20 +349,24 @@ def _as_json(answer: Answer, stream: TextIO) -> str:
     return text
 
 
-def _extract(environment: Environment, text: str) -> ExitCode:
+def _extract(environment: Environment, answer: Answer) -> ExitCode:
+    """Print the first code block, if it is whole; half a script must not run."""
     from tieredllm.render.extract import first_code_block
 
+    text = answer.text or ""
     block = first_code_block(text)
-    if block is None:
+    if block is None or not block.is_closed:
+        lacking = "has no code block to extract"
+        if block is not None:
+            lacking = "ends before its code block does: nothing is extracted"
         environment.warn(
-            f"{_shown(text.rstrip(), environment.stderr)}\n"
-            "tieredllm: the answer above has no code block to extract"
+            f"{_shown(text.rstrip(), environment.stderr)}\ntieredllm: the answer above {lacking}"
         )
         return ExitCode.FAILURE
-    block = _shown(block, environment.stdout)
-    environment.stdout.write(block if block.endswith("\n") else f"{block}\n")
+    code = _shown(block.code, environment.stdout)
+    environment.stdout.write(code if code.endswith("\n") else f"{code}\n")
     environment.stdout.flush()
-    return ExitCode.OK
+    return code_of(answer)
 
 
 def _shown(text: str, stream: TextIO) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+import msgspec
 import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.options import (
+    RequestCommand,
     RequestOptions,
     find_conversation,
     make_manager,
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from tieredllm.health.report import HealthReport
     from tieredllm.render.view import View
     from tieredllm.store.record import LoggedRequest
-    from tieredllm.types import Attachment
+    from tieredllm.types import Attachment, MessagePart
 
 __all__ = ["app"]
 
@@ -50,7 +52,9 @@ CANNOT_EDIT = frozenset({"dumb", "unknown"})
 """Values of TERM of terminals that only print: the driver's own line editing serves there."""
 
 
-@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @takes_options(RequestOptions)
 def chat(*, options: RequestOptions) -> None:
     """Talk with the tiers, turn by turn.
@@ -58,19 +62,29 @@ def chat(*, options: RequestOptions) -> None:
     The conversation goes on whichever tier answers. Type /help in it for the commands and keys;
     Ctrl-C stops an answer, Ctrl-D leaves. Files are attached to the first message. Without a
     terminal each line of stdin is a question: the answers go to stdout, everything else to stderr.
-    Exit code then: 0, every answer was complete; 1, one was not.
+    Exit code then: 0, every question got a model's whole answer; 3, one got less (cut, or by
+    rules); 1, one got none.
     """
-    from tieredllm.cli.prompt_input import Patience, read_files
+    from tieredllm.cli.prompt_input import Patience, read_files, read_media
 
     environment = current()
     options.check()
+    if options.template is not None:
+        from tieredllm.prompts.stored import StoredPrompts
+
+        stored = StoredPrompts(environment.places).find(options.template)
+        options = options.with_stored(stored)
     patience = Patience() if options.deadline_s is None else Patience(total_s=options.deadline_s)
     attachments = read_files(environment, options.file or [], patience=patience)
-    raise typer.Exit(_talk(environment, attachments, options))
+    parts = read_media(environment, options.attach or [], patience=patience)
+    raise typer.Exit(_talk(environment, attachments, parts, options))
 
 
 def _talk(
-    environment: Environment, attachments: tuple[Attachment, ...], options: RequestOptions
+    environment: Environment,
+    attachments: tuple[Attachment, ...],
+    parts: tuple[MessagePart, ...],
+    options: RequestOptions,
 ) -> int:
     """Run a chat to its end, and return the exit code.
 
@@ -89,6 +103,8 @@ def _talk(
     history = History(manager.database)
     earlier = find_conversation(history, options.conversation)
     system = options.system
+    if system is None and earlier is None:
+        system = manager.profile.system
     interactive = environment.is_interactive
     aside = _aside(environment, interactive=interactive)
     services = _services(
@@ -97,7 +113,7 @@ def _talk(
     chat = Chat(
         manager,
         Dialogue.resumed(earlier, system) if earlier else Dialogue(system),
-        options=options.request(),
+        options=msgspec.structs.replace(options.request(), start=options.start or manager.start),
         environment=environment,
         services=services,
         reader=_reader(
@@ -112,13 +128,16 @@ def _talk(
         interactive=interactive,
         usage=options.usage,
         attachments=attachments,
+        parts=parts,
     )
     if interactive:
         width = aside.columns(aside.stderr)
         for line in _opening(chat, resumed=earlier is not None, width=width):
             services.show_dim(line)
     run(_run(chat))
-    return ExitCode.OK if interactive or chat.all_complete else ExitCode.FAILURE
+    if interactive or not (chat.has_failed or chat.gave_less):
+        return ExitCode.OK
+    return ExitCode.FAILURE if chat.has_failed else ExitCode.LESS
 
 
 async def _run(chat: Chat) -> None:
@@ -159,7 +178,11 @@ def _services(
         from tieredllm.cli.output import make_view
 
         made, animated = make_view(
-            environment, raw=options.raw, reasoning=options.show_reasoning, heading=heading
+            environment,
+            raw=options.raw,
+            allow_rules=options.allow_rules,
+            reasoning=options.show_reasoning,
+            heading=heading,
         )
         approver.view = made
         return made, animated
@@ -167,7 +190,7 @@ def _services(
     def show_health(report: HealthReport) -> None:
         from tieredllm.cli.health import print_report
 
-        print_report(report, manager.profile, aside)
+        print_report(report, manager, aside)
 
     def show_request(request: LoggedRequest) -> None:
         from tieredllm.cli.log import show_request

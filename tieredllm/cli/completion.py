@@ -24,7 +24,9 @@ __all__ = [
     "known_tiers",
     "local_models",
     "models",
+    "params",
     "profiles",
+    "prompts",
     "tiers",
 ]
 
@@ -43,10 +45,25 @@ def tiers(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def models(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return `TIER=MODEL` for the models that are known of each tier's provider."""
+    """Return the models that are known of each tier's provider, with and without `TIER=`."""
     profile = _profile(ctx)
-    pairs = known_models(profile, current().places) if profile else []
-    return _beginning([pair for pair, _ in pairs], incomplete)
+    pairs = [pair for pair, _ in known_models(profile, current().places)] if profile else []
+    names = dict.fromkeys(pair.partition("=")[2] for pair in pairs)
+    return _beginning([*pairs, *names], incomplete)
+
+
+def prompts(incomplete: str) -> list[str]:
+    """Return the stored prompts whose name begins so."""
+    from tieredllm.prompts.stored import StoredPrompts
+
+    return _beginning(StoredPrompts(current().places).names(), incomplete)
+
+
+def params(incomplete: str) -> list[str]:
+    """Return the parameters of a request whose name begins so."""
+    from tieredllm.profile.params import param_names
+
+    return _beginning(param_names(), incomplete)
 
 
 def known_tiers(profile: Profile) -> list[tuple[str, str]]:

@@ -103,6 +103,7 @@ def make_view(
     stream: bool = False,
     no_stream: bool = False,
     printed_later: bool = False,
+    allow_rules: bool = False,
     reasoning: bool = False,
     heading: Callable[[str], str | None] | None = None,
 ) -> tuple[View, bool]:
@@ -119,6 +120,7 @@ def make_view(
         no_stream: print the answer when it is complete, even on a terminal.
         reasoning: show what the model thinks, on a terminal; the verbose view always does.
         printed_later: print no answer; whoever asks does, as for `--json` and `--extract`.
+        allow_rules: whether an answer by rules may go into a pipe.
         heading: on a terminal, gives the dim line above a tier's text, by the tier's name.
     """
     if environment.stdout.isatty() and not printed_later:
@@ -143,6 +145,7 @@ def make_view(
         stderr=environment.stderr,
         stream=stream,
         show=not printed_later,
+        allow_rules=allow_rules,
         quiet=environment.quiet,
         verbose=environment.verbose,
         thoughts=thoughts,

@@ -116,6 +116,8 @@ def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
         lookup=Keys(environment.env, keys_file).get,
         folders=loaded.tool_folders,
         private=(keys_file,),
+        cache=environment.places.cache,
+        state=environment.places.state,
     )
 
 
@@ -126,7 +128,12 @@ async def _granted(
 
     try:
         return [
-            (tier, await toolbox.granted(tier.tools) if tier.provider in WITH_TOOLS else ())
+            (
+                tier,
+                await toolbox.granted(tier.tools, fresh=True)
+                if tier.provider in WITH_TOOLS
+                else (),
+            )
             for tier in tiers
         ]
     finally:
@@ -143,13 +150,17 @@ async def _called(
     approved: bool,
 ) -> ToolResult:
     from tieredllm.cli.approval import terminal_approver
-    from tieredllm.tools.approval import Approval
+    from tieredllm.tools.approval import Approval, RememberedApprovals
     from tieredllm.tools.base import ToolCall
     from tieredllm.tools.execute import ToolSession
 
     profile = loaded.profile
     approval = Approval(
-        profile.tools.approve, ask=terminal_approver(environment), approved=approved
+        profile.tools.approve,
+        ask=terminal_approver(environment),
+        approved=approved,
+        send_to=profile.tools.send_to,
+        remembered=RememberedApprovals(environment.places.approvals_file),
     )
     tools = ToolSession(toolbox, approval=approval, max_rounds=1)
     deadline = asyncio.get_running_loop().time() + profile.deadline_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -103,6 +103,8 @@ class AttemptRequest(msgspec.Struct, frozen=True, kw_only=True):
     others_follow: bool
     """Whether another language model could still be asked afterwards."""
     tools: ToolContext
+    told: set[Notice]
+    """What the request's user has been told already."""
     clock: Clock
 
 
@@ -112,6 +114,8 @@ class StreamState(msgspec.Struct, kw_only=True):
     pieces: list[str] = []
     thoughts: list[str] = []
     left_out: LeftOut | None = None
+    notices: tuple[str, ...] = ()
+    """What was left out, for people; said when the answer begins."""
     first_token_at: float | None = None
     """On the request's clock."""
     blanks: str = ""
@@ -212,15 +216,16 @@ async def stream_attempt(
                     limit = wait.until
                     timer.reschedule(limit)
 
-            call = await _compose_call(request, state, emit, start_clock)
+            call = await _compose_call(request, state, start_clock)
             async with aclosing(request.backend.answer(call)) as answer:
                 async for chunk in answer:
                     timer.reschedule(None)
+                    if isinstance(chunk, Delta | ToolRequest):
+                        await _tell(state.notices, request, emit)
                     if isinstance(chunk, Finish):
                         if not state.pieces:
                             break
-                        for notice in chunk.notices:
-                            await emit(Notice(tier=tier.name, message=notice))
+                        await _tell(chunk.notices, request, emit)
                         return chunk
                     if isinstance(chunk, ToolRequest):
                         if state.first_token_at is None:
@@ -239,6 +244,15 @@ async def stream_attempt(
     if spoke:
         raise FallbackTriggerError(ErrorKind.STREAM_INTERRUPTED, "the answer ended without an end")
     raise FallbackTriggerError(ErrorKind.EMPTY_RESPONSE, "the answer has no content")
+
+
+async def _tell(messages: Sequence[str], request: AttemptRequest, emit: Emit) -> None:
+    """Emit what the user has not been told yet."""
+    for message in messages:
+        notice = Notice(tier=request.tier.name, message=message)
+        if notice not in request.told:
+            request.told.add(notice)
+            await emit(notice)
 
 
 class _FirstWait:
@@ -360,7 +374,7 @@ def fit_to_context(
 
 
 async def _compose_call(
-    request: AttemptRequest, state: StreamState, emit: Emit, on_sent: Callable[[], None]
+    request: AttemptRequest, state: StreamState, on_sent: Callable[[], None]
 ) -> Call:
     tier, params = request.tier, request.params
     fit = _Fit(composed=Composed(messages=()))
@@ -376,9 +390,7 @@ async def _compose_call(
             )
         except ContextTooSmallError as exc:
             raise ContextSkipError(ErrorKind.CONTEXT_LENGTH, str(exc)) from exc
-        for notice in fit.composed.notices:
-            await emit(Notice(tier=tier.name, message=notice))
-        state.left_out = fit.composed.left_out
+        state.notices, state.left_out = fit.composed.notices, fit.composed.left_out
     return Call(
         prompt=request.prompt,
         messages=fit.messages,

@@ -29,7 +29,7 @@ class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def selected(plans: Sequence[TierPlan], options: Options) -> list[TierPlan]:
-    """Return the tiers a request may use, in order.
+    """Return the tiers a request may use, in order; without fallback one tier's one backend.
 
     Raises:
         ValueError: no tier has the name to start or to end at, or the end comes first.
@@ -43,7 +43,13 @@ def selected(plans: Sequence[TierPlan], options: Options) -> list[TierPlan]:
         chosen = chosen[: names.index(options.max_tier) + 1]
     if options.require_llm:
         chosen = [plan for plan in chosen if plan.tier.provider != "rules"]
-    return chosen if options.fallback else chosen[:1]
+    return chosen if options.fallback else [_alone(plan) for plan in chosen[:1]]
+
+
+def _alone(plan: TierPlan) -> TierPlan:
+    """Return a tier with one backend: the first that is configured, if any is."""
+    able = [backend for backend in plan.backends if backend.missing() is None]
+    return msgspec.structs.replace(plan, backends=(able or list(plan.backends))[:1])
 
 
 def leading_models(plans: Sequence[TierPlan]) -> list[TierPlan]:

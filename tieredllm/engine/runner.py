@@ -146,6 +146,7 @@ class FallbackRun:
         self._asked: str | None = None
         """The tier that was asked last."""
         self._warmed = False
+        self._told: set[Notice] = set()
         self._successes: list[TurnResult] = []
 
     async def run(self, emit: Emit) -> Answer:
@@ -482,6 +483,7 @@ class FallbackRun:
             deadline=self._deadline if plan.is_language_model else float("inf"),
             others_follow=self._models_follow(plan, backend),
             tools=tools,
+            told=self._told,
             clock=self._clock,
         )
         try:

@@ -11,6 +11,7 @@ import msgspec
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Params
+from tieredllm.thoughts import Split
 from tieredllm.types import Message
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ LOOP_TOKENS = 128
 """A loop is undoubted after so many equal rounds and tokens in all; four times as many tokens where
 it is no prose: a matrix of zeros, closing tags. Small models were seen to fill 256 tokens with one
 sentence of 10 to 60; what people write ends sooner (`tests/test_local_loops.py`)."""
+MARK_TOKENS = 16
+"""The most tokens that a mark of thoughts and the blanks around it take."""
 PROSE_SHARE = 0.8
 """The least share of letters in prose, spaces aside. English has 0.95, code and tables 0.3-0.7."""
 
@@ -45,9 +48,9 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     """What the user should know of the model, in words that follow its name; said once."""
 
 
-Item = str | End | BaseException
-"""What comes of a job: pieces of text, then how it ended. An empty piece is a token whose text is
-not certain yet: a sign of life."""
+Item = str | Split | End | BaseException
+"""What comes of a job: pieces of text, or thoughts with or without text, then how it ended. An
+empty piece is a token whose text is not certain yet: a sign of life."""
 
 
 class Job:
@@ -84,7 +87,7 @@ def answer(
     prompt = read_prompt(model, chat, job)
     model.evaluate(prompt.tokens, lasting=prompt.lasting, contexts=contexts)
     writer = Writer(model, chat, job, prompt)
-    for token in model.sample(writer.limit, job.params):
+    for token in model.sample(writer.room, job.params):
         if writer.take(token):
             break
     return writer.end()
@@ -112,6 +115,8 @@ def read_prompt(model: LoadedModel, chat: ChatFormat, job: Job) -> ChatPrompt:
 class Writer:
     """An answer on its way from tokens to the pieces that are posted.
 
+    The limit of tokens is that of the answer; thoughts before it have the rest of the context.
+
     Args:
         model: what answers.
         chat: how its conversations are written.
@@ -119,22 +124,32 @@ class Writer:
         prompt: what is answered.
 
     Attributes:
-        limit: the most tokens it may have.
+        room: the most tokens there is room for.
     """
 
     def __init__(self, model: LoadedModel, chat: ChatFormat, job: Job, prompt: ChatPrompt) -> None:
         from tieredllm.local.tokenizer import Detokenizer
+        from tieredllm.thoughts import ThoughtSplitter
 
-        self.limit = min(job.params.max_tokens, model.n_ctx - len(prompt.tokens))
+        self.room = model.n_ctx - len(prompt.tokens)
+        self._limit = job.params.max_tokens
         self._vocabulary = model.vocabulary
         self._chat = chat
         self._job = job
-        self._prompt_tokens = len(prompt.tokens)
+        self._prompt = prompt
+        self._splitter = ThoughtSplitter(prompt.opened)
         self._detokenizer = Detokenizer((*chat.stop, *job.params.stop))
         self._loop = LoopDetector()
         self._held: list[str] = []
-        self._count = 0
+        self._count = self._said = self._waited = 0
         self._repeats = False
+
+    @property
+    def left(self) -> int:
+        """How many more tokens it may well take."""
+        room = self.room - self._count
+        thinks = self._prompt.opened is not None and not self._splitter.is_answering
+        return room if thinks else max(0, min(room, self._limit + MARK_TOKENS - self._said))
 
     def take(self, token: int) -> bool:
         """Post what is certain of the text with one more token; True when the answer ends here."""
@@ -144,28 +159,39 @@ class Writer:
         # The first word of a text has no space before it, the same word later has.
         repeated = self._loop.feed(data.strip(b" ") or data)
         # What repeats what was just said waits until it turns out not to be a loop.
-        self._job.post("".join(held[: len(held) - repeated]))
+        self._post(self._splitter.feed("".join(held[: len(held) - repeated])))
         del held[: len(held) - repeated]
-        if self._detokenizer.stopped or self._job.cancelled:
+        self._said += self._splitter.is_answering
+        self._waited = self._waited + 1 if self._splitter.is_waiting else 0
+        if (
+            self._detokenizer.stopped
+            or self._job.cancelled
+            or self._said >= self._limit
+            or self._waited >= self._limit + MARK_TOKENS
+        ):
             return True
         self._repeats = self._loop.is_undoubted("".join(held))
-        return self._repeats or self._count >= self.limit
+        return self._repeats or self._count >= self.room
 
     def end(self) -> End:
         """Post the rest of the text, without a loop's other rounds, and return how it ended."""
         reason: Reason = "repetition" if self._repeats else "stop"
         if not self._repeats:
-            if text := "".join(self._held) + self._detokenizer.end():
-                self._job.post(text)
-            if self._count >= self.limit and not self._detokenizer.stopped:
+            self._post(self._splitter.feed("".join(self._held) + self._detokenizer.end()))
+            self._post(self._splitter.end())
+            is_full = max(self._said, self._waited) >= self._limit or self._count >= self.room
+            if is_full and not self._detokenizer.stopped:
                 reason = "length"
         problem, self._chat.problem = self._chat.problem, None
         return End(
             reason=reason,
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=len(self._prompt.tokens),
             completion_tokens=self._count,
             notice=problem,
         )
+
+    def _post(self, split: Split) -> None:
+        self._job.post(split if split.thought or split.unsaid else split.text)
 
 
 class LoopDetector:

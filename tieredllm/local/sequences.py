@@ -47,6 +47,8 @@ class _Answer:
         """Another answer whose prompt begins alike, and how many tokens of it."""
         self.next_token: int | None = None
         """What the model said last and has not evaluated; None while the prompt is read."""
+        self.is_set_back = False
+        """Whether it has given up its room until another has ended."""
         self.sampler: Any = None
         self.lent = contextlib.ExitStack()
 
@@ -58,7 +60,7 @@ class _Answer:
     @property
     def still_needs(self) -> int:
         """How much room it may take yet."""
-        return len(self.prompt) + self.writer.limit - len(self.sequence.tokens)
+        return max(0, self.unread) + self.writer.left
 
 
 class Scheduler:
@@ -174,7 +176,7 @@ class Scheduler:
                 own = self._idle[0] if self._idle[0] is not source else self._idle[-1]
             kept = shared_beginning(own.tokens, known)
             promised = sum(answer.still_needs for answer in self._answers)
-            need = len(tokens) + writer.limit - max(shared, kept)
+            need = len(tokens) + writer.left - max(shared, kept)
             if not self._free(promised + need, spare=(own, source)):
                 if self._answers:
                     return
@@ -220,7 +222,7 @@ class Scheduler:
             if answer.next_token is not None:
                 piece = Piece(sequence=answer.sequence, tokens=[answer.next_token])
                 pieces.append((answer, piece))
-            elif not self._waits(answer):
+            elif not answer.is_set_back and not self._waits(answer):
                 readers.append(answer)
         left = min(PROMPT_TOKENS, BATCH_TOKENS - len(pieces)) if pieces else BATCH_TOKENS
         # Those with little left to read take less than their share, which goes to the others.
@@ -266,21 +268,29 @@ class Scheduler:
             self._end(answer, self._translate(exc))
 
     def _make_room(self) -> None:
-        """Forget idle texts, or give the answer that came last up for now: it begins anew."""
+        """Forget idle texts, or set the answer that came last back: it is read again later."""
         if any(idle.tokens for idle in self._idle):
             for idle in self._idle:
                 self._model.cut(idle, 0)
             return
-        last = self._answers[-1]
-        error = FallbackTriggerError(
-            ErrorKind.MODEL_UNAVAILABLE, "the context has no room for the answer"
-        )
-        self._end(last, error)
+        last = next(answer for answer in reversed(self._answers) if not answer.is_set_back)
+        if len(self._answers) == 1:
+            message = "the context has no room for the answer"
+            self._end(last, FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message))
+            return
+        if last.next_token is not None:
+            last.prompt = [*last.sequence.tokens, last.next_token]
+            last.next_token = None
+        last.waits_for = None
+        last.is_set_back = True
+        self._model.cut(last.sequence, 0)
 
     def _end(self, answer: _Answer, item: Any) -> None:
         """Give an answer's place back, and post how it ended."""
         answer.lent.close()
         self._answers.remove(answer)
+        for other in self._answers:
+            other.is_set_back = False
         self._idle.append(answer.sequence)
         if item is not None:
             answer.job.post(item)

@@ -12,6 +12,7 @@ import msgspec
 
 from tieredllm.errors import Mistake, ProfileError, UsageError
 from tieredllm.files import Places, shipped
+from tieredllm.profile.mcp_file import with_servers_of_files
 from tieredllm.profile.nodes import (
     Entry,
     ListNode,
@@ -245,7 +246,8 @@ def read_mapping(path: Path, text: str | None = None) -> tuple[MappingNode, list
     if not isinstance(root, MappingNode):
         message = "a profile is a mapping (lines of `key: value`): start with `tiers:`"
         raise ProfileError([*mistakes, root.place.mistake(message)])
-    return root, mistakes + duplicate_tiers(root)
+    root, more = with_servers_of_files(root)
+    return root, mistakes + more + duplicate_tiers(root)
 
 
 def convert(root: MappingNode, *, name: str, found: list[Mistake]) -> Profile:
@@ -329,10 +331,16 @@ def _with_paths(tier: dict[str, Any], node: MappingNode) -> dict[str, Any]:
 def _with_model_path(values: dict[str, Any], node: MappingNode) -> None:
     model, written = node.text("model"), node.get("model")
     if node.text("provider") == "llama_cpp" and model and written and _is_model_path(model):
-        values["model"] = path_at(model, written.place)
+        path = path_at(model, written.place)
+        # `owner/name` is one of the hub's where there is no such file.
+        if model.endswith(".gguf") or model[0] in "~/.\\" or Path(path).exists():
+            values["model"] = path
 
 
 def _is_model_path(model: str) -> bool:
+    """Return whether a model's name may be a path; those of stores and of the hub are none."""
+    if re.match(r"(hf|ollama|lmstudio|llama\.cpp):|https?://|(hf|huggingface)\.co/", model):
+        return False
     return model.endswith(".gguf") or "/" in model or "\\" in model or model.startswith("~")
 
 

@@ -9,6 +9,7 @@ this tool implements, "Tiered Fallback Mechanisms for LLM Applications".
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ __all__ = [
     "OLLAMA_CONTEXT_TOKENS",
     "OLLAMA_PORT",
     "PROVIDER_DEFAULTS",
+    "REFERENCE",
     "Alternate",
     "Backoff",
     "HealthSettings",
@@ -72,6 +74,8 @@ PythonTool = Annotated[
     ),
 ]
 
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+"""A variable in the settings of an MCP server: `${NAME}`, or `${NAME:-text}`."""
 HeaderName = Annotated[
     str,
     Meta(
@@ -93,8 +97,9 @@ ApiVersion = Annotated[
 ]
 
 CommandLine = Annotated[
-    tuple[Annotated[str, Meta(min_length=1)], ...],
-    Meta(min_length=1, extra={"means": "a list: the program, then its arguments"}),
+    Annotated[str, Meta(min_length=1)]
+    | Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)],
+    Meta(extra={"means": "a program, or a list of it and its arguments"}),
 ]
 
 
@@ -194,7 +199,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     prompt: Literal["full", "simplified", "minimal"] = "full"
     """How much of the request is sent, and how it is worded."""
     tools: Literal["all", "none"] | tuple[str, ...] = "none"
-    """Which of the profile's tools this tier may use: all, none, or a list of names."""
+    """Which of the profile's tools this tier may use: all, none, or a list of names, of MCP servers
+    and of patterns (`docs__get_*`); one with a `-` before it takes away (`-docs__delete_*`)."""
     context_tokens: Annotated[int, Meta(ge=256, le=100_000_000)] = 128_000
     """The context window, in tokens; `max_tokens` of it are kept for the answer."""
     stream: bool = True
@@ -335,25 +341,53 @@ class Notifications(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A program that gets JSON."""
 
 
+Plain = Annotated[
+    str | int | float | bool, Meta(extra={"means": "text, a number, or true or false"})
+]
+
+
 class McpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One Model Context Protocol server: a program that is started, or a URL."""
+    """One Model Context Protocol server: a program that is started, or a URL.
+
+    In `command`, `args`, `env`, `cwd`, `url` and `headers`, `${NAME}` stands for a variable or a
+    stored key, `${NAME:-text}` for the text where there is none.
+    """
 
     command: CommandLine | None = None
-    """The program and its arguments; it speaks over its stdin and stdout."""
-    env: dict[str, str] = {}
+    """The program, or a list of it and its arguments; it speaks over its stdin and stdout."""
+    args: tuple[str, ...] = ()
+    """The program's arguments, after those in `command`."""
+    env: dict[str, Plain] = {}
     """Variables it gets, besides the few that every program needs."""
     pass_env: tuple[VariableName, ...] = ()
     """Names of variables, or of stored keys, that are passed on to it: for what is secret."""
     cwd: str | None = None
     """Where it runs; relative to the working directory, which is the default."""
+    type: Literal["stdio", "http", "streamable-http", "streamable_http", "sse"] | None = None
+    """How it is reached; `command` or `url` says that already."""
     url: str | None = None
     """Where it answers over streamable HTTP."""
+    headers: dict[str, str] = {}
+    """HTTP headers; secrets as `${NAME}`."""
     headers_env: dict[str, VariableName] = {}
     """HTTP headers, each with the name of the variable, or stored key, that holds its value."""
+    disabled: bool = False
+    """Whether it is left alone."""
     start_timeout_s: Seconds = 20.0
     """How long it may take until it has told its tools, in seconds."""
     timeout_s: Seconds = 30.0
-    """How long one call may take, in seconds."""
+    """How long one call may take, in seconds; at most half of what is left of the request's
+    `deadline_s`."""
+    approve: Literal["ask", "always", "never"] | None = None
+    """Whether its tools that are not read-only may run; `tools.approve` when absent."""
+    trust_hints: bool = True
+    """Whether to believe the server which of its tools are read-only."""
+    read_only: tuple[str, ...] = ()
+    """Tools that are read-only whatever the server says: names as it gives them, or patterns."""
+    private: bool = False
+    """Whether it reads private data: after a call, what can carry data out is asked about."""
+    sends: bool = False
+    """Whether its calls can carry data out of this machine to places of the model's choosing."""
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -364,9 +398,13 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     python: tuple[PythonTool, ...] = ()
     """Functions of your own, as `module:function`."""
     mcp: dict[str, McpSettings] = {}
-    """Model Context Protocol servers by name, each with a `command` (a list) or a `url`."""
+    """Model Context Protocol servers by name, each with a `command` or a `url`; and under `file`
+    the path of a file of `mcpServers`, as other programs have it."""
     approve: Literal["ask", "always", "never"] = "ask"
     """Whether a tool that is not read-only may run; without a terminal `ask` means no."""
+    send_to: tuple[str, ...] = ()
+    """Hosts (and patterns of hosts, and MCP servers) that data may go to after private data was
+    read: without being asked, and without a terminal at all."""
     max_rounds: Annotated[int, Meta(ge=1, le=100)] = 8
     """How often in one request the model may call tools before it must answer."""
 
@@ -399,10 +437,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Inherited tiers to do without."""
     description: str | None = None
     """One line for `profile list`."""
+    system: str | None = None
+    """The system prompt of requests that have none of their own."""
     deadline_s: Seconds = 120.0
     """Seconds for the whole request, all tiers together."""
     on_content_filter: Literal["stop", "fallback"] = "stop"
     """Whether a refusal ends the request or the next tier is asked."""
+    require_llm: bool = False
+    """Whether an answer by rules is none."""
     tiers: Annotated[tuple[Tier, ...], Meta(min_length=1)]
     """The tiers, in the order they are tried."""
     health: HealthSettings = HealthSettings()
@@ -434,6 +476,8 @@ def variables_of(profile: Profile) -> set[str]:
             names.update(backend.headers_env.values())
     for server in profile.tools.mcp.values():
         names |= {*server.pass_env, *server.headers_env.values()}
+        written = (*map(str, server.env.values()), *server.headers.values())
+        names |= {name for text in written for name, _ in REFERENCE.findall(text)}
     notes = profile.notifications
     if notes.slack is not None:
         names.add(notes.slack.webhook_env)
@@ -468,6 +512,8 @@ def profile_schema() -> dict[str, Any]:
                 properties[field] = {"description": " ".join(description.split())} | properties[
                     field
                 ]
+    # Read away before a profile is checked.
+    structs["Tools"]["properties"]["mcp"]["properties"] = {"file": {"type": "string"}}
     required = {name: structs[name].pop("required") for name in _INHERITABLE}
     structs["Tier"]["required"] = ["name"]
     root = structs.pop("Profile")

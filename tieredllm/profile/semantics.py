@@ -12,11 +12,11 @@ __all__ = ["check_semantics", "duplicate_tiers", "path_at", "url_problem"]
 
 _OF_A_SERVER = ("base_url", "api_key_env", "api", "api_version", "headers", "headers_env", "body")
 _WITHOUT_MODEL = ("model", *_OF_A_SERVER, "alternates")
-_ENDPOINTS = ("/chat/completions", "/responses", "/v1/messages")
+_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/v1/messages")
 """What the vendors' APIs add to a base URL (https://platform.openai.com/docs/api-reference,
 https://docs.anthropic.com/en/api/messages)."""
-_OF_A_COMMAND = ("env", "pass_env", "cwd")
-_OF_A_URL = ("headers_env",)
+_OF_A_COMMAND = ("args", "env", "pass_env", "cwd")
+_OF_A_URL = ("headers", "headers_env")
 _MODEL = dict.fromkeys(("openai", "anthropic", "gemini"), "the name its server has for a model") | {
     "llama_cpp": "a catalog name such as gemma-2-2b-it, or the path of a .gguf file"
 }
@@ -144,25 +144,28 @@ def _rule_file(tier: MappingNode) -> list[Mistake]:
 
 def _granted_tools(tier: MappingNode, root: MappingNode) -> list[Mistake]:
     tools = root.get("tools")
-    builtin: list[str] = []
-    own: list[str] = []
-    open_ended = False
+    known: list[str] = []
+    servers: list[str] = []
     if isinstance(tools, MappingNode):
-        builtin = _texts(tools.items("builtin"))
-        own = [name.rpartition(":")[2] for name in _texts(tools.items("python"))]
-        servers = tools.get("mcp")
-        open_ended = isinstance(servers, MappingNode) and bool(servers.entries)
+        known = [
+            *_texts(tools.items("builtin")),
+            *(name.rpartition(":")[2] for name in _texts(tools.items("python"))),
+        ]
+        declared = tools.get("mcp")
+        servers = list(declared.entries) if isinstance(declared, MappingNode) else []
     mistakes = []
     for item in tier.items("tools"):
         if not isinstance(item, ScalarNode) or not isinstance(item.value, str):
             continue
+        name = item.value.removeprefix("-")
         # What an MCP server offers is known only once it runs.
-        if item.value in {*builtin, *own} or open_ended:
+        is_pattern = any(character in name for character in "*?[")
+        if name in {*known, *servers, "all"} or is_pattern or (servers and "__" in name):
             continue
         from tieredllm.profile.validate import suggestion
 
-        hint = suggestion(item.value, [*builtin, *own])
-        message = f"no tool `{item.value}` is declared: {hint or 'add it under `tools`'}"
+        hint = suggestion(name, [*known, *servers])
+        message = f"no tool `{name}` is declared: {hint or 'add it under `tools`'}"
         mistakes.append(item.place.mistake(message))
     return mistakes
 
@@ -202,7 +205,7 @@ def _mcp_servers(root: MappingNode) -> list[Mistake]:
             continue
         given = [key for key in ("command", "url") if key in server.entries]
         if len(given) != 1:
-            message = f"MCP server `{name}` needs either `command` (a list) or `url`"
+            message = f"MCP server `{name}` needs either `command` or `url`"
             mistakes.append(entry.place.mistake(message))
             continue
         others = _OF_A_URL if given == ["command"] else _OF_A_COMMAND

@@ -29,8 +29,8 @@ from tieredllm.providers.base import (
 from tieredllm.providers.json_path import DONE, NotJsonError, decode_all, join_halves
 from tieredllm.providers.sse import Event
 from tieredllm.providers.text_calls import TextCalls
-from tieredllm.providers.thoughts import Split, ThoughtSplitter
 from tieredllm.providers.tool_calls import ToolCallCollector
+from tieredllm.thoughts import Split, ThoughtSplitter
 from tieredllm.types import ToolCall, Usage
 
 __all__ = ["DRAIN_S", "ENDINGS", "Ending", "Part", "ResponseAccumulator", "Said", "stream_chunks"]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tieredllm.aio import in_thread
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
@@ -29,8 +30,11 @@ from tieredllm.providers.base import (
     Finish,
     Missing,
     ProbeResult,
+    Retraction,
+    ThoughtDelta,
     TokenCounter,
 )
+from tieredllm.thoughts import Split
 from tieredllm.types import Message, Usage
 
 if TYPE_CHECKING:
@@ -38,7 +42,19 @@ if TYPE_CHECKING:
 
 __all__ = ["LlamaCppBackend"]
 
+HASHED_S = 3.0
+"""How long a probe may compute a hash that is not remembered; a larger file's is checked before it
+is first used."""
+
 Key = tuple[Path, FileState, int, Path | None]
+
+
+class _AbsentError(FallbackTriggerError):
+    """There is no file to load: the backend is not configured."""
+
+    def __init__(self, what: str, *, fix: str) -> None:
+        super().__init__(ErrorKind.MODEL_UNAVAILABLE, f"{what}: {fix}")
+        self.missing = Missing(what=what, fix=fix)
 
 
 class LlamaCppBackend:
@@ -110,7 +126,13 @@ class LlamaCppBackend:
         return Capabilities()
 
     def missing(self) -> Missing | None:
-        """Return None: nothing has to be configured; an absent file is a failed attempt."""
+        """Return the file that is not there, or the name that is unknown."""
+        try:
+            self._file()
+        except _AbsentError as exc:
+            return exc.missing
+        except FallbackTriggerError:  # it is there, and the attempt will say what is wrong
+            return None
         return None
 
     async def token_counter(self) -> TokenCounter:
@@ -138,10 +160,16 @@ class LlamaCppBackend:
                     blank = blank and not item.strip()
                     yield Delta(item) if item else CallPiece()
                     continue
+                if isinstance(item, Split):
+                    blank = (blank or item.unsaid) and not item.text.strip()
+                    for chunk in _chunks(item):
+                        yield chunk
+                    continue
                 if blank:
-                    raise FallbackTriggerError(
-                        ErrorKind.EMPTY_RESPONSE, f"{self._model} gave a blank answer"
-                    )
+                    cut = item.reason == "length"
+                    how = "thought until its context was full" if cut else "gave a blank answer"
+                    message = f"{self._model} {how}"
+                    raise FallbackTriggerError(ErrorKind.EMPTY_RESPONSE, message, truncated=cut)
                 usage = Usage(
                     prompt_tokens=item.prompt_tokens, completion_tokens=item.completion_tokens
                 )
@@ -170,7 +198,16 @@ class LlamaCppBackend:
             path, _ = self._file()
             if deep:
                 await self._one_token()
-            found = quick_check(path, n_ctx=self._context_tokens, verdicts=self._verdicts)
+            found_as = self._found
+            found = await in_thread(
+                lambda: quick_check(
+                    path,
+                    n_ctx=self._context_tokens,
+                    verdicts=self._verdicts,
+                    sha256=found_as.pulled_sha256() if found_as is not None else None,
+                    go_on=lambda: time.perf_counter() - started < HASHED_S,
+                )
+            )
             note = found.chosen.describe() if found.chosen is not None else None
         except FallbackTriggerError as exc:
             error, fix = exc.message, self._fix()
@@ -213,21 +250,25 @@ class LlamaCppBackend:
         if self._found is None:
             try:
                 self._found = self._library.find(self._model)
+            except NotInstalledError as exc:
+                what = f"{self._model} is not on this machine"
+                raise _AbsentError(what, fix=f"run `{exc.fix}`") from exc
             except ModelFileError as exc:
-                raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, str(exc)) from exc
+                raise _AbsentError(str(exc), fix="`tieredllm models list` names them") from exc
         path = self._found.path
         try:
             return path, state_of(path)
         except OSError as exc:
             if not isinstance(exc, FileNotFoundError):
                 message = f"{path} cannot be read: {exc.strerror or exc}"
-            elif self._found.owner == "catalog":
-                pull = f"run `tieredllm models pull {self._model}`"
-                message = f"{self._model} is not on this machine: {pull}"
+                raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
+            if self._found.owner == "catalog":
+                what = f"{self._model} is not on this machine"
+                fix = f"run `tieredllm models pull {self._model}`"
             else:
-                message = f"{path} does not exist"
+                what, fix = f"{path} does not exist", "check the path"
                 self._found = None  # it may come to lie somewhere else
-            raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
+            raise _AbsentError(what, fix=fix) from exc
 
     def _runner(self) -> LlamaRunner:
         """Return the runner of the file as it is now.
@@ -285,3 +326,13 @@ class LlamaCppBackend:
             return found.n_ctx, found.settings
 
         return prepare
+
+
+def _chunks(split: Split) -> Iterator[Chunk]:
+    """Return what a piece of text with thoughts in it turned out to be."""
+    if split.unsaid:
+        yield Retraction()
+    if split.thought:
+        yield ThoughtDelta(split.thought)
+    if split.text:
+        yield Delta(split.text)

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from tieredllm.providers.json_path import NotJsonError, decode, get_path, get_str
-from tieredllm.providers.thoughts import is_in_code
 from tieredllm.providers.tool_calls import with_unique_ids
+from tieredllm.thoughts import is_in_code
 from tieredllm.types import ToolCall, ToolDeclaration
 
 __all__ = ["CALL_MARKS", "TextCalls"]

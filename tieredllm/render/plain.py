@@ -10,6 +10,7 @@ from tieredllm.types import (
     Answer,
     Answered,
     AttemptFailed,
+    AttemptStarted,
     Event,
     Notice,
     Retracted,
@@ -133,6 +134,8 @@ class PlainAnswer:
         stream: write the text as it comes. An answer that breaks off then stays in stdout; a line
             on stderr says so, and the next tier's answer begins on a line of its own.
         show: whether the answer is written at all; False where the caller does that, as for JSON.
+        allow_rules: whether an answer by rules goes to stdout, where a program may take it for a
+            model's; else it goes to stderr.
         quiet: no remarks but that one.
         verbose: a remark for each attempt, retry and tier passed over.
         thoughts: where what the model thinks is shown, a terminal; None for nowhere.
@@ -145,6 +148,7 @@ class PlainAnswer:
         stderr: TextIO,
         stream: bool = False,
         show: bool = True,
+        allow_rules: bool = False,
         quiet: bool = False,
         verbose: bool = False,
         thoughts: ThoughtView | None = None,
@@ -155,6 +159,10 @@ class PlainAnswer:
         self._stderr = stderr
         self._stream = stream and show
         self._show = show
+        self._allow_rules = allow_rules
+        self._rule_tiers: set[str] = set()
+        self.is_broken = False
+        """Whether text was written that turned out to be no part of the answer."""
         self._quiet = quiet
         self._verbose = verbose
         self._thoughts = thoughts
@@ -174,7 +182,9 @@ class PlainAnswer:
         if line is not None:
             write(self._stderr, f"tieredllm: {line}\n")
         match event:
-            case Token() if self._stream:
+            case AttemptStarted() if event.provider == "rules" and not self._allow_rules:
+                self._rule_tiers.add(event.tier)
+            case Token() if self._stream and event.tier not in self._rule_tiers:
                 if self._text is None:
                     self._text = PlainStream(self._stdout, to_terminal=False)
                 self._text.feed(event.text)
@@ -186,6 +196,7 @@ class PlainAnswer:
                 write(self._stderr, f"tieredllm: {line}; the answer starts anew after them\n")
             case Retracted() if self._text is not None:
                 self.close()
+                self.is_broken = True
                 line = only_thought(event.tier)
                 write(self._stderr, f"tieredllm: {line}; the answer starts anew after that\n")
             case Answered():
@@ -210,6 +221,7 @@ class PlainAnswer:
 
     def _break_off(self, event: AttemptFailed) -> None:
         self.close()
+        self.is_broken = True
         kind = event.attempt.error.kind if event.attempt.error else event.attempt.outcome
         line = broke_off(event.attempt.tier, str(kind))
         write(self._stderr, f"tieredllm: {line}; what it has said is void\n")
@@ -217,7 +229,10 @@ class PlainAnswer:
     def _end(self, answer: Answer) -> None:
         self.answer = answer
         if self._text is None and answer.text is not None and self._show:
-            self._text = PlainStream(self._stdout, to_terminal=False)
+            stream, is_terminal = self._stdout, False
+            if answer.tier in self._rule_tiers:
+                stream, is_terminal = self._stderr, self._stderr.isatty()
+            self._text = PlainStream(stream, to_terminal=is_terminal)
             self._text.feed(answer.text)
         if self._text is not None:
             self._text.finish()

@@ -8,7 +8,13 @@ from __future__ import annotations
 from tieredllm.kinds import ErrorKind
 from tieredllm.render.event_messages import describe_backend, describe_failure
 from tieredllm.text import one_line
-from tieredllm.types import Answer, Attempt, last_failures
+from tieredllm.types import (
+    Answer,
+    Attempt,
+    answering,
+    backend_of,
+    is_from_first_choice,
+)
 
 __all__ = ["failure_lines", "fix_for", "summary_line", "usage_line"]
 
@@ -33,11 +39,12 @@ _FIXES: dict[ErrorKind, str] = {
 """What a person can do about each kind of error, where there is something."""
 
 
-def summary_line(answer: Answer) -> str | None:
-    """Name the tier that answered and why, when it isn't the first; and if the answer was cut.
+def summary_line(answer: Answer, *, names_model: bool = True) -> str | None:
+    """Name the model that answered and why, when it isn't the first choice; and if it was cut.
 
     Args:
         answer: what came of the request.
+        names_model: False where it is said elsewhere who answers.
 
     Returns:
         One line, or None when there is nothing to say.
@@ -45,16 +52,25 @@ def summary_line(answer: Answer) -> str | None:
     if answer.text is None or answer.tier is None:
         return None
     parts: list[str] = []
-    if answer.fallback_used:
+    if names_model and not is_from_first_choice(answer):
         parts.append(_answered_by(answer, answer.tier))
     if answer.cached_at is not None:
         parts.append(f"this answer is from {one_line(answer.cached_at)}")
     if answer.finish_reason == "repetition":
         parts.append("the answer ran in circles and was cut after the first round")
     elif answer.truncated:
-        tokens = answer.usage.completion_tokens
-        parts.append("the answer was cut at max_tokens" + (f" ({tokens})" if tokens else ""))
+        parts.append(_cut(answer))
     return f"tieredllm: {'; '.join(parts)}" if parts else None
+
+
+def _cut(answer: Answer) -> str:
+    tokens = answer.usage.completion_tokens
+    counted = f" ({tokens})" if tokens else ""
+    more = f"`-o max_tokens {2 * tokens}`" if tokens else "`-o max_tokens NUMBER`"
+    return (
+        f"the answer was cut at max_tokens{counted}: {more}, or `max_tokens` in the params of tier "
+        f"{one_line(answer.tier or '')}, allows more"
+    )
 
 
 def usage_line(answer: Answer) -> str:
@@ -77,14 +93,14 @@ def usage_line(answer: Answer) -> str:
 
 
 def failure_lines(answer: Answer) -> list[str]:
-    """List why every tier failed, the first tier first, and what to do about each.
+    """List why every tier failed, each backend of it, and what to do; the first tier first.
 
     Args:
         answer: a request that nothing answered.
     """
     lines = ["tieredllm: no complete answer" + (":" if answer.attempts else "")]
     shown = set()
-    for attempt in last_failures(answer.attempts):
+    for attempt in _given_way(answer.attempts):
         shown.add(attempt.error)
         lines.append(f"  {describe_backend(attempt)}: {describe_failure(attempt, 400)}")
         fix = fix_for(attempt)
@@ -114,31 +130,45 @@ def fix_for(attempt: Attempt) -> str | None:
 
 
 def _answered_by(answer: Answer, tier: str) -> str:
-    reasons = [
-        f"{one_line(attempt.tier)}: {_why(attempt)}"
-        for attempt in sorted(
-            [*last_failures(answer.attempts), *_overtaken(answer)], key=lambda one: one.level
-        )
-        if attempt.level < (answer.fallback_level or 0)
-    ]
+    """Name who answered, and what the first backend of each tier before did instead."""
+    won = answering(answer)
+    reasons: dict[str, str] = {}
+    for attempt in sorted(_given_way(answer.attempts), key=lambda one: one.level):
+        is_own = won is not None and backend_of(attempt) == backend_of(won)
+        is_news = answer.provider == "rules" or not attempt.is_unconfigured
+        if is_own or not is_news or attempt.level > (answer.fallback_level or 0):
+            continue
+        name = one_line(attempt.tier)
+        if attempt.tier == tier:
+            name += f" ({one_line(attempt.model)})"
+        reasons.setdefault(attempt.tier, f"{name}: {_why(attempt)}")
     who = _who(answer, tier)
-    return f"answered by {who}" + (f" after {'; '.join(reasons)}" if reasons else "")
+    return f"answered by {who}" + (f" after {'; '.join(reasons.values())}" if reasons else "")
+
+
+def _given_way(attempts: tuple[Attempt, ...]) -> list[Attempt]:
+    """Return why each backend gave no answer, tier by tier, in their order.
+
+    Of a backend that is its last failure, else why it was passed over, else that it lost a race. A
+    tier's backends that are not configured are left out where another of its backends is.
+    """
+    tiers: dict[tuple[int, str], dict[tuple[int, str, str, str], Attempt]] = {}
+    for attempt in attempts:
+        found = tiers.setdefault((attempt.level, attempt.tier), {})
+        known = found.get(backend_of(attempt))
+        if attempt.outcome == "failed" or (attempt.outcome != "ok" and known is None):
+            found[backend_of(attempt)] = attempt
+    ways: list[Attempt] = []
+    for _, found in sorted(tiers.items()):
+        backends = list(found.values())
+        ways += [it for it in backends if not it.is_unconfigured] or backends[:1]
+    return ways
 
 
 def _why(attempt: Attempt) -> str:
     if attempt.outcome == "cancelled" and attempt.first_token_ms is None:
         return f"no token in {attempt.duration_ms / 1000:.1f} s"
     return describe_failure(attempt, _REASON_LIMIT)
-
-
-def _overtaken(answer: Answer) -> list[Attempt]:
-    """Return the attempts that lost a race, of tiers that nothing else is told of."""
-    told = {attempt.tier for attempt in last_failures(answer.attempts)}
-    return [
-        attempt
-        for attempt in answer.attempts
-        if attempt.outcome == "cancelled" and attempt.tier not in told
-    ]
 
 
 def _who(answer: Answer, tier: str) -> str:

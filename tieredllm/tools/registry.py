@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,8 @@ class Toolbox:
         private: files that no tool may read wherever they lie, such as the one with the keys.
         clock: the time.
         reach: what `fetch_url` may connect to; for tests.
+        cache: where what MCP servers offer is remembered; None for nowhere.
+        state: where logins to MCP servers are kept; None for nowhere.
     """
 
     def __init__(
@@ -51,8 +55,12 @@ class Toolbox:
         private: Sequence[Path] = (),
         clock: Clock | None = None,
         reach: EgressPolicy | None = None,
+        cache: Path | None = None,
+        state: Path | None = None,
     ) -> None:
         self._declared = declared
+        self._cache = None if cache is None else cache / "mcp"
+        self._state = state
         self._cwd = cwd
         self._env = env
         self._lookup = lookup or env.get
@@ -77,15 +85,18 @@ class Toolbox:
             return bool(declared.builtin or declared.python or declared.mcp)
         return grant != "none" and bool(grant)
 
-    async def granted(self, grant: Grant, *, deadline: float | None = None) -> tuple[Tool, ...]:
+    async def granted(
+        self, grant: Grant, *, deadline: float | None = None, fresh: bool = False
+    ) -> tuple[Tool, ...]:
         """Return the tools of a grant, in the order of the profile.
 
-        Servers that are needed and do not run are started, all at the same time. One that cannot
-        be used is among `troubles`, and its tools are missing.
+        Servers whose tools are not known are started, all at the same time. One that cannot be
+        used is among `troubles`, and its tools are missing.
 
         Args:
             grant: a tier's `tools`.
             deadline: when to go on without servers that are not ready, on the event loop's clock.
+            fresh: whether to ask servers for their tools whatever is remembered of them.
 
         Raises:
             UsageError: a name is granted that is not declared, a Python function cannot be made a
@@ -93,12 +104,11 @@ class Toolbox:
         """
         if not self.may_offer(grant):
             return ()
-        names = None if grant == "all" else frozenset(grant)
-        tools = {tool.name: tool for tool in self._local(names)}
-        for tool in await self._remote(names, deadline):
+        wanted = Wanted(grant)
+        tools = {tool.name: tool for tool in self._local(wanted)}
+        for tool in await self._remote(wanted, deadline, fresh=fresh):
             tools.setdefault(tool.name, tool)
-        if names is not None:
-            self._check_missing(names - tools.keys())
+        self._check_missing(wanted, tuple(tools.values()))
         return tuple(tools.values())
 
     async def find(self, name: str, *, deadline: float | None = None) -> Tool | None:
@@ -126,26 +136,30 @@ class Toolbox:
 
     def _server_of(self, tool: str) -> str | None:
         """Return the server a tool's name points to: of those that fit, the longest."""
+        known = self._prefixes()
+        fitting = [name for name, prefix in known.items() if tool.startswith(prefix)]
+        return max(fitting, key=lambda name: len(known[name]), default=None)
+
+    def _prefixes(self) -> dict[str, str]:
         if not self._declared.mcp:
-            return None
-        from tieredllm.tools.mcp.server import prefix
+            return {}
+        from tieredllm.tools.mcp.server import prefixes
 
-        fitting = [name for name in self._declared.mcp if tool.startswith(prefix(name))]
-        return max(fitting, key=len, default=None)
+        return prefixes(self._declared.mcp)
 
-    def _local(self, names: frozenset[str] | None) -> list[Tool]:
+    def _local(self, wanted: Wanted) -> list[Tool]:
         tools = [
             self._made.get(name) or self._make_builtin(name)
             for name in self._declared.builtin
-            if names is None or name in names
+            if wanted.takes(name)
         ]
         if self._declared.python:
-            tools += self._functions(names)
+            tools += self._functions(wanted)
         for tool in tools:
             self._made[tool.name] = tool
         return tools
 
-    def _functions(self, names: frozenset[str] | None) -> list[Tool]:
+    def _functions(self, wanted: Wanted) -> list[Tool]:
         from tieredllm.tools.python import load_function, name_of
 
         taken: dict[str, str] = dict.fromkeys(self._declared.builtin, "a built-in tool")
@@ -157,7 +171,7 @@ class Toolbox:
                     f"tools.python: {entry}: {taken[name]} is called {name}, too: rename one"
                 )
             taken[name] = entry
-            if names is None or name in names:
+            if wanted.takes(name):
                 tools.append(self._made.get(name) or load_function(entry, self._folders))
         return tools
 
@@ -180,19 +194,27 @@ class Toolbox:
             return make_read_file(self._cwd, private=self._private)
         return make_list_files(self._cwd)
 
-    async def _remote(self, names: frozenset[str] | None, deadline: float | None) -> list[Tool]:
-        wanted = set(self._declared.mcp)
-        if names is not None:
-            wanted = {server for name in names if (server := self._server_of(name)) is not None}
-        if not wanted:
+    async def _remote(self, wanted: Wanted, deadline: float | None, *, fresh: bool) -> list[Tool]:
+        needed = [
+            self._server(name, prefix)
+            for name, prefix in self._prefixes().items()
+            if not self._declared.mcp[name].disabled and wanted.may_take_from(name, prefix)
+        ]
+        if not needed:
             return []
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + START_S
-        servers = [self._server(name) for name in self._declared.mcp if name in wanted]
-        lists = await asyncio.gather(*(self._tools_of(server, deadline) for server in servers))
-        return [tool for tools in lists for tool in tools if names is None or tool.name in names]
+        lists = await asyncio.gather(
+            *(self._tools_of(server, deadline, fresh=fresh) for server in needed)
+        )
+        return [
+            tool
+            for server, tools in zip(needed, lists, strict=True)
+            for tool in tools
+            if wanted.takes(tool.name, server.name)
+        ]
 
-    def _server(self, name: str) -> McpServer:
+    def _server(self, name: str, prefix: str) -> McpServer:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             # What ran in another event loop has ended with it.
@@ -203,28 +225,103 @@ class Toolbox:
             self._servers[name] = McpServer(
                 name,
                 self._declared.mcp[name],
+                prefix=prefix,
                 env=self._env,
                 lookup=self._lookup,
                 cwd=self._cwd,
+                cache=self._cache,
+                state=self._state,
+                clock=self._clock,
             )
         return self._servers[name]
 
-    async def _tools_of(self, server: McpServer, deadline: float) -> tuple[Tool, ...]:
+    async def _tools_of(
+        self, server: McpServer, deadline: float, *, fresh: bool
+    ) -> tuple[Tool, ...]:
         from tieredllm.tools.mcp.connection import UnavailableError
 
         try:
-            tools = await server.tools(deadline=deadline)
+            tools = await server.tools(deadline=deadline, fresh=fresh)
         except UnavailableError as exc:
             self._troubles[server.name] = f"MCP server {server.name}: {exc}"
             return ()
         self._troubles.pop(server.name, None)
+        for number, reason in enumerate(server.left_out):
+            self._troubles[f"{server.name} {number}"] = f"MCP server {server.name}: {reason}"
         return tools
 
-    def _check_missing(self, names: frozenset[str]) -> None:
+    def _check_missing(self, wanted: Wanted, tools: Sequence[Tool]) -> None:
         """Report names that mean nothing; what a server lacks is its trouble, and no mistake."""
-        for name in sorted(names):
+        servers = self._declared.mcp
+        for name in wanted.names:
+            if name in servers or any(tool.name == name for tool in tools) or wanted.drops(name):
+                continue
             server = self._server_of(name)
             if server is None:
                 raise UsageError(f"no tool `{name}` is declared: add it under `tools`")
-            if server not in self._troubles:
+            if server not in self._troubles and not servers[server].disabled:
                 self._troubles[name] = f"MCP server {server} has no tool that is called {name}"
+
+
+class Wanted:
+    """What a grant names: tools, MCP servers, patterns of names, and what is taken away again.
+
+    Args:
+        grant: a tier's `tools`.
+    """
+
+    def __init__(self, grant: Grant) -> None:
+        items = ("all",) if grant == "all" else () if grant == "none" else grant
+        self._given = tuple(item for item in items if not item.startswith("-"))
+        self._taken = tuple(item[1:] for item in items if item.startswith("-"))
+        # Who only takes away takes from all there is.
+        if not self._given and self._taken:
+            self._given = ("all",)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of tools or servers that are given, without patterns."""
+        return tuple(it for it in self._given if it != "all" and not _is_pattern(it))
+
+    def takes(self, tool: str, server: str | None = None) -> bool:
+        """Whether a tool is granted.
+
+        Args:
+            tool: its name.
+            server: the MCP server it is of.
+        """
+        given = any(_names(item, tool, server) for item in self._given)
+        return given and not self.drops(tool, server)
+
+    def drops(self, tool: str, server: str | None = None) -> bool:
+        """Whether a tool is taken away."""
+        return any(_names(item, tool, server) for item in self._taken)
+
+    def may_take_from(self, server: str, prefix: str) -> bool:
+        """Whether any tool of a server could be granted.
+
+        Args:
+            server: its name.
+            prefix: what the names of its tools begin with.
+        """
+        if server in self._taken or f"{prefix}*" in self._taken:
+            return False
+        for item in self._given:
+            fixed = re.split(r"[*?\[]", item, maxsplit=1)[0]
+            if item in ("all", server) or item.startswith(prefix):
+                return True
+            if _is_pattern(item) and (fixed.startswith(prefix) or prefix.startswith(fixed)):
+                return True
+        return False
+
+
+def _names(item: str, tool: str, server: str | None) -> bool:
+    return (
+        item in ("all", tool)
+        or (server is not None and item == server)
+        or (_is_pattern(item) and fnmatchcase(tool, item))
+    )
+
+
+def _is_pattern(item: str) -> bool:
+    return any(character in item for character in "*?[")

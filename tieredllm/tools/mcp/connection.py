@@ -1,71 +1,128 @@
 """Keep one connection to an MCP server, from its start to its end.
 
-The SDK's client has to be entered and left by the same task, so each connection has a task of its
+The SDK's session has to be entered and left by the same task, so each connection has a task of its
 own; calls come from any.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tieredllm.aio import in_thread
 from tieredllm.profile.schema import McpSettings
 from tieredllm.text import one_line
 from tieredllm.tools.base import ToolFailureError
+from tieredllm.tools.mcp.results import RemoteTool, describe, text_of
 from tieredllm.tools.mcp.transport import Stderr
+from tieredllm.version import __version__
 
 if TYPE_CHECKING:
-    from mcp import Client
-    from mcp_types import CallToolResult, ContentBlock
-    from mcp_types import Tool as RemoteTool
+    from mcp import ClientSession
 
-__all__ = ["Connection", "Ended", "UnavailableError"]
+__all__ = ["Connection", "Era", "Life", "UnavailableError"]
 
-Ended = Callable[[], None]
-MakeTransport = Callable[[AsyncExitStack, Stderr, Ended], Awaitable[Any]]
+Era = Literal["modern", "handshake"]
+"""Whether a server answers `server/discover` (2026-07-28), or `initialize` (until 2025-11-25)."""
 
 CLOSE_S = 0.8
 """How long a server has to end; after that it is no longer waited for."""
 
-_LOST = frozenset({-32000, -32600})
-"""The SDK's codes for a connection that is gone, and for a session that a server has ended."""
+DISCOVER_S = 2.0
+"""How long a server may be silent to `server/discover`; then it is asked to `initialize`."""
 
-MAX_TOOLS = 256
+_LOST = frozenset({(-32000, "Connection closed"), (-32600, "Session terminated")})
+"""What the SDK says of a connection that is gone, and of a session that a server has ended (mcp
+2.3.0, `shared/jsonrpc_dispatcher.py` and `client/streamable_http.py`). The codes alone are those of
+any error of a server: -32000 is what servers use for theirs."""
+
+_UNSUPPORTED_VERSION = -32022
+"""Says, in answer to `initialize`, that a server has heard an earlier `server/discover`."""
+
+MAX_TOOLS = 1024
 MAX_PAGES = 32
 """How much of a server's list of tools is read."""
 
 
 class UnavailableError(Exception):
-    """Report that a server cannot be used, and why."""
+    """Report that a server cannot be used, and why.
+
+    Attributes:
+        is_mute: whether it was waited for in vain.
+    """
+
+    def __init__(self, reason: str, *, is_mute: bool = False) -> None:
+        self.is_mute = is_mute
+        super().__init__(reason)
+
+
+class Life(Protocol):
+    """One start of a server: what the SDK's session talks through."""
+
+    async def start(self) -> None:
+        """Start it; the SDK is not there yet.
+
+        Raises:
+            OSError: it cannot be started.
+            UnavailableError: something it needs is missing.
+        """
+        ...
+
+    async def streams(self, stack: AsyncExitStack) -> tuple[Any, Any]:
+        """Return what is read from and written to; they end with the stack."""
+        ...
+
+    async def abandon(self) -> None:
+        """End it, if no streams were made."""
+        ...
+
+    @property
+    def has_ended(self) -> asyncio.Event:
+        """Is set when it is gone."""
+        ...
+
+    def explain(self, exc: BaseException) -> str | None:
+        """Say what the transport knows of a failure, and the SDK does not tell; None: nothing."""
+        ...
+
+
+MakeLife = Callable[[Stderr], Life]
 
 
 class Connection:
-    """One life of a server. It starts when it is made.
+    """One connection to a server. It starts when it is made.
 
     Args:
-        transport: makes what the SDK's client connects through.
+        make: makes a life of the server; twice, when the first ends of a question it does not know.
         settings: the server's.
+        era: what it speaks, where that is known.
     """
 
-    def __init__(self, transport: MakeTransport, settings: McpSettings) -> None:
-        self._transport = transport
+    def __init__(self, make: MakeLife, settings: McpSettings, era: Era | None = None) -> None:
+        self._make = make
         self._settings = settings
+        self.era = era
+        """What it speaks; known once it has started."""
         self._stderr = Stderr()
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._client: Client | None = None
+        self._session: ClientSession | None = None
+        self._life: Life | None = None
         self._task = asyncio.create_task(self._live())
         self._task.add_done_callback(_noted)
         self._ready.add_done_callback(_noted)
         self.remote_tools: tuple[RemoteTool, ...] = ()
+        self.list_is_cut = False
+        """Whether it has more tools than are read."""
+        self.list_has_changed = False
+        """Whether it has said so since the list was read."""
         self.problem = ""
         """Why it could not be started."""
+        self.is_mute = False
+        """Whether it could not be started because it never answered."""
 
     @property
     def alive(self) -> bool:
@@ -80,7 +137,7 @@ class Connection:
     @property
     def last_words(self) -> str:
         """What it said last on stderr."""
-        return one_line(self._stderr.last_line, 200) or "it gave no reason"
+        return one_line(self._stderr.reason, 200) or "it gave no reason"
 
     async def until_ready(self, deadline: float) -> None:
         """Wait until its tools are known.
@@ -88,11 +145,28 @@ class Connection:
         Raises:
             UnavailableError: it could not be started, or the deadline came first.
         """
+        began = self._loop.time()
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.shield(self._ready)
         except TimeoutError as exc:
-            raise UnavailableError("it has not started in time") from exc
+            waited_s = self._loop.time() - began
+            raise UnavailableError(
+                f"it has not started in time ({waited_s:.3g} s); `tieredllm tools list` gives it "
+                f"its {self._settings.start_timeout_s:g} s",
+                is_mute=True,
+            ) from exc
+
+    async def refresh(self) -> None:
+        """Read the list of tools again, after the server has said that it changed."""
+        if self._session is None or not self.list_has_changed:
+            return
+        self.list_has_changed = False
+        try:
+            async with asyncio.timeout(self._settings.start_timeout_s):
+                await self._list(self._session)
+        except Exception as exc:  # noqa: BLE001 - the old list is better than none
+            self._stderr.add(f"error: tools/list failed: {_said(exc)}\n".encode())
 
     async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> str:
         """Call a tool. Who gives up waiting is not held up by the server.
@@ -100,9 +174,10 @@ class Connection:
         Raises:
             ToolFailureError: the tool reports an error, or the server failed.
         """
-        if self._client is None:
+        session = self._session
+        if session is None:
             raise ToolFailureError(f"the MCP server {server} has ended")
-        task = asyncio.create_task(self._client.call_tool(tool, arguments))
+        task = asyncio.create_task(session.call_tool(tool, arguments))
         task.add_done_callback(_noted)
         try:
             await asyncio.wait({task, self._task}, return_when=asyncio.FIRST_COMPLETED)
@@ -114,11 +189,13 @@ class Connection:
         try:
             result = task.result()
         except Exception as exc:
-            if getattr(exc, "code", None) in _LOST:
+            known = self._life.explain(exc) if self._life is not None else None
+            if (getattr(exc, "code", None), str(exc)) in _LOST and known is None:
                 self._stop.set()  # the next use connects anew
             if self._stop.is_set() or self._task.done():
                 raise ToolFailureError(await self._ended(server)) from exc
-            raise ToolFailureError(f"the MCP server {server} failed: {_said(exc)}") from exc
+            reason = known or _said(exc)
+            raise ToolFailureError(f"the MCP server {server} failed: {reason}") from exc
         text = text_of(result)
         if result.is_error:
             raise ToolFailureError(text or "the tool reports an error, without saying which")
@@ -148,30 +225,121 @@ class Connection:
         try:
             async with AsyncExitStack() as stack:
                 async with asyncio.timeout(self._settings.start_timeout_s):
-                    self._client = await self._entered(stack)
-                    self.remote_tools = await _listed(self._client)
+                    life = await self._connected(stack)
                 self._settle(None)
-                await self._stop.wait()
+                await self._until_over(life)
         except TimeoutError:
-            self._settle(f"it has not started within {self._settings.start_timeout_s:g} s")
+            self.is_mute = True
+            self._settle(
+                f"it has not started within {self._settings.start_timeout_s:g} s (start_timeout_s)",
+                also=self._stderr.reason,
+            )
         except UnavailableError as exc:
             self._settle(str(exc))
         except Exception as exc:  # noqa: BLE001 - whatever it is, the server cannot be used
-            self._settle(_said(exc), also=self._stderr.last_line)
+            known = self._life.explain(exc) if self._life is not None else None
+            self._settle(known or _said(exc), also="" if known else self._stderr.reason)
         finally:
-            self._client = None
+            self._session = None
             self._settle("it was stopped")
 
-    async def _entered(self, stack: AsyncExitStack) -> Client:
+    async def _until_over(self, life: Life) -> None:
+        """Wait for whoever ends it first: the server, or this side."""
+        ends = [asyncio.create_task(it.wait()) for it in (life.has_ended, self._stop)]
         try:
-            # Importing the SDK takes a second or so; the event loop goes on meanwhile.
-            client_type = await in_thread(_imported)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._stop.set()
+            for end in ends:
+                end.cancel()
+
+    async def _connected(self, stack: AsyncExitStack) -> Life:
+        """Start the server, agree on what to speak, and read its tools.
+
+        Servers of the `rmcp` package before 3 end when they are asked to discover
+        (modelcontextprotocol/go-sdk#1177): they are started again for `initialize`.
+        """
+        first = AsyncExitStack()
+        life, session = await self._opened(first)
+        try:
+            agreed = await self._agree(session, life)
+        except BaseException:
+            await first.aclose()
+            raise
+        if not agreed:
+            await first.aclose()
+            self.era = "handshake"
+            life, session = await self._opened(stack)
+            await self._agree(session, life)
+        else:
+            stack.push_async_exit(first)
+        await self._list(session)
+        self._session = session
+        return life
+
+    async def _opened(self, stack: AsyncExitStack) -> tuple[Life, ClientSession]:
+        life = self._life = self._make(self._stderr)
+        await life.start()
+        try:
+            # Importing the SDK takes a second or so; the event loop, and the server, go on.
+            session_type, info = await in_thread(_imported)
+            read, write = await life.streams(stack)
         except ImportError as exc:
+            await life.abandon()
             raise UnavailableError("pip install 'tieredllm[mcp]' for MCP servers") from exc
-        transport = await self._transport(stack, self._stderr, self._stop.set)
-        client = client_type(transport, cache=None)
-        entered: Client = await stack.enter_async_context(client)
-        return entered
+        except BaseException:
+            await life.abandon()
+            raise
+        session = session_type(read, write, client_info=info, message_handler=self._take_note)
+        return life, await stack.enter_async_context(session)
+
+    async def _agree(self, session: ClientSession, life: Life) -> bool:
+        """Agree on a version of the protocol; False when the server has to be started again."""
+        if self.era != "handshake":
+            try:
+                async with asyncio.timeout(DISCOVER_S):
+                    await session.discover()
+            except Exception as exc:
+                # An error, silence and nonsense all mean: it may know `initialize`.
+                if (getattr(exc, "code", None), str(exc)) in _LOST:
+                    await asyncio.wait_for(life.has_ended.wait(), CLOSE_S)
+                if life.has_ended.is_set():
+                    if self.era == "modern":
+                        raise
+                    return False
+            else:
+                self.era = "modern"
+                return True
+        try:
+            await session.initialize()
+            self.era = "handshake"
+        except Exception as exc:
+            if getattr(exc, "code", None) != _UNSUPPORTED_VERSION:
+                raise
+            # It was slow to start, and has heard the first question by now.
+            await session.discover()
+            self.era = "modern"
+        return True
+
+    async def _list(self, session: ClientSession) -> None:
+        """Read the list of tools, page by page, up to a bound."""
+        from mcp_types import PaginatedRequestParams
+
+        tools: list[RemoteTool] = []
+        cursor: str | None = None
+        for _ in range(MAX_PAGES):
+            params = None if cursor is None else PaginatedRequestParams(cursor=cursor)
+            page = await session.list_tools(params=params)
+            tools += [describe(tool) for tool in page.tools]
+            cursor = page.next_cursor
+            if cursor is None or len(tools) >= MAX_TOOLS:
+                break
+        self.list_is_cut = cursor is not None or len(tools) > MAX_TOOLS
+        self.remote_tools = tuple(tools[:MAX_TOOLS])
+
+    async def _take_note(self, message: Any) -> None:
+        if getattr(message, "method", None) == "notifications/tools/list_changed":
+            self.list_has_changed = True
 
     def _settle(self, problem: str | None, *, also: str = "") -> None:
         if self._ready.done():
@@ -181,30 +349,18 @@ class Connection:
         else:
             last = one_line(also, 200)
             self.problem = f"{problem} ({last})" if last else problem
-            self._ready.set_exception(UnavailableError(self.problem))
+            self._ready.set_exception(UnavailableError(self.problem, is_mute=self.is_mute))
 
 
-def _imported() -> type[Client]:
+def _imported() -> tuple[type[ClientSession], Any]:
     import logging
 
-    from mcp import Client
+    from mcp import ClientSession
+    from mcp_types import Implementation
 
     # Python prints what a library logs when nobody listens; the SDK logs with tracebacks.
     logging.getLogger("mcp").addHandler(logging.NullHandler())
-    return Client
-
-
-async def _listed(client: Client) -> tuple[RemoteTool, ...]:
-    """Read the list of tools, page by page, up to a bound."""
-    tools: list[RemoteTool] = []
-    cursor: str | None = None
-    for _ in range(MAX_PAGES):
-        page = await client.list_tools(cursor=cursor)
-        tools += page.tools
-        cursor = page.next_cursor
-        if cursor is None or len(tools) >= MAX_TOOLS:
-            break
-    return tuple(tools[:MAX_TOOLS])
+    return ClientSession, Implementation(name="tieredllm", version=__version__)
 
 
 def _said(exc: BaseException) -> str:
@@ -214,35 +370,18 @@ def _said(exc: BaseException) -> str:
     if isinstance(exc, FileNotFoundError) and exc.filename:
         return f"there is no {exc.filename}"
     said = one_line(str(exc), 300)
-    return said if said and type(exc).__name__ == "MCPError" else f"{type(exc).__name__}: {said}"
+    if type(exc).__name__ != "MCPError":
+        return f"{type(exc).__name__}: {said}"
+    data = getattr(getattr(exc, "error", None), "data", None)
+    if data is None:
+        return said or "an error without a message"
+    import msgspec
+
+    told = data if isinstance(data, str) else msgspec.json.encode(data).decode()
+    return f"{said} ({one_line(told, 300)})"
 
 
 def _noted(future: asyncio.Future[Any]) -> None:
     """Look at what nobody may be waiting for any more, so that asyncio does not complain."""
     if not future.cancelled():
         future.exception()
-
-
-def text_of(result: CallToolResult) -> str:
-    """Return a result's texts; what is no text is named.
-
-    Structured content is given when there is no text beside it: servers are to send both
-    (https://modelcontextprotocol.io/specification/2025-11-25/server/tools#structured-content).
-    """
-    texts = [_block(block) for block in result.content]
-    if not texts and result.structured_content is not None:
-        return msgspec.json.encode(result.structured_content).decode()
-    return "\n\n".join(text for text in texts if text)
-
-
-def _block(block: ContentBlock) -> str:
-    if block.type == "text":
-        return block.text
-    if block.type == "resource":
-        text: Any = getattr(block.resource, "text", None)
-        if isinstance(text, str):
-            return text
-        return f"[{block.resource.mime_type or 'binary'} resource {block.resource.uri}, not shown]"
-    if block.type == "resource_link":
-        return f"[{block.name}]({block.uri})"
-    return f"[{block.type} of type {block.mime_type}, not shown]"

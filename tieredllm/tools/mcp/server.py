@@ -1,7 +1,8 @@
 """The MCP servers of a profile: where each is, what it is told, and which tools it has.
 
-A server is started on first use and ended with the toolbox. One that ends is started anew by the
-next call, a few times; a call that was under way when it ended has failed and is not made again.
+A server is started by the first call of one of its tools, or when its tools are not known yet, and
+ended with the toolbox. One that ends is started anew by the next call, a few times; a call that was
+under way when it ended has failed and is not made again.
 """
 
 from __future__ import annotations
@@ -10,24 +11,28 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+import shlex
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, suppress
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from tieredllm.profile.schema import McpSettings
+from tieredllm.clock import Clock, SystemClock
+from tieredllm.profile.schema import REFERENCE, McpSettings
 from tieredllm.text import clean, one_line
 from tieredllm.tools.base import ArgumentsError, Check, Tool, ToolFailureError
-from tieredllm.tools.mcp.connection import Connection, Ended, UnavailableError
-from tieredllm.tools.mcp.transport import INHERITED, Stderr, running
+from tieredllm.tools.mcp.connection import Connection, Life, UnavailableError
+from tieredllm.tools.mcp.remembered import ServerMemory
+from tieredllm.tools.mcp.results import RemoteTool
+from tieredllm.tools.mcp.transport import INHERITED, ServerProcess, Stderr
 
-if TYPE_CHECKING:
-    from mcp_types import Tool as RemoteTool
-
-__all__ = ["MAX_NAME", "McpServer", "prefix", "schema_checker", "wire_name"]
+__all__ = ["MAX_NAME", "McpServer", "prefixes", "schema_checker", "wire_name"]
 
 Lookup = Callable[[str], str | None]
 
@@ -57,9 +62,13 @@ class McpServer:
     Args:
         name: its name there.
         settings: what the profile says of it.
+        prefix: what the names of its tools begin with.
         env: the environment.
         lookup: finds keys by name, for what is secret.
         cwd: the working directory.
+        cache: where what it offers is remembered; None for nowhere.
+        state: where logins are kept; None for nowhere.
+        clock: the time.
     """
 
     def __init__(
@@ -67,36 +76,54 @@ class McpServer:
         name: str,
         settings: McpSettings,
         *,
+        prefix: str,
         env: Mapping[str, str],
         lookup: Lookup,
         cwd: Path,
+        cache: Path | None = None,
+        state: Path | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.name = name
         self._settings = settings
+        self._prefix = prefix
         self._env = env
         self._lookup = lookup
         self._cwd = cwd
+        self._state = state
         self._connection: Connection | None = None
         self._starts = 0
         self._next_start_at = 0.0
+        self._listed: tuple[RemoteTool, ...] | None = None
         self._tools: tuple[Tool, ...] = ()
-        self._told_by: Connection | None = None
+        self._memory = ServerMemory(cache, self._identity(), clock or SystemClock())
+        self.left_out: tuple[str, ...] = ()
+        """Which of its tools cannot be used, and why, a line each."""
 
-    async def tools(self, *, deadline: float) -> tuple[Tool, ...]:
-        """Return its tools, starting it when it does not run.
+    async def tools(self, *, deadline: float, fresh: bool = False) -> tuple[Tool, ...]:
+        """Return its tools; it is started when it does not run and they are not known.
+
+        Args:
+            deadline: when to stop waiting for it, on the event loop's clock.
+            fresh: whether to ask the server itself, whatever is remembered.
 
         Raises:
             UnavailableError: it cannot be started, or has not told its tools in time.
         """
-        connection = await self._connected(deadline)
-        if connection is not self._told_by:
-            tools: dict[str, Tool] = {}
-            for remote in connection.remote_tools:
-                if len(msgspec.json.encode(remote.input_schema)) <= SCHEMA_BYTES:
-                    tool = self._tool(remote)
-                    tools.setdefault(tool.name, tool)
-            self._tools, self._told_by = tuple(tools.values()), connection
-        return self._tools
+        connection = self._connection
+        running = connection is not None and connection.alive
+        if not running and not fresh and (known := self._memory.tools()) is not None:
+            return self._made(known)
+        if not running and not fresh and (problem := self._memory.problem()) is not None:
+            raise UnavailableError(problem)
+        try:
+            connection = await self._connected(deadline)
+        except UnavailableError as exc:
+            if exc.is_mute:
+                self._memory.learn_problem(str(exc))
+            raise
+        await connection.refresh()
+        return self._made(connection.remote_tools)
 
     async def aclose(self) -> None:
         """End it, within a second."""
@@ -115,41 +142,72 @@ class McpServer:
                 raise UnavailableError(reason)
             self._starts += 1
             self._next_start_at = asyncio.get_running_loop().time() + RETRY_S
-            connection = self._connection = Connection(self._transport, self._settings)
-        await connection.until_ready(deadline)
+            era = self._memory.load().era
+            connection = Connection(self._life, self._settings, era)
+            self._connection = connection
+            await connection.until_ready(deadline)
+            self._memory.learn(connection.remote_tools, connection.era)
+        else:
+            await connection.until_ready(deadline)
         return connection
 
-    async def _transport(self, stack: AsyncExitStack, stderr: Stderr, ended: Ended) -> Any:
-        """Make what the SDK's client connects through; it opens it itself."""
+    def _life(self, stderr: Stderr) -> Life:
         settings = self._settings
-        if settings.command is not None:
-            return running(
-                settings.command,
-                env=self._environment(),
-                cwd=self._folder(),
-                stderr=stderr,
-                ended=ended,
+        if settings.type == "sse":
+            raise UnavailableError(
+                "servers over SSE are not supported: give its address for streamable HTTP as `url`"
             )
-        import httpx2
-        from mcp.client.streamable_http import streamable_http_client
+        if settings.command is not None:
+            return _ProcessLife(
+                self._command(), env=self._environment(), cwd=self._folder(), stderr=stderr
+            )
+        from tieredllm.tools.mcp.http import HttpLife
 
-        timeout = httpx2.Timeout(settings.start_timeout_s, read=None)
-        client = httpx2.AsyncClient(headers=self._headers(), timeout=timeout)
-        await stack.enter_async_context(client)
-        return streamable_http_client(settings.url or "", http_client=client)
+        url = self._expanded(settings.url or "")
+        return HttpLife(
+            self.name,
+            url,
+            headers=self._headers,
+            connect_timeout_s=settings.start_timeout_s,
+            authorized_by=self._authorized_by(),
+        )
+
+    def _identity(self) -> Any:
+        """Return everything that makes the server what it is."""
+        settings = self._settings
+        words = _words(settings)
+        program = shutil.which(words[0]) if words else None
+        files = [path for path in (program, *words[1:]) if path is not None]
+        return (
+            settings,
+            str(self._cwd),
+            [(path, changed) for path in files if (changed := _changed_at(self._cwd, path))],
+            {name: self._lookup(name) for name in sorted(_references(settings))},
+        )
+
+    def _place(self) -> str:
+        """Return a hash of what is started, or asked: an approval holds for that alone."""
+        place = (_words(self._settings), self._settings.url, self._settings.cwd)
+        return hashlib.sha256(msgspec.json.encode(place)).hexdigest()[:16]
+
+    def _command(self) -> list[str]:
+        return [os.path.expanduser(self._expanded(word)) for word in _words(self._settings)]  # noqa: PTH111 - most are no paths
 
     def _folder(self) -> str:
-        return os.path.abspath(self._cwd / Path(self._settings.cwd or ".").expanduser())  # noqa: PTH100 - links stay
+        folder = self._expanded(self._settings.cwd or ".")
+        return os.path.abspath(self._cwd / Path(folder).expanduser())  # noqa: PTH100 - links stay
 
     def _environment(self) -> dict[str, str]:
         environment = {name: self._env[name] for name in INHERITED if name in self._env}
-        environment |= self._settings.env
+        for name, value in self._settings.env.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            environment[name] = self._expanded(text)
         for name in self._settings.pass_env:
             environment[name] = self._secret(name)
         return environment
 
     def _headers(self) -> dict[str, str]:
-        headers = {}
+        headers = {name: self._expanded(it) for name, it in self._settings.headers.items()}
         for header, name in self._settings.headers_env.items():
             value = self._secret(name).strip()
             if header.lower() == "authorization" and " " not in value:
@@ -157,11 +215,57 @@ class McpServer:
             headers[header] = value
         return headers
 
+    def _authorized_by(self) -> str | None:
+        """Return the variable the token comes from; None when none is sent."""
+        for header, name in self._settings.headers_env.items():
+            if header.lower() == "authorization":
+                return name
+        for header, value in self._settings.headers.items():
+            if header.lower() == "authorization":
+                return next((name for name, _ in REFERENCE.findall(value)), "`headers`")
+        return None
+
+    def _expanded(self, text: str) -> str:
+        """Put variables and stored keys in the place of their names."""
+
+        def value_of(found: re.Match[str]) -> str:
+            value = self._lookup(found[1])
+            if value:
+                return value
+            if found[2] is not None:
+                return found[2]
+            return self._secret(found[1])
+
+        return REFERENCE.sub(value_of, text)
+
     def _secret(self, name: str) -> str:
         value = self._lookup(name)
         if not value:
-            raise UnavailableError(f"{name} is not set")
+            raise UnavailableError(
+                f"{name} is not set: export {name}=… or `tieredllm keys set {name}`"
+            )
         return value
+
+    def _made(self, remote_tools: tuple[RemoteTool, ...]) -> tuple[Tool, ...]:
+        if remote_tools is self._listed:
+            return self._tools
+        tools: dict[str, Tool] = {}
+        left_out = []
+        for remote in remote_tools:
+            if len(msgspec.json.encode(remote.input_schema)) > SCHEMA_BYTES:
+                size = f"its schema has more than {SCHEMA_BYTES // 1024} KiB"
+                left_out.append(f"{one_line(remote.name, 80)} is left out: {size}")
+            elif remote.needs_task:
+                what = "it runs as a task only, which is not supported"
+                left_out.append(f"{one_line(remote.name, 80)} is left out: {what}")
+            else:
+                tool = self._tool(remote)
+                tools.setdefault(tool.name, tool)
+        if self._connection is not None and self._connection.list_is_cut:
+            left_out.append(f"it has more than {len(remote_tools)} tools: the rest is left out")
+        self.left_out = tuple(left_out)
+        self._listed, self._tools = remote_tools, tuple(tools.values())
+        return self._tools
 
     def _tool(self, remote: RemoteTool) -> Tool:
         async def run(arguments: dict[str, Any], deadline: float) -> str:
@@ -173,37 +277,123 @@ class McpServer:
                 ) from exc
             return await connection.call(self.name, remote.name, arguments)
 
-        annotations = remote.annotations
-        about = remote.description or remote.title or f"{remote.name} of {self.name}."
+        about = remote.description or f"{remote.name} of {self.name}."
         return Tool(
-            name=wire_name(self.name, remote.name),
+            name=wire_name(self._prefix, remote.name),
             description=clean(about)[:DESCRIPTION_CHARACTERS],
             parameters={"type": "object", **remote.input_schema},
-            read_only=annotations.read_only_hint if annotations is not None else None,
+            read_only=self._is_read_only(remote),
             origin=f"mcp:{self.name}",
             timeout_s=self._settings.timeout_s,
+            approve=self._settings.approve,
+            private=self._settings.private,
+            destination=(lambda _: self.name) if self._settings.sends else None,
+            server=self.name,
+            identity=self._place(),
             check=schema_checker(remote.input_schema),
             run=run,
         )
 
+    def _is_read_only(self, remote: RemoteTool) -> bool | None:
+        """Return what the user says, and else what the server says, if it is believed."""
+        if any(fnmatchcase(remote.name, pattern) for pattern in self._settings.read_only):
+            return True
+        return remote.read_only if self._settings.trust_hints else None
 
-def prefix(server: str) -> str:
-    """Return what the names of all tools of a server begin with."""
-    name = _UNFIT.sub("_", server)
-    # Gemini takes no name that begins with a digit or a dash.
-    return f"{name}__" if name[:1].isalpha() or name[:1] == "_" else f"_{name}__"
+
+class _ProcessLife:
+    """One start of a server that is a program."""
+
+    def __init__(
+        self, command: list[str], *, env: dict[str, str], cwd: str, stderr: Stderr
+    ) -> None:
+        self._command = command
+        self._env = env
+        self._cwd = cwd
+        self._stderr = stderr
+        self._process: ServerProcess | None = None
+        self.has_ended = asyncio.Event()
+
+    async def start(self) -> None:
+        self._process = await ServerProcess.start(
+            self._command,
+            env=self._env,
+            cwd=self._cwd,
+            stderr=self._stderr,
+            ended=self.has_ended,
+        )
+
+    async def streams(self, stack: AsyncExitStack) -> tuple[Any, Any]:
+        assert self._process is not None  # noqa: S101 - it was started
+        return await stack.enter_async_context(self._process.streams())
+
+    async def abandon(self) -> None:
+        if self._process is not None:
+            await self._process.stop()
+
+    def explain(self, exc: BaseException) -> str | None:  # noqa: ARG002
+        return None
 
 
-def wire_name(server: str, tool: str) -> str:
+def _words(settings: McpSettings) -> list[str]:
+    """Return a program and its arguments; one text of several words is taken apart."""
+    command = settings.command
+    if command is None:
+        return []
+    if isinstance(command, str):
+        alone = not settings.args and not Path(command).expanduser().exists()
+        first = [command]
+        if alone and " " in command:
+            with suppress(ValueError):  # a quote that does not end
+                first = shlex.split(command)
+    else:
+        first = list(command)
+    return [*first, *settings.args]
+
+
+def _references(settings: McpSettings) -> set[str]:
+    """Return the names of what is looked up for a server."""
+    texts = [*_words(settings), *map(str, settings.env.values()), *settings.headers.values()]
+    texts += [settings.url or "", settings.cwd or ""]
+    names = {name for text in texts for name, _ in REFERENCE.findall(text)}
+    return names | {*settings.pass_env, *settings.headers_env.values()}
+
+
+def _changed_at(cwd: Path, path: str) -> int | None:
+    """Return when a file was changed; None when there is none, or a folder."""
+    try:
+        found = (cwd / path).stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
+
+
+def prefixes(servers: Iterable[str]) -> dict[str, str]:
+    """Return what the names of each server's tools begin with, in the order of the profile.
+
+    Of two servers whose names become the same (`a.b` and `a_b`), the later one's ends in a hash.
+    """
+    found: dict[str, str] = {}
+    for server in servers:
+        name = _UNFIT.sub("_", server)
+        if not (name[:1].isalpha() or name[:1] == "_"):
+            name = f"_{name}"  # Gemini takes no name that begins with a digit or a dash
+        if f"{name}__" in found.values():
+            name += "_" + hashlib.sha256(server.encode()).hexdigest()[:6]
+        found[server] = f"{name}__"
+    return found
+
+
+def wire_name(prefix: str, tool: str) -> str:
     """Return the name a model knows a server's tool by: `server__tool`.
 
     Characters that vendors reject become `_`. A name that was changed so that another one could
     become the same, or that is too long, ends in a hash of the whole.
     """
-    name = prefix(server) + _UNFIT.sub("_", tool)
+    name = prefix + _UNFIT.sub("_", tool)
     if len(name) <= MAX_NAME and not _UNFIT.search(tool):
         return name
-    digest = hashlib.sha256(f"{server}__{tool}".encode()).hexdigest()[:6]
+    digest = hashlib.sha256(f"{prefix}{tool}".encode()).hexdigest()[:6]
     return f"{name[: MAX_NAME - 7]}_{digest}"
 
 

@@ -7,6 +7,8 @@ the interpreter ends: mcp 2.3.0 waits 0.5 + 2 + 2 + 2 s, shielded from cancellat
 program within a second whatever a server does, and nothing kills a server whose event loop was torn
 down.
 
+A server is started before the SDK is imported, which takes longer than most servers do.
+
 Wire format: https://modelcontextprotocol.io/specification/2025-11-25/basic/transports#stdio
 """
 
@@ -14,15 +16,22 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import ctypes
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tieredllm.text import one_line
+from tieredllm.tools.mcp.results import mend
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -31,14 +40,22 @@ if TYPE_CHECKING:
     Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
     Outgoing = MemoryObjectSendStream[SessionMessage]
 
-__all__ = ["INHERITED", "Stderr", "running"]
+__all__ = ["INHERITED", "Exchange", "ServerProcess", "Stderr", "mended"]
 
 _ON_POSIX = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
+_FOR_THE_WAY_OUT = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("NODE_EXTRA_CA_CERTS", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_INDEX_URL"),
+    *("NPM_CONFIG_REGISTRY", "npm_config_registry", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"),
+)
+"""What a program needs to reach anything behind a company's proxy, npx and uvx among them."""
 _ON_WINDOWS = (
     *("APPDATA", "COMSPEC", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "PATH", "PATHEXT"),
     *("PROCESSOR_ARCHITECTURE", "SYSTEMDRIVE", "SYSTEMROOT", "TEMP", "USERNAME", "USERPROFILE"),
 )
-INHERITED = _ON_WINDOWS if sys.platform == "win32" else _ON_POSIX
+INHERITED = (*(_ON_WINDOWS if sys.platform == "win32" else _ON_POSIX), *_FOR_THE_WAY_OUT)
 """The variables a server gets from the environment; no key is among them."""
 
 EOF_S = 0.3
@@ -46,8 +63,8 @@ TERM_S = 0.15
 KILL_S = 0.15
 """How long a server has to end after its stdin closes, after SIGTERM, and after SIGKILL."""
 
-MAX_LINE_BYTES = 16 * 1024 * 1024
-"""The longest message; a server that sends a longer one is ended."""
+MAX_LINE_BYTES = 32 * 1024 * 1024
+"""The longest message that is read; a longer one is an error of the call it answers."""
 
 MAX_BACKLOG = 10_000
 """The most messages that wait to be looked at; a server that sends more is ended."""
@@ -55,12 +72,23 @@ MAX_BACKLOG = 10_000
 MAX_STRAY_LINES = 1000
 """How many lines that are no messages are overlooked; a server that prints more is ended."""
 
-STDERR_BYTES = 4096
+STDERR_BYTES = 16 * 1024
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1
+"""Linux, `prctl(2)`."""
+
+_ID = re.compile(rb'"id"\s*:\s*(\d{1,15}|"[^"\\]{1,100}")')
+_NO_REASON = re.compile(
+    r"^(?:Node\.js v[0-9]|npm (?:error|ERR!) (?:A complete log|code |[A-Za-z]:\\|/)|\s*at )"
+    r"|Processing request of type|transport 'stdio'|^\s*File \"|^Traceback|^[\s^~]*$|^\s*[})\]]"
+)
+"""Lines of stderr that say nothing of what went wrong: Node's and npm's last lines, frames of
+tracebacks, what servers of the `mcp` and `fastmcp` packages log."""
+_REASON = re.compile(r"\b\w*(?:Error|Exception)\b|\berror\b|\bfatal\b", re.IGNORECASE)
 
 
 class Stderr:
-    """Keep the last of what a server has said on stderr."""
+    """The last of what a server has said on stderr."""
 
     def __init__(self) -> None:
         self._raw = b""
@@ -70,25 +98,96 @@ class Stderr:
         self._raw = (self._raw + data)[-STDERR_BYTES:]
 
     @property
-    def last_line(self) -> str:
-        """The last line that is not blank; empty when there is none."""
-        lines = self._raw.decode("utf-8", "replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    def text(self) -> str:
+        """All that was kept."""
+        return self._raw.decode("utf-8", "replace")
+
+    @property
+    def reason(self) -> str:
+        """The line that most likely says why the server has ended; empty when there is none.
+
+        That is the last one that names an error; of npm's, which comments its errors, the first.
+        """
+        lines = [it.strip() for it in self.text.splitlines() if not _NO_REASON.search(it)]
+        of_npm = [it for it in lines if it.startswith(("npm error", "npm ERR!"))]
+        if of_npm:
+            return of_npm[0]
+        errors = [line for line in lines if _REASON.search(line)]
+        return next(iter([*errors[-1:], *lines[-1:]]), "")
+
+
+class Exchange:
+    """What was asked over one connection, so that answers are mended before the SDK sees them."""
+
+    def __init__(self) -> None:
+        self._methods: dict[Any, str] = {}
+
+    def sent(self, message: Any) -> None:
+        """Take note of a request."""
+        method = getattr(message, "method", None)
+        if method is not None and getattr(message, "id", None) is not None:
+            self._methods[message.id] = method
+
+    def answered(self, request_id: Any, result: Any) -> dict[str, Any]:
+        """Return a result as the SDK takes it."""
+        return mend(self._methods.pop(request_id, ""), result)
+
+    def read(self, line: bytes) -> dict[str, Any] | None:
+        """Return the message of a line; None when it holds none.
+
+        A banner without a newline is glued to the first message: what is before the message is
+        left aside. An answer that cannot be read is an error of the call it answers.
+        """
+        start = 0 if line.lstrip().startswith(b"{") else line.find(b'{"jsonrpc"')
+        if start < 0:
+            return None
+        text = line[start:].decode("utf-8", "replace")
+        try:
+            value = msgspec.json.decode(text)
+        except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+            return self.unreadable(line, f"an answer that is no JSON: {exc}")
+        if not isinstance(value, dict) or "jsonrpc" not in value:
+            return None
+        if "method" not in value and "error" not in value and "id" in value:
+            value["result"] = self.answered(value["id"], value.get("result"))
+        return value
+
+    def unreadable(self, line: bytes, what: str) -> dict[str, Any] | None:
+        """Return the error that stands for an answer; None when it cannot be told whose it is."""
+        found = _ID.search(line[:4096]) or _ID.search(line[-4096:])
+        if found is None:
+            return None
+        request_id = msgspec.json.decode(found[1])
+        if self._methods.pop(request_id, None) is None:
+            return None
+        error = {"code": -32603, "message": f"the server sent {one_line(what, 200)}"}
+        return {"jsonrpc": "2.0", "id": request_id, "error": error}
 
 
 class _Pipes(asyncio.SubprocessProtocol):
     """Cut the server's stdout into lines."""
 
-    def __init__(
-        self, line: Callable[[bytes], bool], ended: Callable[[], None], stderr: Stderr
-    ) -> None:
-        self._line = line
+    def __init__(self, stderr: Stderr, ended: Callable[[], None]) -> None:
         self._ended = ended
         self._stderr = stderr
         self._parts: list[bytes] = []
         self._size = 0
+        self._line: Callable[[bytes, bool], bool] | None = None
+        self._waiting: list[tuple[bytes, bool]] = []
         self._given_up = False
         self.exited = asyncio.Event()
+
+    def listen(self, line: Callable[[bytes, bool], bool]) -> None:
+        """Give each line to a function, those that came before too.
+
+        Args:
+            line: takes a line and whether it was too long, and its middle is lost; gives whether
+                to go on.
+        """
+        self._line = line
+        waiting, self._waiting = self._waiting, []
+        for data, cut in waiting:
+            self._take(data, cut)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd != 1:
@@ -97,20 +196,27 @@ class _Pipes(asyncio.SubprocessProtocol):
             return
         *whole, rest = data.split(b"\n")
         for part in whole:
-            line = b"".join([*self._parts, part])
+            cut = self._size > MAX_LINE_BYTES
+            line = b"".join([*self._parts, part[-4096:] if cut else part])
             self._parts, self._size = [], 0
-            if line.strip() and not self._line(line):
-                self._give_up()
-                return
-        self._parts.append(rest)
+            self._take(line, cut)
         self._size += len(rest)
-        if self._size > MAX_LINE_BYTES:
-            self._give_up()
+        if self._size <= MAX_LINE_BYTES:
+            self._parts.append(rest)
+        elif len(self._parts) > 1 or len(self._parts[0] if self._parts else b"") > 4096:
+            self._parts = [b"".join(self._parts)[:4096]]
 
-    def _give_up(self) -> None:
-        self._given_up = True
-        self._parts = []
-        self._ended()
+    def _take(self, line: bytes, cut: bool) -> None:
+        if not line.strip() or self._given_up:
+            return
+        if self._line is None:
+            self._waiting.append((line, cut))
+        if self._line is None and len(self._waiting) <= MAX_BACKLOG:
+            return
+        if self._line is None or not self._line(line, cut):
+            self._given_up = True
+            self._parts = []
+            self._ended()
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
         if fd == 1:
@@ -121,20 +227,119 @@ class _Pipes(asyncio.SubprocessProtocol):
         self._ended()
 
 
-class _Server:
-    """The child process, and end it for sure."""
+class ServerProcess:
+    """A server that runs as a child process, and ends for sure.
 
-    def __init__(self, transport: asyncio.SubprocessTransport, pipes: _Pipes) -> None:
+    Args:
+        transport: the child.
+        pipes: what reads it.
+        stderr: has what it says there.
+        ended: is set when it ends, closes its stdout, or has to be ended.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.SubprocessTransport,
+        pipes: _Pipes,
+        stderr: Stderr,
+        ended: asyncio.Event,
+    ) -> None:
         self._transport = transport
         self._pipes = pipes
+        self._stderr = stderr
+        self._ended = ended
         self._pid = transport.get_pid()
         self._over = False
         atexit.register(self.kill)
 
-    def write(self, data: bytes) -> None:
-        stdin = self._transport.get_pipe_transport(0)
-        if isinstance(stdin, asyncio.WriteTransport) and not stdin.is_closing():
-            stdin.write(data)
+    @classmethod
+    async def start(
+        cls,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str,
+        stderr: Stderr,
+        ended: asyncio.Event,
+    ) -> ServerProcess:
+        """Start a server.
+
+        Args:
+            command: the program and its arguments.
+            env: its whole environment.
+            cwd: where it runs.
+            stderr: gets what it says there.
+            ended: is set when it ends, closes its stdout, or has to be ended.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        program = shutil.which(command[0], path=env.get("PATH")) or command[0]
+        transport, pipes = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Pipes(stderr, ended.set),
+            program,
+            *command[1:],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),
+        )
+        return cls(transport, pipes, stderr, ended)
+
+    @asynccontextmanager
+    async def streams(self) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
+        """Give the streams that the SDK's client reads from and writes to; end with the server."""
+        import anyio
+        from mcp.shared.message import SessionMessage
+        from mcp_types import jsonrpc_message_adapter
+
+        incoming, received = anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
+        outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](math.inf)
+        exchange = Exchange()
+        strays = 0
+
+        def line(data: bytes, cut: bool) -> bool:
+            nonlocal strays
+            if cut:
+                limit = f"more than {MAX_LINE_BYTES // 1024**2} MiB at once, which is not read"
+                value = exchange.unreadable(data, limit)
+            else:
+                value = exchange.read(data)
+            try:
+                message = jsonrpc_message_adapter.validate_python(value, by_name=False)
+            except ValueError:  # some servers print to stdout what belongs on stderr
+                self._stderr.add(data[:1000] + b"\n")
+                strays += 1
+                return strays <= MAX_STRAY_LINES
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                incoming.send_nowait(SessionMessage(message))
+            return incoming.statistics().current_buffer_used <= MAX_BACKLOG
+
+        async def send() -> None:
+            async for message in to_send:
+                exchange.sent(message.message)
+                text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
+                self._write(text.encode() + b"\n")
+
+        async def over() -> None:
+            await self._ended.wait()
+            incoming.close()
+
+        with incoming, received, outgoing, to_send:
+            self._pipes.listen(line)
+            tasks = [asyncio.create_task(send()), asyncio.create_task(over())]
+            try:
+                yield received, outgoing
+            finally:
+                for task in tasks:
+                    task.cancel()
+                try:
+                    await self.stop()
+                finally:
+                    self.kill()
 
     async def stop(self) -> None:
         """Ask it to end, then make it end; all in less than a second."""
@@ -159,6 +364,11 @@ class _Server:
         with suppress(ProcessLookupError, PermissionError, RuntimeError):
             self._transport.close()
 
+    def _write(self, data: bytes) -> None:
+        stdin = self._transport.get_pipe_transport(0)
+        if isinstance(stdin, asyncio.WriteTransport) and not stdin.is_closing():
+            stdin.write(data)
+
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
             if sys.platform == "win32":
@@ -173,76 +383,60 @@ class _Server:
         return self._pipes.exited.is_set()
 
 
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what makes a child end with this process, whatever ends it; Linux alone has that.
+
+    Between fork and exec nothing may be imported or allocated for long: all is at hand before.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    number = int(signal.SIGKILL)
+
+    def set_signal() -> None:
+        prctl(_PR_SET_PDEATHSIG, number)
+
+    return set_signal
+
+
 @asynccontextmanager
-async def running(
-    command: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: str,
-    stderr: Stderr,
-    ended: Callable[[], None],
-) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
-    """Start a server; give the streams that the SDK's client reads from and writes to.
+async def mended(transport: Any) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
+    """Mend what another transport of the SDK brings.
 
     Args:
-        command: the program and its arguments.
-        env: its whole environment.
-        cwd: where it runs.
-        stderr: gets what it says there.
-        ended: is called when it ends, or has to be ended.
-
-    Raises:
-        OSError: it cannot be started.
+        transport: gives the streams when it is entered.
     """
     import anyio
     from mcp.shared.message import SessionMessage
-    from mcp_types import jsonrpc_message_adapter
+    from mcp_types import JSONRPCResponse
 
+    exchange = Exchange()
     incoming, received = anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
     outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](math.inf)
 
-    strays: list[None] = []
+    async def receive(stream: Any) -> None:
+        async with incoming:
+            async for item in stream:
+                message = getattr(item, "message", None)
+                if isinstance(message, JSONRPCResponse):
+                    result = exchange.answered(message.id, message.result)
+                    item.message = message.model_copy(update={"result": result})
+                await incoming.send(item)
 
-    def line(data: bytes) -> bool:
-        try:
-            message = SessionMessage(jsonrpc_message_adapter.validate_json(data, by_name=False))
-        except ValueError:  # some servers print to stdout what belongs on stderr
-            stderr.add(data + b"\n")
-            strays.append(None)
-            return len(strays) <= MAX_STRAY_LINES
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            incoming.send_nowait(message)
-        return incoming.statistics().current_buffer_used <= MAX_BACKLOG
+    async def send(stream: Any) -> None:
+        async with stream:
+            async for item in to_send:
+                exchange.sent(item.message)
+                await stream.send(item)
 
-    async def send() -> None:
-        async for message in to_send:
-            text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
-            server.write(text.encode() + b"\n")
-
-    def over() -> None:
-        incoming.close()
-        ended()
-
-    program = shutil.which(command[0], path=env.get("PATH")) or command[0]
-    with incoming, received, outgoing, to_send:
-        transport, pipes = await asyncio.get_running_loop().subprocess_exec(
-            lambda: _Pipes(line, over, stderr),
-            program,
-            *command[1:],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(env),
-            cwd=cwd,
-            start_new_session=True,
-        )
-        server = _Server(transport, pipes)
-        sender = asyncio.create_task(send())
-        try:
-            yield received, outgoing
-        finally:
-            sender.cancel()
+    async with transport as (read, write), anyio.create_task_group() as group:
+        with received, outgoing, to_send:
+            group.start_soon(receive, read)
+            group.start_soon(send, write)
             try:
-                await server.stop()
+                yield received, outgoing
             finally:
-                server.kill()
+                group.cancel_scope.cancel()

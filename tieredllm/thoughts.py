@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-__all__ = ["MARKS", "Split", "ThoughtSplitter", "is_in_code", "opened_block"]
+__all__ = ["MARKS", "TOKENS", "Split", "ThoughtSplitter", "is_in_code", "opened_block"]
 
 MARKS: dict[str, str] = {
     "<think>": "</think>",  # DeepSeek R1, Qwen, GLM, Kimi K2, MiniMax, Nemotron, …
@@ -26,6 +26,9 @@ MARKS: dict[str, str] = {
     "<|begin_of_thought|>": "<|end_of_thought|>",  # Sky-T1, OpenThinker
 }
 """What opens a block of thoughts, and what closes it."""
+
+TOKENS = frozenset([*MARKS, *MARKS.values(), "<|channel>"])
+"""Marks, or the first part of one, that are tokens of their own in some models' vocabularies."""
 
 _CLOSING = {close: mark for mark, close in MARKS.items() if "/" in close}
 """What closes a block that a chat template has opened."""
@@ -77,6 +80,16 @@ class ThoughtSplitter:
         self._closings = 0
         self._follows = opened is not None
         """Whether the text comes after thoughts: the line ends between them are neither's."""
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the answer's text has begun."""
+        return self._state in ("text", "final")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is open what comes next."""
+        return self._state == "start"
 
     def skip_block(self) -> None:
         """Take note that the thoughts came elsewhere: none will end within the text."""

@@ -1,0 +1,226 @@
+"""The client's own tools, structured answers, and `llm`: what programs do besides asking."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from pydantic import BaseModel
+from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, serving
+from tool_wire_support import called
+from wire_support import answers, closes, ends, opens, response, says, stream
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+MADE = [("call_1", "weather", {"city": "Ulm"}), ("call_2", "weather", {"city": "Bonn"})]
+CALLS = stream(
+    *opens("openai"),
+    says("openai", "I look."),
+    *called("openai", *MADE),
+    *ends("openai", "tool"),
+    *closes("openai"),
+)
+TOOL = {"name": "weather", "description": "The weather.", "parameters": SCHEMA}
+CHAT_TOOLS = [{"type": "function", "function": TOOL}]
+CLAUDE_TOOLS = [{"name": "weather", "description": "The weather.", "input_schema": SCHEMA}]
+RESPONSES_TOOLS = [{"type": "function", "strict": False, **TOOL}]
+
+
+@pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
+def test_chat_clients_get_calls_of_their_own_tools(streams, tmp_path):
+    """Two parallel calls with index, id, name and arguments as text; the reason is `tool_calls`."""
+    with serving(CALLS, tmp=tmp_path) as served, served.openai() as client:
+        if streams:
+            with client.chat.completions.stream(
+                model="auto", messages=QUESTION, tools=CHAT_TOOLS
+            ) as events:
+                final = events.get_final_completion()
+        else:
+            final = client.chat.completions.create(
+                model="auto", messages=QUESTION, tools=CHAT_TOOLS
+            )
+        asked = served.upstreams[0].requests[0].json
+
+    (choice,) = final.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "I look."
+    assert [
+        (call.id, call.function.name, json.loads(call.function.arguments))
+        for call in choice.message.tool_calls
+    ] == MADE
+    assert asked["tools"][0]["function"]["name"] == "weather"
+
+
+@pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
+def test_claude_clients_get_calls_of_their_own_tools(streams, tmp_path):
+    """Each a block of its own after the text; the reason is `tool_use`."""
+    given = {"model": "auto", "max_tokens": 99, "messages": QUESTION, "tools": CLAUDE_TOOLS}
+    with serving(CALLS, tmp=tmp_path) as served, served.anthropic() as claude:
+        if streams:
+            with claude.messages.stream(**given) as events:
+                final = events.get_final_message()
+        else:
+            final = claude.messages.create(**given)
+
+    assert final.stop_reason == "tool_use"
+    text, *calls = final.content
+    assert text.text == "I look."
+    assert [(call.id, call.name, call.input) for call in calls] == MADE
+
+
+@pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
+def test_responses_clients_get_calls_of_their_own_tools(streams, tmp_path):
+    """Each an item of its own after the message."""
+    given = {"model": "auto", "input": "Why?", "tools": RESPONSES_TOOLS}
+    with serving(CALLS, tmp=tmp_path) as served, served.openai() as client:
+        if streams:
+            with client.responses.stream(**given) as events:
+                final = events.get_final_response()
+        else:
+            final = client.responses.create(**given)
+
+    message, *calls = final.output
+    assert message.content[0].text == "I look."
+    assert [(call.call_id, call.name, json.loads(call.arguments)) for call in calls] == MADE
+    assert final.status == "completed"
+
+
+def test_results_of_the_clients_tools_survive_a_fallback(tmp_path):
+    """The tier that asked for them is gone in the second round; the next one is told of them."""
+    with serving(CALLS, TWO, tmp=tmp_path) as served, served.openai() as client:
+        first = client.chat.completions.create(model="auto", messages=QUESTION, tools=CHAT_TOOLS)
+        served.call(setattr, served.upstreams[0], "_play", response(503))
+        said = first.choices[0].message
+        messages = [
+            *QUESTION,
+            said.model_dump(exclude_none=True),
+            *(
+                {"role": "tool", "tool_call_id": call.id, "content": f"rain {number}"}
+                for number, call in enumerate(said.tool_calls)
+            ),
+        ]
+        final = client.chat.completions.create(model="auto", messages=messages, tools=CHAT_TOOLS)
+        asked = served.upstreams[1].requests[0].json
+
+    assert final.choices[0].message.content == SECOND
+    assert [message["role"] for message in asked["messages"]] == [
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+    ]
+    assert [call["function"]["name"] for call in asked["messages"][1]["tool_calls"]] == [
+        "weather",
+        "weather",
+    ]
+    assert [message["content"] for message in asked["messages"][2:]] == ["rain 0", "rain 1"]
+
+
+def test_the_callers_parameters_reach_the_tier(tmp_path):
+    """Below the first tier `max_tokens` is at most the tier's own."""
+    tier = {"params": {"max_tokens": 50}}
+    with serving(response(500), TWO, tmp=tmp_path, tier=tier) as served, served.openai() as client:
+        client.chat.completions.create(
+            model="auto", messages=QUESTION, temperature=0.125, max_completion_tokens=70, stop="X"
+        )
+        first, second = (server.requests[0].json for server in served.upstreams)
+
+    assert first["temperature"] == second["temperature"] == 0.125
+    assert first["stop"] == ["X"]
+    assert (first["max_tokens"], second["max_tokens"]) == (70, 50)
+
+
+def test_a_tier_that_lacks_what_is_needed_is_passed_over(tmp_path):
+    """An image goes to no tier that cannot see; where none can, it is the request's own fault."""
+    pixel = "data:image/png;base64,iVBORw0KGgo="
+    messages = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What?"},
+                {"type": "image_url", "image_url": {"url": pixel}},
+            ],
+        }
+    ]
+    with serving(ONE, tmp=tmp_path, tier={"vision": False}) as served:
+        body = {"model": "auto", "messages": messages}
+        status, _, answer = served.request("POST", "/v1/chat/completions", body)
+
+        assert served.upstreams[0].requests == []
+    assert status == 400
+    assert "cannot see images" in json.loads(answer)["error"]["message"]
+
+
+class Place(BaseModel):
+    city: str
+
+
+def test_parse_gives_objects(tmp_path):
+    """`.parse()` of both SDKs: the schema goes to the tier, its answer is the object."""
+    play = answers("openai", '{"city": ', '"Ulm"}')
+    with serving(play, tmp=tmp_path) as served:
+        with served.openai() as client:
+            chat = client.chat.completions.parse(
+                model="auto", messages=QUESTION, response_format=Place
+            )
+            whole = client.responses.parse(model="auto", input="Where?", text_format=Place)
+        with served.anthropic() as claude:
+            message = claude.messages.parse(
+                model="auto", max_tokens=99, messages=QUESTION, output_format=Place
+            )
+        asked = [request.json for request in served.upstreams[0].requests]
+
+    assert chat.choices[0].message.parsed == Place(city="Ulm")
+    assert whole.output_parsed == Place(city="Ulm")
+    assert message.parsed_output == Place(city="Ulm")
+    assert all(
+        "city" in body["response_format"]["json_schema"]["schema"]["properties"] for body in asked
+    )
+
+
+def llm(url: str, tmp_path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run `llm` with the settings of docs/serve.md."""
+    (tmp_path / "extra-openai-models.yaml").write_text(
+        f"- model_id: tieredllm\n  model_name: tieredllm\n  api_base: {url}/v1\n"
+        "  api_key_name: none\n  supports_tools: true\n  supports_schema: true\n"
+    )
+    (tmp_path / "keys.json").write_text('{"none": "none"}')
+    return subprocess.run(
+        [sys.executable, "-m", "llm", "-m", "tieredllm", "--no-log", *args],
+        env={"LLM_USER_PATH": str(tmp_path), "PATH": "", "HOME": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("args", [(), ("--no-stream",)], ids=["streamed", "whole"])
+def test_llm_gets_its_answer(args, tmp_path):
+    """The first tier's, or the next one's."""
+    with serving(response(503), ONE, tmp=tmp_path / "home") as served:
+        done = llm(served.url, tmp_path, *args, "why?")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == FIRST
+
+
+def test_llm_never_takes_half_an_answer_for_whole(tmp_path):
+    """A tier that is cut after words makes it exit 1 with an error."""
+    half = stream(*opens("openai"), says("openai", "Half"))
+    with serving(half, TWO, tmp=tmp_path / "home") as served:
+        done = llm(served.url, tmp_path, "why?")
+
+    assert done.returncode == 1
+    assert "t1 broke off" in done.stderr
+
+
+def test_llms_schema_reaches_the_tier(tmp_path):
+    """Its short form, through `response_format`."""
+    with serving(answers("openai", '{"city": "Ulm"}'), tmp=tmp_path / "home") as served:
+        done = llm(served.url, tmp_path, "--schema", "city str", "where?")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"city": "Ulm"}

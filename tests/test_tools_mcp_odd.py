@@ -1,0 +1,414 @@
+"""MCP servers that are not as the SDK's own are: what they say reaches the model all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tools_support import call, carried_out, declared
+
+from tieredllm.tools.approval import Approval
+from tieredllm.tools.execute import ToolSession
+from tieredllm.tools.mcp.transport import Stderr
+from tieredllm.tools.registry import Toolbox
+
+RAW_SERVER = Path(__file__).parent / "tools_raw_server.py"
+
+
+def raw_box(folder, *how, cache=None, env=None, **settings):
+    """Declare the raw server under the name `raw`."""
+    command = [sys.executable, str(RAW_SERVER), str(folder), *how]
+    return Toolbox(
+        declared(mcp={"raw": {"command": command, **settings}}),
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], **(env or {})},
+        cache=cache,
+    )
+
+
+def lines(folder, file):
+    """Give what a server noted."""
+    path = folder / file
+    return path.read_text().split() if path.exists() else []
+
+
+def called(box, *names, left_s=20.0):
+    """Call tools one after the other; give their results."""
+
+    async def go():
+        tools = ToolSession(box, approval=Approval("always"), max_rounds=50)
+        try:
+            found = []
+            for number, name in enumerate(names):
+                made = call(f"raw__{name}", call_id=str(number))
+                found += await carried_out(tools, made, left_s=left_s)
+            return found
+        finally:
+            await box.aclose()
+
+    return asyncio.run(go())
+
+
+def listed(box, *, times=1, fresh=False):
+    """Give a server's tools by name, without the prefix."""
+
+    async def go():
+        try:
+            for _ in range(times):
+                tools = await box.granted("all", fresh=fresh)
+            return {tool.name.removeprefix("raw__"): tool for tool in tools}
+        finally:
+            await box.aclose()
+
+    return asyncio.run(go())
+
+
+def test_an_error_of_a_server_is_an_answer(tmp_path):
+    """-32000 and -32600 are a server's own errors: they are told, and the server lives on."""
+    names = ["state", "limited", "refused", "internal", "state"]
+    first, limited, refused, internal, last = called(raw_box(tmp_path), *names)
+
+    assert limited.text == "the MCP server raw failed: GitHub API rate limit exceeded"
+    assert refused.text == "the MCP server raw failed: Elicitation not supported"
+    assert internal.text == 'the MCP server raw failed: Internal error ({"reason":"locked"})'
+    assert {limited.outcome, refused.outcome, internal.outcome} == {"failed"}
+    assert first.text.split(" of ")[1] == last.text.split(" of ")[1]
+    assert last.text.startswith("call 5 of ")
+    assert len(lines(tmp_path, "starts")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("summary", '2 rows found\n\n{"rows":[1,2]}'),
+        ("only_data", '{"rows":[1,2]}'),
+        ("video", "see\n\n[video of type video/mp4, not shown]"),
+        ("null", "(The result is empty.)"),
+        ("not_utf8", "a\ufffdb"),
+    ],
+)
+def test_no_part_of_a_result_is_lost(tmp_path, name, text):
+    """Data beside a summary, results without content and blocks of unknown kinds are told."""
+    [result] = called(raw_box(tmp_path), name)
+
+    assert (result.outcome, result.text) == ("ok", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("half", "the server sent an answer that is no JSON"),
+        ("big", "the server sent more than 32 MiB at once, which is not read"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_an_error_at_once(tmp_path, name, reason):
+    """It is not waited for until time is up, and the server lives on."""
+    broken, after = called(raw_box(tmp_path), name, "state")
+
+    assert broken.outcome == "failed"
+    assert reason in broken.text
+    assert after.outcome == "ok"
+    assert len(lines(tmp_path, "starts")) == 1
+
+
+def test_an_answer_of_three_thousand_levels_ends_its_call(tmp_path):
+    """However deep it is, the call ends at once, one way or the other."""
+    result, after = called(raw_box(tmp_path), "deep", "state")
+
+    assert result.outcome in {"ok", "failed"}
+    assert result.duration_ms < 15_000
+    assert after.outcome == "ok"
+
+
+def test_a_bad_entry_costs_itself_alone(tmp_path):
+    """Of a list with entries that are none the others are used; hints are believed with care."""
+    box = raw_box(tmp_path, "odd_list")
+    tools = listed(box)
+
+    assert {"state", "no_schema", "not_an_object", "odd_hint", "both"} <= tools.keys()
+    assert not {"task", "huge"} & tools.keys()
+    assert tools["state"].read_only is True
+    assert (tools["odd_hint"].read_only, tools["both"].read_only) == (None, None)
+    assert box.troubles == (
+        "MCP server raw: task is left out: it runs as a task only, which is not supported",
+        "MCP server raw: huge is left out: its schema has more than 64 KiB",
+    )
+
+
+def test_the_users_word_on_what_is_read_only_counts(tmp_path):
+    """`read_only` names tools that are, and `trust_hints: false` believes no hint."""
+    tools = listed(raw_box(tmp_path, trust_hints=False, read_only=["sum*"]))
+
+    assert (tools["state"].read_only, tools["summary"].read_only) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("how", "starts", "first"),
+    [
+        ([], 1, "server/discover"),
+        (["dies_of_discover"], 2, "server/discover"),
+        (["silent_to_discover"], 1, "server/discover"),
+        (["banner"], 1, "server/discover"),
+    ],
+)
+def test_older_servers_are_asked_to_initialize(tmp_path, how, starts, first):
+    """Whether `server/discover` is an error, silence or the end, the tools are known in seconds."""
+    began = time.perf_counter()
+    tools = listed(raw_box(tmp_path, *how))
+    took = time.perf_counter() - began
+
+    assert "state" in tools
+    assert took < 9  # the SDK waits 10 s for an answer to `server/discover`
+    assert len(lines(tmp_path, "starts")) == starts
+    assert lines(tmp_path, "heard")[0] == first
+
+
+def test_what_a_server_speaks_is_remembered(tmp_path):
+    """The second start asks it to initialize at once."""
+    folder, cache = tmp_path / "server", tmp_path / "cache"
+    folder.mkdir()
+    listed(raw_box(folder, "dies_of_discover", cache=cache))
+    (folder / "heard").unlink()
+    listed(raw_box(folder, "dies_of_discover", cache=cache), fresh=True)
+
+    assert lines(folder, "heard")[:3] == ["initialize", "notifications/initialized", "tools/list"]
+
+
+def test_a_server_is_started_by_its_first_call(tmp_path):
+    """Its tools are remembered: who calls none starts none, another command is another server."""
+    folder, cache = tmp_path / "server", tmp_path / "cache"
+    folder.mkdir()
+    first = listed(raw_box(folder, cache=cache))
+    again = listed(raw_box(folder, cache=cache))
+    starts = [len(lines(folder, "starts"))]
+    [result] = called(raw_box(folder, cache=cache), "state")
+    starts.append(len(lines(folder, "starts")))
+    listed(raw_box(folder, cache=cache, env={"TOKEN": "x"}, pass_env=["TOKEN"]))
+    starts.append(len(lines(folder, "starts")))
+
+    assert first.keys() == again.keys()
+    assert first["state"].parameters == again["state"].parameters
+    assert result.text.startswith("call 1 of ")
+    assert starts == [1, 2, 3]
+    [kept, _] = sorted((cache / "mcp").iterdir(), key=lambda it: it.stat().st_mtime)
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_mute_server_is_waited_for_once(tmp_path):
+    """The next question goes on without it at once; a changed server is tried again."""
+    folder, cache = tmp_path / "server", tmp_path / "cache"
+    folder.mkdir()
+    settings = {"cache": cache, "start_timeout_s": 1.0}
+    boxes = [raw_box(folder, "mute", **settings) for _ in range(2)]
+    nothing = listed(boxes[0])
+    began = time.perf_counter()
+    still_nothing = listed(boxes[1])
+    took = time.perf_counter() - began
+    starts = len(lines(folder, "starts"))
+    tools = listed(raw_box(folder, **settings | {"start_timeout_s": 20.0}))
+
+    assert (nothing, still_nothing, starts) == ({}, {}, 1)
+    assert took < 0.5
+    [trouble] = boxes[1].troubles
+    assert "it has not started within 1 s" in trouble
+    assert "it is left alone for 60 min, `tieredllm tools list` tries it at once" in trouble
+    assert "state" in tools
+
+
+def test_a_list_that_changes_is_read_again(tmp_path):
+    """A tool that a call has added can be called in the same request."""
+    before, added = called(raw_box(tmp_path), "adds", "added")
+
+    assert (before.text, added.outcome, added.text) == ("added a tool", "ok", "added")
+
+
+def test_a_server_outlives_no_kill(tmp_path):
+    """SIGKILL of the program ends a server that is busy and would never notice."""
+    import signal
+    import subprocess
+
+    script = f"""
+import asyncio, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_tools_mcp_odd import raw_box
+async def go():
+    box = raw_box(Path({str(tmp_path)!r}), "slow=600", start_timeout_s=600)
+    await box.granted("all", deadline=asyncio.get_running_loop().time() + 600)
+asyncio.run(go())
+"""
+    program = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        until = time.monotonic() + 30
+        while not lines(tmp_path, "starts") and time.monotonic() < until:
+            time.sleep(0.05)
+        [pid] = map(int, lines(tmp_path, "starts"))
+        program.send_signal(signal.SIGKILL)
+        program.wait()
+        until = time.monotonic() + 5
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        state = Path(f"/proc/{pid}/stat")
+        gone = not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    finally:
+        program.kill()
+        program.wait()
+
+    assert gone
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_the_program_and_its_servers(tmp_path, name):
+    """SIGTERM and SIGHUP end a program that waits for a busy server as Ctrl-C does."""
+    import signal
+    import subprocess
+
+    command = [sys.executable, str(RAW_SERVER), str(tmp_path), "slow=600"]
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(
+        "name: test\n"
+        "tiers: [{name: a, provider: openai, model: m, api_key_env: null, tools: all}]\n"
+        f"tools: {{mcp: {{raw: {{command: {command}, start_timeout_s: 600}}}}}}\n"
+    )
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tieredllm", "-p", str(profile), "tools", "list"],
+        env={"PATH": os.environ["PATH"], "TIEREDLLM_HOME": str(tmp_path / "home")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        until = time.monotonic() + 30
+        while not lines(tmp_path, "starts") and time.monotonic() < until:
+            time.sleep(0.05)
+        [pid] = map(int, lines(tmp_path, "starts"))
+        program.send_signal(getattr(signal, name))
+        _, said = program.communicate(timeout=20)
+    finally:
+        program.kill()
+        program.wait()
+
+    assert (program.returncode, said) == (130, b"")
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            (
+                "/x/y.js:3\nthrow new Error('no token')\n^\n\nError: GITHUB_TOKEN is required\n"
+                "    at Object.<anonymous> (/x/y.js:3:7)\n    at node\n\nNode.js v20.20.2\n"
+            ),
+            "Error: GITHUB_TOKEN is required",
+        ),
+        (
+            (
+                "npm error code E404\nnpm error 404 Not Found - GET https://registry.example/nothing\n"
+                "npm error 404 Note that you can also install from a\n"
+                "npm error A complete log of this run can be found in: /root/.npm/_logs/x.log\n"
+            ),
+            "npm error 404 Not Found - GET https://registry.example/nothing",
+        ),
+        (
+            (
+                'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n'
+                "AttributeError: 'Server' object has no attribute 'list_resources'\n"
+            ),
+            "AttributeError: 'Server' object has no attribute 'list_resources'",
+        ),
+        (
+            "no licence was found\nProcessing request of type CallToolRequest\n",
+            "no licence was found",
+        ),
+        ("", ""),
+    ],
+)
+def test_the_line_that_says_why_is_found(said, reason):
+    """Of all that Node, npm and Python print, the one line that helps is shown."""
+    stderr = Stderr()
+    stderr.add(said.encode())
+
+    assert stderr.reason == reason
+
+
+async def _serve(status, headers, body):
+    """Answer every request with an error."""
+
+    async def answer(reader, writer):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next(
+            (int(it.split(":")[1]) for it in head.split("\r\n") if it.startswith("content-length")),
+            0,
+        )
+        await reader.readexactly(length)
+        lines = [f"HTTP/1.1 {status} X", *headers, f"Content-Length: {len(body)}"]
+        writer.write("\r\n".join([*lines, "Connection: close", "", body]).encode())
+        await writer.drain()
+        writer.close()
+
+    return await asyncio.start_server(answer, "127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "expected"),
+    [
+        (401, ["WWW-Authenticate: Bearer"], "", ["HTTP 401 Unauthorized", "tools login crm"]),
+        (403, [], "", ["HTTP 403 Forbidden", "may not use it"]),
+        (404, ["Content-Type: text/plain"], "no such page", ["HTTP 404", "no such page", "/mcp"]),
+        (429, ["Retry-After: 30"], "", ["HTTP 429", "after 30 s"]),
+        (
+            500,
+            ["Content-Type: application/json"],
+            '{"error": "database down"}',
+            ["HTTP 500", "database down", "server is at fault"],
+        ),
+    ],
+)
+def test_an_error_of_http_is_told_with_what_to_do(tmp_path, status, headers, body, expected):
+    """Status, address and body are told, and one thing to do."""
+
+    async def go():
+        server = await _serve(status, headers, body)
+        port = server.sockets[0].getsockname()[1]
+        box = Toolbox(
+            declared(mcp={"crm": {"url": f"http://127.0.0.1:{port}/mcp"}}), cwd=tmp_path, env={}
+        )
+        await box.granted("all")
+        await box.aclose()
+        server.close()
+        return box.troubles, port
+
+    [trouble], port = asyncio.run(go())
+    assert f"from http://127.0.0.1:{port}/mcp" in trouble
+    for part in expected:
+        assert part in trouble
+
+
+def test_everything_a_server_is_told_may_name_variables(tmp_path):
+    """`${NAME}` and `${NAME:-text}` stand for variables and stored keys; a missing one is told."""
+    script = tmp_path / "show.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "sys.exit('Error: ' + json.dumps([sys.argv[1:], os.environ['T'], os.environ['PORT'],"
+        " os.environ['HTTPS_PROXY'], os.getcwd()]))\n"
+    )
+    settings = {
+        "command": sys.executable,
+        "args": [str(script), "${WHO}", "${NOBODY:-none}"],
+        "env": {"T": "${TOKEN}", "PORT": 3000},
+        "cwd": "${WHERE}",
+    }
+    env = {"WHO": "me", "TOKEN": "t0ken", "WHERE": str(tmp_path), "HTTPS_PROXY": "http://p:1"}
+
+    def trouble(env):
+        box = Toolbox(declared(mcp={"raw": settings}), cwd=Path("/"), env=env)
+        listed(box)
+        return box.troubles[0]
+
+    told, missing = trouble(env), trouble({**env, "TOKEN": ""})
+    assert f'[["me", "none"], "t0ken", "3000", "http://p:1", "{tmp_path}"]' in told
+    assert "TOKEN is not set: export TOKEN=… or `tieredllm keys set TOKEN`" in missing

@@ -1,0 +1,161 @@
+"""Play an MCP server in raw JSON-RPC over stdio, as odd as real ones are.
+
+Run as a program: `python tools_raw_server.py FOLDER [BEHAVIOUR…]`. Each start adds a line to
+`FOLDER/starts`, each message that comes in its method to `FOLDER/heard`. Behaviours:
+
+- `dies_of_discover`, `silent_to_discover`: what servers older than 2026-07-28 do when asked
+- `mute`: never answers anything
+- `banner`: a line without its end, before the first answer
+- `odd_list`: entries that are none, beside good ones
+- `slow=S`: seconds before the first message is read
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+FOLDER = Path(sys.argv[1])
+HOW = dict(word.partition("=")[::2] for word in sys.argv[2:])
+OBJECT = {"type": "object", "properties": {}}
+calls: list[str] = []
+
+
+def note(file: str, text: str) -> None:
+    with (FOLDER / file).open("a") as stream:
+        stream.write(text + "\n")
+
+
+def write(raw: bytes) -> None:
+    os.write(1, raw)
+
+
+def send(message: dict) -> None:
+    raw = json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n"
+    while raw:
+        raw = raw[os.write(1, raw) :]
+
+
+def tools() -> list:
+    names = [*CALLS, "added"] if (FOLDER / "added").exists() else list(CALLS)
+    good = [
+        {"name": name, "inputSchema": OBJECT, "annotations": {"readOnlyHint": name == "state"}}
+        for name in names
+    ]
+    if "odd_list" not in HOW:
+        return good
+    return [
+        *good,
+        None,
+        {"description": "no name"},
+        {"name": "no_schema"},
+        {"name": "not_an_object", "inputSchema": {}},
+        {"name": "odd_hint", "inputSchema": OBJECT, "annotations": {"readOnlyHint": "yes"}},
+        {
+            "name": "both",
+            "inputSchema": OBJECT,
+            "annotations": {"readOnlyHint": True, "destructiveHint": True},
+        },
+        {"name": "task", "inputSchema": OBJECT, "execution": {"taskSupport": "required"}},
+        {"name": "huge", "inputSchema": {**OBJECT, "description": "x" * 70_000}},
+    ]
+
+
+def text(*texts: str, **more) -> dict:
+    return {"content": [{"type": "text", "text": it} for it in texts], **more}
+
+
+def call(name: str) -> dict | None:
+    """Give what answers a call: a result, or an error."""
+    calls.append(name)
+    return CALLS[name]() if name in CALLS else {"result": text("added")}
+
+
+def raw(line: bytes) -> None:
+    write(line + b"\n")
+
+
+def limited() -> dict:
+    return {"error": {"code": -32000, "message": "GitHub API rate limit exceeded"}}
+
+
+def adds() -> dict:
+    (FOLDER / "added").touch()
+    send({"method": "notifications/tools/list_changed"})
+    return {"result": text("added a tool")}
+
+
+CALLS = {
+    "state": lambda: {"result": text(f"call {len(calls)} of {os.getpid()}")},
+    "limited": limited,
+    "refused": lambda: {"error": {"code": -32600, "message": "Elicitation not supported"}},
+    "internal": lambda: {
+        "error": {"code": -32603, "message": "Internal error", "data": {"reason": "locked"}}
+    },
+    "summary": lambda: {"result": text("2 rows found", structuredContent={"rows": [1, 2]})},
+    "only_data": lambda: {"result": {"structuredContent": {"rows": [1, 2]}}},
+    "video": lambda: {
+        "result": {
+            "content": [
+                {"type": "text", "text": "see"},
+                {"type": "video", "mimeType": "video/mp4", "data": ""},
+            ]
+        }
+    },
+    "null": lambda: {"result": None},
+    "not_utf8": lambda: raw(
+        b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"a\xffb"}]}}'
+        % request_id
+    ),
+    "deep": lambda: raw(
+        b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (request_id, b"[" * 3000 + b"]" * 3000)
+    ),
+    "half": lambda: raw(b'{"jsonrpc":"2.0","id":%d,"result":{"content":[' % request_id),
+    "big": lambda: {"result": text("x" * (33 * 1024 * 1024))},
+    "adds": adds,
+}
+request_id = 0
+
+
+def main() -> None:
+    global request_id
+    note("starts", str(os.getpid()))
+    time.sleep(float(HOW.get("slow") or 0))
+    if "banner" in HOW:
+        write(b"Server is up ")
+    for line in sys.stdin:
+        message = json.loads(line)
+        method, request_id = message["method"], message.get("id")
+        note("heard", method)
+        if "mute" in HOW or request_id is None:
+            continue
+        answer: dict | None
+        if method == "server/discover":
+            if "dies_of_discover" in HOW:
+                sys.exit("expected initialize request")
+            if "silent_to_discover" in HOW:
+                continue
+            answer = {"error": {"code": -32601, "message": "Method not found"}}
+        elif method == "initialize":
+            answer = {
+                "result": {
+                    "protocolVersion": "2025-11-25",
+                    "capabilities": {"tools": {"listChanged": True}},
+                    "serverInfo": {"name": "raw", "version": "1"},
+                }
+            }
+        elif method == "tools/list":
+            answer = {"result": {"tools": tools()}}
+        elif method == "tools/call":
+            answer = call(message["params"]["name"])
+        else:
+            answer = {"error": {"code": -32601, "message": "Method not found"}}
+        if answer is not None:
+            send({"id": request_id, **answer})
+
+
+if __name__ == "__main__":
+    main()

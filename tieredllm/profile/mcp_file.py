@@ -1,0 +1,113 @@
+"""Read the file of `mcpServers` that most programs with MCP servers have, as it is.
+
+A profile names it (`mcp: {file: .mcp.json}`). What programs put there besides what all of them know
+(time limits in units of their own, lists of approved tools) is left aside.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tieredllm.errors import Mistake, ProfileError
+from tieredllm.profile.nodes import Entry, ListNode, MappingNode, Node, ScalarNode
+from tieredllm.profile.semantics import path_at
+from tieredllm.profile.yaml_reader import MAX_BYTES, parse_yaml
+
+__all__ = ["read_servers", "with_servers_of_files"]
+
+_LISTS = ("mcpServers", "servers", "context_servers")
+"""Where programs keep their servers: Claude Code, Cursor, Gemini CLI and most others; VS Code
+(`.vscode/mcp.json`); Zed."""
+
+_KEYS = {
+    **{key: key for key in ("command", "args", "env", "cwd", "url", "type", "headers", "disabled")},
+    "httpUrl": "url",  # Gemini CLI
+    "serverUrl": "url",  # Windsurf
+    "transport": "type",
+}
+_TYPES = frozenset({"stdio", "http", "streamable-http", "streamable_http", "sse"})
+
+
+def with_servers_of_files(root: MappingNode) -> tuple[MappingNode, list[Mistake]]:
+    """Put the servers of the file that `tools.mcp.file` names in the place of that key.
+
+    Servers of the profile itself win over those of the file.
+
+    Args:
+        root: a profile file's tree.
+
+    Returns:
+        The tree; and what is wrong with the file, where it stands.
+    """
+    tools = root.get("tools")
+    servers = tools.get("mcp") if isinstance(tools, MappingNode) else None
+    if not isinstance(tools, MappingNode) or not isinstance(servers, MappingNode):
+        return root, []
+    named = servers.entries.get("file")
+    if named is None or isinstance(named.node, MappingNode):
+        return root, []
+    own = {key: entry for key, entry in servers.entries.items() if key != "file"}
+    nodes = named.node.items if isinstance(named.node, ListNode) else (named.node,)
+    found: dict[str, Entry] = {}
+    mistakes: list[Mistake] = []
+    for node in nodes:
+        if not isinstance(node, ScalarNode) or not isinstance(node.value, str):
+            mistakes.append(node.place.mistake("`file` must be the path of a file of `mcpServers`"))
+            continue
+        try:
+            found |= read_servers(Path(path_at(node.value, node.place)))
+        except OSError as exc:
+            said = (exc.strerror or str(exc)).lower()
+            mistakes.append(node.place.mistake(f"{exc.filename} cannot be read: {said}"))
+        except ProfileError as exc:
+            mistakes += exc.mistakes
+    merged = MappingNode(place=servers.place, entries=found | own)
+    entries = tools.entries | {"mcp": Entry(tools.entries["mcp"].place, merged)}
+    changed = MappingNode(place=tools.place, entries=entries)
+    whole = root.entries | {"tools": Entry(root.entries["tools"].place, changed)}
+    return MappingNode(place=root.place, entries=whole), mistakes
+
+
+def read_servers(path: Path) -> dict[str, Entry]:
+    """Return the servers of a file, each as a profile has it.
+
+    Args:
+        path: a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ProfileError: it is no JSON, or has no servers.
+    """
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES)
+    # JSON is YAML but for tabs, which it has between values only.
+    text = raw.decode("utf-8", "replace").removeprefix("\ufeff").replace("\t", " ")
+    root, mistakes = parse_yaml(text, str(path))
+    if mistakes:
+        raise ProfileError(mistakes)
+    listed = None
+    if isinstance(root, MappingNode):
+        listed = next((root.get(key) for key in _LISTS if root.get(key) is not None), None)
+    if not isinstance(root, MappingNode) or not isinstance(listed, MappingNode):
+        from tieredllm.profile.nodes import Place
+
+        place = root.place if root is not None else Place(str(path), 1, 1)
+        raise ProfileError([place.mistake("there are no servers: they are under `mcpServers`")])
+    return {name: Entry(it.place, _server(it.node)) for name, it in listed.entries.items()}
+
+
+def _server(node: Node) -> Node:
+    if not isinstance(node, MappingNode):
+        return node
+    entries: dict[str, Entry] = {}
+    for key, entry in node.entries.items():
+        ours = _KEYS.get(key)
+        value = entry.node
+        if ours is None or (isinstance(value, ScalarNode) and value.value in (None, "")):
+            continue
+        if ours == "type" and not (isinstance(value, ScalarNode) and value.value in _TYPES):
+            continue
+        entries[ours] = entry
+    unused = ("headers",) if "command" in entries else ("args", "env", "cwd")
+    kept = {key: it for key, it in entries.items() if key not in unused}
+    return MappingNode(place=node.place, entries=kept)

@@ -1,0 +1,175 @@
+"""Reach servers over streamable HTTP, and say what their errors mean.
+
+The SDK keeps neither the status nor the body of an error ("Server returned an error response", mcp
+2.3.0, `client/streamable_http.py`), which is all there is to go by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tieredllm.text import one_line
+from tieredllm.tools.mcp.transport import mended
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["HttpLife", "HttpProblem"]
+
+BODY_CHARACTERS = 300
+"""How much of an error's body is shown."""
+
+
+class HttpProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP response that was an error."""
+
+    status: int
+    url: str
+    method: str
+    body: str = ""
+    retry_after: str | None = None
+
+    def explain(self, server: str, authorized_by: str | None) -> str:
+        """Say what it means, and what to do.
+
+        Args:
+            server: the server's name in the profile.
+            authorized_by: where the token came from that was sent; None when there was none.
+        """
+        try:
+            phrase = HTTPStatus(self.status).phrase
+        except ValueError:
+            phrase = ""
+        said = f"HTTP {self.status} {phrase}".rstrip() + f" from {self.url}"
+        if self.body:
+            said += f": {self.body}"
+        return f"{said}; {self._fix(server, authorized_by)}"
+
+    def _fix(self, server: str, authorized_by: str | None) -> str:
+        if self.status == 401 and authorized_by is None:
+            return (
+                f"log in with `tieredllm tools login {server}`, or name the variable that holds a "
+                "token: `headers_env: {Authorization: NAME}`"
+            )
+        if self.status == 401:
+            return f"the token of {authorized_by} was rejected"
+        if self.status == 403:
+            return f"the token of {authorized_by or 'nobody'} may not use it"
+        if self.status in (404, 405, 406):
+            return (
+                "there is no MCP server over streamable HTTP at this address (its path is often "
+                "`/mcp`; servers of the old kind, at `/sse`, are not supported)"
+            )
+        if self.status == 429:
+            wait = f" after {self.retry_after} s" if self.retry_after else " later"
+            return f"it has had too many requests: try again{wait}"
+        return "the server is at fault, or what stands before it"
+
+
+class HttpLife:
+    """One session with a server over HTTP.
+
+    Args:
+        server: its name in the profile.
+        url: where it is.
+        headers: makes the headers of each request; may raise `UnavailableError`.
+        connect_timeout_s: how long reaching it may take.
+        auth: signs requests, where there was a login.
+        authorized_by: where the token came from that is sent; None when there is none.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        url: str,
+        *,
+        headers: Callable[[], Mapping[str, str]],
+        connect_timeout_s: float,
+        auth: httpx2.Auth | None = None,
+        authorized_by: str | None = None,
+    ) -> None:
+        self._server = server
+        self._url = url
+        self._make_headers = headers
+        self._connect_timeout_s = connect_timeout_s
+        self._auth = auth
+        self._authorized_by = authorized_by
+        self._headers: Mapping[str, str] = {}
+        self._problem: HttpProblem | None = None
+        self.has_ended = asyncio.Event()
+
+    async def start(self) -> None:
+        """Find out what is sent with each request.
+
+        Raises:
+            UnavailableError: a variable is not set.
+        """
+        self._headers = self._make_headers()
+
+    async def streams(self, stack: AsyncExitStack) -> tuple[Any, Any]:
+        """Return what is read from and written to."""
+        import httpx2
+        from mcp.client.streamable_http import streamable_http_client
+
+        timeout = httpx2.Timeout(self._connect_timeout_s, read=None)
+        client = httpx2.AsyncClient(
+            headers=dict(self._headers),
+            timeout=timeout,
+            auth=self._auth,
+            follow_redirects=True,
+            event_hooks={"response": [self._note]},
+        )
+        await stack.enter_async_context(client)
+        transport = streamable_http_client(self._url, http_client=client)
+        return await stack.enter_async_context(mended(transport))
+
+    async def abandon(self) -> None:
+        """Do nothing: there is nothing to end."""
+
+    def explain(self, exc: BaseException) -> str | None:
+        """Say which HTTP error is behind a failure, if one is."""
+        problem, self._problem = self._problem, None
+        if problem is None:
+            return None
+        code, said = getattr(exc, "code", None), str(exc)
+        told_by_the_server = code is not None and said not in _OF_THE_SDK
+        if told_by_the_server and problem.status not in (401, 403):
+            return None
+        return problem.explain(self._server, self._authorized_by)
+
+    async def _note(self, response: httpx2.Response) -> None:
+        """Keep what an error says; `GET` is a stream that many servers do not offer."""
+        if response.status_code < 400:
+            if response.request.method == "POST":
+                self._problem = None
+            return
+        if response.request.method != "POST":
+            return
+        body = ""
+        if "json" in response.headers.get("content-type", "") or "text/plain" in (
+            response.headers.get("content-type", "")
+        ):
+            raw = await response.aread()
+            body = one_line(raw[:4096].decode("utf-8", "replace"), BODY_CHARACTERS)
+        parts = urlsplit(str(response.request.url))
+        self._problem = HttpProblem(
+            status=response.status_code,
+            url=f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+            f"{parts.path}",
+            method=response.request.method,
+            body=body,
+            retry_after=response.headers.get("retry-after"),
+        )
+
+
+_OF_THE_SDK = frozenset(
+    {"Server returned an error response", "Session terminated", "Not Found", "Connection closed"}
+)
+"""What the SDK makes up for an HTTP error; "Session terminated" is a 404 within a session."""
