@@ -408,3 +408,53 @@ def test_thoughts_are_kept_apart(streamed):
 
     assert outcome.text == "Hi"
     assert outcome.thought == "First.\n\nThen."
+
+
+def test_what_is_sent_is_what_the_sdk_s_types_allow():
+    """Every item, part, tool and option of a full request, as openai-python types it."""
+    from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
+    from pydantic import TypeAdapter
+
+    items = [THOUGHT, SAID, call_item("call_1", "count", '{"by":3}')]
+    outcome, _ = ask(
+        "responses",
+        response(200, responded(items, "completed")),
+        call(tools=(COUNT,), stream=False),
+    )
+    model = backend("responses", None, HttpClients(), model="gpt-5.6")
+    made = outcome.request
+    body = model._build_request(
+        call(
+            *TALK,
+            Message(
+                "user",
+                "What is it?",
+                parts=(
+                    Image(media_type="image/png", data=b"png"),
+                    Image(url="https://host.example/it.png", detail="low"),
+                    Document(media_type="application/pdf", data=b"pdf"),
+                    Document(url="https://host.example/it.pdf"),
+                ),
+            ),
+            params=FULL,
+            tools=(COUNT,),
+            rounds=(
+                Message(
+                    "assistant",
+                    outcome.text,
+                    calls=made.calls,
+                    made_by=model.identity,
+                    raw=made.raw,
+                ),
+                Message("tool", "counted", call_id="call_1", name="count"),
+            ),
+            schema=OutputSchema(name="it", schema={"type": "object"}),
+            tool_choice=ToolChoice(mode="required", name="count", parallel=False),
+        )
+    ).body
+    for item in body["input"]:
+        if item.get("role") == "assistant":  # Codex, too, sends none of these
+            item |= {"id": "msg_1", "status": "completed"}
+            item["content"] = [part | {"annotations": []} for part in item["content"]]
+
+    assert TypeAdapter(ResponseCreateParamsStreaming).validate_python(body)

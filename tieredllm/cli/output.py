@@ -127,7 +127,7 @@ def make_view(
         from tieredllm.render.terminal import TerminalAnswer
 
         view: View = TerminalAnswer(
-            stdout_console=environment.console(),
+            stdout_console=environment.console(layout=True),
             stderr_console=environment.console(stderr=True),
             raw=raw,
             quiet=environment.quiet,

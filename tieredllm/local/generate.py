@@ -34,6 +34,9 @@ PROSE_SHARE = 0.8
 """The least share of letters in prose, spaces aside. English has 0.95, code and tables 0.3-0.7."""
 
 
+FORESEEN_TOKENS = 512
+"""What room is kept for an answer without a limit, or with thoughts before it; it may take more."""
+
 Reason = Literal["stop", "length", "repetition"]
 
 
@@ -132,7 +135,9 @@ class Writer:
         from tieredllm.thoughts import ThoughtSplitter
 
         self.room = model.n_ctx - len(prompt.tokens)
-        self._limit = job.params.max_tokens
+        limit = job.params.max_tokens
+        self._limit = self.room if limit is None else limit
+        self._foreseen = FORESEEN_TOKENS if limit is None or prompt.opened is not None else limit
         self._vocabulary = model.vocabulary
         self._chat = chat
         self._job = job
@@ -146,10 +151,8 @@ class Writer:
 
     @property
     def left(self) -> int:
-        """How many more tokens it may well take."""
-        room = self.room - self._count
-        thinks = self._prompt.opened is not None and not self._splitter.is_answering
-        return room if thinks else max(0, min(room, self._limit + MARK_TOKENS - self._said))
+        """How many more tokens it will take at most, as far as can be foreseen."""
+        return max(0, min(self.room, self._foreseen + MARK_TOKENS) - self._count)
 
     def take(self, token: int) -> bool:
         """Post what is certain of the text with one more token; True when the answer ends here."""
