@@ -119,7 +119,7 @@ def test_a_stop_of_one_takes_nothing_from_the_others(tiny):
 
 def test_short_ones_are_not_held_up_by_a_long_prompt():
     """A short question beside a long prompt is answered while that is still being read."""
-    long = "The quick brown fox jumps over the lazy dog. " * 50
+    long = "The quick brown fox jumps over the lazy dog. " * 120
 
     async def body(runner):
         await runner.ready()
