@@ -131,7 +131,7 @@ def test_short_ones_are_not_held_up_by_a_long_prompt():
 
         slow = asyncio.create_task(noted("long", long, 1))
         await asyncio.sleep(0.2)
-        await asyncio.gather(noted("short", "Say yes.", 4), slow)
+        await asyncio.gather(noted("short", "Say yes.", 2), slow)
         return ended
 
     assert run(smollm2(), body, n_ctx=2048) == ["short", "long"]
