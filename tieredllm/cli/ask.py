@@ -340,7 +340,9 @@ def _as_json(answer: Answer, stream: TextIO) -> str:
     """Encode an answer; what the stream's encoding lacks is escaped, so that nothing is lost."""
     import msgspec
 
-    text = msgspec.json.encode(answer).decode()
+    from tieredllm.text import escape_json
+
+    text = escape_json(msgspec.json.encode(answer).decode())
     try:
         text.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:

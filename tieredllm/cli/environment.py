@@ -119,12 +119,12 @@ class Environment:
             stderr: for stderr.
             layout: whether bold and the like stay where colours are not wanted.
         """
-        from rich.console import Console
+        from tieredllm.render.console import SafeConsole
 
         stream = self.stderr if stderr else self.stdout
         plain = not self.may_color(stream)
         keeps = layout and stream.isatty() and self.env.get("TERM") != "dumb"
-        return Console(
+        return SafeConsole(
             file=stream,
             color_system=None if plain and not keeps else "auto",  # None: no bold, no dim either
             no_color=plain,
@@ -145,6 +145,14 @@ class Environment:
         except (OSError, ValueError):
             return 80
 
+    def print(self, text: str) -> None:
+        """Print a line on stdout: for a terminal without what would do something else there."""
+        if self.stdout.isatty():
+            from tieredllm.text import clean
+
+            text = clean(text)
+        print(text, file=self.stdout)
+
     def say(self, text: str) -> None:
         """Print a remark on stderr, unless quiet."""
         if not self.quiet:
@@ -155,6 +163,9 @@ class Environment:
         if self.stderr.isatty():
             import textwrap
 
+            from tieredllm.text import clean
+
+            text = clean(text)
             width = self.columns(self.stderr)
             if len(text) > width and "\n" not in text:
                 text = textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
