@@ -134,7 +134,7 @@ def test_more_than_so_many_at_once_are_told_to_come_back(tmp_path):
 
     assert status == 503
     assert headers["retry-after"] == "1"
-    assert json.loads(body)["error"]["type"] == "overloaded_error"
+    assert json.loads(body)["error"]["type"] == "api_error"
 
 
 @pytest.mark.parametrize(

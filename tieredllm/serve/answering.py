@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 from math import ceil
+from typing import NoReturn
 
 from tieredllm.client import FallbackManager
 from tieredllm.errors import UsageError
@@ -76,7 +77,7 @@ class Answering:
         """The tier whose words were sent."""
 
     async def run(self) -> str:
-        """Answer; return how that ended: `ok` or `failed`.
+        """Answer, and return `ok`.
 
         Raises:
             RefusedError: there is no answer, and nothing was sent yet.
@@ -89,9 +90,9 @@ class Answering:
             if waiting is not None:
                 waiting.cancel()
 
-    async def stopped(self, message: str) -> None:
-        """Say on a stream that the gateway ends it."""
-        await self._http.write(self._writer.failed(Failure(status=503, message=message)))
+    async def stopped(self, message: str) -> NoReturn:
+        """Say on a stream that the gateway ends it; raises `BrokenOffError`."""
+        await self._break_off(Failure(status=503, message=message))
 
     async def _run(self) -> str:
         request = self._request
@@ -145,7 +146,6 @@ class Answering:
         request = self._request
         if answer.error is not None:
             await self._fail(answer)
-            return "failed"
         if not request.stream:
             headers = self._headers(answer.tier)
             await self._http.respond(200, self._wire.whole(request, answer), headers=headers)
@@ -163,7 +163,7 @@ class Answering:
         await self._http.close()
         return "ok"
 
-    async def _fail(self, answer: Answer) -> None:
+    async def _fail(self, answer: Answer) -> NoReturn:
         """Say that no tier has answered.
 
         Raises:
@@ -189,8 +189,20 @@ class Answering:
         ]
         return max(1, min(MAX_RETRY_AFTER_S, ceil(min(waits, default=1))))
 
-    async def _break_off(self, failure: Failure) -> None:
+    @property
+    def _reads_to_the_end(self) -> bool:
+        """Whether the client looks at a failure only when the connection has ended properly.
+
+        Codex (0.171.0) does: it asks five times more when a connection breaks after
+        `response.failed`. No other client is known to be, and all of them take a proper end for
+        success.
+        """
+        return self._http.headers.get("originator", "").startswith("codex")
+
+    async def _break_off(self, failure: Failure) -> NoReturn:
         await self._http.write(self._writer.failed(failure))
+        if self._reads_to_the_end:
+            await self._http.close()
         raise BrokenOffError
 
     async def _open(self, tier: str | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from tieredllm.serve.wire import RefusedError, encode
 
@@ -114,7 +114,7 @@ class Exchange:
     async def attended(
         self,
         work: Callable[[], Coroutine[Any, Any, str]],
-        stopped: Callable[[str], Awaitable[None]],
+        stopped: Callable[[str], Coroutine[Any, Any, NoReturn]],
     ) -> str:
         """Do some work for as long as the client is there and nobody has called `stop`.
 
@@ -147,8 +147,7 @@ class Exchange:
         message = self._stopping.result()
         if not self.is_open:
             raise StoppedError(message)
-        await stopped(message)
-        raise BrokenOffError
+        return await stopped(message)
 
     async def respond(
         self,
