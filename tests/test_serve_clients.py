@@ -139,8 +139,11 @@ def test_a_raw_responses_stream_that_fails_cannot_be_taken_for_whole(tmp_path):
 
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
 def test_only_codex_sees_a_failed_stream_end_properly(wire, tmp_path):
-    """Everybody else takes a proper end for success; Codex takes a broken one for a reason to ask
-    five times more, whatever `response.failed` said before it (seen with 0.171.0)."""
+    """Everybody else takes a proper end for success.
+
+    Codex takes a broken one for a reason to ask five times more, whatever `response.failed` said
+    before it (seen with 0.171.0).
+    """
     body = wire.body | {"stream": True}
     with serving(died("cut"), tmp=tmp_path) as served:
         _, plain, content = served.request("POST", wire.path, body)
