@@ -7,6 +7,7 @@ import time
 
 import pytest
 from wire_support import (
+    KEY,
     STREAM_HEAD,
     answers,
     backend,
@@ -47,17 +48,33 @@ def probe(vendor, play, *, deep=False, key="sk-test-0123456789abcdef"):
     return asyncio.run(run())
 
 
+def gated(vendor, *, path=None, key_wanted=True):
+    """Play a server whose list wants the key, as most do."""
+
+    async def play(connection):
+        received = connection.received
+        keyed = any(KEY in value for value in received.headers.values())
+        if path is not None and received.path != path:
+            await connection.send(response(404, b"no such page"))
+        elif keyed or not key_wanted:
+            await connection.send(response(200, LISTS[vendor]))
+        else:
+            await connection.send(response(401, {"error": {"message": "no key"}}))
+
+    return play
+
+
 @every_vendor
 def test_a_probe_lists_the_models_and_nothing_that_is_billed(vendor):
-    """One GET of the vendor's list, with the key."""
-    found, server = probe(vendor, response(200, LISTS[vendor]))
+    """The vendor's list is asked for with the key, then without: it would prove nothing."""
+    found, server = probe(vendor, gated(vendor), key=KEY)
 
-    assert (found.ok, found.error) == (True, None)
+    assert (found.ok, found.error, found.sure) == (True, None, True)
     assert found.latency_ms > 0
     assert [(received.method, received.path) for received in server.requests] == [
         ("GET", PATHS[vendor])
-    ]
-    assert any("sk-test" in value for value in server.requests[0].headers.values())
+    ] * 2
+    assert [KEY in str(received.headers) for received in server.requests] == [True, False]
 
 
 @every_vendor
@@ -177,6 +194,123 @@ def test_at_home_a_model_that_is_not_listed_is_told(monkeypatch, vendor, model, 
 
     assert (away.ok, home.ok) == (True, known)
     assert known or home.error.startswith("not_found")
+
+
+@every_vendor
+def test_a_public_list_says_nothing_of_the_key(vendor):
+    """Whoever gets the list without a key as well cannot tell a good one from a bad one."""
+    found, _ = probe(vendor, gated(vendor, key_wanted=False), key=KEY)
+
+    assert (found.ok, found.sure) == (True, False)
+    assert "public" in found.note
+    assert "--deep" in found.fix
+
+
+def test_a_server_that_needs_no_key_is_asked_once():
+    """`api_key_env: null` says that there is none to be tested."""
+
+    async def run():
+        http = HttpClients()
+        async with raw_server(response(200, LISTS["openai"])) as server:
+            made = backend("openai", server.url, http, api_key_env=None)
+            try:
+                return await made.probe(), server
+            finally:
+                await http.aclose()
+
+    found, server = asyncio.run(run())
+
+    assert (found.ok, found.sure) == (True, True)
+    assert len(server.requests) == 1
+
+
+@every_vendor
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        response(404, b"page not found"),
+        response(405, {"error": "method"}),
+        response(501, b""),
+        response(200, {"error": "Unexpected endpoint or method. (GET /models)"}),
+    ],
+)
+def test_a_server_without_a_list_is_not_down(vendor, refusal):
+    """Off the vendor's own host there may be none; what it said is told."""
+    found, _ = probe(vendor, refusal)
+
+    assert (found.ok, found.error, found.sure) == (True, None, False)
+    assert found.note.startswith("it gives no list of models: ")
+
+
+def test_a_model_that_another_server_does_not_list_is_unsure_and_what_it_lists_is_told():
+    """It may answer all the same: some list patterns, some load on demand, some take any name."""
+    bodies = {
+        "m-1": None,
+        "models/m-1": None,
+        "m-1:free": None,
+        "q": "127.0.0.1:PORT lists a, m-1, b, c, d, …, but not q",
+    }
+    for model, note in bodies.items():
+
+        async def run(model=model):
+            http = HttpClients()
+            names = [{"id": name} for name in ("a", "m-1", "b", "c", "d", "e")]
+            async with raw_server(response(200, {"data": names})) as server:
+                made = backend("openai", server.url, http, model=model, api_key_env=None)
+                try:
+                    return await made.probe(), server.url.rpartition(":")[2]
+                finally:
+                    await http.aclose()
+
+        found, port = asyncio.run(run())
+
+        assert found.ok
+        assert found.note == (note and note.replace("PORT", port))
+
+
+def test_openrouter_is_asked_what_the_key_is_good_for(monkeypatch):
+    """Its list is public; `/key` is not."""
+
+    async def run(status):
+        http = HttpClients()
+
+        async def play(connection):
+            await connection.send(
+                response(status, {"error": {"message": "No auth", "code": 401}})
+                if connection.received.path == "/v1/key"
+                else response(200, LISTS["openai"])
+            )
+
+        async with raw_server(play) as server:
+            host = server.url.removeprefix("http://")
+            monkeypatch.setattr("tieredllm.providers.cloud.OPENROUTER", host)
+            try:
+                return await backend("openai", server.url, http, key=KEY).probe()
+            finally:
+                await http.aclose()
+
+    good, bad = asyncio.run(run(200)), asyncio.run(run(401))
+
+    assert (good.ok, good.sure) == (True, True)
+    assert bad.error.startswith("authentication (401) the key in OPENAI_API_KEY was rejected")
+
+
+def test_at_home_a_key_that_may_not_list_is_no_verdict(monkeypatch):
+    """A restricted key of OpenAI's may only ask."""
+    words = "You have insufficient permissions. Missing scopes: api.model.read."
+
+    async def run(message):
+        http = HttpClients()
+        async with raw_server(response(403, {"error": {"message": message}})) as server:
+            made = backend("openai", server.url, http)
+            monkeypatch.setattr(type(made), "own_host", server.url.removeprefix("http://"))
+            try:
+                return await made.probe()
+            finally:
+                await http.aclose()
+
+    assert asyncio.run(run(words)).sure is False
+    assert asyncio.run(run("Country not supported")).error.startswith("permission (403)")
 
 
 def test_warming_up_and_closing_do_nothing():

@@ -357,6 +357,7 @@ def test_it_is_spoken_at_openai_s_own_host_unless_the_profile_says_otherwise(tmp
     ]
     deps = BackendDeps(
         places=places_in(tmp_path / "home"),
+        env={},
         keys=Keys({"OPENAI_API_KEY": KEY}, tmp_path / "keys.yaml"),
         http=HttpClients(),
         clock=SystemClock(),
@@ -369,3 +370,33 @@ def test_it_is_spoken_at_openai_s_own_host_unless_the_profile_says_otherwise(tmp
     (model,) = make_backends(tier, deps)
 
     assert path == model._build_request(call()).path
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_thoughts_are_kept_apart(streamed):
+    """Summaries come part by part; a model that tells none is at work all the same."""
+    summary = [{"type": "summary_text", "text": text} for text in ("First.", "Then.")]
+    thought = {"id": "rs_1", "type": "reasoning", "summary": summary}
+    events = [
+        {"type": "response.output_item.added", "output_index": 0, "item": {"type": "reasoning"}},
+        {"type": "response.reasoning_summary_part.added", "summary_index": 0},
+        {"type": "response.reasoning_summary_text.delta", "delta": "First."},
+        {"type": "response.reasoning_summary_part.added", "summary_index": 1},
+        {"type": "response.reasoning_summary_text.delta", "delta": "Then."},
+    ]
+    body = (
+        stream(
+            *opens("responses"),
+            *map(event, events),
+            says("responses", "Hi"),
+            *ends("responses"),
+        )
+        if streamed
+        else response(
+            200, responded([thought, *document("responses", "Hi")["output"]], "completed")
+        )
+    )
+    outcome, _ = ask("responses", body, call(stream=streamed))
+
+    assert outcome.text == "Hi"
+    assert outcome.thought == "First.\n\nThen."

@@ -144,6 +144,7 @@ def loaded(tmp_path, tier):
 def made(tmp_path, tier, env):
     deps = BackendDeps(
         places=places_in(tmp_path / "home"),
+        env={},
         keys=Keys(env, tmp_path / "keys.yaml"),
         http=HttpClients(),
         clock=SystemClock(),

@@ -179,7 +179,7 @@ def test_a_state_directory_that_cannot_be_made(home):
 
 def test_health_command(home):
     """`health --json` has the documented fields, `--strict` judges, `--reset` forgets."""
-    with served(response(200, {"data": [{"id": "m"}]})) as up:
+    with served(response(200, {"data": [{"id": "primary"}]})) as up:
         path = guarded(home, up.url, "http://127.0.0.1:9")
         done = cli(home, "-p", path, "health", "--json")
         strict = cli(home, "-p", path, "health", "--strict")
@@ -197,7 +197,7 @@ def test_health_command(home):
     )
     assert set(primary) == {
         *("name", "level", "provider", "model", "status", "reason", "fix"),
-        *("breaker", "window", "probe"),
+        *("breaker", "window", "probe", "rejected"),
     }
     assert primary["breaker"] == {"state": "closed", "retry_at": None}
     assert primary["probe"]["ok"] is True
@@ -210,7 +210,7 @@ def test_health_command(home):
 def test_health_sees_an_open_circuit(home):
     """After failures in a row the circuit is open, with its time; `--reset` closes it."""
     simulate = ("ask", "--simulate", "primary=service_unavailable", "hi")
-    with served(response(200, {"data": [{"id": "m"}]})) as up:
+    with served(response(200, {"data": [{"id": "primary"}]})) as up:
         path = guarded(home, up.url, up.url, failure_threshold=2, cooldown_s=60, max_cooldown_s=60)
         for _ in range(2):
             cli(home, "-p", path, *simulate)
@@ -221,6 +221,45 @@ def test_health_sees_an_open_circuit(home):
     assert opened["breaker"]["retry_at"] is not None
     assert opened["window"]["error_counts"] == {"service_unavailable": 2}
     assert closed["status"] == "healthy"
+
+
+def test_health_of_a_server_without_a_list_is_what_requests_say(home):
+    """Unknown at first, healthy once it has answered; never down for a missing list."""
+
+    async def play(connection):
+        missing = connection.received.method == "GET"
+        await connection.send(response(404, b"not here") if missing else answering("ok"))
+
+    with served(play) as server:
+        path = guarded(home, server.url, server.url)
+        before = json.loads(cli(home, "-p", path, "health", "--json").stdout)["tiers"][0]
+        cli(home, "-p", path, "ask", "hi")
+        after = json.loads(cli(home, "-p", path, "health", "--json").stdout)["tiers"][0]
+
+    assert before["status"] == "unknown"
+    assert before["reason"].startswith("it gives no list of models: not_found (404)")
+    assert "--deep" in before["fix"]
+    assert (after["status"], after["reason"]) == ("healthy", None)
+
+
+def test_health_shows_each_row_as_it_comes(home):
+    """A pipe has the first tier's line while the second is still waited for."""
+
+    async def silent(connection):
+        await connection.gone()
+
+    with served(response(200, {"data": [{"id": "primary"}]})) as up, served(silent) as slow:
+        path = guarded(home, up.url, slow.url)
+        command = tieredllm("-p", path, "health")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(home)) as process:
+            first = process.stdout.readline()
+            came = time.monotonic()
+            rest = process.stdout.read()
+            took = time.monotonic() - came
+
+    assert first.startswith(b"primary\thealthy")
+    assert b"secondary\tdown" in rest
+    assert took > 2
 
 
 def test_health_with_nothing_that_can_answer(home):

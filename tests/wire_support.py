@@ -76,6 +76,8 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.received = Received("", "", {}, b"")
+        """The last request."""
 
     async def request(self) -> Received:
         """Read one request, head and body."""
@@ -129,7 +131,8 @@ class RawServer:
         try:
             while True:
                 try:
-                    self.requests.append(await connection.request())
+                    connection.received = await connection.request()
+                    self.requests.append(connection.received)
                 except (asyncio.IncompleteReadError, ConnectionError):
                     self.closed_by_client.set()
                     return

@@ -7,7 +7,7 @@ import hashlib
 import os
 import random
 import threading
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tieredllm.engine.ports import Gate
     from tieredllm.engine.preview import Preview
     from tieredllm.engine.tool_loop import ToolLoop
-    from tieredllm.health.report import HealthReport
+    from tieredllm.health.report import HealthReport, TierReport
     from tieredllm.notify.notifier import Notifier
     from tieredllm.store.history import CachedAnswer
     from tieredllm.tools.approval import Approver
@@ -285,16 +285,25 @@ class FallbackManager:
         """Return what is wrong with the file of keys; its other keys are used all the same."""
         return self._around.keys.mistakes
 
-    async def check(self, *, probe: bool = True, deep: bool = False) -> HealthReport:
+    async def check(
+        self,
+        *,
+        probe: bool = True,
+        deep: bool = False,
+        on_tier: Callable[[TierReport], None] = lambda _: None,
+    ) -> HealthReport:
         """Tell how every tier is, all of them probed at the same time.
 
         Args:
             probe: whether to look now; otherwise what is remembered is told.
             deep: whether to ask each model for one real token, which a vendor bills.
+            on_tier: told of each tier as soon as it is known.
         """
         from tieredllm.health.report import check
 
-        return await check(self.plans, self._health, self._parameters, probe=probe, deep=deep)
+        return await check(
+            self.plans, self._health, self._parameters, probe=probe, deep=deep, on_tier=on_tier
+        )
 
     def cooldowns_s(self) -> list[float]:
         """Return for each open circuit in how many seconds it may be probed."""

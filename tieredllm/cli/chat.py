@@ -174,7 +174,7 @@ def _services(
     def show_health(report: HealthReport) -> None:
         from tieredllm.cli.health import print_report
 
-        print_report(report, manager.profile, aside)
+        print_report(report, manager, aside)
 
     def show_request(request: LoggedRequest) -> None:
         from tieredllm.cli.log import show_request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from tieredllm.client import FallbackManager
     from tieredllm.health.report import HealthReport, TierReport
-    from tieredllm.profile.schema import Profile
 
 __all__ = ["app", "print_report"]
 
@@ -87,18 +87,64 @@ def health(
     if watch:
         run(_watched(manager, environment, seconds, deep=deep, as_json=as_json))
         return
-    report = run(_once(manager, deep=deep))
-    _print(report, environment, manager, as_json=as_json)
+    report = run(_once(manager, environment, deep=deep, as_json=as_json))
     if manager.database.problem:
         environment.say(f"tieredllm: health is not remembered: {manager.database.problem}")
     raise typer.Exit(_code(report, strict=strict))
 
 
-async def _once(manager: FallbackManager, *, deep: bool) -> HealthReport:
+async def _once(
+    manager: FallbackManager, environment: Environment, *, deep: bool, as_json: bool
+) -> HealthReport:
+    """Look once; without `as_json` each tier is shown as soon as it is known."""
     try:
-        return await manager.check(deep=deep)
+        if as_json:
+            report = await manager.check(deep=deep)
+            _print(report, environment, manager, as_json=True)
+        elif environment.stdout.isatty():
+            report = await _filling_a_table(manager, environment, deep=deep)
+        else:
+            rows = _Rows(environment)
+            report = await manager.check(deep=deep, on_tier=rows.add)
+            _say_fixes(report, environment)
+        return report
     finally:
         await manager.aclose()
+
+
+async def _filling_a_table(
+    manager: FallbackManager, environment: Environment, *, deep: bool
+) -> HealthReport:
+    from rich.live import Live
+
+    console = environment.console()
+    known: dict[int, TierReport] = {}
+    with Live(console=console, auto_refresh=False, screen=False) as live:
+
+        def show(tier: TierReport) -> None:
+            known[tier.level] = tier
+            live.update(_table(list(known.values()), manager, console.width), refresh=True)
+
+        live.update(_table([], manager, console.width), refresh=True)
+        report = await manager.check(deep=deep, on_tier=show)
+    _say_fixes(report, environment)
+    return report
+
+
+class _Rows:
+    """The lines of a pipe: each tier's as soon as it and those above it are known."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._known: dict[int, TierReport] = {}
+        self._shown = 0
+
+    def add(self, tier: TierReport) -> None:
+        self._known[tier.level] = tier
+        while (following := self._known.pop(self._shown, None)) is not None:
+            _print_line(following, self._environment)
+            self._environment.stdout.flush()
+            self._shown += 1
 
 
 async def _watched(
@@ -117,7 +163,7 @@ async def _watched(
         with Live(console=console, auto_refresh=False, screen=False) as live:
             while True:
                 report = await manager.check(deep=deep)
-                live.update(_table(report, manager.profile, console.width), refresh=True)
+                live.update(_table(report.tiers, manager, console.width), refresh=True)
                 await asyncio.sleep(seconds)
     finally:
         await manager.aclose()
@@ -140,35 +186,39 @@ def _print(
 
         print(msgspec.json.encode(report).decode(), file=environment.stdout)
     else:
-        print_report(report, manager.profile, environment)
+        print_report(report, manager, environment)
 
 
-def print_report(report: HealthReport, profile: Profile, environment: Environment) -> None:
+def print_report(report: HealthReport, manager: FallbackManager, environment: Environment) -> None:
     """Print how every tier is: a table on a terminal, else a line each.
 
     Args:
         report: what was found.
-        profile: the tiers' profile: over how long its window reaches.
+        manager: whose tiers they are: over how long their window reaches.
         environment: where to.
     """
     if environment.stdout.isatty():
         console = environment.console()
-        console.print(_table(report, profile, console.width))
+        console.print(_table(report.tiers, manager, console.width))
     else:
         for tier in report.tiers:
-            parts = [tier.name, tier.status, tier.provider, tier.model, _numbers(tier), _why(tier)]
-            print("\t".join(part for part in parts if part), file=environment.stdout)
+            _print_line(tier, environment)
+    _say_fixes(report, environment)
+
+
+def _print_line(tier: TierReport, environment: Environment) -> None:
+    parts = [tier.name, tier.status, tier.provider, tier.model, _numbers(tier), _why(tier)]
+    print("\t".join(part for part in parts if part), file=environment.stdout)
+
+
+def _say_fixes(report: HealthReport, environment: Environment) -> None:
     for tier in report.tiers:
         if tier.fix and tier.status != "healthy":
             environment.say(f"{tier.name}: {tier.fix}")
-        if tier.rejected:
-            environment.say(
-                f"{tier.name}: asked without {', '.join(tier.rejected)}, which it has rejected; "
-                "tieredllm health --reset forgets that"
-            )
 
 
-def _table(report: HealthReport, profile: Profile, width: int) -> Table:
+def _table(known: Sequence[TierReport], manager: FallbackManager, width: int) -> Table:
+    """Make the table; a tier that is not known yet has its name."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -179,9 +229,15 @@ def _table(report: HealthReport, profile: Profile, width: int) -> Table:
     if width >= 60:
         table.add_column("model", overflow="fold")
     if width >= 100:
-        table.add_column(f"last {profile.health.window_minutes:g} min", no_wrap=True)
+        window = f"last {manager.profile.health.window_minutes:g} min"
+        table.add_column(window, no_wrap=True)
     table.add_column("", overflow="fold")
-    for tier in report.tiers:
+    by_level = {tier.level: tier for tier in known}
+    for plan in manager.plans:
+        tier = by_level.get(plan.level)
+        if tier is None:
+            table.add_row(Text(plan.tier.name), Text("…", style="dim"))
+            continue
         row = [Text(tier.name), Text(tier.status, style=COLORS[tier.status])]
         if width >= 60:
             row.append(Text(tier.model))

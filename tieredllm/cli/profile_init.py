@@ -196,4 +196,4 @@ def _show_health(path: Path, environment: Environment) -> None:
         finally:
             await manager.aclose()
 
-    print_report(run(check()), manager.profile, environment)
+    print_report(run(check()), manager, environment)

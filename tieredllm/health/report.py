@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -27,7 +27,7 @@ Status = Literal[
 healthy         its probe worked and its recent requests did well
 degraded        it works, but its recent requests break a threshold
 half_open       its circuit's cooldown is over: the next request probes it
-unknown         the probe could not tell
+unknown         the probe could not tell, and no recent request did
 open            its circuit is open: it failed repeatedly, or was told to wait
 down            its probe failed
 not_ready       a local model whose file is not there, or cannot be used
@@ -86,6 +86,7 @@ async def check(
     *,
     probe: bool = True,
     deep: bool = False,
+    on_tier: Callable[[TierReport], None] = lambda _: None,
 ) -> HealthReport:
     """Tell how every backend of every tier is, all of them probed at the same time.
 
@@ -95,30 +96,32 @@ async def check(
         parameters: what they have rejected.
         probe: whether to look now; otherwise what is remembered is told.
         deep: whether to ask for one real token, which a vendor bills; otherwise nothing is billed.
+        on_tier: told of each tier as soon as it is known.
     """
-    backends = [backend for plan in plans for backend in plan.backends]
-    probes: list[ProbeResult | None] = [None] * len(backends)
-    if probe:
-        probes = await asyncio.gather(*(_probe(backend, deep=deep) for backend in backends))
-    found = dict(zip(map(id, backends), probes, strict=True))
-    standings = health.standings([backend.identity for backend in backends])
-    tiers = tuple(
-        min(
-            (
-                _report(
-                    plan,
-                    backend,
-                    standings[backend.identity],
-                    found[id(backend)],
-                    health,
-                    parameters=parameters or NoMemory(),
-                )
-                for backend in plan.backends
-            ),
-            key=lambda report: RANKS[report.status],
+    standings = health.standings([backend.identity for plan in plans for backend in plan.backends])
+
+    async def of_tier(plan: TierPlan) -> TierReport:
+        probes: Sequence[ProbeResult | None] = [None] * len(plan.backends)
+        if probe:
+            probes = await asyncio.gather(
+                *(_probe(backend, deep=deep) for backend in plan.backends)
+            )
+        reports = (
+            _report(
+                plan,
+                backend,
+                standings[backend.identity],
+                seen,
+                health,
+                parameters=parameters or NoMemory(),
+            )
+            for backend, seen in zip(plan.backends, probes, strict=True)
         )
-        for plan in plans
-    )
+        best = min(reports, key=lambda report: RANKS[report.status])
+        on_tier(best)
+        return best
+
+    tiers = tuple(await asyncio.gather(*map(of_tier, plans)))
     models = [tier for tier, plan in zip(tiers, plans, strict=True) if plan.is_language_model]
     configured = [tier for tier in models if tier.status != "not_configured"]
     status: Literal["healthy", "degraded", "down"] = "degraded"
@@ -155,7 +158,8 @@ def _report(
     parameters: ParameterMemory,
 ) -> TierReport:
     rejected = sorted(parameters.rejected(backend.identity))
-    status, reason, fix = _judged(backend, standing, probe)
+    window = health.window(backend.identity)
+    status, reason, fix = _judged(backend, standing, probe, window)
     return TierReport(
         name=plan.tier.name,
         level=plan.level,
@@ -168,24 +172,26 @@ def _report(
             state=standing.state,
             retry_at=None if standing.retry_at is None else iso(standing.retry_at, ms=True),
         ),
-        window=health.window(backend.identity),
+        window=window,
         probe=probe,
         rejected=tuple(rejected_tool(name) or name for name in rejected),
     )
 
 
 def _judged(
-    backend: Backend, standing: Standing, probe: ProbeResult | None
+    backend: Backend, standing: Standing, probe: ProbeResult | None, window: WindowReport
 ) -> tuple[Status, str | None, str | None]:
     missing = backend.missing()
     if missing is not None:
         return "not_configured", missing.what, missing.fix
     if probe is not None and not probe.ok:
-        if backend.provider == "llama_cpp":
-            return "not_ready", probe.error, probe.fix
-        return "down", probe.error, "see the reason; `tieredllm health` probes again"
+        is_local = backend.provider == "llama_cpp"
+        fix = probe.fix if is_local else "see the reason; `tieredllm health` probes again"
+        return "not_ready" if is_local else "down", probe.error, fix
     if standing.state != "closed":
         return standing.state, standing.reason, "tieredllm health --reset forgets the failures"
     if standing.degraded:
         return "degraded", standing.reason, "tieredllm health --reset forgets the window"
+    if probe is not None and not probe.sure and not window.success_rate:
+        return "unknown", probe.note, probe.fix
     return "healthy", None, None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -116,10 +117,7 @@ def validate_model(
         if verdict.sha256 is None:
             verdict = msgspec.structs.replace(verdict, sha256=hash_file(path, go_on))
             verdicts.put(path, verdict)
-        if verdict.sha256 != sha256:
-            raise unusable(
-                f"{path.name} has the SHA-256 {verdict.sha256}, not {sha256}: pull it again"
-            )
+        _check_hash(path, verdict.sha256, sha256)
     _check_memory(path, header, n_ctx, available())
     verdict = msgspec.structs.replace(verdict, stamp=_stamp())
     if thorough:
@@ -145,14 +143,29 @@ def validate_model(
     return _validated(path, header, verdict, n_ctx=n_ctx, job=job)
 
 
+def _check_hash(path: Path, found: str | None, wanted: str) -> None:
+    if found != wanted:
+        raise unusable(f"{path.name} has the SHA-256 {found}, not {wanted}: pull it again")
+
+
 def quick_check(
     path: Path,
     *,
     n_ctx: int,
     verdicts: ValidationCache,
+    sha256: str | None = None,
+    go_on: GoOn = lambda: True,
     available: Callable[[], int | None] = available_bytes,
 ) -> Validated:
-    """Check what takes no time: the header, the memory, and what is remembered.
+    """Check what takes little time: the header, the hash, the memory, and what is remembered.
+
+    Args:
+        path: the file; of a split model, its first part.
+        n_ctx: the context wanted, in tokens.
+        verdicts: what is remembered; nothing is added.
+        sha256: what the file's hash must be, where that is known.
+        go_on: asked while a hash is computed that is not remembered; False leaves it at that.
+        available: tells the bytes of memory there are.
 
     Raises:
         FallbackTriggerError: it cannot be used, and why.
@@ -161,6 +174,9 @@ def quick_check(
     if verdict.header is None:
         verdict = _with_header(path, verdict)
     header = _usable_header(path, verdict)
+    if sha256 is not None:
+        with suppress(StoppedError):
+            _check_hash(path, verdict.sha256 or hash_file(path, go_on), sha256)
     _check_memory(path, header, n_ctx, available())
     _stamp()
     if not verdict.trials:

@@ -170,7 +170,9 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     fix: str | None = None
     """What to do about the error, where the backend knows."""
     note: str | None = None
-    """What is worth knowing of a backend that is well."""
+    """What is worth knowing of a backend that is well, or why that is not sure."""
+    sure: bool = True
+    """Whether the probe could tell; where not, recent requests do."""
 
 
 class Backend(Protocol):

@@ -37,8 +37,8 @@ from tieredllm.providers.base import (
     ToolRequest,
 )
 from tieredllm.providers.http import HttpClients, Reply, Request
-from tieredllm.providers.json_path import DONE, NotJsonError, decode, decode_all
-from tieredllm.providers.request_info import RequestInfo
+from tieredllm.providers.json_path import DONE, NotJsonError, decode, decode_all, find_error
+from tieredllm.providers.request_info import RequestInfo, host_of
 from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
 from tieredllm.providers.tool_schema import adapt_tools, rules_of
@@ -56,6 +56,13 @@ __all__ = [
 ]
 
 Vendor = Literal["openai", "anthropic", "gemini"]
+
+OPENROUTER = "openrouter.ai"
+KEY_PATH = "/key"
+"""What OpenRouter tells of a key, and 401 of one that is none (its API reference)."""
+
+SHOWN_NAMES = 5
+"""How many of a server's models are named where the one that is wanted is not among them."""
 
 SMALL_CAP_TOKENS = 4096
 """Below this `max_tokens`, a model that thinks is asked to think little.
@@ -253,20 +260,16 @@ class CloudBackend(ABC):
         import asyncio
 
         start = self._clock.monotonic()
-        error: str | None = None
         limit_s = DEEP_PROBE_S if deep else PROBE_S
         try:
             async with asyncio.timeout(limit_s):
-                error = await (self._first_token() if deep else self._look_up())
+                found = await (self._first_token() if deep else self._look_up())
         except TimeoutError:
-            error = _told(ErrorKind.TIMEOUT, f"no answer within {limit_s:g} s")
+            found = _failed(ErrorKind.TIMEOUT, f"no answer within {limit_s:g} s")
         except FallbackTriggerError as exc:
-            error = str(exc.info)
-        return ProbeResult(
-            ok=error is None,
-            latency_ms=(self._clock.monotonic() - start) * 1000,
-            error=error,
-        )
+            found = ProbeResult(ok=False, latency_ms=0.0, error=str(exc.info))
+        latency_ms = (self._clock.monotonic() - start) * 1000
+        return msgspec.structs.replace(found, latency_ms=latency_ms)
 
     @property
     @abstractmethod
@@ -398,28 +401,100 @@ class CloudBackend(ABC):
             values = values[0]
         return [value for value in values if isinstance(value, dict)], is_whole
 
-    async def _look_up(self) -> str | None:
-        info = self._request_info(self.models_path, {})
-        request = Request(
-            method="GET", url=info.url, headers=self._all_headers(info), connect_timeout_s=PROBE_S
-        )
+    async def _look_up(self) -> ProbeResult:
+        """See whether the server lists the model, and whether the key counts for that."""
+        await self._check_key()
+        try:
+            names = await self._listed()
+        except FallbackTriggerError as exc:
+            if self._has_no_verdict(exc):
+                return _unsure(f"it gives no list of models: {exc.info}")
+            raise
+        except NotJsonError:
+            message = f"{self._host} sent a list of models that is no JSON"
+            return _failed(ErrorKind.MALFORMED_RESPONSE, message)
+        if names and not self._is_among(names):
+            shown = ", ".join(names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
+            if self._at_home:
+                return _failed(
+                    ErrorKind.NOT_FOUND, f"{self._host} does not list {self.model}, but {shown}"
+                )
+            return _unsure(f"{self._host} lists {shown}, but not {self.model}")
+        if await self._is_public():
+            return _unsure("its list of models is public, which says nothing about the key")
+        return _WELL
+
+    @property
+    def _host(self) -> str:
+        return host_of(self._base_url) or "the server"
+
+    async def _listed(self, *, with_key: bool = True) -> list[str] | None:
+        """Ask for the models' names; None where they are not told as this vendor does.
+
+        Raises:
+            FallbackTriggerError: there is no list.
+            NotJsonError: it is no JSON.
+        """
+        value = decode(await self._fetched(self.models_path, with_key=with_key))
+        if (error := find_error(value)) is not None:
+            from tieredllm.providers.errors.http import classify_inside_200
+
+            info = self._request_info(self.models_path, {})
+            raise classify_inside_200(info, error, headers={}, now=self._clock.wall())
+        return self._names(value)
+
+    async def _fetched(self, path: str, *, with_key: bool = True) -> bytes:
+        info = self._request_info(path, {})
+        headers = self._all_headers(info)
+        if not with_key:
+            bare = msgspec.structs.replace(info, key=None)
+            headers = self._headers(bare) | dict(self._server.headers)
+        request = Request(method="GET", url=info.url, headers=headers, connect_timeout_s=PROBE_S)
         async with self._http.send(request, info) as reply:
             await reply.form()
-            body = await reply.body()
-        try:
-            names = self._names(decode(body))
-        except NotJsonError:
-            return _told(
-                ErrorKind.MALFORMED_RESPONSE, f"{info.host} sent a list of models that is no JSON"
-            )
-        # Aliases are listed by their dated names; other servers' lists are no promise.
-        stem = self.model.removeprefix("models/").removesuffix("-latest")
-        known = not self._at_home or not names or any(name.startswith(stem) for name in names)
-        if known:
-            return None
-        return _told(ErrorKind.NOT_FOUND, f"{info.host} does not list {self.model}")
+            return await reply.body()
 
-    async def _first_token(self) -> str | None:
+    def _has_no_verdict(self, error: FallbackTriggerError) -> bool:
+        """Return whether an error says nothing of the model: only that there is no list of them.
+
+        MiniMax's server has none (NousResearch/hermes-agent#12399), LiteLLM's none on Gemini's
+        wire; and a key of OpenAI's may be one that only asks models, not for them.
+        """
+        if self._at_home:
+            return error.kind is ErrorKind.PERMISSION and "issing scopes" in error.message
+        return error.kind is ErrorKind.NOT_FOUND or error.status in (404, 405, 501)
+
+    def _is_among(self, names: list[str]) -> bool:
+        # Aliases are listed by their dated names, Ollama's by a tag, OpenRouter's without one; a
+        # gateway may list a pattern.
+        stem = self.model.removeprefix("models/").removesuffix("-latest")
+        if self._at_home:
+            return any(name.startswith(stem) for name in names)
+        stem = stem.partition(":")[0]
+        return any(stem in name or "*" in name for name in names)
+
+    async def _check_key(self) -> None:
+        """Ask OpenRouter what the key is good for; its list of models is public.
+
+        Raises:
+            FallbackTriggerError: the key is rejected.
+        """
+        if self._key() and is_own_host(self._base_url, OPENROUTER):
+            await self._fetched(KEY_PATH)
+
+    async def _is_public(self) -> bool:
+        """Return whether the list comes without the key as well: then it says nothing of it."""
+        import asyncio
+
+        if not self._key() or self._at_home or is_own_host(self._base_url, OPENROUTER):
+            return False
+        try:
+            async with asyncio.timeout(PROBE_S / 2):
+                return bool(await self._listed(with_key=False))
+        except (TimeoutError, FallbackTriggerError, NotJsonError):
+            return False
+
+    async def _first_token(self) -> ProbeResult:
         """Ask for a word and leave at its first token."""
         question = "Reply with the word OK."
         omit: frozenset[str] = frozenset()
@@ -441,7 +516,7 @@ class CloudBackend(ABC):
                     continue
                 if not exc.truncated:  # what thought for all its tokens is up
                     raise
-            return None
+            return _WELL
 
 
 def base64_of(data: bytes) -> str:
@@ -463,8 +538,17 @@ def _joined(said: list[Said]) -> list[Said]:
     return [*joined, Delta(text)] if text else joined
 
 
-def _told(kind: ErrorKind, message: str) -> str:
-    return str(ErrorInfo(kind=kind, message=message))
+_WELL = ProbeResult(ok=True, latency_ms=0.0)
+
+
+def _failed(kind: ErrorKind, message: str) -> ProbeResult:
+    error = str(ErrorInfo(kind=kind, message=message))
+    return ProbeResult(ok=False, latency_ms=0.0, error=error)
+
+
+def _unsure(note: str) -> ProbeResult:
+    fix = "tieredllm health --deep asks it for one token, which vendors bill"
+    return ProbeResult(ok=True, latency_ms=0.0, note=note, fix=fix, sure=False)
 
 
 def _join(base_url: str, path: str) -> str:

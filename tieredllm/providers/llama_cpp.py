@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tieredllm.aio import in_thread
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from tieredllm.local.worker import LlamaRunner, Prepare, RunnerPool
 
 __all__ = ["LlamaCppBackend"]
+
+HASHED_S = 3.0
+"""How long a probe may compute a hash that is not remembered; a larger file's is checked before it
+is first used."""
 
 Key = tuple[Path, FileState, int, Path | None]
 
@@ -184,7 +189,16 @@ class LlamaCppBackend:
             path, _ = self._file()
             if deep:
                 await self._one_token()
-            found = quick_check(path, n_ctx=self._context_tokens, verdicts=self._verdicts)
+            found_as = self._found
+            found = await in_thread(
+                lambda: quick_check(
+                    path,
+                    n_ctx=self._context_tokens,
+                    verdicts=self._verdicts,
+                    sha256=found_as.pulled_sha256() if found_as is not None else None,
+                    go_on=lambda: time.perf_counter() - started < HASHED_S,
+                )
+            )
             note = found.chosen.describe() if found.chosen is not None else None
         except FallbackTriggerError as exc:
             error, fix = exc.message, self._fix()

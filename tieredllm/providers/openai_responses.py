@@ -211,7 +211,12 @@ class ResponsesToolCalls:
 
 
 def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:
-    """Return an empty thought where one begins or ends: it may come without a word of it."""
+    """Return an empty thought where one begins or ends: it may come without a word of it.
+
+    The parts of a summary are paragraphs.
+    """
+    if kind == "response.reasoning_summary_part.added":
+        return "\n\n" if get_count(value, "summary_index") else ""
     is_item = kind in ("response.output_item.added", "response.output_item.done")
     return "" if is_item and get_str(value, "item", "type") == "reasoning" else None
 
