@@ -394,6 +394,7 @@ def test_health_and_metrics_ask_nobody(tmp_path):
 
         assert len(served.upstreams[0].requests) == asked
     assert [tier["name"] for tier in health["tiers"]] == ["t1", "t2"]
+    assert 'tieredllm_requests_total{outcome="ok",protocol="chat"} 1.0' in metrics
     assert 'tieredllm_answers_total{model="m2",provider="openai",tier="t2"} 1.0' in metrics
     assert 'kind="service_unavailable",model="m1",outcome="failed"' in metrics
     assert "gpt-77" not in metrics

@@ -126,13 +126,13 @@ class Answering:
             if self._speaker not in (None, event.tier):
                 await self._break_off(Failure(status=503, message=f"{self._speaker} broke off"))
             model = self._asked[event.tier].model
-            await self._open(event.tier)
+            self._open(event.tier)
             self._speaker = event.tier
             await self._http.write(self._writer.word(event.text, model))
         elif isinstance(event, Thought) and self._request.takes_thoughts:
             if self._speaker is None:
                 model = self._asked[event.tier].model
-                await self._open(event.tier)
+                self._open(event.tier)
                 await self._http.write(self._writer.thought(event.text, model))
         elif isinstance(event, ToolsWanted) and event.tier == self._speaker:
             # What a model says before it uses the profile's tools stays said.
@@ -150,7 +150,7 @@ class Answering:
             headers = self._headers(answer.tier)
             await self._http.respond(200, self._wire.whole(request, answer), headers=headers)
             return "ok"
-        await self._open(answer.tier)
+        self._open(answer.tier)
         frames = []
         if not self._live:
             model = answer.model_used or ""
@@ -172,7 +172,7 @@ class Answering:
         """
         failure = failure_of(answer)
         if self._request.stream and (self._http.is_open or self._wire.fails_in_stream):
-            await self._open(None)
+            self._open(None)
             await self._break_off(failure)
         headers = [("x-should-retry", "false"), ("x-tieredllm-attempts", str(self._attempts))]
         if failure.status == 503:
@@ -203,11 +203,12 @@ class Answering:
         await self._http.write(self._writer.failed(failure))
         if self._reads_to_the_end:
             await self._http.close()
+        await self._http.drain()
         raise BrokenOffError
 
-    async def _open(self, tier: str | None) -> None:
+    def _open(self, tier: str | None) -> None:
         if not self._http.is_open:
-            await self._http.open(self._headers(tier))
+            self._http.open(self._headers(tier))
 
     def _headers(self, tier: str | None) -> list[tuple[str, str]]:
         headers = [("x-tieredllm-attempts", str(self._attempts))]
@@ -221,6 +222,6 @@ class Answering:
         await asyncio.sleep(self._hold_s)
         with suppress(LostError):
             while True:
-                await self._open(None)
+                self._open(None)
                 await self._http.write(self._writer.keep_alive())
                 await asyncio.sleep(KEEP_ALIVE_S)
