@@ -78,7 +78,7 @@ def test_empty_input(home, stdin):
 
 def test_no_prompt_on_a_terminal(home):
     """Without a prompt on a terminal, help is printed and the exit code is 2."""
-    terminal = Terminal(home, "ask", rows=60)
+    terminal = Terminal(home, "ask", rows=90)
 
     assert terminal.run() == 2
     assert "Usage: tieredllm ask" in terminal.lines[0]
@@ -529,7 +529,7 @@ def test_system_model_and_tier(home):
     ("args", "said"),
     [
         (["-t", "nope", "q"], "no tier 'nope'"),
-        (["-m", "primary", "q"], "--model takes TIER=MODEL"),
+        (["-m", "primary", "q"], "'primary' is a tier, no model: name both"),
         (["-m", "nope=x", "q"], "no tier 'nope' with a model"),
         (["--simulate", "primary=nonsense", "q"], "no fault 'nonsense'"),
         (["--simulate", "nope=timeout", "q"], "no tier 'nope'"),
@@ -795,7 +795,9 @@ def test_events_keep_alive_is_not_a_token(home):
             await asyncio.sleep(0.1)
 
     with served(keep_alive) as server:
-        path = two_clouds(home, server.url + "/v1", extra=", first_token_timeout_s: 0.5")
+        path = two_clouds(
+            home, server.url + "/v1", extra=", first_token_timeout_s: 0.5, timeout_s: 0.5"
+        )
         done = cli(home, "-p", path, "ask", "--json", "hello")
     answer = json.loads(done.stdout)
 

@@ -195,7 +195,7 @@ WRONG = {
     "/undo": "nothing to take back",
     "/copy": "no answer to copy",
     "/copy x": "nothing or `code`",
-    "/log": "no request has ended yet",
+    "/log": "nothing was asked yet",
     "/save": "/save FILE",
     "/save x": "nothing to save yet",
     "/load": "/load FILE",
@@ -327,7 +327,7 @@ def test_no_key_is_kept(home):
     ("args", "said"),
     [
         (["-t", "nope"], "no tier 'nope'"),
-        (["-m", "primary"], "--model takes TIER=MODEL"),
+        (["-m", "primary"], "'primary' is a tier, no model: name both"),
         (["--simulate", "primary=nonsense"], "no fault 'nonsense'"),
         (["--deadline", "0"], "--deadline"),
         (["-c"], "no conversation yet"),

@@ -886,6 +886,35 @@ def test_every_row_of_the_table_has_a_source_and_stands_alone():
             },
             "context_length",
         ),
+        # Cohere: a month's calls and a minute's; Fireworks; Cloudflare
+        (
+            429,
+            {"message": "You are using a Trial key, which is limited to 1000 API calls / month."},
+            "quota_exhausted",
+        ),
+        (
+            429,
+            {"message": "You are using a Trial key, which is limited to 20 API calls / minute."},
+            "rate_limit",
+        ),
+        (
+            412,
+            openai("Account x is suspended, possibly due to reaching the monthly spending limit"),
+            "quota_exhausted",
+        ),
+        (
+            429,
+            {
+                "success": False,
+                "errors": [
+                    {
+                        "code": 3036,
+                        "message": "you have used up your daily free allocation of 10,000 neurons",
+                    }
+                ],
+            },
+            "quota_exhausted",
+        ),
         # Volcengine, DashScope
         (400, openai(code="InputTextSensitiveContentDetected"), "content_filter"),
         (400, openai(code="OutputTextSensitiveContentDetected.Severe"), "content_filter"),
@@ -1086,7 +1115,13 @@ def test_a_wait_is_read_wherever_it_hides(name):
         ("invalid top_p: only 0.95 is allowed for this model", "top_p"),
         ("top_p must be 1 when using greedy sampling.", "top_p"),
         ("`temperature` may only be set to 1 when thinking is enabled.", "temperature"),
+        ("Invalid value for temperature: must be 1.0", "temperature"),
+        ("temperature must be 1.0 for this model.", "temperature"),
+        ("This model only supports temperature=1", "temperature"),
+        ("temperature can only be 1 with thinking", "temperature"),
         ("top_p must be between 0 and 1", None),
+        ("top_p must be 0 or greater", None),
+        ("top_p must be 1.5 or less", None),
         ("max_tokens must be 1 or more", None),
     ],
 )
@@ -1123,6 +1158,10 @@ def test_an_address_without_a_version_is_asked_about():
 
     assert "does base_url lack /v1?" in classify(404, b"", request=without).message
     assert "does base_url lack" not in classify(404, b"").message
+    no_url = openai("Invalid URL (POST /responses)")
+    assert "does base_url lack /v1?" in classify(404, no_url, request=without).message
+    no_model = openai("The model does not exist", code="model_not_found")
+    assert "base_url" not in classify(404, no_model, request=without).message
     assert (
         "does base_url lack /v1?" in classify_inside_200(without, body, headers={}, now=NOW).message
     )

@@ -51,7 +51,7 @@ class Told:
 class Plain:
     """A chat format of no interest."""
 
-    stop = None
+    stop = ()
     problem = None
 
     def prompt(self, messages):

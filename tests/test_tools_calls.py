@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
 from tools_support import Box, call, carried_out, session, stub
 
 from tieredllm.text import clean, one_line
-from tieredllm.tools.approval import Approval
+from tieredllm.tools.approval import Approval, RememberedApprovals
 from tieredllm.tools.base import MAX_RESULT_BYTES, ToolFailureError, shorten
 from tieredllm.tools.builtin.calculate import make_calculate
+from tieredllm.tools.builtin.fetch_url import make_fetch_url
+from tieredllm.tools.builtin.files import make_read_file
 from tieredllm.tools.execute import MAX_ARGUMENT_BYTES, MAX_CALLS, ToolSession, quote_results
 
 
@@ -106,7 +109,7 @@ def test_a_failure_is_a_result():
     assert results[1].text.startswith("the tool failed: ValueError: line one line two xxx")
     assert len(results[1].text) < 600
     assert results[2].text == "the tool failed: TimeoutError: of its own"
-    assert results[0].for_model == "Error: no such order"
+    assert results[0].as_message().is_error
 
 
 def test_a_tool_that_hangs_is_stopped():
@@ -177,13 +180,13 @@ def test_the_approval_matrix(read_only, policy, person, approved):
     """Only what is not read-only needs approval; `ask` without anybody to ask means no."""
     asked = []
 
-    async def ask(tool, arguments):
-        asked.append((tool.name, arguments))
+    async def ask(question):
+        asked.append((question.tool.name, question.arguments))
         if person == "fails":
             raise OSError("no terminal after all")
         if person == "too late":
             await asyncio.sleep(60)
-        return person == "says yes"
+        return "once" if person == "says yes" else "no"
 
     tool, ran = counter(read_only=read_only)
     approval = Approval(policy, ask=None if person == "nobody" else ask, approved=approved)
@@ -204,18 +207,116 @@ def test_the_approval_matrix(read_only, policy, person, approved):
     assert asked == ([("count", '{"a":2,"b":1}')] if is_asked else [])
 
 
+def test_an_approval_for_good_is_remembered(tmp_path):
+    """It holds for the tool, or for all of its server, in later programs too, until forgotten."""
+    asked = []
+
+    def run_once(tool, reply):
+        async def ask(question):
+            asked.append(question.tool.name)
+            return reply
+
+        memory = RememberedApprovals(tmp_path / "approvals.json")
+        approval = Approval("ask", ask=ask, remembered=memory)
+        [result] = asyncio.run(carried_out(session(tool, approval=approval), call(tool.name)))
+        return result.outcome
+
+    one, other = (
+        msgspec.structs.replace(counter(name)[0], server="docs", identity="1f")
+        for name in ("one", "other")
+    )
+    changed = msgspec.structs.replace(other, identity="2e")
+    outcomes = [run_once(one, "tool"), run_once(one, "no"), run_once(other, "server")]
+    outcomes += [run_once(other, "no"), run_once(changed, "no")]
+    kept = RememberedApprovals(tmp_path / "approvals.json")
+
+    assert outcomes == ["ok", "ok", "ok", "ok", "denied"]
+    assert asked == ["one", "other", "other"]
+    assert kept.all() == ("docs one 1f", "docs * 1f")
+    assert (tmp_path / "approvals.json").stat().st_mode & 0o777 == 0o600
+    assert (kept.forget("one"), kept.forget(), kept.all()) == (1, 1, ())
+
+
+def test_a_server_may_have_a_policy_of_its_own():
+    """A tool's own `approve` wins over the profile's, `never` over `--approve-tools`."""
+    tool, _ = counter()
+    always, never = (msgspec.structs.replace(tool, approve=it) for it in ("always", "never"))
+    results = [
+        asyncio.run(carried_out(session(it, approval=approval), call("count")))[0].outcome
+        for it, approval in ((always, Approval("never")), (never, Approval("ask", approved=True)))
+    ]
+
+    assert results == ["ok", "denied"]
+
+
+def trio(approval, *calls):
+    """Call tools of which one reads private data and one can carry it out."""
+    secret = msgspec.structs.replace(counter("secret", read_only=True)[0], private=True)
+    fetch = msgspec.structs.replace(
+        counter("fetch", read_only=True)[0], destination=lambda given: given["host"]
+    )
+
+    async def go():
+        tools = session(secret, fetch, approval=approval)
+        found = []
+        for number, (name, host) in enumerate(calls):
+            made = call(name, {"host": host}, call_id=str(number))
+            found += await carried_out(tools, made)
+        return found
+
+    return asyncio.run(go())
+
+
+def test_private_data_is_carried_nowhere_unasked():
+    """In a pipe a call that could carry it out is refused, unless the profile names the place."""
+    calls = [("fetch", "a.example"), ("secret", ""), ("fetch", "a.example"), ("fetch", "b.example")]
+    refused = trio(Approval("always", approved=True), *calls)
+    allowed = trio(Approval("ask", send_to=["*.example"]), *calls)
+
+    assert [it.outcome for it in refused] == ["ok", "ok", "denied", "denied"]
+    assert "could carry private data (of secret) to a.example" in refused[2].text
+    assert "tools.send_to" in refused[2].text
+    assert [it.outcome for it in allowed] == ["ok"] * 4
+
+
+def test_a_person_is_asked_once_for_each_place():
+    """Yes holds for the place from then on, no for that call; nothing of it is kept for good."""
+    asked = []
+
+    async def ask(question):
+        asked.append(question.destination)
+        return "tool" if question.destination == "a.example" else "no"
+
+    places = ["a.example", "b.example", "a.example", "b.example"]
+    calls = [("secret", ""), *(("fetch", place) for place in places)]
+    results = trio(Approval("ask", ask=ask), *calls)
+
+    assert asked == ["a.example", "b.example"]
+    assert [it.outcome for it in results] == ["ok", "ok", "denied", "ok", "denied"]
+
+
+def test_what_reads_and_what_sends():
+    """`read_file` gives private data, `fetch_url` carries to the host of its URL."""
+    fetch = make_fetch_url()
+
+    assert make_read_file(Path.cwd()).private
+    assert fetch.destination({"url": "https://User@A.Example:443/x?y"}) == "a.example"
+    assert not make_calculate().private
+    assert make_calculate().destination is None
+
+
 def test_questions_are_put_one_at_a_time():
     """A person is asked about one call at a time, in their order, and about each once."""
     open_questions, seen = 0, []
 
-    async def ask(tool, arguments):
+    async def ask(question):
         nonlocal open_questions
         open_questions += 1
         assert open_questions == 1
         await asyncio.sleep(0.01)
         open_questions -= 1
-        seen.append(arguments)
-        return False
+        seen.append(question.arguments)
+        return "no"
 
     tool, ran = counter()
     tools = session(tool, approval=Approval("ask", ask=ask))
@@ -252,7 +353,7 @@ def test_a_call_that_means_the_same_is_not_run_again(one, other):
     assert len(ran) == 1
     assert (first.text, first.repeated, first.call_id) == ("1", False, "a")
     assert (second.text, second.repeated, second.call_id) == ("1", True, "b")
-    assert "it was not run again" in second.for_model
+    assert "it was not run again" in second.as_message().content
     assert [record.tier for record in tools.records] == ["primary"]
 
 

@@ -223,6 +223,8 @@ sys.exit(run(sys.argv[1:]))
         ("n\n", 1, "did not approve"),
         ("\n", 1, "did not approve"),
         ("sure\n", 1, "did not approve"),
+        ("s\n", 1, "did not approve"),
+        ("always\n", 0, "closed 7"),
         ("\x04", 1, "did not"),
     ],
 )
@@ -246,6 +248,7 @@ def test_a_person_is_asked_at_a_terminal(home, answer, code, shown):
         dimensions=(24, 200),
     )
     child.expect_exact('close_ticket {"number":7}')
+    child.expect_exact("Close a ticket.")
     child.expect_exact("Run it? [y/N] ")
     child.send(answer)
     rest = child.read()

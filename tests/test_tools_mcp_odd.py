@@ -261,6 +261,40 @@ asyncio.run(go())
     assert gone
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_the_program_and_its_servers(tmp_path, name):
+    """SIGTERM and SIGHUP end a program that waits for a busy server as Ctrl-C does."""
+    import signal
+    import subprocess
+
+    command = [sys.executable, str(RAW_SERVER), str(tmp_path), "slow=600"]
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(
+        "name: test\n"
+        "tiers: [{name: a, provider: openai, model: m, api_key_env: null, tools: all}]\n"
+        f"tools: {{mcp: {{raw: {{command: {command}, start_timeout_s: 600}}}}}}\n"
+    )
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tieredllm", "-p", str(profile), "tools", "list"],
+        env={"PATH": os.environ["PATH"], "TIEREDLLM_HOME": str(tmp_path / "home")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        until = time.monotonic() + 30
+        while not lines(tmp_path, "starts") and time.monotonic() < until:
+            time.sleep(0.05)
+        [pid] = map(int, lines(tmp_path, "starts"))
+        program.send_signal(getattr(signal, name))
+        _, said = program.communicate(timeout=20)
+    finally:
+        program.kill()
+        program.wait()
+
+    assert (program.returncode, said) == (130, b"")
+    assert not Path(f"/proc/{pid}").exists()
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [

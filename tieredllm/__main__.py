@@ -11,17 +11,29 @@ hundred times during start-up, which makes objects that stay. mypy does the same
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    import gc
     import sys
 
+    try:
+        code = _run(sys.argv[1:])
+    except KeyboardInterrupt:  # while what the command needs was still being loaded
+        code = 130
+    sys.exit(code)
+
+
+def _run(args: list[str]) -> int:
+    import gc
+
     gc.set_threshold(COLLECT_AFTER, 20, 20)
+    from tieredllm.signals import end_on_signals
+
+    end_on_signals()
     from tieredllm.cli.main import run
 
-    code = run(sys.argv[1:])
+    code = run(args)
     # The interpreter's end collects cycles among all modules, a fifth of a short command's time,
     # only to give the memory back. What must end well was closed, and stdout flushed.
     gc.freeze()
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":

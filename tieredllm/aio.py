@@ -18,6 +18,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tieredllm.signals import cancelled_by_signals
+
 if TYPE_CHECKING:
     from asyncio import SelectorEventLoop as _Base
 elif sys.platform == "win32":
@@ -62,7 +64,7 @@ def run(
         loop_factory: makes another kind of event loop.
     """
     with asyncio.Runner(loop_factory=loop_factory or _DaemonLookupLoop) as runner:
-        return runner.run(main)
+        return runner.run(cancelled_by_signals(main))
 
 
 async def in_thread(work: Callable[[], T], *, name: str = "tieredllm-work") -> T:

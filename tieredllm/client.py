@@ -8,7 +8,7 @@ import os
 import random
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from tieredllm.files import Places
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
+from tieredllm.local.library import Library
+from tieredllm.profile.choose import first_fit, with_model
 from tieredllm.profile.schema import Profile, Tier, Tools, rule_files, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
@@ -36,12 +38,24 @@ if TYPE_CHECKING:
     from tieredllm.health.report import HealthReport, TierReport
     from tieredllm.notify.notifier import Notifier
     from tieredllm.store.history import CachedAnswer
-    from tieredllm.tools.approval import Approver
+    from tieredllm.tools.approval import Approval, Approver
     from tieredllm.tools.registry import Toolbox
 
 __all__ = ["FallbackManager"]
 
 PromptLike = str | Prompt | Sequence[Mapping[str, str]]
+
+LOADED_AHEAD = (
+    "html",
+    "sqlite3",
+    "sniffio",  # httpcore asks it which event loop runs, when it first connects
+    "anyio.streams.tls",
+    "anyio._backends._asyncio",
+    "tieredllm.providers.connections",
+    "tieredllm.providers.errors.http",
+    "tieredllm.providers.errors.transport",
+)
+"""Modules that only a request, or only its failure, would load; a test finds what is missing."""
 
 
 class FallbackManager:
@@ -55,6 +69,7 @@ class FallbackManager:
         env: where variables (keys, directories) are looked up; the process's when None.
         places: the user's directories; found from `env` when None.
         models: other models to ask, by tier name; a tier's alternates stay.
+        model: another model to ask first: in the first tier that fits, where requests then start.
         persist: whether health is kept in, and shared through, the state database.
         simulate: faults to play instead of calling a tier, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
@@ -85,6 +100,7 @@ class FallbackManager:
         env: Mapping[str, str] | None = None,
         places: Places | None = None,
         models: Mapping[str, str] | None = None,
+        model: str | None = None,
         persist: bool = True,
         simulate: Mapping[str, ErrorKind] | None = None,
         verbose: bool = False,
@@ -111,14 +127,23 @@ class FallbackManager:
             profile = loaded.profile
             tool_folders = loaded.tool_folders
         written = hashlib.sha256(msgspec.json.encode(profile)).hexdigest()[:16]
-        for tier, model in (models or {}).items():
-            profile = _with_model(profile, tier, model)
+        for tier, named in (models or {}).items():
+            profile = with_model(profile, tier, named)
+        self.start: str | None = None
+        """The tier that requests start at unless they say another; None for the first."""
+        if model is not None:
+            if model in {tier.name for tier in profile.tiers}:
+                reason = f"{model!r} is a tier, no model: name both, as {model}=MODEL"
+                raise UsageError(reason)
+            is_local = Library(self.places, self._env).is_local(model)
+            profile, self.start = first_fit(profile, model, is_local=is_local)
         self.profile = profile
         _check_rules(profile)
         self.check_tiers(simulate or {})
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._http = HttpClients(self._clock)
+        persist = persist and not self.places.is_nowhere
         self.database = Database(self.places.state_db if persist else None)
         self._around = BackendDeps(
             places=self.places,
@@ -136,7 +161,7 @@ class FallbackManager:
             TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))
             for level, tier in enumerate(profile.tiers)
         )
-        for tier in models or {}:
+        for tier in [*(models or {}), *([self.start] if self.start is not None else [])]:
             _check_chosen(next(plan for plan in self.plans if plan.tier.name == tier))
         self._health = SqliteHealth(self.database, profile.health, self._clock)
         self._parameters = SqliteParameters(self.database, self._clock, profile=written)
@@ -144,9 +169,32 @@ class FallbackManager:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._approve_tools = approve_tools
         self._approver = approver
+        self._approval: Approval | None = None
         self._gate = gate
         self._tool_folders = tuple(tool_folders)
         self._toolbox: Toolbox | None = None
+        if not one_question:
+            self._load_ahead()
+
+    def _load_ahead(self) -> None:
+        """Load what an answer may need, the rules above all.
+
+        A process that runs for long may be without a free descriptor when it needs them, or its
+        package may have been replaced meanwhile. For one question it would take too long.
+        """
+        from importlib import import_module
+
+        from tieredllm.providers.http import spare_httpx_its_command_line
+        from tieredllm.providers.rules import RulesBackend
+
+        spare_httpx_its_command_line()
+        for module in LOADED_AHEAD:
+            with suppress(ImportError):  # a newer library may do without one
+                import_module(module)
+        for plan in self.plans:
+            for backend in plan.backends:
+                if isinstance(backend, RulesBackend):
+                    backend.prepare()
 
     async def stream(
         self,
@@ -172,7 +220,7 @@ class FallbackManager:
         """
         context = context or {}
         chosen = self._chosen(options)
-        asked = _as_prompt(prompt, context.get("system"))
+        asked = _as_prompt(prompt, context.get("system"), self.profile.system)
         self._around.new_text_chars = len(asked.question) + sum(
             len(attached.text) for attached in asked.attachments
         )
@@ -214,7 +262,7 @@ class FallbackManager:
         """
         from tieredllm.engine.preview import preview
 
-        asked = _as_prompt(prompt, (context or {}).get("system"))
+        asked = _as_prompt(prompt, (context or {}).get("system"), self.profile.system)
         return await preview(self.plans, asked, self._chosen(options))
 
     async def process_with_fallbacks(
@@ -329,7 +377,7 @@ class FallbackManager:
 
         from tieredllm.providers.factory import make_backends
 
-        profile = _with_model(self.profile, tier, model)
+        profile = with_model(self.profile, tier, model)
         plan = next(plan for plan in self.plans if plan.tier.name == tier)
         changed = profile.tiers[plan.level]
         former, *alternates = plan.backends
@@ -374,18 +422,18 @@ class FallbackManager:
         chosen = options or Options()
         if chosen.start is not None:
             self.check_tiers([chosen.start])
+        elif self.start is not None:
+            chosen = msgspec.structs.replace(chosen, start=self.start)
         if chosen.require_llm is not None:
             return chosen
-        from msgspec.structs import replace
-
-        return replace(chosen, require_llm=self.profile.require_llm)
+        return msgspec.structs.replace(chosen, require_llm=self.profile.require_llm)
 
     def _tooling(self) -> ToolLoop | None:
         """Make one request's tools; None, and nothing is imported, when no tier has any."""
         if not any(_has_tools(tier, self.profile.tools) for tier in self.profile.tiers):
             return None
         from tieredllm.engine.tool_loop import ToolLoop
-        from tieredllm.tools.approval import Approval
+        from tieredllm.tools.approval import Approval, RememberedApprovals
         from tieredllm.tools.execute import ToolSession
         from tieredllm.tools.registry import Toolbox
 
@@ -402,7 +450,19 @@ class FallbackManager:
                 cache=self.places.cache,
                 state=self.places.state,
             )
-        approval = Approval(declared.approve, ask=self._approver, approved=self._approve_tools)
+        approval = self._approval
+        if approval is None:
+            approval = Approval(
+                declared.approve,
+                ask=self._approver,
+                approved=self._approve_tools,
+                send_to=declared.send_to,
+                remembered=RememberedApprovals(self.places.approvals_file),
+            )
+        if self._approver is not None:
+            # A person's conversation goes on from request to request, and so does what it knows.
+            self._approval = approval
+        approval.begin_request()
         session = ToolSession(
             self._toolbox, approval=approval, max_rounds=declared.max_rounds, clock=self._clock
         )
@@ -465,27 +525,6 @@ class FallbackManager:
                 raise UsageError(reason)
 
 
-def _with_model(profile: Profile, name: str, model: str) -> Profile:
-    """Return the profile with another model in one tier.
-
-    Raises:
-        UsageError: there is no tier of that name, or it has no model.
-    """
-    from msgspec.structs import replace
-
-    chosen = next((tier for tier in profile.tiers if tier.name == name), None)
-    if chosen is None:
-        having = ", ".join(tier.name for tier in profile.tiers if tier.model is not None)
-        raise UsageError(
-            f"profile {profile.name} has no tier {name!r} with a model: it has {having}"
-        )
-    if chosen.model is None:
-        raise UsageError(f"tier {name} has no model to choose")
-    changed = replace(chosen, model=model)
-    tiers = tuple(changed if tier is chosen else tier for tier in profile.tiers)
-    return replace(profile, tiers=tiers)
-
-
 def _check_chosen(plan: TierPlan) -> None:
     """Make sure that a model of this machine that was asked for by name is there.
 
@@ -531,7 +570,17 @@ def _has_tools(tier: Tier, declared: Tools) -> bool:
     return any_declared and able and tier.tools != "none" and bool(tier.tools)
 
 
-def _as_prompt(prompt: PromptLike, system: str | None) -> Prompt:
+def _as_prompt(prompt: PromptLike, system: str | None, usual: str | None = None) -> Prompt:
+    """Return a prompt of any shape as one value.
+
+    Args:
+        prompt: see `FallbackManager.stream`.
+        system: a system prompt in place of its own.
+        usual: the system prompt of one that has none.
+
+    Raises:
+        UsageError: it is empty, or of no known shape.
+    """
     if isinstance(prompt, str):
         prompt = Prompt(question=prompt)
     elif not isinstance(prompt, Prompt):
@@ -540,10 +589,10 @@ def _as_prompt(prompt: PromptLike, system: str | None) -> Prompt:
         except (ValueError, AttributeError, TypeError) as exc:
             reason = f"the prompt is neither a string nor a list of chat messages: {exc}"
             raise UsageError(reason) from exc
+    if system is None and prompt.system is None:
+        system = usual
     if system is not None:
-        from msgspec.structs import replace
-
-        prompt = replace(prompt, system=system)
+        prompt = msgspec.structs.replace(prompt, system=system)
     if prompt.is_empty:
         reason = "the prompt is empty"
         raise UsageError(reason)

@@ -8,40 +8,67 @@ from tieredllm.cli.environment import Environment
 
 if TYPE_CHECKING:
     from tieredllm.render.view import View
-    from tieredllm.tools.approval import Approver
-    from tieredllm.tools.base import Tool
+    from tieredllm.tools.approval import Approver, Question, Reply
 
 __all__ = ["ChatApprover", "beside", "terminal_approver"]
 
 SHOWN_CHARACTERS = 2000
 """How much of a call's arguments is shown; nobody reads more before they answer."""
 
+ABOUT_CHARACTERS = 160
+"""How much of a tool's description is shown."""
+
 
 def terminal_approver(environment: Environment) -> Approver | None:
     """Make the function that asks; None where nobody could answer, or see the question.
 
     The question is on stderr, the answer comes from stdin, and both have to be a terminal: what is
-    piped in is never an answer. Anything but `y` or `yes` means no.
+    piped in is never an answer. Anything but `y` and `yes` means no, apart from what the question
+    offers besides.
     """
     stdin, stderr = environment.stdin, environment.stderr
     if stdin is None or not stdin.isatty() or not stderr.isatty():
         return None
 
-    async def ask(tool: Tool, arguments: str) -> bool:
+    async def ask(question: Question) -> Reply:
         from tieredllm.aio import in_thread
         from tieredllm.text import one_line
 
+        tool, arguments = question.tool, question.arguments
         shown = one_line(arguments, SHOWN_CHARACTERS)
         if len(arguments) > SHOWN_CHARACTERS:
             shown += f" ({len(arguments)} characters in all)"
         print(f"{tool.name} {shown}", file=stderr)
-        print("This may change something. Run it? [y/N] ", end="", file=stderr, flush=True)
+        about = one_line(tool.description.strip().partition("\n")[0], ABOUT_CHARACTERS)
+        if about:
+            print(f"  {about}", file=stderr)
+        print(*_prompt(question), sep="\n", end=" ", file=stderr, flush=True)
         answer = await in_thread(stdin.readline)
         if not answer.endswith("\n"):
             print(file=stderr)  # Ctrl-D leaves the cursor behind the question
-        return answer.strip().lower() in {"y", "yes"}
+        return _reply(answer.strip().lower(), question)
 
     return ask
+
+
+def _prompt(question: Question) -> list[str]:
+    if question.destination is not None:
+        from tieredllm.text import one_line
+
+        where = one_line(question.destination, ABOUT_CHARACTERS)
+        return [f"  Private data was read: this could carry it to {where}.", "Run it? [y/N]"]
+    server = question.tool.server
+    always = f", s: always all of {server}" if server else ""
+    return [f"  y: yes, a: always this tool{always}", "This may change something. Run it? [y/N]"]
+
+
+def _reply(answer: str, question: Question) -> Reply:
+    if question.destination is None:
+        if answer in {"a", "always"}:
+            return "tool"
+        if answer in {"s", "server"} and question.tool.server:
+            return "server"
+    return "once" if answer in {"y", "yes"} else "no"
 
 
 def beside(view: View, approver: Approver | None) -> Approver | None:
@@ -54,10 +81,10 @@ def beside(view: View, approver: Approver | None) -> Approver | None:
     if approver is None:
         return None
 
-    async def ask(tool: Tool, arguments: str) -> bool:
+    async def ask(question: Question) -> Reply:
         view.pause()
         try:
-            return await approver(tool, arguments)
+            return await approver(question)
         finally:
             view.resume()
 
@@ -76,13 +103,13 @@ class ChatApprover:
         """What shows the answer under way."""
         self._session = environment
 
-    async def __call__(self, tool: Tool, arguments: str) -> bool:
+    async def __call__(self, question: Question) -> Reply:
         """Ask; no where nobody could answer."""
         from tieredllm.chat.line_reader import line_keys
 
         approver = terminal_approver(self._session)
         if approver is None or self.view is None:
-            return False
+            return "no"
         with line_keys(self._session.stdin):
             asked = beside(self.view, approver)
-            return asked is not None and await asked(tool, arguments)
+            return "no" if asked is None else await asked(question)

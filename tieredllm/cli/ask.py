@@ -11,6 +11,8 @@ import typer
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode, code_of
 from tieredllm.cli.options import (
+    PAIR,
+    RequestCommand,
     RequestOptions,
     find_conversation,
     make_manager,
@@ -18,9 +20,8 @@ from tieredllm.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tieredllm.types import Answer
+    from tieredllm.prompts.stored import StoredPrompt
+    from tieredllm.types import Answer, Prompt
 
 __all__ = ["app"]
 
@@ -34,6 +35,8 @@ EXAMPLES = """Examples:
   tieredllm ask -x "a Python one-liner that reverses a file's lines" > reverse.py
   tieredllm ask -f report.txt "what does this conclude?" --json | jq -r .tier
   tieredllm ask -c "and at sunset?"
+  tieredllm ask -s "you are a strict reviewer" "review: {input}" --save review
+  git diff | tieredllm -T review -o temperature 0
 """
 
 
@@ -54,6 +57,24 @@ class AskOptions(RequestOptions):
         bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
     ] = False
 
+    variable: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--var",
+            metavar=PAIR,
+            parser=str,
+            help="A variable of the stored prompt (repeatable).",
+        ),
+    ] = None
+    save_as: Annotated[
+        str | None,
+        typer.Option(
+            "--save",
+            metavar="NAME",
+            help="Keep -s, the question as a template ({input}, {names}), -o, -m and -t "
+            "under a name, for -T; nothing is asked.",
+        ),
+    ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what each tier would be sent; ask nothing.")
     ] = False
@@ -74,6 +95,8 @@ class AskOptions(RequestOptions):
         from tieredllm.errors import UsageError
 
         super().check()
+        if self.variable and self.template is None:
+            raise UsageError("--var fills in a stored prompt: name it with -T")
         if self.stream_always and self.no_stream:
             raise UsageError("--stream and --no-stream exclude each other")
 
@@ -81,7 +104,9 @@ class AskOptions(RequestOptions):
         return super()._request_fields(names) | {"stream": False if self.no_stream else None}
 
 
-@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @takes_options(AskOptions)
 def ask(
     ctx: typer.Context,
@@ -103,16 +128,103 @@ def ask(
     Exit code 0: a model's whole answer; 3: one that was cut, or by rules; 1: none; 2: wrong usage.
     """
     environment = current()
-    words, files = prompt or [], options.file or []
-    if not words and not files and (options.no_stdin or not environment.is_piped_into):
+    words = prompt or []
+    options.check()
+    options = options.with_switch(environment)
+    if options.save_as is not None:
+        _save(environment, words, options)
+        return
+    stored = _stored(environment, options)
+    if stored is not None:
+        options = options.with_stored(stored)
+    is_whole = stored is not None and stored.prompt is not None
+    has_any = words or options.file or options.attach or is_whole
+    if not has_any and (options.no_stdin or not environment.is_piped_into):
         print(ctx.get_help(), file=environment.stderr)
         raise typer.Exit(ExitCode.USAGE)
-    options.check()
-    raise typer.Exit(_answer(environment, words, files, options))
+    raise typer.Exit(_answer(environment, words, options, stored))
+
+
+def _stored(environment: Environment, options: AskOptions) -> StoredPrompt | None:
+    if options.template is None:
+        return None
+    from tieredllm.prompts.stored import StoredPrompts
+
+    return StoredPrompts(environment.places).find(options.template)
+
+
+def _save(environment: Environment, words: list[str], options: AskOptions) -> None:
+    """Keep what was given as a stored prompt.
+
+    Raises:
+        UsageError: nothing was given, or the name is none.
+    """
+    from tieredllm.errors import UsageError
+    from tieredllm.profile.params import read_params
+    from tieredllm.prompts.stored import StoredPrompt, StoredPrompts
+
+    if len(options.model or []) > 1:
+        raise UsageError("--save keeps one model: give one -m")
+    prompt = StoredPrompt(
+        system=options.system,
+        prompt=" ".join(words) or None,
+        options=read_params(options.option or []),
+        tier=options.start,
+        model=next(iter(options.model or []), None),
+    )
+    if prompt == StoredPrompt():
+        raise UsageError("--save: there is nothing to keep: give a prompt, -s, -o, -m or -t")
+    name = options.save_as or ""
+    path = StoredPrompts(environment.places).save(name, prompt)
+    environment.say(f"kept as {path}: `tieredllm ask -T {name} ...`")
+
+
+def _prompt(
+    environment: Environment,
+    words: list[str],
+    options: AskOptions,
+    stored: StoredPrompt | None,
+    usual_s: float,
+) -> Prompt:
+    """Read what is asked: the words, stdin, files, images, a stored prompt around it.
+
+    Args:
+        environment: the streams.
+        words: the question's words.
+        options: what the command was told.
+        stored: the stored prompt.
+        usual_s: how long stdin is waited for without a deadline.
+
+    Raises:
+        UsageError: stdin or a file is wrong, or there is nothing to ask.
+    """
+    from tieredllm.cli.prompt_input import Patience, question_and_attachments, read_media
+    from tieredllm.errors import UsageError
+    from tieredllm.types import Prompt
+
+    patience = Patience.within(options.deadline_s, usual_s)
+    attach = options.attach or []
+    parts = read_media(environment, attach, patience=patience)
+    question, attachments = question_and_attachments(
+        environment,
+        words,
+        options.file or [],
+        patience=patience,
+        read_stdin=not options.no_stdin and "-" not in attach,
+    )
+    if stored is not None:
+        question = stored.question(question, dict(options.variable or []))
+    prompt = Prompt(question=question, attachments=attachments, parts=parts)
+    if prompt.is_empty:
+        raise UsageError("nothing to ask: give a question, a file, or text on stdin")
+    return prompt
 
 
 def _answer(
-    environment: Environment, words: list[str], files: list[Path], options: AskOptions
+    environment: Environment,
+    words: list[str],
+    options: AskOptions,
+    stored: StoredPrompt | None,
 ) -> int:
     """Ask, print the answer, keep it, and return the exit code.
 
@@ -125,10 +237,7 @@ def _answer(
     from tieredllm.aio import run
     from tieredllm.cli.approval import beside, terminal_approver
     from tieredllm.cli.output import make_view
-    from tieredllm.cli.prompt_input import Patience, question_and_attachments
-    from tieredllm.errors import UsageError
     from tieredllm.render.view import show
-    from tieredllm.types import Prompt
 
     view, animated = make_view(
         environment,
@@ -149,24 +258,15 @@ def _answer(
         history = History(manager.database)
     earlier = find_conversation(history, options.conversation)
     started = time.monotonic()
-    question, attachments = question_and_attachments(
-        environment,
-        words,
-        files,
-        patience=Patience.within(options.deadline_s, manager.profile.deadline_s),
-        read_stdin=not options.no_stdin,
-    )
-    if not question.strip() and not any(part.text.strip() for part in attachments):
-        raise UsageError("nothing to ask: give a question, a file, or text on stdin")
+    prompt = _prompt(environment, words, options, stored, manager.profile.deadline_s)
     request = options.request()
     if request.deadline_s is not None:  # what was waited for counts
         left_s = max(request.deadline_s - (time.monotonic() - started), 0.001)
         request = msgspec.structs.replace(request, deadline_s=left_s)
-    prompt = Prompt(
-        question=question,
+    prompt = msgspec.structs.replace(
+        prompt,
         system=options.system if options.system is not None else earlier and earlier.system,
         history=earlier.messages if earlier else (),
-        attachments=attachments,
     )
 
     async def answered() -> int:
@@ -240,7 +340,9 @@ def _as_json(answer: Answer, stream: TextIO) -> str:
     """Encode an answer; what the stream's encoding lacks is escaped, so that nothing is lost."""
     import msgspec
 
-    text = msgspec.json.encode(answer).decode()
+    from tieredllm.text import escape_json
+
+    text = escape_json(msgspec.json.encode(answer).decode())
     try:
         text.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -346,9 +346,10 @@ async def _draw(environment: Environment, tally: Tally) -> None:
 
 
 def _print_record(environment: Environment, record: Record) -> None:
-    import msgspec
 
-    print(msgspec.json.encode(record).decode(), file=environment.stdout, flush=True)
+    from tieredllm.cli.output import print_json_line
+
+    print_json_line(record, environment)
 
 
 def _shared_options(manager: FallbackManager, options: BatchOptions) -> Options:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+import msgspec
 import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.options import (
+    RequestCommand,
     RequestOptions,
     find_conversation,
     make_manager,
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from tieredllm.health.report import HealthReport
     from tieredllm.render.view import View
     from tieredllm.store.record import LoggedRequest
-    from tieredllm.types import Attachment
+    from tieredllm.types import Attachment, MessagePart
 
 __all__ = ["app"]
 
@@ -50,7 +52,9 @@ CANNOT_EDIT = frozenset({"dumb", "unknown"})
 """Values of TERM of terminals that only print: the driver's own line editing serves there."""
 
 
-@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @takes_options(RequestOptions)
 def chat(*, options: RequestOptions) -> None:
     """Talk with the tiers, turn by turn.
@@ -61,17 +65,27 @@ def chat(*, options: RequestOptions) -> None:
     Exit code then: 0, every question got a model's whole answer; 3, one got less (cut, or by
     rules); 1, one got none.
     """
-    from tieredllm.cli.prompt_input import Patience, read_files
+    from tieredllm.cli.prompt_input import Patience, read_files, read_media
 
     environment = current()
     options.check()
+    options = options.with_switch(environment)
+    if options.template is not None:
+        from tieredllm.prompts.stored import StoredPrompts
+
+        stored = StoredPrompts(environment.places).find(options.template)
+        options = options.with_stored(stored)
     patience = Patience() if options.deadline_s is None else Patience(total_s=options.deadline_s)
     attachments = read_files(environment, options.file or [], patience=patience)
-    raise typer.Exit(_talk(environment, attachments, options))
+    parts = read_media(environment, options.attach or [], patience=patience)
+    raise typer.Exit(_talk(environment, attachments, parts, options))
 
 
 def _talk(
-    environment: Environment, attachments: tuple[Attachment, ...], options: RequestOptions
+    environment: Environment,
+    attachments: tuple[Attachment, ...],
+    parts: tuple[MessagePart, ...],
+    options: RequestOptions,
 ) -> int:
     """Run a chat to its end, and return the exit code.
 
@@ -90,6 +104,8 @@ def _talk(
     history = History(manager.database)
     earlier = find_conversation(history, options.conversation)
     system = options.system
+    if system is None and earlier is None:
+        system = manager.profile.system
     interactive = environment.is_interactive
     aside = _aside(environment, interactive=interactive)
     services = _services(
@@ -98,7 +114,7 @@ def _talk(
     chat = Chat(
         manager,
         Dialogue.resumed(earlier, system) if earlier else Dialogue(system),
-        options=options.request(),
+        options=msgspec.structs.replace(options.request(), start=options.start or manager.start),
         environment=environment,
         services=services,
         reader=_reader(
@@ -113,12 +129,16 @@ def _talk(
         interactive=interactive,
         usage=options.usage,
         attachments=attachments,
+        parts=parts,
     )
     if interactive:
         width = aside.columns(aside.stderr)
         for line in _opening(chat, resumed=earlier is not None, width=width):
             services.show_dim(line)
     run(_run(chat))
+    if interactive and chat.dialogue.cid is not None and chat.dialogue.turns:
+        cid = chat.dialogue.cid[:SHORT_ID]
+        services.show_dim(f"to go on: tieredllm chat -c (or --cid {cid})")
     if interactive or not (chat.has_failed or chat.gave_less):
         return ExitCode.OK
     return ExitCode.FAILURE if chat.has_failed else ExitCode.LESS
@@ -197,6 +217,7 @@ def _services(
             return edit_text(text, environment.env).rstrip("\r\n")
 
     from tieredllm.chat.controller import Services
+    from tieredllm.cli.prompt_input import read_any
 
     return Services(
         make_view=view,
@@ -207,6 +228,7 @@ def _services(
         tell=aside.warn,
         show_gap=show_gap,
         edit=edit,
+        read_file=lambda name: read_any(environment, name),
     )
 
 
@@ -257,9 +279,14 @@ def _prompt(stream: TextIO) -> Callable[[bool], None]:
 def _choices(manager: FallbackManager) -> Choices:
     from tieredllm.chat.input import Choices
     from tieredllm.cli.completion import known_models, known_tiers
+    from tieredllm.prompts.stored import StoredPrompts
 
     profile, places = manager.profile, manager.places
-    return Choices(tiers=lambda: known_tiers(profile), models=lambda: known_models(profile, places))
+    return Choices(
+        tiers=lambda: known_tiers(profile),
+        models=lambda: known_models(profile, places),
+        prompts=lambda: [(name, "a stored prompt") for name in StoredPrompts(places).names()],
+    )
 
 
 def _opening(chat: Chat, *, resumed: bool, width: int) -> list[str]:

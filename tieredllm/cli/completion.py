@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tieredllm.files import Places
     from tieredllm.profile.schema import Alternate, Profile, Tier
+    from tieredllm.store.history import Unreadable
+    from tieredllm.store.record import LoggedRequest
 
 __all__ = [
     "faults",
@@ -24,9 +26,16 @@ __all__ = [
     "known_tiers",
     "local_models",
     "models",
+    "params",
     "profiles",
+    "prompts",
+    "request_ids",
     "tiers",
 ]
+
+
+RECENT = 50
+"""Requests whose ids are offered."""
 
 
 def profiles(incomplete: str) -> list[str]:
@@ -43,10 +52,43 @@ def tiers(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def models(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return `TIER=MODEL` for the models that are known of each tier's provider."""
+    """Return the models that are known of each tier's provider, with and without `TIER=`."""
     profile = _profile(ctx)
-    pairs = known_models(profile, current().places) if profile else []
-    return _beginning([pair for pair, _ in pairs], incomplete)
+    pairs = [pair for pair, _ in known_models(profile, current().places)] if profile else []
+    names = dict.fromkeys(pair.partition("=")[2] for pair in pairs)
+    return _beginning([*pairs, *names], incomplete)
+
+
+def prompts(incomplete: str) -> list[str]:
+    """Return the stored prompts whose name begins so."""
+    from tieredllm.prompts.stored import StoredPrompts
+
+    return _beginning(StoredPrompts(current().places).names(), incomplete)
+
+
+def request_ids(incomplete: str) -> list[str]:
+    """Return the ids of recent requests that begin so."""
+    from tieredllm.errors import TieredLLMError
+    from tieredllm.store.database import Database
+    from tieredllm.store.history import History
+
+    try:
+        with Database(current().places.state_db) as database:
+            ids = [_id_of(each) for each in History(database).recent(RECENT)]
+    except TieredLLMError:
+        return []
+    return _beginning(ids, incomplete)
+
+
+def _id_of(request: LoggedRequest | Unreadable) -> str:
+    return request.request_id if hasattr(request, "request_id") else request.answer.request_id
+
+
+def params(incomplete: str) -> list[str]:
+    """Return the parameters of a request whose name begins so."""
+    from tieredllm.profile.params import param_names
+
+    return _beginning(param_names(), incomplete)
 
 
 def known_tiers(profile: Profile) -> list[tuple[str, str]]:

@@ -56,13 +56,21 @@ class Environment:
         self.quiet = quiet
         self.verbose = verbose
         self.no_color = no_color
+        self._is_homeless_told = False
 
     @property
     def places(self) -> Places:
         """The user's directories."""
         from tieredllm.files import Places
 
-        return Places.from_environment(self.env)
+        places = Places.from_environment(self.env)
+        if places.is_nowhere and not self._is_homeless_told:
+            self._is_homeless_told = True
+            self.say(
+                "tieredllm: this user has no home directory, so nothing is kept: set HOME, "
+                "or TIEREDLLM_HOME to a directory"
+            )
+        return places
 
     def may_color(self, stream: TextIO) -> bool:
         """Whether a stream takes colour: a terminal that nobody asked to keep plain.
@@ -104,15 +112,21 @@ class Environment:
         """Whether stdout takes colour."""
         return self.may_color(self.stdout)
 
-    def console(self, *, stderr: bool = False) -> Console:
-        """Make a rich console for stdout, or for stderr."""
-        from rich.console import Console
+    def console(self, *, stderr: bool = False, layout: bool = False) -> Console:
+        """Make a rich console for stdout, or for stderr.
+
+        Args:
+            stderr: for stderr.
+            layout: whether bold and the like stay where colours are not wanted.
+        """
+        from tieredllm.render.console import SafeConsole
 
         stream = self.stderr if stderr else self.stdout
         plain = not self.may_color(stream)
-        return Console(
+        keeps = layout and stream.isatty() and self.env.get("TERM") != "dumb"
+        return SafeConsole(
             file=stream,
-            color_system=None if plain else "auto",  # None: no bold and no dim either
+            color_system=None if plain and not keeps else "auto",  # None: no bold, no dim either
             no_color=plain,
             highlight=False,
             soft_wrap=not stream.isatty(),
@@ -131,6 +145,14 @@ class Environment:
         except (OSError, ValueError):
             return 80
 
+    def print(self, text: str) -> None:
+        """Print a line on stdout: for a terminal without what would do something else there."""
+        if self.stdout.isatty():
+            from tieredllm.text import clean
+
+            text = clean(text)
+        print(text, file=self.stdout)
+
     def say(self, text: str) -> None:
         """Print a remark on stderr, unless quiet."""
         if not self.quiet:
@@ -141,6 +163,9 @@ class Environment:
         if self.stderr.isatty():
             import textwrap
 
+            from tieredllm.text import clean
+
+            text = clean(text)
             width = self.columns(self.stderr)
             if len(text) > width and "\n" not in text:
                 text = textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)

@@ -182,9 +182,9 @@ def _print(
     report: HealthReport, environment: Environment, manager: FallbackManager, *, as_json: bool
 ) -> None:
     if as_json:
-        import msgspec
+        from tieredllm.cli.output import print_json_line
 
-        print(msgspec.json.encode(report).decode(), file=environment.stdout)
+        print_json_line(report, environment)
     else:
         print_report(report, manager, environment)
 
@@ -215,6 +215,11 @@ def _say_fixes(report: HealthReport, environment: Environment) -> None:
     for tier in report.tiers:
         if tier.fix and tier.status != "healthy":
             environment.say(f"{tier.name}: {tier.fix}")
+        if tier.rejected:
+            environment.say(
+                f"{tier.name}: asked without {', '.join(tier.rejected)}, which it has rejected; "
+                "tieredllm health --reset forgets that"
+            )
 
 
 def _table(known: Sequence[TierReport], manager: FallbackManager, width: int) -> Table:

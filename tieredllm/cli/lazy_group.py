@@ -25,6 +25,7 @@ COMMANDS = {
     "models": "List, pull, verify and remove local model files.",
     "profile": "Show, check and edit tier profiles.",
     "keys": "Keep API keys in a file that only you can read.",
+    "prompts": "List, show, edit and remove stored prompts.",
     "rules": "Show and try the rules of the last tier.",
     "log": "Show recent requests, and how each went.",
     "stats": "Show how each tier did.",

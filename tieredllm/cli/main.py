@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -29,8 +32,34 @@ def run(args: Sequence[str], environment: Environment | None = None) -> int:
     _replace_unprintable()
     environment = environment or Environment()
     use(environment)
-    code = _guarded(args, environment)
+    with _ending_on_signals():
+        code = _guarded(args, environment)
     return _flushed(environment, code)
+
+
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """End on SIGTERM and SIGHUP as on Ctrl-C: what was started is ended first.
+
+    A signal that is ignored stays ignored (`nohup`), and a second one ends the program at once.
+    """
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(int(ExitCode.INTERRUPTED))
+
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    installed = []
+    if threading.current_thread() is threading.main_thread():
+        for number in numbers:
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, end)
+                installed.append(number)
+    try:
+        yield
+    finally:
+        for number in installed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _guarded(args: Sequence[str], environment: Environment) -> int:
@@ -62,6 +91,9 @@ def _explained(exc: Exception, args: Sequence[str]) -> tuple[str, int]:
     if isinstance(exc, TieredLLMError):
         usage = isinstance(exc, UsageError)
         return f"tieredllm: {exc}", ExitCode.USAGE if usage else ExitCode.FAILURE
+    if isinstance(exc, RuntimeError) and "home directory" in str(exc):  # pathlib's own words
+        message = "there is no home directory that `~` could mean: set HOME, or write the path out"
+        return f"tieredllm: {message}", ExitCode.USAGE
     if isinstance(exc, OSError):
         where = f" ({exc.filename})" if exc.filename else ""
         return f"tieredllm: {exc.strerror or exc}{where}", ExitCode.FAILURE

@@ -414,10 +414,10 @@ def verify_models(name: MaybeName = None) -> None:
             failures.append(str(exc))
             continue
         sha256 = f"SHA-256 {found.sha256}" if found.sha256 else "its SHA-256 is not known"
-        print(f"{model.name}: {sha256}", file=session.stdout)
+        session.print(f"{model.name}: {sha256}")
         for trial in found.validated.trials:
             used = "; used for a short question" if trial.rung == found.validated.rung else ""
-            print(f"  {_trial(trial)}{used}", file=session.stdout)
+            session.print(f"  {_trial(trial)}{used}")
     if failures:
         raise ModelFileError("\n".join(failures))
 
@@ -483,4 +483,4 @@ def show_path(
     if as_json:
         print_json({"name": name, "path": str(path)}, session)
     else:
-        print(path, file=session.stdout)
+        session.print(str(path))

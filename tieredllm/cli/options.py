@@ -9,29 +9,37 @@ more is a field here, a field there, and what the engine does with it.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from tieredllm.cli import completion
 from tieredllm.cli.environment import current
 
 if TYPE_CHECKING:
+    from typer._click.core import Context
+    from typer._click.formatting import HelpFormatter
+
     from tieredllm.cli.environment import Environment
     from tieredllm.client import FallbackManager
     from tieredllm.kinds import ErrorKind
+    from tieredllm.prompts.stored import StoredPrompt
     from tieredllm.store.history import Conversation, History
     from tieredllm.tools.approval import Approver
     from tieredllm.types import Options
 
 __all__ = [
+    "PAIR",
     "GlobalOptions",
     "NoColor",
     "ProfileName",
     "Quiet",
+    "RequestCommand",
     "RequestOptions",
     "Verbose",
     "apply",
@@ -40,6 +48,8 @@ __all__ = [
     "takes_options",
 ]
 
+PAIR = "NAME VALUE"
+"""What an option takes that has two words."""
 MAX_DEADLINE_S = 86_400
 """The longest deadline that can be asked for: a day, as in a profile."""
 
@@ -91,9 +101,32 @@ class RequestOptions(GlobalOptions):
         typer.Option(
             "--model",
             "-m",
-            metavar="TIER=MODEL",
+            metavar="[TIER=]MODEL",
             autocompletion=completion.models,
-            help="Another model for a tier (repeatable).",
+            help="Ask this model first, in the first tier that fits; or another one in a tier "
+            "(repeatable).",
+        ),
+    ] = None
+    option: Annotated[
+        list[Any] | None,
+        typer.Option(
+            "--option",
+            "-o",
+            metavar=PAIR,
+            parser=str,
+            autocompletion=completion.params,
+            help="A parameter: temperature, max_tokens, top_p, stop, seed, reasoning_effort, ... "
+            "(repeatable).",
+        ),
+    ] = None
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            "-T",
+            metavar="NAME",
+            autocompletion=completion.prompts,
+            help="A stored prompt (`tieredllm prompts list`).",
         ),
     ] = None
     start: Annotated[
@@ -138,11 +171,26 @@ class RequestOptions(GlobalOptions):
             help="A text file to ask about; `-` is stdin (repeatable).",
         ),
     ] = None
+    attach: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attach",
+            "-a",
+            metavar="FILE|URL",
+            help="An image or a PDF to ask about; `-` is stdin (repeatable).",
+        ),
+    ] = None
     continue_last: Annotated[
         bool, typer.Option("--continue", "-c", help="Continue the latest conversation.")
     ] = False
     cid: Annotated[
-        str | None, typer.Option("--cid", metavar="ID", help="Continue this conversation.")
+        str | None,
+        typer.Option(
+            "--cid",
+            metavar="ID",
+            help="Continue the conversation of this id, or of a request of this id.",
+            autocompletion=completion.request_ids,
+        ),
     ] = None
     usage: Annotated[
         bool, typer.Option("--usage", "-u", help="Print tokens and time on stderr.")
@@ -170,6 +218,28 @@ class RequestOptions(GlobalOptions):
         """The conversation to continue: its id, `""` for the latest, None for a new one."""
         return self.cid if self.cid is not None else "" if self.continue_last else None
 
+    def with_switch(self, environment: Environment) -> Self:
+        """Return these options with `log off` minded."""
+        from tieredllm.store.switch import LogSwitch
+
+        is_off = not self.no_log and LogSwitch(environment.places).is_off
+        return replace(self, no_log=True) if is_off else self
+
+    def with_stored(self, stored: StoredPrompt) -> Self:
+        """Return these options over those of a stored prompt."""
+        from tieredllm.profile.params import written_params
+
+        own = list(self.option or [])
+        named = {name for name, _ in own}
+        usual = [pair for pair in written_params(stored.options) if pair[0] not in named]
+        return replace(
+            self,
+            system=stored.system if self.system is None else self.system,
+            start=stored.tier if self.start is None else self.start,
+            model=self.model or ([stored.model] if stored.model else None),
+            option=[*usual, *own],
+        )
+
     def request(self) -> Options:
         """Return what the engine is told of them: the fields of the same name."""
         from tieredllm.types import Options
@@ -178,7 +248,10 @@ class RequestOptions(GlobalOptions):
 
     def _request_fields(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Return those whose names the engine knows, and what is said the other way round."""
+        from tieredllm.profile.params import read_params
+
         shared = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        shared["params"] = read_params(self.option or [])
         wants_llm = None if not self.allow_rules else False
         return shared | {
             "fallback": not self.no_fallback,
@@ -201,6 +274,7 @@ class RequestOptions(GlobalOptions):
             )
         if self.require_llm and self.allow_rules:
             raise UsageError("--require-llm and --allow-rules exclude each other")
+        self.request()  # what is wrong with a parameter is said first
         if self.cid is not None and self.continue_last:
             raise UsageError("--cid and --continue exclude each other")
 
@@ -251,6 +325,26 @@ def takes_options(
     return decorate
 
 
+class RequestCommand(TyperCommand):
+    """A command that asks: its help has the examples before the many options.
+
+    It has options that take a name and a value, for which Typer has no type.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for param in self.params:
+            if isinstance(param, TyperOption) and param.metavar == PAIR:
+                param.nargs = 2
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write the usage, what it does, examples, and then the options."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        self.format_epilog(ctx, formatter)
+        self.format_options(ctx, formatter)
+
+
 def make_manager(
     environment: Environment,
     options: RequestOptions,
@@ -271,11 +365,13 @@ def make_manager(
     """
     from tieredllm.client import FallbackManager
 
+    models, model = _models(options.model or [])
     return FallbackManager(
         environment.profile_name,
         env=environment.env,
         places=environment.places,
-        models=_pairs(options.model or [], "--model", "TIER=MODEL"),
+        models=models,
+        model=model,
         simulate=_faults(options.simulate or []),
         verbose=environment.verbose,
         one_question=one_question,
@@ -283,6 +379,23 @@ def make_manager(
         approve_tools=options.approve_tools,
         approver=approver,
     )
+
+
+def _models(given: list[str]) -> tuple[dict[str, str], str | None]:
+    """Read `-m`: the models of tiers that are named, and the one that is to be asked first.
+
+    Raises:
+        UsageError: two are to be asked first, or one has no name.
+    """
+    from tieredllm.errors import UsageError
+
+    firsts = [text for text in given if "=" not in text or re.match("[^=]*[/:\\\\]", text)]
+    if len(firsts) > 1:
+        raise UsageError(f"--model: {' and '.join(firsts)} cannot both be asked first")
+    if not all(given):
+        raise UsageError("--model takes a model: [TIER=]MODEL")
+    others = [text for text in given if text not in firsts]
+    return _pairs(others, "--model", "[TIER=]MODEL"), next(iter(firsts), None)
 
 
 def _pairs(given: list[str], option: str, shape: str) -> dict[str, str]:

@@ -113,7 +113,7 @@ def path(name: Name = None) -> None:
 
     environment = current()
     found = find_profile(name or environment.profile_name, environment.places)
-    print(found.path, file=environment.stdout)
+    environment.print(str(found.path))
 
 
 @app.command()
@@ -280,7 +280,7 @@ def _report(found: Found, environment: Environment, text: str | None = None) -> 
     for doubt in lint(loaded):
         environment.say(f"{doubt.file}:{doubt.line}:{doubt.column}: warning: {doubt.message}")
     tiers = ", ".join(tier.name for tier in loaded.profile.tiers)
-    print(f"ok: {found.path}: {tiers}", file=environment.stdout)
+    environment.print(f"ok: {found.path}: {tiers}")
     return True
 
 

@@ -14,9 +14,9 @@ import msgspec
 
 from tieredllm.cli.environment import Environment
 from tieredllm.errors import TieredLLMError, UsageError
-from tieredllm.types import Attachment
+from tieredllm.types import Attachment, MessagePart
 
-__all__ = ["MAX_BYTES", "Patience", "question_and_attachments", "read_files"]
+__all__ = ["MAX_BYTES", "Patience", "question_and_attachments", "read_files", "read_media"]
 
 MAX_BYTES = 64 * 1024 * 1024
 """The most that stdin or one file may hold: far more than any model takes."""
@@ -41,6 +41,17 @@ first, for one of them begins with one of UTF-16's."""
 
 LONGEST_MARK = 4
 """Bytes of UTF-32's byte order marks."""
+
+
+MEDIA = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"%PDF-", "application/pdf"),
+)
+"""First bytes of what can be attached (PNG 5.2, JFIF, GIF89a, ISO 32000); WebP has its own after a
+RIFF header. These are the kinds that all three vendors take."""
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,7 +144,85 @@ def read_files(
     return tuple(attachments)
 
 
-def _read_file(environment: Environment, path: Path, patience: Patience) -> bytearray:
+def read_media(
+    environment: Environment, names: list[str], *, patience: Patience
+) -> tuple[MessagePart, ...]:
+    """Read the images and PDF documents a question is about.
+
+    Args:
+        environment: the streams.
+        names: paths; `-` is stdin; a URL is left to the vendor to fetch.
+        patience: how long stdin is waited for.
+
+    Raises:
+        UsageError: one is neither an image nor a PDF, too large, or cannot be read.
+    """
+    from tieredllm.types import Document, Image
+
+    parts: list[MessagePart] = []
+    for name in names:
+        if name.startswith(("http://", "https://")):
+            is_pdf = name.partition("?")[0].lower().endswith(".pdf")
+            parts.append(Document(url=name) if is_pdf else Image(url=name))
+            continue
+        if name == "-":
+            data = _read_stdin_bytes(environment, patience)
+        else:
+            data = _read_file(environment, Path(name), patience, binary=True)
+        kind = media_type(data)
+        if kind is None:
+            raise UsageError(
+                f"{name} is neither an image (PNG, JPEG, GIF, WebP) nor a PDF: "
+                f"`-f {name}` attaches a text"
+            )
+        if kind == "application/pdf":
+            parts.append(Document(media_type=kind, data=bytes(data), name=Path(name).name))
+        else:
+            parts.append(Image(media_type=kind, data=bytes(data)))
+    return tuple(parts)
+
+
+def read_any(
+    environment: Environment, name: str
+) -> tuple[tuple[Attachment, ...], tuple[MessagePart, ...]]:
+    """Read a file that is a text, an image or a PDF.
+
+    Args:
+        environment: where warnings go.
+        name: its path, or the URL of an image or a PDF.
+
+    Raises:
+        UsageError: it is none of them, too large, or cannot be read.
+    """
+    patience = Patience()
+    if name.startswith(("http://", "https://")):
+        return (), read_media(environment, [name], patience=patience)
+    path = Path(name)
+    if media_type(_read_file(environment, path, patience, binary=True)) is None:
+        return read_files(environment, [path], patience=patience), ()
+    return (), read_media(environment, [name], patience=patience)
+
+
+def media_type(data: bytes | bytearray) -> str | None:
+    """Return what an image or a PDF is by its first bytes; None for anything else."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for start, kind in MEDIA if data.startswith(start)), None)
+
+
+def _read_stdin_bytes(environment: Environment, patience: Patience) -> bytearray:
+    if environment.stdin is None or environment.stdin.closed:
+        raise UsageError("-a -: stdin is closed")
+    try:
+        descriptor = environment.stdin.fileno()
+        return _read_descriptor(environment, descriptor, "stdin", patience, binary=True)
+    except OSError as exc:
+        raise UsageError(f"cannot read stdin: {exc.strerror or exc}") from exc
+
+
+def _read_file(
+    environment: Environment, path: Path, patience: Patience, *, binary: bool = False
+) -> bytearray:
     name = str(path)
     try:
         descriptor = os.open(path.expanduser(), READING)
@@ -146,7 +235,7 @@ def _read_file(environment: Environment, path: Path, patience: Patience) -> byte
                 raise UsageError(f"cannot read {path}: it is no plain file (`-f -` reads stdin)")
             if hasattr(os, "set_blocking"):
                 os.set_blocking(descriptor, True)
-            return _read_descriptor(environment, descriptor, name, patience)
+            return _read_descriptor(environment, descriptor, name, patience, binary=binary)
         finally:
             os.close(descriptor)
     except OSError as exc:
@@ -180,7 +269,12 @@ def _read_stdin(environment: Environment, patience: Patience) -> str:
 
 
 def _read_descriptor(
-    environment: Environment, descriptor: int, name: str, patience: Patience
+    environment: Environment,
+    descriptor: int,
+    name: str,
+    patience: Patience,
+    *,
+    binary: bool = False,
 ) -> bytearray:
     wait = _waiter(environment, descriptor, name, patience)
 
@@ -188,7 +282,7 @@ def _read_descriptor(
         wait()
         return os.read(descriptor, CHUNK_BYTES)
 
-    return _read(read_next, name)
+    return _read(read_next, name, binary=binary)
 
 
 def _waiter(
@@ -230,12 +324,13 @@ def _waiter(
     return wait
 
 
-def _read(read_next: Callable[[], bytes], name: str) -> bytearray:
+def _read(read_next: Callable[[], bytes], name: str, *, binary: bool = False) -> bytearray:
     """Read to the end, and never more than a little beyond the bound.
 
     Args:
         read_next: gives the next bytes; none at the end.
         name: what is read, for messages.
+        binary: whether it may be no text.
 
     Raises:
         UsageError: there is more, or it is no text.
@@ -248,18 +343,21 @@ def _read(read_next: Callable[[], bytes], name: str) -> bytearray:
             raise UsageError(
                 f"{name} is over {MAX_BYTES // 1024 // 1024} MB: give the part that matters"
             )
-        if len(data) >= LONGEST_MARK:
+        if len(data) >= LONGEST_MARK and not binary:
             _refuse_binary(data, name, max(seen - LONGEST_MARK, 0))
-    _refuse_binary(data, name)
+    if not binary:
+        _refuse_binary(data, name)
     return data
 
 
 def _refuse_binary(data: bytearray, name: str, start: int = 0) -> None:
     at = data.find(b"\0", start)
     if at >= 0 and _marked(data) is None:
-        raise UsageError(
-            f"{name} is no text: byte {at} is a NUL (`tr -d '\\0'` takes it out of a text)"
-        )
+        path = "-" if name == "stdin" else name
+        hint = "`tr -d '\\0'` takes it out of a text"
+        if media_type(data) is not None:
+            hint = f"`-a {path}` attaches an image or a PDF"
+        raise UsageError(f"{name} is no text: byte {at} is a NUL ({hint})")
 
 
 def _marked(data: bytes | bytearray) -> str | None:

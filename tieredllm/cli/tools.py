@@ -93,7 +93,7 @@ def call(
     if result.is_error:
         environment.warn(f"tieredllm: {name}: {result.text}")
         raise typer.Exit(ExitCode.FAILURE)
-    print(result.text.rstrip("\n"), file=environment.stdout)
+    environment.print(result.text.rstrip("\n"))
 
 
 def _loaded(environment: Environment) -> Loaded:
@@ -150,13 +150,17 @@ async def _called(
     approved: bool,
 ) -> ToolResult:
     from tieredllm.cli.approval import terminal_approver
-    from tieredllm.tools.approval import Approval
+    from tieredllm.tools.approval import Approval, RememberedApprovals
     from tieredllm.tools.base import ToolCall
     from tieredllm.tools.execute import ToolSession
 
     profile = loaded.profile
     approval = Approval(
-        profile.tools.approve, ask=terminal_approver(environment), approved=approved
+        profile.tools.approve,
+        ask=terminal_approver(environment),
+        approved=approved,
+        send_to=profile.tools.send_to,
+        remembered=RememberedApprovals(environment.places.approvals_file),
     )
     tools = ToolSession(toolbox, approval=approval, max_rounds=1)
     deadline = asyncio.get_running_loop().time() + profile.deadline_s

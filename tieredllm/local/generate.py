@@ -11,12 +11,13 @@ import msgspec
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Params
+from tieredllm.thoughts import Split
 from tieredllm.types import Message
 
 if TYPE_CHECKING:
     from tieredllm.local.contexts import KeptContexts
     from tieredllm.local.model import LoadedModel
-    from tieredllm.local.template import ChatFormat
+    from tieredllm.local.template import ChatFormat, ChatPrompt
 
 __all__ = ["End", "Item", "Job", "LoopDetector", "answer"]
 
@@ -27,6 +28,8 @@ LOOP_TOKENS = 128
 """A loop is undoubted after so many equal rounds and tokens in all; four times as many tokens where
 it is no prose: a matrix of zeros, closing tags. Small models were seen to fill 256 tokens with one
 sentence of 10 to 60; what people write ends sooner (`tests/test_local_loops.py`)."""
+MARK_TOKENS = 16
+"""The most tokens that a mark of thoughts and the blanks around it take."""
 PROSE_SHARE = 0.8
 """The least share of letters in prose, spaces aside. English has 0.95, code and tables 0.3-0.7."""
 
@@ -45,9 +48,9 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     """What the user should know of the model, in words that follow its name; said once."""
 
 
-Item = str | End | BaseException
-"""What comes of a job: pieces of text, then how it ended. An empty piece is a token whose text is
-not certain yet: a sign of life."""
+Item = str | Split | End | BaseException
+"""What comes of a job: pieces of text, or thoughts with or without text, then how it ended. An
+empty piece is a token whose text is not certain yet: a sign of life."""
 
 
 class Job:
@@ -93,9 +96,7 @@ def answer(
         )
     prompt = chat.prompt(job.messages)
     model.evaluate(prompt.tokens, lasting=prompt.lasting, contexts=contexts)
-    reason, count = _write(
-        model, chat, job, limit=min(job.params.max_tokens, model.n_ctx - len(prompt.tokens))
-    )
+    reason, count = _write(model, chat, job, prompt)
     problem, chat.problem = chat.problem, None
     return End(
         reason=reason,
@@ -105,30 +106,47 @@ def answer(
     )
 
 
-def _write(model: LoadedModel, chat: ChatFormat, job: Job, *, limit: int) -> tuple[Reason, int]:
-    """Post the pieces of an answer; return why it ended and how many tokens it took."""
-    from tieredllm.local.tokenizer import Detokenizer
+def _write(
+    model: LoadedModel, chat: ChatFormat, job: Job, prompt: ChatPrompt
+) -> tuple[Reason, int]:
+    """Post the pieces of an answer; return why it ended and how many tokens it took.
 
+    The limit of tokens is that of the answer; thoughts before it have the rest of the context.
+    """
+    from tieredllm.local.tokenizer import Detokenizer
+    from tieredllm.thoughts import ThoughtSplitter
+
+    splitter = ThoughtSplitter(prompt.opened)
+
+    def post(split: Split) -> None:
+        job.post(split if split.thought or split.unsaid else split.text)
+
+    room = model.n_ctx - len(prompt.tokens)
+    limit = room if job.params.max_tokens is None else job.params.max_tokens
+    said = waited = 0
     detokenizer = Detokenizer((*chat.stop, *job.params.stop))
     loop = LoopDetector()
     held: list[str] = []
     count = 0
-    for token in model.sample(limit, job.params):
+    for token in model.sample(room, job.params):
         count += 1
         data = model.vocabulary.bytes_of(token)
         held.append(detokenizer.feed(data))
         # The first word of a text has no space before it, the same word later has.
         repeated = loop.feed(data.strip(b" ") or data)
         # What repeats what was just said waits until it turns out not to be a loop.
-        job.post("".join(held[: len(held) - repeated]))
+        post(splitter.feed("".join(held[: len(held) - repeated])))
         del held[: len(held) - repeated]
-        if detokenizer.stopped or job.cancelled:
+        said += splitter.is_answering
+        waited = waited + 1 if splitter.is_waiting else 0
+        if detokenizer.stopped or job.cancelled or said >= limit or waited >= limit + MARK_TOKENS:
             break
         if loop.is_undoubted("".join(held)):
             return "repetition", count
-    if text := "".join(held) + detokenizer.end():
-        job.post(text)
-    return ("length" if count >= limit and not detokenizer.stopped else "stop"), count
+    post(splitter.feed("".join(held) + detokenizer.end()))
+    post(splitter.end())
+    is_cut = (max(said, waited) >= limit or count >= room) and not detokenizer.stopped
+    return ("length" if is_cut else "stop"), count
 
 
 class LoopDetector:

@@ -227,6 +227,21 @@ class Library:
             "(any GGUF model: hf:OWNER/NAME[:QUANT], or the path of a .gguf file)"
         )
 
+    def is_local(self, name: str) -> bool:
+        """Return whether a name is meant for a file of this machine, which need not be here.
+
+        `OWNER/NAME` is, if there is such a file: servers name their models so, too.
+        """
+        if as_hub_name(name, self._endpoint) or name.partition(":")[0] in STORES:
+            return True
+        if is_path(name) and self.hub_name(name) is None:
+            return True
+        try:
+            self.find(name)
+        except ModelFileError:
+            return False
+        return True
+
     def here(self) -> Iterator[LocalModel]:
         """Find every model whose file is on this machine: tieredllm's own, then the others'."""
         for entry in catalog.load_catalog(self._own_entries).values():

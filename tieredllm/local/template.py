@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from tieredllm.roles import alternating
+from tieredllm.thoughts import opened_block
 from tieredllm.types import Message
 
 __all__ = ["PLAIN", "ChatFormat", "ChatPrompt", "Vocabulary"]
@@ -59,6 +60,8 @@ class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True):
     """How many of them end with what was asked last: the next turn's prompt begins with these, but
     perhaps not with the rest, such as the empty thoughts that some templates open an answer with;
     0 when that cannot be told."""
+    opened: str | None = None
+    """The mark of the thoughts that the template has opened, with which the answer begins."""
 
 
 class Vocabulary(Protocol):
@@ -201,7 +204,8 @@ class ChatFormat:
         if vocabulary.adds_bos and bos is not None and tokens[:1] != [bos]:
             tokens.insert(0, bos)
             lasting += 1 if lasting else 0
-        return ChatPrompt(tokens=tokens, lasting=lasting)
+        opened = opened_block(pieces[-1].text) if pieces and pieces[-1].is_ours else None
+        return ChatPrompt(tokens=tokens, lasting=lasting, opened=opened)
 
     def _as_text(self, text: str) -> list[int]:
         """Tokenise text in which nothing is a control token, whatever it looks like.

@@ -12,6 +12,7 @@ from typing import Any
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
+from tieredllm.thoughts import TOKENS
 
 __all__ = ["Detokenizer", "NativeVocabulary"]
 
@@ -89,12 +90,17 @@ class NativeVocabulary:
         return text.decode("utf-8", "replace")
 
     def bytes_of(self, token: int) -> bytes:
-        """Return the bytes a token stands for: possibly part of a character, possibly none."""
+        """Return the bytes a token stands for: possibly part of a character, possibly none.
+
+        A control token has none, unless it marks a model's thoughts (Magistral's `[THINK]`).
+        """
         to_piece = self._llama.llama_token_to_piece
         length = to_piece(self._vocab, token, self._piece, len(self._piece), 0, False)
         if length < 0:
             self._piece = ctypes.create_string_buffer(-length)
             length = to_piece(self._vocab, token, self._piece, -length, 0, False)
+        if length == 0 and self.is_control(token) and (text := self.token_text(token)) in TOKENS:
+            return text.encode()
         return self._piece.raw[:length]
 
     def tokenize(self, text: str, *, control: bool = False) -> list[int]:

@@ -28,6 +28,7 @@ from tieredllm.local.generate import End, Item, Job, answer
 from tieredllm.local.ladder import LoadSettings
 from tieredllm.local.llama_bindings import Flag, StoppedError, set_verbose
 from tieredllm.profile.schema import Params
+from tieredllm.thoughts import Split
 from tieredllm.types import Message
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class LlamaRunner:
 
     async def generate(
         self, messages: Sequence[Message], params: Params
-    ) -> AsyncGenerator[str | End, None]:
+    ) -> AsyncGenerator[str | Split | End, None]:
         """Answer a conversation: text as it comes, then one `End`.
 
         An empty text is a token whose text is not certain yet.

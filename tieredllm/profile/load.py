@@ -331,10 +331,16 @@ def _with_paths(tier: dict[str, Any], node: MappingNode) -> dict[str, Any]:
 def _with_model_path(values: dict[str, Any], node: MappingNode) -> None:
     model, written = node.text("model"), node.get("model")
     if node.text("provider") == "llama_cpp" and model and written and _is_model_path(model):
-        values["model"] = path_at(model, written.place)
+        path = path_at(model, written.place)
+        # `owner/name` is one of the hub's where there is no such file.
+        if model.endswith(".gguf") or model[0] in "~/.\\" or Path(path).exists():
+            values["model"] = path
 
 
 def _is_model_path(model: str) -> bool:
+    """Return whether a model's name may be a path; those of stores and of the hub are none."""
+    if re.match(r"(hf|ollama|lmstudio|llama\.cpp):|https?://|(hf|huggingface)\.co/", model):
+        return False
     return model.endswith(".gguf") or "/" in model or "\\" in model or model.startswith("~")
 
 

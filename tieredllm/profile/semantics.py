@@ -12,7 +12,7 @@ __all__ = ["check_semantics", "duplicate_tiers", "path_at", "url_problem"]
 
 _OF_A_SERVER = ("base_url", "api_key_env", "api", "api_version", "headers", "headers_env", "body")
 _WITHOUT_MODEL = ("model", *_OF_A_SERVER, "alternates")
-_ENDPOINTS = ("/chat/completions", "/responses", "/v1/messages")
+_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/v1/messages")
 """What the vendors' APIs add to a base URL (https://platform.openai.com/docs/api-reference,
 https://docs.anthropic.com/en/api/messages)."""
 _OF_A_COMMAND = ("args", "env", "pass_env", "cwd")

@@ -29,8 +29,8 @@ from tieredllm.providers.base import (
 from tieredllm.providers.json_path import DONE, NotJsonError, decode_all, join_halves
 from tieredllm.providers.sse import Event
 from tieredllm.providers.text_calls import TextCalls
-from tieredllm.providers.thoughts import Split, ThoughtSplitter
 from tieredllm.providers.tool_calls import ToolCallCollector
+from tieredllm.thoughts import HeldStart, Split, ThoughtSplitter
 from tieredllm.types import ToolCall, Usage
 
 __all__ = ["DRAIN_S", "ENDINGS", "Ending", "Part", "ResponseAccumulator", "Said", "stream_chunks"]
@@ -106,6 +106,7 @@ A server that keeps the connection open must not turn a complete answer into a s
 Said = Delta | ThoughtDelta | CallPiece | Retraction
 """What comes of a part, to be passed on at once."""
 
+_ERROR_START = re.compile(r'\{\s*"error"\s*:')
 _LOOKS_LIKE_JSON = re.compile(r"[{}\"]")
 
 LONG_TAIL_S = 5.0
@@ -151,6 +152,7 @@ class ResponseAccumulator:
         presentable: makes text from outside fit to show.
         calls: the tool calls in it; None where the model may make none.
         text_calls: finds those that a model has written as text; None where it has no tools.
+        held: holds a text back that probably begins with thoughts; None where it does not.
         status: the HTTP status it all came with.
         whole: whether the answer came as one document and not as a stream.
     """
@@ -162,6 +164,7 @@ class ResponseAccumulator:
         presentable: Callable[[str], str],
         calls: ToolCallCollector | None = None,
         text_calls: TextCalls | None = None,
+        held: HeldStart | None = None,
         status: int = 200,
         whole: bool = False,
     ) -> None:
@@ -171,6 +174,7 @@ class ResponseAccumulator:
         self._repeats = _Repeats()
         self._splitter = ThoughtSplitter()
         self._text_calls = text_calls
+        self._held = held
         self._choice: int | None = None
         """The answer whose text came first, of several."""
         self._is_late = False
@@ -236,6 +240,8 @@ class ResponseAccumulator:
         Raises:
             FallbackTriggerError: the part carries an error, before any finish reason.
         """
+        if self._is_next_word(part):
+            return (Delta(part.text),)
         if part.error is not None and not self.complete:
             raise self.broken(self._classify(part.error))
         if self._choice is None:
@@ -252,10 +258,9 @@ class ResponseAccumulator:
         self._note(part)
         said: list[Said] = []
         if part.thought is not None:
-            self._splitter.skip_block()
-            said.append(ThoughtDelta(self._thought_halves.join(part.thought)))
-        if text and (text := self._text_halves.join(text)):
-            self._say(self._splitter.feed(text), said)
+            self._take_thought(part.thought, said)
+        if text:
+            self._take_text(text, said)
         if part.calls and self._calls is not None:
             self.began = True
             said.append(CallPiece())
@@ -263,10 +268,58 @@ class ResponseAccumulator:
             self._at_rest = self.began and not text
         return said
 
+    def _take_thought(self, thought: str, said: list[Said]) -> None:
+        """Take a thought that came as one: none is to be looked for in the text."""
+        self._splitter.skip_block()
+        if self._held is not None:
+            held, self._held = self._held.end(), None
+            self._say(self._splitter.feed(held), said)
+        said.append(ThoughtDelta(self._thought_halves.join(thought)))
+
+    def _take_text(self, text: str, said: list[Said]) -> None:
+        text = self._text_halves.join(text)
+        if text and self._held is not None:
+            text = self._held.feed(text)
+            if self._held.is_open:
+                said.append(ThoughtDelta(""))
+            else:
+                self._held = None
+        if text:
+            self._say(self._splitter.feed(text), said)
+
+    def _is_next_word(self, part: Part) -> bool:
+        """Take a part that is nothing but the next word of a text, as nearly all are."""
+        text = part.text
+        if (
+            not text
+            or not self._spoke
+            or self._reason is not None
+            or self._text_calls is not None
+            or part.reason is not None
+            or part.thought is not None
+            or part.error is not None
+            or part.is_whole
+            or part.calls
+            or part.refusal
+            or part.done
+            or part.completion_tokens is not None
+            or part.choice != self._choice
+            or not text.isascii()
+            or self._text_halves.half
+            or not self._repeats.is_settled
+            or not self._splitter.passes(text)
+        ):
+            return False
+        self._repeats.add(text)
+        return True
+
     def flush(self) -> Sequence[Said]:
         """Return what was held back, once nothing more comes."""
         said: list[Said] = []
-        if text := self._text_halves.join(self._repeats.end()) + self._text_halves.end():
+        text = self._text_halves.join(self._repeats.end()) + self._text_halves.end()
+        if self._held is not None:
+            text = self._held.end() + text
+        if text:
             self._say(self._splitter.feed(text), said)
         self._say(self._splitter.end(), said)
         if self._text_calls is not None and (text := self._text_calls.end()):
@@ -275,7 +328,7 @@ class ResponseAccumulator:
 
     def _say(self, split: Split, said: list[Said]) -> None:
         """Pass on what a piece of text turned out to be."""
-        if split.unsaid:
+        if split.unsaid and self._spoke:
             self._spoke = False
             said.append(Retraction())
         if split.thought:
@@ -414,18 +467,18 @@ class _Halves:
     """Join halves of a UTF-16 pair that came in two parts; a lone one becomes U+FFFD."""
 
     def __init__(self) -> None:
-        self._half = ""
+        self.half = ""
 
     def join(self, text: str) -> str:
-        if not self._half and text.isascii():
+        if not self.half and text.isascii():
             return text
-        text, self._half = self._half + text, ""
+        text, self.half = self.half + text, ""
         if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
+            text, self.half = text[:-1], text[-1]
         return join_halves(text)
 
     def end(self) -> str:
-        half, self._half = self._half, ""
+        half, self.half = self.half, ""
         return join_halves(half)
 
 
@@ -447,6 +500,15 @@ class _Repeats:
         self._held = ""
         self._is_cumulative: bool | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the pieces are known not to be cumulative."""
+        return self._is_cumulative is False
+
+    def add(self, text: str) -> None:
+        """Take a piece that is new."""
+        self._pieces.append(text)
+
     def strip(self, text: str, *, is_whole: bool, is_last: bool) -> str:
         """Return what is new in a piece.
 
@@ -455,11 +517,11 @@ class _Repeats:
             is_whole: whether it is all of the answer.
             is_last: whether a finish reason came with it.
         """
-        if self._is_cumulative is False and not is_last and not is_whole:  # every healthy token
-            self._pieces.append(text)
-            return text
         if not self._pieces:
             self._is_cumulative = False if is_whole else None
+            self._pieces.append(text)
+            return text
+        if self.is_settled and not is_last and not is_whole:
             self._pieces.append(text)
             return text
         held, self._held = self._held, ""
@@ -561,12 +623,15 @@ def _parts(
     try:
         values = decode_all(data)
     except NotJsonError:
-        if is_error:
+        # transformers' server puts a message into its error unescaped, which may have quotes.
+        if is_error or _ERROR_START.match(data):
             return (Part(error=data),)
         answer.lose(data)
         return ()
     if len(values) == 1 and isinstance(values[0], dict) and not is_error:
         return (parse(values[0]),)
+    if len(values) == 1 and isinstance(values[0], list):  # Google's endpoints send lists, too
+        values = values[0]
     return [
         Part(done=True, candidates=False)
         if value is DONE

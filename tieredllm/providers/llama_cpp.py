@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,11 @@ from tieredllm.providers.base import (
     Finish,
     Missing,
     ProbeResult,
+    Retraction,
+    ThoughtDelta,
     TokenCounter,
 )
+from tieredllm.thoughts import Split
 from tieredllm.types import Message, Usage
 
 if TYPE_CHECKING:
@@ -157,10 +160,16 @@ class LlamaCppBackend:
                     blank = blank and not item.strip()
                     yield Delta(item) if item else CallPiece()
                     continue
+                if isinstance(item, Split):
+                    blank = (blank or item.unsaid) and not item.text.strip()
+                    for chunk in _chunks(item):
+                        yield chunk
+                    continue
                 if blank:
-                    raise FallbackTriggerError(
-                        ErrorKind.EMPTY_RESPONSE, f"{self._model} gave a blank answer"
-                    )
+                    cut = item.reason == "length"
+                    how = "thought until its context was full" if cut else "gave a blank answer"
+                    message = f"{self._model} {how}"
+                    raise FallbackTriggerError(ErrorKind.EMPTY_RESPONSE, message, truncated=cut)
                 usage = Usage(
                     prompt_tokens=item.prompt_tokens, completion_tokens=item.completion_tokens
                 )
@@ -241,13 +250,16 @@ class LlamaCppBackend:
         if self._found is None:
             try:
                 self._found = self._library.find(self._model)
+            except NotInstalledError as exc:
+                what = f"{self._model} is not on this machine"
+                raise _AbsentError(what, fix=f"run `{exc.fix}`") from exc
             except ModelFileError as exc:
                 raise _AbsentError(str(exc), fix="`tieredllm models list` names them") from exc
         path = self._found.path
         try:
             return path, state_of(path)
         except OSError as exc:
-            if not isinstance(exc, FileNotFoundError):
+            if not isinstance(exc, FileNotFoundError | NotADirectoryError):
                 message = f"{path} cannot be read: {exc.strerror or exc}"
                 raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
             if self._found.owner == "catalog":
@@ -314,3 +326,13 @@ class LlamaCppBackend:
             return found.n_ctx, found.settings
 
         return prepare
+
+
+def _chunks(split: Split) -> Iterator[Chunk]:
+    """Return what a piece of text with thoughts in it turned out to be."""
+    if split.unsaid:
+        yield Retraction()
+    if split.thought:
+        yield ThoughtDelta(split.thought)
+    if split.text:
+        yield Delta(split.text)

@@ -17,7 +17,7 @@ import msgspec
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call
 from tieredllm.providers.cloud import WireRequest, base64_of
-from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import cleaned, find_error, get_count, get_path, get_str
 from tieredllm.providers.openai import THINKING, OpenAIBackend
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -39,9 +39,13 @@ from tieredllm.types import (
 
 __all__ = ["ResponsesBackend", "ResponsesToolCalls"]
 
+MIN_OUTPUT_TOKENS = 16
+"""OpenAI's own host refuses a lower limit: `integer_below_min_value` (earendil-works/pi#6265)."""
+
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _CALL_PIECES = ("response.function_call_arguments.delta", "response.function_call_arguments.done")
 
+_SCHEMA_WORDS = ("json_schema", "format", "text")
 _THOUGHT_PIECES = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
 _THOUGHT_KEYS = ("type", "id", "summary", "encrypted_content")
 """What of a reasoning item goes back (`response_reasoning_item_param`)."""
@@ -61,7 +65,7 @@ class ResponsesBackend(OpenAIBackend):
         if effort is None and thinks and self._thinks_little(params):
             effort = "low"
         options: dict[str, Any] = {
-            "max_output_tokens": params.max_tokens,
+            "max_output_tokens": self._cap_tokens(params.max_tokens),
             "temperature": None if thinks else params.temperature,
             "top_p": None if thinks else params.top_p,
             "reasoning": self._reasoning(effort, call, thinks=thinks),
@@ -90,7 +94,7 @@ class ResponsesBackend(OpenAIBackend):
             parameters={
                 **{name: name for name in options},
                 **({"stream": "stream"} if stream else {}),
-                **(dict.fromkeys(("json_schema", "format"), "text") if call.schema else {}),
+                **(dict.fromkeys(_SCHEMA_WORDS, "schema") if call.schema else {}),
                 # "Encrypted content is not supported with this model."
                 **({"encrypted content": "include"} if "include" in options else {}),
                 # "Your organization must be verified to generate reasoning summaries."
@@ -99,6 +103,9 @@ class ResponsesBackend(OpenAIBackend):
             },
             stream=stream,
         )
+
+    def _cap_tokens(self, tokens: int | None) -> int | None:
+        return max(tokens, MIN_OUTPUT_TOKENS) if tokens and self._at_home else tokens
 
     def _reasoning(self, effort: str | None, call: Call, *, thinks: bool) -> dict[str, str] | None:
         """Ask for summaries of thoughts: they show that a model that thinks long is at work."""
@@ -207,7 +214,7 @@ class ResponsesToolCalls:
             elif kind == "message" and (text := _text(item)):
                 phase = {"phase": item["phase"]} if item.get("phase") else {}
                 items.append(_said(text) | phase)
-        return items
+        return cleaned(items)
 
 
 def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:

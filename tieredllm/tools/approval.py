@@ -1,68 +1,222 @@
-"""Decide whether a tool may run. What the user said counts; nothing a tool or model says does."""
+"""Decide whether a tool may run. What the user said counts; nothing a tool or model says does.
+
+Two things are asked about. A tool that is not known to be read-only may change something. And once
+private data was read, a call that can carry data away may carry that away, whatever made the model
+want it: private data, words of strangers and a way out are safe only as long as they are not all
+three together (https://simonwillison.net/2025/Jun/16/the-lethal-trifecta/).
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Literal
+from collections.abc import Awaitable, Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
 
-from tieredllm.tools.base import Tool
+import msgspec
 
-__all__ = ["Approval", "Approver", "Policy"]
+from tieredllm.files import atomic_write
+from tieredllm.text import one_line
+from tieredllm.tools.base import Policy, Tool
 
-Policy = Literal["ask", "always", "never"]
-"""The profile's `tools.approve`."""
-Approver = Callable[[Tool, str], Awaitable[bool]]
-"""Ask a person about one call; gets the tool and its arguments as JSON."""
+__all__ = ["Approval", "Approver", "Policy", "Question", "RememberedApprovals", "Reply"]
+
+Reply = Literal["no", "once", "tool", "server"]
+"""What a person says: this call may run; from now on all calls of the tool, or of its server."""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person is asked about one call."""
+
+    tool: Tool
+    arguments: str
+    """As JSON."""
+    destination: str | None = None
+    """Where it could carry private data to; None when the question is whether it may change
+    something."""
+
+
+Approver = Callable[[Question], Awaitable[Reply]]
+"""Ask a person about one call."""
+
+
+class RememberedApprovals:
+    """What a person has approved for good; of a server, as long as it is the same.
+
+    Args:
+        path: the file; None for no memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def all(self) -> tuple[str, ...]:
+        """Return what was approved, in words."""
+        if self._path is None:
+            return ()
+        try:
+            return tuple(msgspec.json.decode(self._path.read_bytes(), type=list[str]))
+        except (OSError, msgspec.DecodeError, ValueError):
+            return ()
+
+    def covers(self, tool: Tool) -> bool:
+        """Whether a tool, or all of its server, was approved."""
+        kept = self.all()
+        return bool(kept) and (_entry(tool) in kept or _entry(tool, whole=True) in kept)
+
+    def add(self, tool: Tool, *, whole: bool) -> None:
+        """Keep that a tool, or all of its server, is approved.
+
+        Raises:
+            OSError: it cannot be kept.
+        """
+        if self._path is None:
+            return
+        kept = dict.fromkeys([*self.all(), _entry(tool, whole=whole)])
+        self._write(list(kept))
+
+    def forget(self, name: str | None = None) -> int:
+        """Forget the approvals of a tool or a server, or all; return how many there were.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        kept = self.all()
+        left = [] if name is None else [it for it in kept if name not in it.split(" ")[:2]]
+        if len(left) < len(kept):
+            self._write(left)
+        return len(kept) - len(left)
+
+    def _write(self, entries: list[str]) -> None:
+        assert self._path is not None  # noqa: S101 - there is nothing to write otherwise
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(self._path, msgspec.json.encode(entries), private=True)
+
+
+def _entry(tool: Tool, *, whole: bool = False) -> str:
+    """Return what is kept: `docs docs__search 1f0c…`, `docs * 1f0c…`."""
+    where = tool.server or tool.origin
+    return f"{where} {'*' if whole else tool.name} {tool.identity}".rstrip()
 
 
 class Approval:
-    """Say yes or no to calls of tools that are not known to be read-only.
+    """Say yes or no to calls.
 
     Args:
-        policy: what the profile says.
+        policy: what the profile says of tools that may change something.
         ask: asks a person; None where there is nobody to ask, and then `ask` means no.
         approved: whether the user has said yes beforehand (`--approve-tools`). It answers what
             would be asked; `never` stays never.
+        send_to: where data may go after private data was read; hosts and servers, or patterns.
+        remembered: what was approved for good.
     """
 
     def __init__(
-        self, policy: Policy, *, ask: Approver | None = None, approved: bool = False
+        self,
+        policy: Policy,
+        *,
+        ask: Approver | None = None,
+        approved: bool = False,
+        send_to: Sequence[str] = (),
+        remembered: RememberedApprovals | None = None,
     ) -> None:
-        self._policy: Policy = "always" if approved and policy == "ask" else policy
+        self._policy: Policy = policy
         self._ask = ask
+        self._approved = approved
+        self._send_to = set(send_to)
+        self._remembered = remembered or RememberedApprovals(None)
         self._one_at_a_time = asyncio.Lock()
         self._refused: set[tuple[str, str]] = set()
+        self._sources: dict[str, None] = {}
 
-    async def refusal(self, tool: Tool, arguments: str, *, deadline: float) -> str | None:
+    def begin_request(self) -> None:
+        """Forget what was refused in the last request; what private data was read stays known."""
+        self._refused.clear()
+
+    def note_result(self, tool: Tool) -> None:
+        """Take note that a model was given what a tool found."""
+        if tool.private:
+            self._sources[tool.name] = None
+
+    async def refusal(
+        self, tool: Tool, arguments: str, *, deadline: float, given: dict[str, Any] | None = None
+    ) -> str | None:
         """Say why a call may not run; None when it may.
 
         Args:
             tool: what would run.
             arguments: with what, as JSON.
             deadline: when nobody's answer counts as no, on the event loop's clock.
+            given: the arguments.
         """
-        if tool.read_only is True or self._policy == "always":
+        destination = None
+        if tool.destination is not None and self._sources:
+            destination = tool.destination(given or {})
+            if not any(fnmatchcase(destination, it) for it in self._send_to):
+                refused = await self._refusal_to_send(tool, arguments, destination, deadline)
+                if refused is not None:
+                    return refused
+        policy = tool.approve or self._policy
+        if tool.read_only is True or policy == "always" or self._remembered.covers(tool):
             return None
-        if self._policy == "never":
+        if policy == "never":
             return "this tool may change something, and the profile allows no such tool to run"
+        if self._approved:
+            return None
         if self._ask is None:
             return "this tool may change something, and there is nobody at a terminal to approve it"
+        question = Question(tool=tool, arguments=arguments)
+        return await self._asked(self._ask, question, deadline, "this tool may change something")
+
+    async def _refusal_to_send(
+        self, tool: Tool, arguments: str, destination: str, deadline: float
+    ) -> str | None:
+        sources = " and ".join(self._sources)
+        danger = f"this call could carry private data (of {sources}) to {destination}"
+        if self._ask is None:
+            return (
+                f"{danger}, and there is nobody at a terminal to allow it; the profile's "
+                "tools.send_to could name that place"
+            )
+        question = Question(tool=tool, arguments=arguments, destination=destination)
+        refused = await self._asked(self._ask, question, deadline, danger)
+        if refused is None:
+            self._send_to.add(_literal(destination))
+        return refused
+
+    async def _asked(
+        self, ask: Approver, question: Question, deadline: float, danger: str
+    ) -> str | None:
         try:
             async with asyncio.timeout_at(deadline), self._one_at_a_time:
-                approved = await self._approved(self._ask, tool, arguments)
+                approved = await self._approves(ask, question)
         except TimeoutError:
             return "nobody approved this call in time"
         except Exception:  # noqa: BLE001 - a question that cannot be put is not answered with yes
-            return "this tool may change something, and the user could not be asked"
+            return f"{danger}, and the user could not be asked"
         return None if approved else "the user did not approve this call"
 
-    async def _approved(self, ask: Approver, tool: Tool, arguments: str) -> bool:
+    async def _approves(self, ask: Approver, question: Question) -> bool:
         """Ask; whoever said no to a call is not asked again by a model that insists."""
-        key = (tool.name, arguments)
+        tool = question.tool
+        key = (tool.name, question.arguments)
         if key in self._refused:
             return False
-        approved = await ask(tool, arguments)
-        if not approved:
+        sends = question.destination is not None
+        # While this question waited, another one may have been answered for good.
+        if not sends and self._remembered.covers(tool):
+            return True
+        if sends and _literal(question.destination or "") in self._send_to:
+            return True
+        reply = await ask(question)
+        if reply == "no":
             self._refused.add(key)
-        return approved
+        elif reply in ("tool", "server") and not sends:
+            self._remembered.add(tool, whole=reply == "server")
+        return reply != "no"
+
+
+def _literal(text: str) -> str:
+    """Return a pattern that matches a text alone."""
+    return "".join(f"[{it}]" if it in "*?[" else it for it in one_line(text, 300))

@@ -15,6 +15,7 @@ __all__ = [
     "Check",
     "Grant",
     "Outcome",
+    "Policy",
     "Run",
     "Tool",
     "ToolCall",
@@ -31,6 +32,8 @@ Run = Callable[[Arguments, float], Awaitable[str]]
 Grant = Literal["all", "none"] | tuple[str, ...]
 """Which tools a tier may use: its `tools` in the profile."""
 Outcome = ToolOutcome
+Policy = Literal["ask", "always", "never"]
+"""The profile's `tools.approve`."""
 
 TIMEOUT_S = 30.0
 """How long one call may take unless its tool says otherwise."""
@@ -65,6 +68,16 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """Where it comes from: `builtin`, `python`, or `mcp:` and the server's name."""
     timeout_s: float = TIMEOUT_S
     """The longest one call may take, in seconds."""
+    approve: Policy | None = None
+    """Whether it may run when it is not read-only; the profile's `tools.approve` when None."""
+    private: bool = False
+    """Whether what it gives may be private."""
+    destination: Callable[[Arguments], str] | None = None
+    """Where a call carries data to, a host or a server; None when it carries none away."""
+    server: str | None = None
+    """The MCP server it is of."""
+    identity: str = ""
+    """What a remembered approval holds for besides its name: whatever makes its server that one."""
     check: Check
     """Finds mistakes in arguments."""
     run: Run

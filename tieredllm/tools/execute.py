@@ -214,7 +214,7 @@ class ToolSession:
         text = "the call was cut off before it was approved"
         try:
             refusal = await self._approval.refusal(
-                checked.tool, checked.canonical, deadline=deadline
+                checked.tool, checked.canonical, deadline=deadline, given=checked.arguments
             )
             if refusal is None:
                 outcome = "cancelled"
@@ -227,6 +227,8 @@ class ToolSession:
         finally:
             duration_ms = (self._clock.monotonic() - started) * 1000
             result = _result(call, outcome, text, duration_ms=duration_ms)
+            if outcome in ("ok", "failed"):
+                self._approval.note_result(checked.tool)
             if outcome == "ok":
                 self._successes[checked.key] = _Success(
                     result=result, conversation=conversation, changes=self._changes

@@ -78,7 +78,8 @@ def make_function_tool(function: Callable[..., Any], *, name: str) -> Tool:
     """Make a tool of a function.
 
     Arguments without an annotation take anything. A function with the attribute `read_only = True`
-    runs without being approved.
+    runs without being approved; `private = True` says that what it gives may be private, `sends =
+    True` that it can carry data away.
 
     Args:
         function: synchronous ones run in a thread, asynchronous ones on the event loop.
@@ -121,6 +122,9 @@ def make_function_tool(function: Callable[..., Any], *, name: str) -> Tool:
         parameters=_with_defaults(schema_of(struct), signature),
         read_only=True if getattr(function, "read_only", None) is True else None,
         origin="python",
+        private=getattr(function, "private", None) is True,
+        destination=(lambda _: name) if getattr(function, "sends", None) is True else None,
+        identity=f"{function.__module__}:{getattr(function, '__qualname__', name)}",
         check=checker(struct),
         run=run,
     )

@@ -122,7 +122,7 @@ def _passed_on(error: dict[str, Any]) -> dict[str, str]:
 
 
 def _message(error: dict[str, Any], problems: list[Any]) -> str:
-    for key in ("message", "msg", "detail", "Message", "error_description", "title"):
+    for key in ("message", "msg", "detail", "Message", "error_msg", "error_description", "title"):
         found = get_str(error, key)
         if found and not (problems and found.lstrip().startswith("{")):
             return found
@@ -142,6 +142,7 @@ def _codes(error: dict[str, Any]) -> Iterator[str]:
         get_path(error, "metadata", "error_type"),
         *(get_path(detail, "reason") for detail in _details(error)),
         error.get("code"),
+        error.get("error_code"),
         error.get("type"),
         error.get("status"),
         error.get("__type"),

@@ -46,8 +46,11 @@ _UNSUPPORTED = re.compile(
     # a value: "invalid temperature: only 1 is allowed for this model" (MoonshotAI/Kimi-K2#124),
     # "top_p must be 1 when using greedy sampling" (Mistral, EricLBuehler/candle-vllm#307),
     # "`temperature` may only be set to 1 when thinking is enabled" (Anthropic)
-    r"|\bonly [0-9.]+ is (?:allowed|supported|accepted)"
-    r"|\bmust (?:be|equal) [0-9.]+ (?:when|if|for)\b|\b(?:may|can) only be (?:set to )?[0-9.]+"
+    r"|\bonly \(?[0-9.]+\)? (?:is|are) (?:allowed|supported|accepted|permitted)"
+    r"|\bonly (?:supports?|accepts?|allows?) [^.]{0,30}?\b[0-9.]+"
+    r"|\bmust (?:be|equal) (?:set to |exactly |equal to )?[0-9]+(?:\.[0-9]+)?"
+    r"(?= ?(?:when|if|for|with|in)\b|[.;,]?(?:\s*$|\s(?-i:[A-Z])))"
+    r"|\b(?:may|can) only be (?:set to )?[0-9.]+"
 )
 
 
@@ -226,9 +229,11 @@ def _message(info: RequestInfo, error: ErrorBody, kind: ErrorKind, status: int) 
         if info.key_env is None:
             return f"{info.host} wants a key, and the profile's api_key_env names none: {words}"
         return f"the key in {info.key_env} was rejected: {words}"
-    if kind is ErrorKind.NOT_FOUND and not error.codes:
-        hint = "" if _VERSION.search(info.url) else " (does base_url lack /v1?)"
-        return f"{info.host} has no such model or address ({info.model}): {words}{hint}"
+    if kind is ErrorKind.NOT_FOUND:
+        if not error.codes:
+            words = f"{info.host} has no such model or address ({info.model}): {words}"
+        if not (_VERSION.search(info.url) or "model_not_found" in error.codes):
+            words += " (does base_url lack /v1?)"
     return words
 
 

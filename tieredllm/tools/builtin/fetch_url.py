@@ -70,6 +70,14 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ]
 
 
+def _host(url: str) -> str:
+    """Return where a URL leads, in lower case; the URL itself where that cannot be told."""
+    try:
+        return (urlsplit(url).hostname or url).lower()
+    except ValueError:
+        return url
+
+
 def make_fetch_url(policy: EgressPolicy = PUBLIC) -> Tool:
     """Make the tool.
 
@@ -89,6 +97,7 @@ def make_fetch_url(policy: EgressPolicy = PUBLIC) -> Tool:
         ),
         parameters=schema_of(Arguments),
         read_only=True,
+        destination=lambda arguments: _host(str(arguments.get("url", ""))),
         origin="builtin",
         timeout_s=20.0,
         check=checker(Arguments),

@@ -92,6 +92,7 @@ def make_read_file(root: Path, private: Sequence[Path] = ()) -> Tool:
         ),
         parameters=schema_of(ReadArguments),
         read_only=True,
+        private=True,
         origin="builtin",
         timeout_s=10.0,
         check=checker(ReadArguments),

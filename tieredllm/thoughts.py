@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-__all__ = ["MARKS", "Split", "ThoughtSplitter", "is_in_code", "opened_block"]
+__all__ = ["MARKS", "TOKENS", "HeldStart", "Split", "ThoughtSplitter", "is_in_code", "opened_block"]
 
 MARKS: dict[str, str] = {
     "<think>": "</think>",  # DeepSeek R1, Qwen, GLM, Kimi K2, MiniMax, Nemotron, …
@@ -26,6 +26,9 @@ MARKS: dict[str, str] = {
     "<|begin_of_thought|>": "<|end_of_thought|>",  # Sky-T1, OpenThinker
 }
 """What opens a block of thoughts, and what closes it."""
+
+TOKENS = frozenset([*MARKS, *MARKS.values(), "<|channel>"])
+"""Marks, or the first part of one, that are tokens of their own in some models' vocabularies."""
 
 _CLOSING = {close: mark for mark, close in MARKS.items() if "/" in close}
 """What closes a block that a chat template has opened."""
@@ -44,6 +47,7 @@ _LONGEST_HEADER = 256
 _MESSAGE_END = re.compile(r"<\|(?:end|return|call)\|>")
 _ENDS = ("<|end|>", "<|return|>", "<|call|>")
 
+_LONGEST_MARK = max(map(len, _CLOSING))
 _OPENINGS = (*MARKS, *_CLOSING, *_HEADER_STARTS, "analysis")
 _QUOTES = ("`", '"', "'")
 _MOST_CLOSINGS = 16
@@ -78,10 +82,30 @@ class ThoughtSplitter:
         self._follows = opened is not None
         """Whether the text comes after thoughts: the line ends between them are neither's."""
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether the answer's text has begun."""
+        return self._state in ("text", "final")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is open what comes next."""
+        return self._state == "start"
+
     def skip_block(self) -> None:
         """Take note that the thoughts came elsewhere: none will end within the text."""
         self._said = None
         self._follows = True
+
+    def passes(self, text: str) -> bool:
+        """Take a piece if it is text beyond doubt, as nearly all are; else return False."""
+        if self._state != "text" or self._held:
+            return False
+        if self._said is not None:
+            if "/" in text or text[-1] in "<[◁":
+                return False
+            self._said.append(text)
+        return True
 
     def feed(self, text: str) -> Split:
         """Take the next piece of text; what is uncertain is held back."""
@@ -207,6 +231,34 @@ class ThoughtSplitter:
         if _CLOSING[close] in before or before.endswith(_QUOTES) or is_in_code(before):
             return False
         return not (before.endswith(" ") and after.startswith((" ", ",", ".", *_QUOTES)))
+
+
+class HeldStart:
+    """A text that probably begins with thoughts, held back until that is known.
+
+    For a model whose template is known to open the block: without it, the thoughts would be passed
+    on as text and taken back.
+    """
+
+    def __init__(self) -> None:
+        self._text = ""
+        self.is_open = True
+        """Whether it is still held."""
+
+    def feed(self, text: str) -> str:
+        """Take the next piece; return all so far once a mark has come, else nothing."""
+        self._text += text
+        new = self._text[-len(text) - _LONGEST_MARK :]
+        start = self._text.lstrip()
+        if start.startswith((*MARKS, *_HEADER_STARTS)) or any(close in new for close in _CLOSING):
+            return self.end()
+        return ""
+
+    def end(self) -> str:
+        """Return what is held, and hold nothing more."""
+        self.is_open = False
+        text, self._text = self._text, ""
+        return text
 
 
 def is_in_code(text: str) -> bool:

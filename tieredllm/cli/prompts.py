@@ -1,0 +1,121 @@
+"""`tieredllm prompts`: list, show, edit and remove stored prompts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tieredllm.cli.completion import prompts
+from tieredllm.cli.environment import current
+from tieredllm.cli.output import print_json, print_table
+from tieredllm.errors import ProfileError, UsageError
+
+__all__ = ["app"]
+
+EXAMPLES = """Examples:
+
+\b
+  tieredllm ask -s "answer in one line" --save short
+  tieredllm ask "translate into {language}: {input}" --save translate
+  tieredllm -T translate --var language French "good morning"
+"""
+
+app = typer.Typer(
+    help="List, show, edit and remove stored prompts.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Name = Annotated[str, typer.Argument(help="A stored prompt.", autocompletion=prompts)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+
+
+@app.command("list")
+def list_prompts(*, as_json: Json = False) -> None:
+    """List the stored prompts. `tieredllm ask ... --save NAME` makes one."""
+    import msgspec
+
+    from tieredllm.prompts.stored import StoredPrompts
+    from tieredllm.text import one_line
+
+    environment = current()
+    kept = StoredPrompts(environment.places)
+    found = {}
+    for name in kept.names():
+        try:
+            found[name] = kept.find(name)
+        except ProfileError as exc:
+            environment.warn("\n".join(map(str, exc.mistakes)))
+    if as_json:
+        rows = [{"name": name, **msgspec.to_builtins(each)} for name, each in found.items()]
+        print_json(rows, environment)
+        return
+    if not found:
+        environment.say("no prompt is kept yet: `tieredllm ask ... --save NAME` makes one")
+        return
+    cells = [
+        (
+            name,
+            ", ".join(each.variables) or "-",
+            one_line(each.about or each.prompt or each.system or "", 120),
+        )
+        for name, each in found.items()
+    ]
+    print_table(("prompt", "variables", "about"), cells, environment)
+
+
+@app.command("show")
+def show_prompt(name: Name, *, as_json: Json = False) -> None:
+    """Print a stored prompt as its file says it."""
+    import msgspec
+
+    from tieredllm.prompts.stored import StoredPrompts, written
+
+    environment = current()
+    prompt = StoredPrompts(environment.places).find(name)
+    if as_json:
+        print_json({"name": name, **msgspec.to_builtins(prompt)}, environment)
+    else:
+        environment.stdout.write(written(prompt))
+
+
+@app.command("edit")
+def edit_prompt(name: Name) -> None:
+    """Write a stored prompt in your $EDITOR; a new one is made."""
+    from tieredllm.cli.editor import edit_text
+    from tieredllm.cli.profile import write_profile
+    from tieredllm.prompts.stored import StoredPrompt, StoredPrompts, parsed, written
+
+    environment = current()
+    path = StoredPrompts(environment.places).path(name)
+    before = path.read_text("utf-8") if path.is_file() else written(StoredPrompt())
+    text = edit_text(before, environment.env, name=path.name)
+    while True:
+        try:
+            parsed(text, str(path))
+            break
+        except ProfileError as exc:
+            environment.warn("\n".join(map(str, exc.mistakes)))
+            again = environment.is_interactive and typer.confirm(
+                "Edit it again?", default=True, err=True
+            )
+            if not again:
+                raise UsageError(f"{name} was not changed") from exc
+            text = edit_text(text, environment.env, name=path.name)
+    if text != before:
+        write_profile(path, text)
+        environment.say(f"kept as {path}")
+
+
+@app.command("rm")
+def remove_prompt(name: Name) -> None:
+    """Remove a stored prompt."""
+    from tieredllm.prompts.stored import StoredPrompts
+
+    environment = current()
+    StoredPrompts(environment.places).remove(name)
+    environment.say(f"removed {name}")

@@ -1,0 +1,92 @@
+"""Put another model into a profile: into a tier that is named, or into the first one that fits."""
+
+from __future__ import annotations
+
+import re
+
+from msgspec.structs import replace
+
+from tieredllm.errors import UsageError
+from tieredllm.profile.schema import Alternate, Profile, Tier
+
+__all__ = ["first_fit", "with_model"]
+
+VENDORS = (
+    (re.compile(r"(chat)?gpt-|o\d(-|$)|codex-"), "openai"),
+    (re.compile(r"claude-"), "anthropic"),
+    (re.compile(r"gemini-|learnlm-"), "gemini"),
+)
+"""How the vendors name their models (the model lists of their documentation)."""
+
+
+def with_model(profile: Profile, name: str, model: str) -> Profile:
+    """Return the profile with another model in one tier.
+
+    Raises:
+        UsageError: there is no tier of that name, or it has no model.
+    """
+    chosen = next((tier for tier in profile.tiers if tier.name == name), None)
+    if chosen is None:
+        having = ", ".join(tier.name for tier in profile.tiers if tier.model is not None)
+        raise UsageError(
+            f"profile {profile.name} has no tier {name!r} with a model: it has {having}"
+        )
+    if chosen.model is None:
+        raise UsageError(f"tier {name} has no model to choose")
+    return _put(profile, chosen, replace(chosen, model=model))
+
+
+def first_fit(profile: Profile, model: str, *, is_local: bool) -> tuple[Profile, str]:
+    """Return the profile with a model in the first tier that fits, and that tier's name.
+
+    A model that the profile names fits where it is named; one of this machine fits llama.cpp; one
+    whose name tells its vendor fits that vendor's own host, else any server that is no vendor's.
+    A tier of which only an alternate fits asks that alternate first.
+
+    Args:
+        profile: the profile.
+        model: the model's name.
+        is_local: whether it is a file of this machine.
+
+    Raises:
+        UsageError: no tier fits.
+    """
+    backends: list[tuple[Tier, Tier | Alternate]] = []
+    for tier in profile.tiers:
+        backends += [(tier, tier), *((tier, each) for each in tier.alternates)]
+    fits = [(_distance(each, model, is_local=is_local), tier, each) for tier, each in backends]
+    near = [found for found in fits if found[0] is not None]
+    if not near:
+        where = "on this machine (`provider: llama_cpp`)" if is_local else "of a vendor or a server"
+        raise UsageError(f"profile {profile.name} has no tier for a model {where}: {model}")
+    _, chosen, backend = min(near, key=lambda found: found[0] or 0)
+    return _put(profile, chosen, _asking(chosen, backend, model)), chosen.name
+
+
+def _distance(backend: Tier | Alternate, model: str, *, is_local: bool) -> int | None:
+    """Return how well a backend fits a model, 0 the best; None when it does not."""
+    if backend.model == model:
+        return 0
+    if is_local or backend.provider == "llama_cpp":
+        return 1 if is_local and backend.provider == "llama_cpp" else None
+    if backend.provider not in {"openai", "anthropic", "gemini"}:
+        return None
+    if backend.base_url is not None:
+        return 2
+    vendor = next((vendor for form, vendor in VENDORS if form.match(model)), None)
+    return 1 if backend.provider == vendor else 3
+
+
+def _asking(tier: Tier, backend: Tier | Alternate, model: str) -> Tier:
+    """Return the tier with one of its backends first, asking a model."""
+    if isinstance(backend, Tier):
+        return replace(tier, model=model)
+    own = Alternate(**{name: getattr(tier, name) for name in Alternate.__struct_fields__})
+    others = tuple(each for each in tier.alternates if each is not backend)
+    first = {name: getattr(backend, name) for name in Alternate.__struct_fields__}
+    return replace(tier, **first | {"model": model}, alternates=(own, *others))
+
+
+def _put(profile: Profile, former: Tier, changed: Tier) -> Profile:
+    tiers = tuple(changed if tier is former else tier for tier in profile.tiers)
+    return replace(profile, tiers=tiers)
