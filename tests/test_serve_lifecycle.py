@@ -18,6 +18,7 @@ from wire_support import (
     CHUNKED_END,
     STREAM_HEAD,
     Connection,
+    answers,
     chunk,
     closes,
     ends,
@@ -185,6 +186,72 @@ def test_role_chunks_and_comments_are_no_words(tmp_path):
         WIRES["chat"].stream(served, said)
 
     assert "".join(said) == SECOND
+
+
+def thinking(*texts: str) -> list[bytes]:
+    return [
+        event({"choices": [{"index": 0, "delta": {"reasoning_content": text}}]}) for text in texts
+    ]
+
+
+def test_thoughts_go_to_clients_that_take_them(tmp_path):
+    """As each protocol has them; others get the answer alone."""
+    play = stream(
+        *opens("openai"),
+        *thinking("Let me ", "see."),
+        says("openai", "Forty-two."),
+        *ends("openai"),
+        *closes("openai"),
+    )
+    with serving(play, tmp=tmp_path) as served:
+        chat = {"stream": True} | WIRES["chat"].body
+        messages = {"stream": True} | WIRES["messages"].body
+        responses = {"stream": True} | WIRES["responses"].body
+        plain = [
+            served.request("POST", wire.path, wire.body | {"stream": True})[2]
+            for wire in WIRES.values()
+        ]
+        told = [
+            served.request("POST", "/v1/chat/completions", chat | {"reasoning_effort": "low"})[2],
+            served.request("POST", "/v1/messages", messages | {"thinking": {"type": "adaptive"}})[
+                2
+            ],
+            served.request("POST", "/v1/responses", responses | {"reasoning": {"summary": "auto"}})[
+                2
+            ],
+        ]
+        with (
+            served.anthropic() as claude,
+            claude.messages.stream(
+                model="auto",
+                max_tokens=2000,
+                messages=WIRES["chat"].body["messages"],
+                thinking={"type": "enabled", "budget_tokens": 1024},
+            ) as events,
+        ):
+            final = events.get_final_message()
+        with served.openai() as client:
+            whole = client.responses.create(model="auto", input="Why?", reasoning={"effort": "low"})
+
+    assert all(b"Let me" not in body for body in plain)
+    assert all(b"Let me" in body and b"Forty-two." in body for body in told)
+    assert [block.type for block in final.content] == ["thinking", "text"]
+    assert final.content[0].thinking == "Let me see."
+    assert [item.type for item in whole.output] == ["reasoning", "message"]
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_thoughts_without_a_beginning_are_marked_at_their_end(wire, tmp_path):
+    """A server that says `</think>` alone has called its thoughts an answer until then."""
+    play = answers("openai", "Hm, let me ", "see.", "</think>", "Forty-two.")
+    said: list[str] = []
+    whole: list[str] = []
+    with serving(play, tmp=tmp_path) as served:
+        wire.stream(served, said)
+        wire.stream(served, whole, extra_headers={"x-tieredllm-stream": "complete"})
+
+    assert " ".join("".join(said).split()) == "Hm, let me see. </think> Forty-two."
+    assert "".join(whole).strip() == "Forty-two."
 
 
 def test_a_reader_that_reads_nothing_is_let_go(tmp_path, monkeypatch):
