@@ -101,7 +101,8 @@ class TerminalAnswer:
         Raises:
             BrokenPipeError: nobody reads stdout or stderr any more.
         """
-        if self._thoughts is not None:
+        # What a server sends of the thoughts after the answer has begun would stand in it.
+        if self._thoughts is not None and (self._text is None or not isinstance(event, Thought)):
             if isinstance(event, Thought):
                 self._spinner.stop()
             self._thoughts.take(event)
