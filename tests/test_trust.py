@@ -228,8 +228,9 @@ def test_a_directory_that_is_gone_stops_nothing(tmp_path, command):
         " base_url: 'http://127.0.0.1:9/v1', tools: all}\n  - {name: rules, provider: rules}\n"
         "tools: {builtin: [now, read_file, list_files]}\n",
     )
-    code = f"import os, sys; os.chdir({str(here)!r}); os.rmdir({str(here)!r}); " + (
-        "from tieredllm.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    code = (
+        f"import os, sys; os.chdir({str(here)!r}); os.rmdir({str(here)!r})\n"
+        "from tieredllm.cli.main import run\nsys.exit(run(sys.argv[1:]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "-p", path, *command.split()],
