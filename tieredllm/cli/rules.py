@@ -109,6 +109,8 @@ def check(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A rule file, or `builtin`.", show_default=False)
     ],
+    *,
+    as_json: Json = False,
 ) -> None:
     """Check a rule file, and run the tests it brings along.
 
@@ -122,10 +124,21 @@ def check(
     source = file if file == BUILTIN else str(Path(file).expanduser())
     matcher = Matcher(load_rules(source))
     failed = failed_tests(matcher)
-    for mistake in failed:
-        environment.print(str(mistake))
     rows = _rows(matcher.rules)
     tests = len(matcher.rules.tests)
+    if as_json:
+        value = {
+            "rules": source,
+            "ok": not failed,
+            "intents": len(rows),
+            "patterns": sum(row["patterns"] for row in rows),
+            "tests": tests,
+            "failed": [str(mistake) for mistake in failed],
+        }
+        print_json(value, environment)
+        raise typer.Exit(ExitCode.FAILURE if failed else ExitCode.OK)
+    for mistake in failed:
+        environment.print(str(mistake))
     environment.print(
         f"{source}: {pluralize(len(rows), 'intent')}, "
         f"{pluralize(sum(row['patterns'] for row in rows), 'pattern')}, "
