@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import ctypes
 import math
 import os
 import re
@@ -390,6 +389,8 @@ def _die_with_parent() -> Callable[[], None] | None:
     """
     if sys.platform != "linux":
         return None
+    import ctypes
+
     try:
         prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
