@@ -61,8 +61,9 @@ def test_unfinished_blocks(text, expected):
 def test_every_command_is_there_and_is_carried_out():
     """The promised commands exist, each with help, and each but `edit` has an action."""
     promised = {
-        *("help", "tier", "health", "model", "system", "retry", "undo", "reset"),
+        *("help", "tier", "health", "model", "system", "retry", "undo", "new"),
         *("save", "load", "copy", "log", "usage", "exit", "edit"),
+        *("file", "set", "role", "clear", "history"),
     }
 
     assert set(COMMANDS) == promised
@@ -90,6 +91,7 @@ def test_unknown_commands_are_suggested_for(name, hint):
 
 
 CHOICES = Choices(
+    prompts=lambda: [("review", "a stored prompt")],
     tiers=lambda: [("primary", "openai big"), ("secondary", "gemini small")],
     models=lambda: [("primary=big", "openai"), ("secondary=small", "gemini")],
 )

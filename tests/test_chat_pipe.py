@@ -195,7 +195,7 @@ WRONG = {
     "/undo": "nothing to take back",
     "/copy": "no answer to copy",
     "/copy x": "nothing or `code`",
-    "/log": "no request has ended yet",
+    "/log": "nothing was asked yet",
     "/save": "/save FILE",
     "/save x": "nothing to save yet",
     "/load": "/load FILE",

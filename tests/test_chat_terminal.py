@@ -83,7 +83,8 @@ def test_a_turn_and_another(home):
         code = leave(terminal)
 
     assert code == 0
-    assert terminal.lines[1:] == [
+    assert terminal.lines[-1].startswith("to go on: tieredllm chat -c (or --cid ")
+    assert terminal.lines[1:-1] == [
         *(f"{PROMPT} the sky?", "primary · m-1", "It scatters light."),
         *(f"{PROMPT} and more", "primary · m-1", "You said: and more", PROMPT),
     ]
@@ -117,7 +118,7 @@ def test_a_large_paste(home):
     with talking({"": answering("ok")}) as server:
         terminal = sat_down(home, "-p", two_clouds(home, server.url + "/v1"), "chat")
         terminal.paste(pasted)
-        terminal.until("line 9999")
+        terminal.until("[10000 lines pasted, 1]")
         terminal.type(ENTER)
         terminal.until("ok")
         assert leave(terminal) == 0
@@ -126,7 +127,7 @@ def test_a_large_paste(home):
 
 
 def test_ctrl_c_stops_the_answer_only(home):
-    """Ctrl-C stops within a second; what was said stays on the screen, not in the conversation."""
+    """Ctrl-C stops within a second; what was said stays on the screen and in the conversation."""
     with talking({"first": hold("half of", " it"), "silent": hold()}) as server:
         terminal = sat_down(home, "-p", two_clouds(home, server.url + "/v1"), "chat")
         for question, shown in (("first", "half of it"), ("silent", "primary (m-1)")):
@@ -141,8 +142,12 @@ def test_ctrl_c_stops_the_answer_only(home):
         assert leave(terminal) == 0
 
     assert "half of it" in terminal.lines
-    assert "— stopped; what it said is not part of the conversation —" in terminal.lines
-    assert [m["content"] for m in server.requests[-1].json["messages"]] == ["second"]
+    assert "— stopped; what it said is kept: ask it to go on, or /undo —" in terminal.lines
+    assert [m["content"] for m in server.requests[-1].json["messages"]] == [
+        "first",
+        "half of it",
+        "second",
+    ]
 
 
 def test_a_signal_stops_the_answer_too(home):

@@ -217,6 +217,18 @@ def test_health_says_what_to_do_about_a_file(tmp_path):
     assert fix("smollm2-135m") == "tieredllm models verify smollm2-135m"
 
 
+def test_health_tells_a_sound_file_with_another_hash(tmp_path):
+    """A catalog's file that is not the one of its name is told before it is used."""
+    here = places(tmp_path).models / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    here.parent.mkdir(parents=True)
+    write_gemma(tmp_path / "other.gguf").rename(here)
+    found = asyncio.run(backend("smollm2-135m", tmp_path).probe())
+
+    assert not found.ok
+    assert "has the SHA-256" in found.error
+    assert found.fix == "tieredllm models verify smollm2-135m"
+
+
 def test_a_sound_files_rung_and_rate_are_shown_by_health(tmp_path):
     """Once a file was tried, a probe tells quietly how it is loaded and how fast it is."""
     path = write_gemma(tmp_path / "tiny.gguf")

@@ -274,6 +274,24 @@ def test_every_refusal_is_told(content, server, folder):
     assert "gone.gguf" in message
 
 
+def test_the_environment_s_proxies_hold_for_downloads(content, server, folder, monkeypatch):
+    """IPv6 in NO_PROXY breaks nothing, and this machine is reached directly."""
+    monkeypatch.setenv("NO_PROXY", "localhost,[::1]")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    found = hub.HubFile(
+        repository=REPOSITORY,
+        file=FILE,
+        url=f"{server.endpoint}/{REPOSITORY}/resolve/main/{FILE}",
+        headers={},
+        size_bytes=len(content),
+        sha256=None,
+    )
+    folder.mkdir(parents=True)
+    hub.fetch_hub(found, folder / "it.part", progress=lambda _: None)
+
+    assert (folder / "it.part").read_bytes() == content
+
+
 def test_a_server_that_is_down_is_told(content, server, folder):
     """A hub that nobody answers at is named, with what to check."""
     server.close()

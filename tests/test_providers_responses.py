@@ -115,6 +115,14 @@ def test_a_model_that_thinks_is_sent_no_sampling_and_asked_for_its_thoughts():
     assert "include" not in at_home("gpt-4o", call(tools=(COUNT,))).body
 
 
+def test_the_lowest_limit_is_kept_to_where_there_is_one():
+    """OpenAI refuses fewer than 16 tokens; other servers do not."""
+    few = call(params=Params(max_tokens=5))
+
+    assert at_home("gpt-4o", few).body["max_output_tokens"] == 16
+    assert sent(few).json["max_output_tokens"] == 5
+
+
 @pytest.mark.parametrize(
     ("words", "param", "rejected"),
     [
@@ -400,3 +408,53 @@ def test_thoughts_are_kept_apart(streamed):
 
     assert outcome.text == "Hi"
     assert outcome.thought == "First.\n\nThen."
+
+
+def test_what_is_sent_is_what_the_sdk_s_types_allow():
+    """Every item, part, tool and option of a full request, as openai-python types it."""
+    from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
+    from pydantic import TypeAdapter
+
+    items = [THOUGHT, SAID, call_item("call_1", "count", '{"by":3}')]
+    outcome, _ = ask(
+        "responses",
+        response(200, responded(items, "completed")),
+        call(tools=(COUNT,), stream=False),
+    )
+    model = backend("responses", None, HttpClients(), model="gpt-5.6")
+    made = outcome.request
+    body = model._build_request(
+        call(
+            *TALK,
+            Message(
+                "user",
+                "What is it?",
+                parts=(
+                    Image(media_type="image/png", data=b"png"),
+                    Image(url="https://host.example/it.png", detail="low"),
+                    Document(media_type="application/pdf", data=b"pdf"),
+                    Document(url="https://host.example/it.pdf"),
+                ),
+            ),
+            params=FULL,
+            tools=(COUNT,),
+            rounds=(
+                Message(
+                    "assistant",
+                    outcome.text,
+                    calls=made.calls,
+                    made_by=model.identity,
+                    raw=made.raw,
+                ),
+                Message("tool", "counted", call_id="call_1", name="count"),
+            ),
+            schema=OutputSchema(name="it", schema={"type": "object"}),
+            tool_choice=ToolChoice(mode="required", name="count", parallel=False),
+        )
+    ).body
+    for item in body["input"]:
+        if item.get("role") == "assistant":  # Codex, too, sends none of these
+            item |= {"id": "msg_1", "status": "completed"}
+            item["content"] = [part | {"annotations": []} for part in item["content"]]
+
+    assert TypeAdapter(ResponseCreateParamsStreaming).validate_python(body)

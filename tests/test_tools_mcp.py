@@ -534,3 +534,55 @@ def test_a_hostile_schema_neither_hangs_nor_fails(schema):
 
     assert schema_checker(schema)(arguments) == arguments
     assert time.perf_counter() - started < 2
+
+
+def test_a_schema_that_takes_for_ever_is_left_to_the_server():
+    """A hundred bytes can mean 2⁴⁰ steps: the check gives up, and everything else goes on."""
+    steps = {f"s{at}": {"allOf": [{"$ref": f"#/$defs/s{at + 1}"}] * 2} for at in range(40)}
+    schema = {"$defs": {**steps, "s40": {"type": "object"}}, "$ref": "#/$defs/s0"}
+    unevaluated = {**schema, "unevaluatedProperties": False}
+    unique = {"properties": {"a": {"uniqueItems": True}}}
+    arguments = {"a": [[at, {}] for at in range(20_000)]}
+    started = time.perf_counter()
+
+    for hostile in (schema, unevaluated, unique):
+        assert schema_checker(hostile)(arguments) == arguments
+    assert time.perf_counter() - started < 1.5
+
+
+@pytest.mark.parametrize(("cwd", "where"), [(None, "state/servers"), (".", "here")])
+def test_a_server_runs_in_a_folder_of_ours(tmp_path, cwd, where):
+    """What lies where somebody happens to be is not what `npx` finds, unless `cwd` says so."""
+    (tmp_path / "here").mkdir()
+    mark = tmp_path / "ran in"
+    code = f"import os; open({str(mark)!r}, 'w').write(os.getcwd())"
+    settings = {"command": [sys.executable, "-c", code]} | ({"cwd": cwd} if cwd else {})
+    box = Toolbox(
+        declared(mcp={"docs": settings}),
+        cwd=tmp_path / "here",
+        env={"PATH": os.environ["PATH"]},
+        state=tmp_path / "state",
+    )
+
+    async def go():
+        await box.granted("all")
+        await box.aclose()
+
+    asyncio.run(go())
+
+    assert Path(mark.read_text()).resolve() == (tmp_path / where).resolve()
+
+
+def test_a_file_where_one_is_names_the_way_out(tmp_path):
+    """A server that does not find its file says how it starts beside it."""
+    (tmp_path / "server.py").write_text("")
+    settings = {"command": [sys.executable, "server.py"]}
+    box = Toolbox(declared(mcp={"docs": settings}), cwd=tmp_path, env={}, state=tmp_path / "state")
+
+    async def go():
+        await box.granted("all")
+        await box.aclose()
+
+    asyncio.run(go())
+
+    assert "`cwd: .` starts it where you are" in box.troubles[0]

@@ -143,6 +143,7 @@ class FallbackManager:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
         self._http = HttpClients(self._clock)
+        persist = persist and not self.places.is_nowhere
         self.database = Database(self.places.state_db if persist else None)
         self._around = BackendDeps(
             places=self.places,

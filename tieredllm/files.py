@@ -10,9 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Places", "UnfitFileError", "atomic_write", "read_file", "shipped"]
+__all__ = ["NOWHERE", "Places", "UnfitFileError", "atomic_write", "read_file", "shipped"]
 
 APP = "tieredllm"
+
+NOWHERE = Path(os.devnull) / APP
+"""Nothing is found below what is no directory, and nothing can be made there."""
 
 _BINARY = getattr(os, "O_BINARY", 0)
 """Windows would write each line feed as two characters without it."""
@@ -28,7 +31,10 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Places:
-        """Return the platform's own places, or all four under `TIEREDLLM_HOME`."""
+        """Return the platform's own places, or all four under `TIEREDLLM_HOME`.
+
+        A user without a home (a container's, a service's) has places where nothing is nor can be.
+        """
         home = env.get("TIEREDLLM_HOME")
         if home:
             root = Path(home).expanduser()
@@ -41,12 +47,25 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
         import platformdirs
 
         dirs = platformdirs.PlatformDirs(APP, appauthor=False)
+
+        def found(kind: str) -> Path:
+            try:
+                path = Path(getattr(dirs, f"user_{kind}_dir"))
+            except RuntimeError:  # neither HOME nor an entry for this user
+                return NOWHERE / kind
+            return path if path.is_absolute() else NOWHERE / kind
+
         return cls(
-            config=Path(dirs.user_config_dir),
-            data=Path(dirs.user_data_dir),
-            state=Path(dirs.user_state_dir),
-            cache=Path(dirs.user_cache_dir),
+            config=found("config"),
+            data=found("data"),
+            state=found("state"),
+            cache=found("cache"),
         )
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether this user has no home, so that nothing is found or kept."""
+        return NOWHERE in self.state.parents
 
     @property
     def profiles(self) -> Path:

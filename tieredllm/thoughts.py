@@ -96,6 +96,16 @@ class ThoughtSplitter:
         self._said = None
         self._follows = True
 
+    def passes(self, text: str) -> bool:
+        """Take a piece if it is text beyond doubt, as nearly all are; else return False."""
+        if self._state != "text" or self._held:
+            return False
+        if self._said is not None:
+            if "/" in text or text[-1] in "<[◁":
+                return False
+            self._said.append(text)
+        return True
+
     def feed(self, text: str) -> Split:
         """Take the next piece of text; what is uncertain is held back."""
         if self._state == "text":

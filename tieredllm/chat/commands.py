@@ -36,6 +36,15 @@ __all__ = [
 SHOWN = 60
 """Characters of a question that is named."""
 
+LISTED = 15
+"""Conversations that `/history` lists."""
+
+SHORT_ID = 8
+"""Characters of an id, as the log's list shows them."""
+
+CLEAR_SCREEN = "\x1b[2J\x1b[H"
+"""Erase in display, all of it; cursor to the first row (ECMA-48, 8.3.39 and 8.3.21)."""
+
 SHOW_PROGRESS_AFTER_S = 0.4
 """Seconds of probing before it is said what takes so long."""
 
@@ -140,11 +149,124 @@ async def undo(chat: Chat, _argument: str) -> None:
     chat.services.show_dim(f"took back: {one_line(turn.said, SHOWN)}")
 
 
-async def reset(chat: Chat, _argument: str) -> None:
-    """Forget the conversation."""
+async def clear(chat: Chat, argument: str) -> None:
+    """Clear the screen, and begin a new conversation."""
+    if chat.environment.stdout.isatty():
+        write(chat.environment.stdout, CLEAR_SCREEN)
+    await begin(chat, argument)
+
+
+async def begin(chat: Chat, _argument: str) -> None:
+    """Begin a new conversation."""
     chat.begin_anew(Dialogue(chat.dialogue.system))
     kept = "; the system prompt stays" if chat.dialogue.system else ""
     chat.services.show_dim(f"a new conversation{kept}")
+
+
+async def attach(chat: Chat, argument: str) -> None:
+    """Attach a file to the next message, or show and drop what is attached."""
+    if argument == "-":
+        chat.attachments, chat.parts = (), ()
+        chat.services.show_dim("nothing is attached")
+        return
+    if argument:
+        texts, parts = chat.services.read_file(argument)
+        chat.attachments, chat.parts = (*chat.attachments, *texts), (*chat.parts, *parts)
+    named = [each.name or "piped text" for each in chat.attachments]
+    named += [
+        getattr(part, "name", None) or part.url or part.media_type or "image" for part in chat.parts
+    ]
+    about = ", ".join(map(one_line, named))
+    chat.services.show_dim(
+        f"attached to the next message: {about}" if about else "nothing is attached"
+    )
+
+
+async def set_parameter(chat: Chat, argument: str) -> None:
+    """Show the parameters of every request, set one, or leave one to the tiers again."""
+    from tieredllm.profile.params import read_params, written_params
+
+    pairs = written_params(chat.options.params)
+    name, _, value = argument.partition(" ")
+    value = value.strip()
+    if name and value == "-":
+        read_params([(name, "0")] if name not in dict(pairs) else [], "/set")
+        pairs = [pair for pair in pairs if pair[0] != name]
+    elif name and value:
+        pairs = [pair for pair in pairs if pair[0] != name or name == "stop"]
+        pairs.append((name, value))
+    elif name and name not in dict(pairs):
+        raise UsageError(f"/set {name} VALUE sets it for every request from now on")
+    chat.options = msgspec.structs.replace(chat.options, params=read_params(pairs, "/set"))
+    if not pairs:
+        chat.services.show_dim("every parameter is as the tiers have it")
+    elif value:
+        chat.services.show_dim(", ".join(f"{name} {one_line(value)}" for name, value in pairs))
+    else:
+        chat.services.show_rows([(name, one_line(value)) for name, value in pairs])
+
+
+async def role(chat: Chat, argument: str) -> None:
+    """Show the stored prompts, or take one's system prompt, options, tier and model."""
+    from tieredllm.profile.params import read_params, written_params
+    from tieredllm.prompts.stored import StoredPrompts
+
+    kept = StoredPrompts(chat.manager.places)
+    if not argument:
+        names = kept.names()
+        if not names:
+            raise UsageError("no prompt is stored: `tieredllm ask ... --save NAME` makes one")
+        rows = [(name, kept.find(name)) for name in names]
+        chat.services.show_rows(
+            [
+                (name, one_line(each.about or each.system or each.prompt or ""))
+                for name, each in rows
+            ]
+        )
+        return
+    stored = kept.find(argument)
+    if stored.system is not None:
+        chat.dialogue.system = stored.system
+    pairs = dict(written_params(chat.options.params)) | dict(written_params(stored.options))
+    chat.options = msgspec.structs.replace(
+        chat.options, params=read_params(list(pairs.items()), f"/role {argument}")
+    )
+    if stored.model is not None:
+        await model(chat, stored.model)
+    if stored.tier is not None:
+        _start_at(chat, stored.tier)
+    chat.services.show_dim(f"as {argument} from now on")
+
+
+async def history(chat: Chat, argument: str) -> None:
+    """List the conversations of the log, or go on with one of them."""
+    from tieredllm.store.history import History
+
+    log = History(chat.manager.database)
+    if argument:
+        earlier = log.conversation(argument)
+        if earlier is None:
+            raise UsageError("the log has no conversation yet")
+        chat.begin_anew(Dialogue.resumed(earlier))
+        chat.services.show_dim(f"going on with {earlier.cid[:SHORT_ID]}: {_turns(chat.dialogue)}")
+        return
+    rows = []
+    for found in log.conversations(LISTED):
+        when, count = _ago(chat.now() - found.last_at), pluralize(found.count, "request")
+        about = f"{when}, {count}: {one_line(found.question, SHOWN)}"
+        rows.append((found.cid[:SHORT_ID], about))
+    if not rows:
+        raise UsageError("the log has no conversation yet")
+    chat.services.show_rows(rows)
+    chat.services.show_dim("/history ID goes on with one")
+
+
+def _ago(seconds: float) -> str:
+    """Word how long ago something was."""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return f"{pluralize(int(seconds // length), unit)} ago"
+    return "just now"
 
 
 async def save(chat: Chat, argument: str) -> None:
@@ -212,7 +334,7 @@ async def log(chat: Chat, _argument: str) -> None:
     from tieredllm.store.record import LoggedRequest
 
     if chat.last_prompt is None or chat.last_answer is None:
-        raise UsageError("no request has ended yet; `tieredllm log` has the earlier ones")
+        raise UsageError("nothing was asked yet; `tieredllm log` has earlier requests")
     answer = chat.last_answer
     chat.services.show_request(
         LoggedRequest(
@@ -328,7 +450,7 @@ def _takes(command: tuple[str, ...], text: str, env: Mapping[str, str]) -> bool:
     return done.returncode == 0
 
 
-ArgumentKind = Literal["", "tier", "file", "model", "code"]
+ArgumentKind = Literal["", "tier", "file", "model", "code", "parameter", "prompt"]
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -359,6 +481,24 @@ COMMANDS: dict[str, Command] = {
         about="show the models, or ask another one from now on",
         completes="model",
     ),
+    "file": Command(
+        act=attach,
+        argument="[FILE|URL|-]",
+        about="attach a text, an image or a PDF to the next message, or (-) drop what is attached",
+        completes="file",
+    ),
+    "set": Command(
+        act=set_parameter,
+        argument="[NAME VALUE|-]",
+        about="show or set a parameter (temperature, ...); (-) leaves it to the tiers",
+        completes="parameter",
+    ),
+    "role": Command(
+        act=role,
+        argument="[NAME]",
+        about="show the stored prompts, or take one's system prompt and options",
+        completes="prompt",
+    ),
     "system": Command(
         act=system, argument="[TEXT|-]", about="show, set or (-) drop the system prompt"
     ),
@@ -370,7 +510,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "undo": Command(act=undo, about="take the last question and its answer back"),
     "edit": Command(act=edit, argument="[TEXT]", about="write the message in your $EDITOR"),
-    "reset": Command(act=reset, about="forget the conversation and begin a new one"),
+    "new": Command(act=begin, about="begin a new conversation; the log keeps this one"),
+    "clear": Command(act=clear, about="the same, and clear the screen"),
+    "history": Command(
+        act=history, argument="[ID]", about="list earlier conversations, or go on with one"
+    ),
     "save": Command(
         act=save,
         argument="FILE",
@@ -392,7 +536,10 @@ COMMANDS: dict[str, Command] = {
 }
 """The commands, in the order of `/help`."""
 
-ALIASES = {"quit": "exit", "bye": "exit", "?": "help", "h": "help", "q": "exit"}
+ALIASES = {
+    "quit": "exit", "bye": "exit", "?": "help", "h": "help", "q": "exit", "reset": "new",
+    "attach": "file", "f": "file", "parameter": "set", "prompt": "role",
+}  # fmt: skip
 """Other names, for people who are used to them."""
 
 KEYS = (

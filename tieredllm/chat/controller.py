@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TextIO
@@ -14,7 +16,20 @@ from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
 from tieredllm.render.view import View, show
 from tieredllm.store.record import is_turn
-from tieredllm.types import Answer, Answered, Attachment, Event, MessagePart, Prompt, Token
+from tieredllm.types import (
+    Answer,
+    Answered,
+    Attachment,
+    Attempt,
+    AttemptFailed,
+    AttemptStarted,
+    Event,
+    MessagePart,
+    Prompt,
+    TierSkipped,
+    Token,
+    ToolsWanted,
+)
 
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
@@ -93,6 +108,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """Print a line that is to be seen."""
     show_gap: Callable[[], None]
     """Set an answer off from the next prompt, on a screen."""
+    read_file: Callable[[str], tuple[tuple[Attachment, ...], tuple[MessagePart, ...]]]
+    """Read a text, an image or a PDF, by its path or URL; raises UsageError."""
     edit: Callable[[str], str]
     """Let the user edit a text; raises UsageError."""
 
@@ -145,7 +162,7 @@ class Chat:
         self.last_prompt: Prompt | None = None
         """The last question, whatever came of it."""
         self.last_answer: Answer | None = None
-        """What came of it; None when it was stopped."""
+        """What came of it, or what there is of a stopped one; None before it ends."""
         self.last_asked_at = 0.0
         """When it was asked, seconds since the epoch."""
         self.saved_to: set[str] = set()
@@ -229,6 +246,10 @@ class Chat:
             self.last_prompt = self.last_answer = None
         return turn
 
+    def now(self) -> float:
+        """Return the time, seconds since the epoch."""
+        return self._clock.wall()
+
     def begin_anew(self, dialogue: Dialogue) -> None:
         """Go on with another conversation."""
         self.dialogue = dialogue
@@ -248,12 +269,29 @@ class Chat:
         view, animated = self.services.make_view(self.status.heading if is_headed else None)
         if start is not None:
             options = msgspec.structs.replace(options, start=start)
-        events = self.manager.stream(prompt, options=options)
+        request_id = os.urandom(16).hex()
+        events = self.manager.stream(prompt, {"request_id": request_id}, options=options)
+        watched = _Watched(view, self)
         try:
-            answer = await show(events, _Watched(view, self), animated=animated)
+            answer = await show(events, watched, animated=animated)
+        except asyncio.CancelledError:
+            self._keep_stopped(prompt, watched.stopped(request_id, self.last_asked_at), replaced)
+            raise
         finally:
             view.close()
         self._take(prompt, answer, replaced)
+
+    def _keep_stopped(self, prompt: Prompt, answer: Answer, replaced: Turn | None) -> None:
+        """Keep what a stopped answer had said, so that the conversation can go on from it."""
+        self.last_answer = answer
+        if not is_turn(answer):
+            return
+        if replaced is not None:
+            self.dialogue.take_back()
+            self._leave_out(replaced)
+        self.dialogue.add(prompt, answer)
+        self.attachments, self.parts = (), ()
+        self._save(prompt, answer)
 
     def _take(self, prompt: Prompt, answer: Answer, replaced: Turn | None) -> None:
         """Keep an answer, and say what is to be said of it."""
@@ -265,21 +303,25 @@ class Chat:
         self.dialogue.add(prompt, answer)
         if is_turn(answer):
             self.attachments, self.parts = (), ()
-        if self._history is not None:
-            self.dialogue.cid = self._history.save(
-                prompt,
-                answer,
-                profile=self.manager.profile.name,
-                conversation_id=self.dialogue.cid,
-                secrets=self.manager.secrets(),
-            )
-            self._tell_trouble()
+        self._save(prompt, answer)
         for line in self._remarks(answer):
             self.services.tell(line)
         if self._shows_usage and answer.error is None:
             self.services.tell(self._worded(usage_line(answer)))
         self.has_failed = self.has_failed or answer.error is not None
         self.gave_less = self.gave_less or answer.is_less
+
+    def _save(self, prompt: Prompt, answer: Answer) -> None:
+        if self._history is None:
+            return
+        self.dialogue.cid = self._history.save(
+            prompt,
+            answer,
+            profile=self.manager.profile.name,
+            conversation_id=self.dialogue.cid,
+            secrets=self.manager.secrets(),
+        )
+        self._tell_trouble()
 
     def _remarks(self, answer: Answer) -> list[str]:
         if answer.error is not None:
@@ -311,13 +353,64 @@ class _Watched:
     def __init__(self, view: View, chat: Chat) -> None:
         self._view = view
         self._chat = chat
+        self._running: AttemptStarted | None = None
+        self._text = ""
+        """What the attempt that is running has said."""
+        self._attempts: list[Attempt] = []
+
+    def stopped(self, request_id: str, asked_at: float) -> Answer:
+        """Return what there is of an answer that the user stopped.
+
+        Args:
+            request_id: the request.
+            asked_at: when it was asked, seconds since the epoch.
+        """
+        running, text = self._running, self._text.rstrip()
+        took_ms = max(self._chat.now() - asked_at, 0.0) * 1000
+        attempts = self._attempts
+        if running is not None:
+            before_ms = sum(each.duration_ms for each in attempts)
+            attempt = Attempt(
+                tier=running.tier,
+                level=running.level,
+                provider=running.provider,
+                model=running.model,
+                outcome="cancelled",
+                reason="you stopped it",
+                started_ms=min(before_ms, took_ms),
+                duration_ms=max(took_ms - before_ms, 0.0),
+            )
+            attempts = [*attempts, attempt]
+        return Answer(
+            request_id=request_id,
+            text=text or None,
+            tier=running.tier if running and text else None,
+            fallback_level=running.level if running and text else None,
+            provider=running.provider if running and text else None,
+            model_used=running.model if running and text else None,
+            latency_ms=took_ms,
+            finish_reason="stopped",
+            truncated=True,
+            attempts=tuple(attempts),
+        )
 
     def handle(self, event: Event) -> None:
         """Take the next event."""
         chat = self._chat
         chat.status.take(event)
-        if isinstance(event, Token):
-            chat.has_shown_text = True
+        match event:
+            case AttemptStarted():
+                self._running, self._text = event, ""
+            case ToolsWanted():
+                self._text = ""
+            case AttemptFailed(attempt=attempt):
+                self._attempts.append(attempt)
+                self._running, self._text = None, ""
+            case TierSkipped(attempt=attempt):
+                self._attempts.append(attempt)
+            case Token(text=text):
+                chat.has_shown_text = True
+                self._text += text
         self._view.handle(event)
         if isinstance(event, Answered) and event.answer.tier is not None:
             # Where the view has headed the answer, the watch knows and has nothing more to say.

@@ -39,7 +39,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dialogue:
-    """One conversation. Stopped, failed and rule answers are no part of it.
+    """One conversation. Failed and rule answers are no part of it.
 
     Args:
         system: the system prompt.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from tieredllm.chat.commands import COMMANDS, find_command
+from tieredllm.chat.commands import COMMANDS, Command, find_command
 from tieredllm.text import replace_surrogates
 
 __all__ = [
@@ -97,6 +97,8 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 
     tiers: Callable[[], Sequence[tuple[str, str]]]
     """Gives the tiers' names, and what each is."""
+    prompts: Callable[[], Sequence[tuple[str, str]]]
+    """Gives the names of the stored prompts, and what each is."""
     models: Callable[[], Sequence[tuple[str, str]]]
     """Gives `TIER=MODEL` of the models that are known, and what each is."""
 
@@ -117,18 +119,30 @@ def candidates(text: str, choices: Choices) -> Iterator[Candidate]:
     if kind == "file":
         yield from _files(argument)
         return
-    found: Sequence[tuple[str, str]] = ()
-    if kind == "tier":
-        found = choices.tiers()
-        if command is COMMANDS["tier"]:
-            found = [*found, ("auto", "the first tier that can be asked")]
-    elif kind == "model":
-        found = choices.models()
-    elif kind == "code":
-        found = [("code", "the first code block")]
-    for choice, about in found:
+    for choice, about in _choices(command, kind, argument, choices):
         if choice.startswith(argument):
             yield Candidate(choice, len(argument), about)
+
+
+def _choices(
+    command: Command | None, kind: str, argument: str, choices: Choices
+) -> Sequence[tuple[str, str]]:
+    """Return what a command's argument may be, and what each is."""
+    match kind:
+        case "tier":
+            auto = [("auto", "the first tier that can be asked")]
+            return [*choices.tiers(), *(auto if command is COMMANDS["tier"] else [])]
+        case "model":
+            return choices.models()
+        case "prompt":
+            return choices.prompts()
+        case "code":
+            return [("code", "the first code block")]
+        case "parameter" if " " not in argument:
+            from tieredllm.profile.params import param_names
+
+            return [(f"{name} ", "") for name in param_names()]
+    return ()
 
 
 def _files(typed: str) -> Iterator[Candidate]:

@@ -24,6 +24,7 @@ from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
@@ -46,6 +47,9 @@ STYLE = Style.from_dict(
     }
 )
 """The terminal's own colours, so that it can be read on dark and on light ones."""
+
+FOLDED_LINES = 20
+"""Lines that a paste may have to be shown whole."""
 
 MENU_ROWS = 8
 """Rows kept below the prompt for the menu while a command is being typed."""
@@ -76,6 +80,8 @@ class PromptReader:
         color: bool,
     ) -> None:
         self._stdin = stdin
+        self._folds: dict[str, str] = {}
+        """What stands for a long paste → the paste."""
         self._edit = edit
         self._tell = tell
         history = open_history(history_file) if history_file is not None else InMemoryHistory()
@@ -88,7 +94,7 @@ class PromptReader:
             complete_while_typing=Condition(self._is_ordering),
             reserve_space_for_menu=MENU_ROWS,
             enable_suspend=True,
-            history=history,
+            history=_Unfolded(history, self._unfolded),
             style=STYLE,
             color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             key_bindings=self._bindings(),
@@ -102,7 +108,23 @@ class PromptReader:
             EOFError: Ctrl-D was pressed on an empty line.
             KeyboardInterrupt: Ctrl-C was pressed on an empty line; elsewhere it drops the line.
         """
-        return await self._session.prompt_async(default=prefill, handle_sigint=False)
+        text = await self._session.prompt_async(default=prefill, handle_sigint=False)
+        return self._unfolded(text)
+
+    def _folded(self, pasted: str) -> str:
+        """Return what is shown of a paste: a long one would push everything off the screen."""
+        pasted = pasted.replace("\r\n", "\n").replace("\r", "\n")
+        lines = pasted.count("\n") + 1
+        if lines <= FOLDED_LINES:
+            return pasted
+        mark = f"[{lines} lines pasted, {len(self._folds) + 1}]"
+        self._folds[mark] = pasted
+        return mark
+
+    def _unfolded(self, text: str) -> str:
+        for mark, pasted in self._folds.items():
+            text = text.replace(mark, pasted)
+        return text
 
     def interrupt(self) -> None:
         """Do what Ctrl-C does: SIGINT came from elsewhere."""
@@ -149,6 +171,10 @@ class PromptReader:
         def _new_line(event: KeyPressEvent) -> None:
             event.current_buffer.newline(copy_margin=False)
 
+        @bindings.add(Keys.BracketedPaste, filter=in_message)
+        def _paste(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text(self._folded(event.data))
+
         @bindings.add("c-c", filter=in_message)
         def _interrupt(event: KeyPressEvent) -> None:
             if event.current_buffer.text:
@@ -159,7 +185,7 @@ class PromptReader:
         @bindings.add("c-o", filter=in_message)
         async def _open_editor(event: KeyPressEvent) -> None:
             buffer = event.current_buffer
-            text = await run_in_terminal(lambda: self._edited(buffer.text))
+            text = await run_in_terminal(lambda: self._edited(self._unfolded(buffer.text)))
             buffer.document = Document(text, len(text))
 
         return bindings
@@ -172,6 +198,23 @@ class PromptReader:
         except UsageError as exc:
             self._tell(str(exc))
             return text
+
+
+class _Unfolded(History):
+    """What was typed, kept with the pastes that the screen showed a mark of."""
+
+    def __init__(self, kept: History, unfold: Callable[[str], str]) -> None:
+        super().__init__()
+        self._kept = kept
+        self._unfold = unfold
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Return what was typed, the latest first."""
+        return self._kept.load_history_strings()
+
+    def store_string(self, string: str) -> None:
+        """Add an entry."""
+        self._kept.store_string(self._unfold(string))
 
 
 class _FileHistory(FileHistory):

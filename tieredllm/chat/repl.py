@@ -122,8 +122,10 @@ class Repl:
             if not self._working.cancelled() or (task is not None and task.cancelling()):
                 raise
             self._interrupts.stopped()
-            void = "; what it said is not part of the conversation"
-            self._chat.services.show_dim(f"— stopped{void if self._chat.has_shown_text else ''} —")
+            answer = self._chat.last_answer
+            kept = answer is not None and answer.text is not None
+            how = "; what it said is kept: ask it to go on, or /undo" if kept else ""
+            self._chat.services.show_dim(f"— stopped{how} —")
         except BrokenPipeError:
             raise
         except TieredLLMError as exc:

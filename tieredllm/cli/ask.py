@@ -130,6 +130,7 @@ def ask(
     environment = current()
     words = prompt or []
     options.check()
+    options = options.with_switch(environment)
     if options.save_as is not None:
         _save(environment, words, options)
         return

@@ -69,6 +69,7 @@ def chat(*, options: RequestOptions) -> None:
 
     environment = current()
     options.check()
+    options = options.with_switch(environment)
     if options.template is not None:
         from tieredllm.prompts.stored import StoredPrompts
 
@@ -135,6 +136,9 @@ def _talk(
         for line in _opening(chat, resumed=earlier is not None, width=width):
             services.show_dim(line)
     run(_run(chat))
+    if interactive and chat.dialogue.cid is not None and chat.dialogue.turns:
+        cid = chat.dialogue.cid[:SHORT_ID]
+        services.show_dim(f"to go on: tieredllm chat -c (or --cid {cid})")
     if interactive or not (chat.has_failed or chat.gave_less):
         return ExitCode.OK
     return ExitCode.FAILURE if chat.has_failed else ExitCode.LESS
@@ -213,6 +217,7 @@ def _services(
             return edit_text(text, environment.env).rstrip("\r\n")
 
     from tieredllm.chat.controller import Services
+    from tieredllm.cli.prompt_input import read_any
 
     return Services(
         make_view=view,
@@ -223,6 +228,7 @@ def _services(
         tell=aside.warn,
         show_gap=show_gap,
         edit=edit,
+        read_file=lambda name: read_any(environment, name),
     )
 
 
@@ -273,9 +279,14 @@ def _prompt(stream: TextIO) -> Callable[[bool], None]:
 def _choices(manager: FallbackManager) -> Choices:
     from tieredllm.chat.input import Choices
     from tieredllm.cli.completion import known_models, known_tiers
+    from tieredllm.prompts.stored import StoredPrompts
 
     profile, places = manager.profile, manager.places
-    return Choices(tiers=lambda: known_tiers(profile), models=lambda: known_models(profile, places))
+    return Choices(
+        tiers=lambda: known_tiers(profile),
+        models=lambda: known_models(profile, places),
+        prompts=lambda: [(name, "a stored prompt") for name in StoredPrompts(places).names()],
+    )
 
 
 def _opening(chat: Chat, *, resumed: bool, width: int) -> list[str]:

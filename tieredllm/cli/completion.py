@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tieredllm.files import Places
     from tieredllm.profile.schema import Alternate, Profile, Tier
+    from tieredllm.store.history import Unreadable
+    from tieredllm.store.record import LoggedRequest
 
 __all__ = [
     "faults",
@@ -27,8 +29,13 @@ __all__ = [
     "params",
     "profiles",
     "prompts",
+    "request_ids",
     "tiers",
 ]
+
+
+RECENT = 50
+"""Requests whose ids are offered."""
 
 
 def profiles(incomplete: str) -> list[str]:
@@ -57,6 +64,24 @@ def prompts(incomplete: str) -> list[str]:
     from tieredllm.prompts.stored import StoredPrompts
 
     return _beginning(StoredPrompts(current().places).names(), incomplete)
+
+
+def request_ids(incomplete: str) -> list[str]:
+    """Return the ids of recent requests that begin so."""
+    from tieredllm.errors import TieredLLMError
+    from tieredllm.store.database import Database
+    from tieredllm.store.history import History
+
+    try:
+        with Database(current().places.state_db) as database:
+            ids = [_id_of(each) for each in History(database).recent(RECENT)]
+    except TieredLLMError:
+        return []
+    return _beginning(ids, incomplete)
+
+
+def _id_of(request: LoggedRequest | Unreadable) -> str:
+    return request.request_id if hasattr(request, "request_id") else request.answer.request_id
 
 
 def params(incomplete: str) -> list[str]:

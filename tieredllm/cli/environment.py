@@ -56,13 +56,21 @@ class Environment:
         self.quiet = quiet
         self.verbose = verbose
         self.no_color = no_color
+        self._is_homeless_told = False
 
     @property
     def places(self) -> Places:
         """The user's directories."""
         from tieredllm.files import Places
 
-        return Places.from_environment(self.env)
+        places = Places.from_environment(self.env)
+        if places.is_nowhere and not self._is_homeless_told:
+            self._is_homeless_told = True
+            self.say(
+                "tieredllm: this user has no home directory, so nothing is kept: set HOME, "
+                "or TIEREDLLM_HOME to a directory"
+            )
+        return places
 
     def may_color(self, stream: TextIO) -> bool:
         """Whether a stream takes colour: a terminal that nobody asked to keep plain.

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
+import msgspec
 import typer
 
+from tieredllm.cli.completion import request_ids
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.output import print_json, print_json_list
 from tieredllm.clock import iso
@@ -50,33 +52,90 @@ Search = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 
 
+Conversation = Annotated[
+    str | None,
+    typer.Option(
+        "--cid",
+        metavar="ID",
+        help="Only the conversation of this id, or of a request of this id.",
+        autocompletion=request_ids,
+        show_default=False,
+    ),
+]
+OfTier = Annotated[
+    str | None,
+    typer.Option("--tier", "-t", metavar="NAME", help="Only what this tier answered."),
+]
+OfModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="TEXT", help="Only models with this in their name."),
+]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which requests are to be listed."""
+
+    number: int
+    search: str | None
+    cid: str | None
+    tier: str | None
+    model: str | None
+
+
 @app.callback()
 def log(
-    ctx: typer.Context, *, number: Number = 20, search: Search = None, as_json: Json = False
+    ctx: typer.Context,
+    *,
+    number: Number = 20,
+    search: Search = None,
+    cid: Conversation = None,
+    tier: OfTier = None,
+    model: OfModel = None,
+    response: Annotated[
+        bool, typer.Option("--response", "-r", help="Print the latest answer again, alone.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Show recent requests, and how each went.
 
     Without a subcommand it lists them, the latest first.
     """
-    if ctx.invoked_subcommand is None:
-        _list(current(), number=number, search=search, as_json=as_json)
+    if ctx.invoked_subcommand is not None:
+        return
+    if response:
+        _print_answer(current(), as_json=as_json)
+    else:
+        wanted = Wanted(number=number, search=search, cid=cid, tier=tier, model=model)
+        _list(current(), wanted, as_json=as_json)
 
 
 @app.command("list")
-def list_requests(*, number: Number = 20, search: Search = None, as_json: Json = False) -> None:
+def list_requests(
+    *,
+    number: Number = 20,
+    search: Search = None,
+    cid: Conversation = None,
+    tier: OfTier = None,
+    model: OfModel = None,
+    as_json: Json = False,
+) -> None:
     """List recent requests: when, id, tier, model, time taken, and what was asked."""
-    _list(current(), number=number, search=search, as_json=as_json)
+    wanted = Wanted(number=number, search=search, cid=cid, tier=tier, model=model)
+    _list(current(), wanted, as_json=as_json)
 
 
 @app.command()
 def show(
     wanted: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="ID|REF-...",
-            help="A request's id, its unique beginning, or the reference code of an answer.",
+            metavar="[ID|REF-...]",
+            help="A request's id, its unique beginning, or the reference code of an answer; "
+            "without one, the latest request.",
+            autocompletion=request_ids,
+            show_default=False,
         ),
-    ],
+    ] = None,
     *,
     as_json: Json = False,
 ) -> None:
@@ -85,11 +144,62 @@ def show(
     A thin bar is the time to the first token, a thick one the answer coming, dots are waiting.
     """
     environment = current()
-    found = _from_history(environment, lambda history: history.find(wanted))
+    found = _found(environment, wanted)
     if as_json:
         print_json(found.to_dict(), environment)
     else:
         show_request(environment, found)
+
+
+def _print_answer(environment: Environment, *, as_json: bool) -> None:
+    found = _found(environment, None)
+    if as_json:
+        print_json(found.answer.to_dict(), environment)
+        return
+    if found.answer.text is None:
+        raise TieredLLMError("the latest request was not answered: see `tieredllm log show`")
+    text = found.answer.text if not environment.stdout.isatty() else clean(found.answer.text)
+    write(environment.stdout, text.rstrip("\n") + "\n")
+
+
+def _found(environment: Environment, wanted: str | None) -> LoggedRequest:
+    """Return a request of the log, the latest unless one is named.
+
+    Raises:
+        UsageError: there is none, or several begin so.
+        TieredLLMError: the log cannot be read.
+    """
+    if wanted is not None:
+        return _from_history(environment, lambda history: history.find(wanted))
+    latest = _from_history(
+        environment, lambda history: next(_readable(environment, history.recent(1)), None)
+    )
+    if latest is None:
+        raise UsageError("no request was logged yet")
+    return latest
+
+
+@app.command("off")
+def switch_off() -> None:
+    """Keep no record of requests from now on, in no command."""
+    from tieredllm.store.switch import LogSwitch
+
+    environment = current()
+    LogSwitch(environment.places).turn_off()
+    environment.say(
+        "no request is logged from now on (`tieredllm log on` goes back); what is there stays: "
+        "`tieredllm log prune --older-than 0` removes it"
+    )
+
+
+@app.command("on")
+def switch_on() -> None:
+    """Keep a record of requests again."""
+    from tieredllm.store.switch import LogSwitch
+
+    environment = current()
+    LogSwitch(environment.places).turn_on()
+    environment.say("requests are logged")
 
 
 @app.command()
@@ -125,9 +235,17 @@ def path() -> None:
     print(environment.places.state_db, file=environment.stdout)
 
 
-def _list(environment: Environment, *, number: int, search: str | None, as_json: bool) -> None:
+def _list(environment: Environment, wanted: Wanted, *, as_json: bool) -> None:
     def show(history: History) -> bool:
-        found = _readable(environment, history.recent(number, search))
+        conversation = history.conversation(wanted.cid) if wanted.cid is not None else None
+        rows = history.recent(
+            wanted.number,
+            wanted.search,
+            cid=conversation.cid if conversation is not None else None,
+            tier=wanted.tier,
+            model=wanted.model,
+        )
+        found = _readable(environment, rows)
         if as_json:
             print_json_list((request.to_dict() for request in found), environment)
             return True
@@ -137,7 +255,10 @@ def _list(environment: Environment, *, number: int, search: str | None, as_json:
         return first is not None
 
     if not _from_history(environment, show):
-        environment.say("no request has this text" if search else "no request was logged yet")
+        narrowed = wanted != Wanted(
+            number=wanted.number, search=None, cid=None, tier=None, model=None
+        )
+        environment.say("no request is like that" if narrowed else "no request was logged yet")
 
 
 def _readable(
@@ -175,6 +296,9 @@ def _from_history(environment: Environment, work: Callable[[History], T]) -> T:
                 raise TieredLLMError(trouble)
     return done
 
+
+CUTS = {"repetition": "cut where it ran in circles", "stopped": "stopped by you"}
+"""What is said of an answer that is not whole, by its finish reason."""
 
 SHORT_ID = 8
 """Characters of an id in the list: 32 bits of chance, and what a reference code shows."""
@@ -316,8 +440,7 @@ def _head(request: LoggedRequest) -> list[str]:
     ]
     told = [f"{name} {value}" for name, value in details if value is not None]
     if answer.truncated:
-        looped = answer.finish_reason == "repetition"
-        told.append("cut where it ran in circles" if looped else "cut at max_tokens")
+        told.append(CUTS.get(answer.finish_reason or "", "cut at max_tokens"))
     if told:
         lines.append(", ".join(told))
     return [one_line(line) for line in lines]

@@ -62,6 +62,9 @@ def _explained(exc: Exception, args: Sequence[str]) -> tuple[str, int]:
     if isinstance(exc, TieredLLMError):
         usage = isinstance(exc, UsageError)
         return f"tieredllm: {exc}", ExitCode.USAGE if usage else ExitCode.FAILURE
+    if isinstance(exc, RuntimeError) and "home directory" in str(exc):  # pathlib's own words
+        message = "there is no home directory that `~` could mean: set HOME, or write the path out"
+        return f"tieredllm: {message}", ExitCode.USAGE
     if isinstance(exc, OSError):
         where = f" ({exc.filename})" if exc.filename else ""
         return f"tieredllm: {exc.strerror or exc}{where}", ExitCode.FAILURE

@@ -184,7 +184,13 @@ class RequestOptions(GlobalOptions):
         bool, typer.Option("--continue", "-c", help="Continue the latest conversation.")
     ] = False
     cid: Annotated[
-        str | None, typer.Option("--cid", metavar="ID", help="Continue this conversation.")
+        str | None,
+        typer.Option(
+            "--cid",
+            metavar="ID",
+            help="Continue the conversation of this id, or of a request of this id.",
+            autocompletion=completion.request_ids,
+        ),
     ] = None
     usage: Annotated[
         bool, typer.Option("--usage", "-u", help="Print tokens and time on stderr.")
@@ -211,6 +217,13 @@ class RequestOptions(GlobalOptions):
     def conversation(self) -> str | None:
         """The conversation to continue: its id, `""` for the latest, None for a new one."""
         return self.cid if self.cid is not None else "" if self.continue_last else None
+
+    def with_switch(self, environment: Environment) -> Self:
+        """Return these options with `log off` minded."""
+        from tieredllm.store.switch import LogSwitch
+
+        is_off = not self.no_log and LogSwitch(environment.places).is_off
+        return replace(self, no_log=True) if is_off else self
 
     def with_stored(self, stored: StoredPrompt) -> Self:
         """Return these options over those of a stored prompt."""

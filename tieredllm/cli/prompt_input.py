@@ -182,6 +182,27 @@ def read_media(
     return tuple(parts)
 
 
+def read_any(
+    environment: Environment, name: str
+) -> tuple[tuple[Attachment, ...], tuple[MessagePart, ...]]:
+    """Read a file that is a text, an image or a PDF.
+
+    Args:
+        environment: where warnings go.
+        name: its path, or the URL of an image or a PDF.
+
+    Raises:
+        UsageError: it is none of them, too large, or cannot be read.
+    """
+    patience = Patience()
+    if name.startswith(("http://", "https://")):
+        return (), read_media(environment, [name], patience=patience)
+    path = Path(name)
+    if media_type(_read_file(environment, path, patience, binary=True)) is None:
+        return read_files(environment, [path], patience=patience), ()
+    return (), read_media(environment, [name], patience=patience)
+
+
 def media_type(data: bytes | bytearray) -> str | None:
     """Return what an image or a PDF is by its first bytes; None for anything else."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":

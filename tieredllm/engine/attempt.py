@@ -131,6 +131,8 @@ class StreamState(msgspec.Struct, kw_only=True):
     ) -> Token | Thought | Retracted | None:
         """Return the event that a piece amounts to; None for blanks at the start, and no text."""
         if isinstance(chunk, ThoughtDelta):
+            if not chunk.text:
+                return None
             self.thoughts.append(chunk.text)
             return Thought(tier=request.tier.name, text=chunk.text)
         if isinstance(chunk, Retraction):
@@ -234,7 +236,7 @@ async def stream_attempt(
                     event = state.take(chunk, request)
                     if event is not None:
                         await emit(event)
-                    if event is not None or isinstance(chunk, CallPiece):
+                    if event is not None or isinstance(chunk, CallPiece | ThoughtDelta):
                         began, spoke = True, spoke or not isinstance(chunk, ThoughtDelta)
                         if request.stream:
                             limit = min(loop.time() + tier.idle_timeout_s, request.deadline)

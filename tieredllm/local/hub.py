@@ -18,6 +18,7 @@ import msgspec
 
 from tieredllm.errors import ModelFileError
 from tieredllm.local.progress import Progress, ProgressCallback
+from tieredllm.proxies import proxy_for
 from tieredllm.version import __version__
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def describe_url(url: str) -> HubFile:
     import httpx
 
     try:
-        with httpx.Client(timeout=METADATA_S, follow_redirects=True) as client:
+        with _client(url, METADATA_S) as client:
             found = client.head(url, headers={"Accept-Encoding": "identity"})
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise _unreachable(url, exc) from exc
@@ -131,6 +132,24 @@ def describe_url(url: str) -> HubFile:
         headers={"Accept-Encoding": "identity"},
         size_bytes=int(size),
         sha256=None,
+    )
+
+
+def _client(url: str, timeout: httpx.Timeout | float) -> httpx.Client:
+    """Make a client that goes the way the environment names, as answers do.
+
+    Raises:
+        UnusableProxyError: it names none that can be used.
+    """
+    import httpx
+
+    proxy = proxy_for(url)
+    return httpx.Client(
+        timeout=timeout,
+        follow_redirects=True,
+        proxy=None if proxy is None else proxy.url,
+        verify=httpx.create_ssl_context(),
+        trust_env=False,
     )
 
 
@@ -226,7 +245,7 @@ def fetch_hub(
     timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
     failures = 0
     # A redirect to another host does not get the token: httpx drops `Authorization` there.
-    with httpx.Client(timeout=timeout, follow_redirects=True) as client:
+    with _client(found.url, timeout) as client:
         while True:
             before = _size(part)
             try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from tieredllm.files import NOWHERE
 from tieredllm.local.gguf import SHARD
 
 __all__ = ["StoredModel", "Stores", "choose_file", "first_parts", "home_of", "quant_of"]
@@ -105,9 +106,12 @@ def _plain(quant: str) -> str:
 
 
 def home_of(env: Mapping[str, str]) -> Path:
-    """Return the user's own directory."""
+    """Return the user's own directory; one where nothing is for who has none."""
     named = env.get("HOME") or env.get("USERPROFILE")
-    return Path(named) if named else Path.home()
+    try:
+        return Path(named) if named else Path.home()
+    except RuntimeError:
+        return NOWHERE
 
 
 class Stores:

@@ -362,7 +362,7 @@ class McpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pass_env: tuple[VariableName, ...] = ()
     """Names of variables, or of stored keys, that are passed on to it: for what is secret."""
     cwd: str | None = None
-    """Where it runs; relative to the working directory, which is the default."""
+    """Where it runs, relative to the working directory (`.`); by default a folder of ours."""
     type: Literal["stdio", "http", "streamable-http", "streamable_http", "sse"] | None = None
     """How it is reached; `command` or `url` says that already."""
     url: str | None = None

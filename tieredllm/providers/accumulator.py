@@ -106,6 +106,7 @@ A server that keeps the connection open must not turn a complete answer into a s
 Said = Delta | ThoughtDelta | CallPiece | Retraction
 """What comes of a part, to be passed on at once."""
 
+_ERROR_START = re.compile(r'\{\s*"error"\s*:')
 _LOOKS_LIKE_JSON = re.compile(r"[{}\"]")
 
 LONG_TAIL_S = 5.0
@@ -236,6 +237,8 @@ class ResponseAccumulator:
         Raises:
             FallbackTriggerError: the part carries an error, before any finish reason.
         """
+        if self._is_next_word(part):
+            return (Delta(part.text),)
         if part.error is not None and not self.complete:
             raise self.broken(self._classify(part.error))
         if self._choice is None:
@@ -262,6 +265,32 @@ class ResponseAccumulator:
         if part.reason is not None:
             self._at_rest = self.began and not text
         return said
+
+    def _is_next_word(self, part: Part) -> bool:
+        """Take a part that is nothing but the next word of a text, as nearly all are."""
+        text = part.text
+        if (
+            not text
+            or not self._spoke
+            or self._reason is not None
+            or self._text_calls is not None
+            or part.reason is not None
+            or part.thought is not None
+            or part.error is not None
+            or part.is_whole
+            or part.calls
+            or part.refusal
+            or part.done
+            or part.completion_tokens is not None
+            or part.choice != self._choice
+            or not text.isascii()
+            or self._text_halves.half
+            or not self._repeats.is_settled
+            or not self._splitter.passes(text)
+        ):
+            return False
+        self._repeats.add(text)
+        return True
 
     def flush(self) -> Sequence[Said]:
         """Return what was held back, once nothing more comes."""
@@ -414,18 +443,18 @@ class _Halves:
     """Join halves of a UTF-16 pair that came in two parts; a lone one becomes U+FFFD."""
 
     def __init__(self) -> None:
-        self._half = ""
+        self.half = ""
 
     def join(self, text: str) -> str:
-        if not self._half and text.isascii():
+        if not self.half and text.isascii():
             return text
-        text, self._half = self._half + text, ""
+        text, self.half = self.half + text, ""
         if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
+            text, self.half = text[:-1], text[-1]
         return join_halves(text)
 
     def end(self) -> str:
-        half, self._half = self._half, ""
+        half, self.half = self.half, ""
         return join_halves(half)
 
 
@@ -447,6 +476,15 @@ class _Repeats:
         self._held = ""
         self._is_cumulative: bool | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the pieces are known not to be cumulative."""
+        return self._is_cumulative is False
+
+    def add(self, text: str) -> None:
+        """Take a piece that is new."""
+        self._pieces.append(text)
+
     def strip(self, text: str, *, is_whole: bool, is_last: bool) -> str:
         """Return what is new in a piece.
 
@@ -455,11 +493,11 @@ class _Repeats:
             is_whole: whether it is all of the answer.
             is_last: whether a finish reason came with it.
         """
-        if self._is_cumulative is False and not is_last and not is_whole:  # every healthy token
-            self._pieces.append(text)
-            return text
         if not self._pieces:
             self._is_cumulative = False if is_whole else None
+            self._pieces.append(text)
+            return text
+        if self.is_settled and not is_last and not is_whole:
             self._pieces.append(text)
             return text
         held, self._held = self._held, ""
@@ -561,12 +599,15 @@ def _parts(
     try:
         values = decode_all(data)
     except NotJsonError:
-        if is_error:
+        # transformers' server puts a message into its error unescaped, which may have quotes.
+        if is_error or _ERROR_START.match(data):
             return (Part(error=data),)
         answer.lose(data)
         return ()
     if len(values) == 1 and isinstance(values[0], dict) and not is_error:
         return (parse(values[0]),)
+    if len(values) == 1 and isinstance(values[0], list):  # Google's endpoints send lists, too
+        values = values[0]
     return [
         Part(done=True, candidates=False)
         if value is DONE

@@ -259,7 +259,7 @@ class LlamaCppBackend:
         try:
             return path, state_of(path)
         except OSError as exc:
-            if not isinstance(exc, FileNotFoundError):
+            if not isinstance(exc, FileNotFoundError | NotADirectoryError):
                 message = f"{path} cannot be read: {exc.strerror or exc}"
                 raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message) from exc
             if self._found.owner == "catalog":

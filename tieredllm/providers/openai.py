@@ -159,15 +159,17 @@ class OpenAIBackend(CloudBackend):
         said = delta or get_path(choice, "message")
         usage = get_path(value, "usage") or get_path(value, "x_groq", "usage")
         content = get_path(said, "content")
+        number = get_path(choice, "index")
+        is_word = isinstance(content, str) and said.keys() <= _WORD
         return Part(
             text=content_text(content) if said is not None else get_str(choice, "text") or "",
-            thought=_thought(said, content),
-            choice=get_count(choice, "index") or 0,
+            thought=None if is_word else _thought(said, content),
+            choice=number if isinstance(number, int) else 0,
             # MiniMax's last chunk has the whole message (A3S-Lab/Code#1).
             is_whole=said is not delta,
             refusal=get_str(said, "refusal") or "",
             reason=_reason(choice),
-            calls=_has_call(value),
+            calls=not is_word and _has_call(value),
             error=find_error(value),
             prompt_tokens=get_count(usage, "prompt_tokens"),
             completion_tokens=get_count(usage, "completion_tokens"),
@@ -181,6 +183,9 @@ class OpenAIBackend(CloudBackend):
             return None
         return [name for item in listed if (name := get_str(item, "id"))]
 
+
+_WORD = frozenset({"role", "content", "refusal"})
+"""What a delta has that is the next word of a text and nothing more."""
 
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 """Where thoughts are: DeepSeek's and most others', vLLM's and Groq's and OpenRouter's, Ollama's."""
@@ -214,8 +219,10 @@ def _detail_text(detail: Any) -> str:
 
 def _reason(choice: Any) -> str | None:
     """Return a finish reason; gateways keep the upstream's own beside one that they made up."""
-    reason = get_str(choice, "finish_reason") or get_str(choice, "finish_reason", "type")
-    if reason is None or reason == "null":  # seen as a text on every chunk
+    reason = get_path(choice, "finish_reason")
+    if isinstance(reason, dict):
+        reason = get_str(reason, "type")
+    if not isinstance(reason, str) or reason in ("", "null"):  # seen as a text on every chunk
         return None
     native = get_str(choice, "native_finish_reason") or get_str(
         choice, "provider_specific_fields", "native_finish_reason"

@@ -39,6 +39,9 @@ from tieredllm.types import (
 
 __all__ = ["ResponsesBackend", "ResponsesToolCalls"]
 
+MIN_OUTPUT_TOKENS = 16
+"""OpenAI's own host refuses a lower limit: `integer_below_min_value` (earendil-works/pi#6265)."""
+
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _CALL_PIECES = ("response.function_call_arguments.delta", "response.function_call_arguments.done")
 
@@ -61,7 +64,7 @@ class ResponsesBackend(OpenAIBackend):
         if effort is None and thinks and self._thinks_little(params):
             effort = "low"
         options: dict[str, Any] = {
-            "max_output_tokens": params.max_tokens,
+            "max_output_tokens": self._cap_tokens(params.max_tokens),
             "temperature": None if thinks else params.temperature,
             "top_p": None if thinks else params.top_p,
             "reasoning": self._reasoning(effort, call, thinks=thinks),
@@ -99,6 +102,9 @@ class ResponsesBackend(OpenAIBackend):
             },
             stream=stream,
         )
+
+    def _cap_tokens(self, tokens: int) -> int:
+        return max(tokens, MIN_OUTPUT_TOKENS) if self._at_home else tokens
 
     def _reasoning(self, effort: str | None, call: Call, *, thinks: bool) -> dict[str, str] | None:
         """Ask for summaries of thoughts: they show that a model that thinks long is at work."""

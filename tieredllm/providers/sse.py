@@ -7,8 +7,9 @@ stream that breaks is never resumed.
 
 Three things go beyond the standard, as servers do: what no blank line ended counts at a proper end
 of the body (openai/openai-node#2725); a `data` line after one that is a whole JSON object is an
-event of its own (ggml-org/llama.cpp#14268); an `error:` line or a bare JSON line is an event, as
-llama.cpp's server and Ollama's put errors into a stream (ggml-org/llama.cpp#16109).
+event of its own (ggml-org/llama.cpp#14268); an `error:` line is an event, and so is bare JSON, on
+one line or printed over several, as llama.cpp's server, Ollama's and Google's put errors into a
+stream (ggml-org/llama.cpp#16109, googleapis/python-genai#1162).
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Decoder:
         self._limit = limit
         self._line = bytearray()
         self._data: list[bytes] = []
+        self._bare: list[bytes] = []
         self._data_bytes = 0
         self._name = b""
         self._after_cr = False
@@ -97,7 +99,7 @@ class Decoder:
             event = self._take(line)
             if event is not None:
                 yield event
-        event = self._dispatch()
+        event = self._take_bare(b"") if self._bare else self._dispatch()
         if event is not None:
             yield event
 
@@ -109,10 +111,10 @@ class Decoder:
         if self._at_start:
             self._at_start = False
             line = line.removeprefix(BYTE_ORDER_MARK)
+        if self._bare or line.startswith((b"{", b"[")):
+            return self._take_bare(line)
         if not line:
             return self._dispatch()
-        if line.startswith(b"{"):
-            return Event(line.decode("utf-8", "replace"))
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"error" and value.startswith(b"{"):
@@ -128,6 +130,20 @@ class Decoder:
         if field == b"event":
             self._name = value
         return None
+
+    def _take_bare(self, line: bytes) -> Event | None:
+        """Take a line of JSON that is no field: all of it, or of what is printed over several."""
+        is_first = not self._bare
+        self._bare.append(line)
+        self._data_bytes += len(line)
+        self._check(self._data_bytes)
+        close = b"]" if self._bare[0].startswith(b"[") else b"}"
+        if line and not (line.rstrip().endswith(close) if is_first else line.startswith(close)):
+            return None
+        event = Event(b"\n".join(self._bare).decode("utf-8", "replace"))
+        self._bare.clear()
+        self._data_bytes = 0
+        return event
 
     def _dispatch(self) -> Event | None:
         event = None

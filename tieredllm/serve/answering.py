@@ -22,6 +22,7 @@ from tieredllm.types import (
     AttemptFailed,
     AttemptStarted,
     Event,
+    Retracted,
     Thought,
     Token,
     ToolsWanted,
@@ -136,6 +137,8 @@ class Answering:
         elif isinstance(event, ToolsWanted) and event.tier == self._speaker:
             # What a model says before it uses the profile's tools stays said.
             await self._http.write(self._writer.word("\n\n", self._asked[event.tier].model))
+        elif isinstance(event, Retracted) and event.tier == self._speaker:
+            await self._break_off(Failure(status=503, message=f"{event.tier} was only thinking"))
         elif isinstance(event, AttemptFailed) and event.attempt.tier == self._speaker:
             why = f"{event.attempt.tier} broke off: {event.attempt.why}"
             await self._break_off(Failure(status=503, message=why))

@@ -40,6 +40,7 @@ __all__ = [
     "CachedAnswer",
     "Conversation",
     "History",
+    "LoggedConversation",
     "Unreadable",
 ]
 
@@ -73,6 +74,18 @@ INSERT_TURN = (
     f"INSERT INTO tier_turns (asked_at, request, {', '.join(TURN_COLUMNS)})"  # noqa: S608
     f" VALUES (?, ?{', ?' * len(TURN_COLUMNS)})"
 )
+
+
+class LoggedConversation(msgspec.Struct, frozen=True, kw_only=True):
+    """One conversation in a list."""
+
+    cid: str
+    count: int
+    """Its requests."""
+    last_at: float
+    """When the latest was asked, seconds since the epoch."""
+    question: str
+    """What was asked first."""
 
 
 class Conversation(NamedTuple):
@@ -194,7 +207,8 @@ class History:
         """Return what a conversation goes on from.
 
         Args:
-            cid: its id or the unique beginning of it; None for that of the latest request.
+            cid: its id, that of any request in it, or the unique beginning of one; None for that
+                of the latest request.
 
         Returns:
             The conversation, without turns if nothing in it was answered; None when there is no
@@ -214,7 +228,7 @@ class History:
                 cid,
                 "conversation",
                 "SELECT DISTINCT conversation_id FROM log"
-                " WHERE conversation_id >= ?1 AND conversation_id < ?2"
+                " WHERE conversation_id >= ?1 AND conversation_id < ?2 OR id >= ?1 AND id < ?2"
                 " ORDER BY conversation_id LIMIT 2",
             )
         rows = self._rows(
@@ -238,6 +252,30 @@ class History:
             system=system[0][0] if system else None,
             request_ids=tuple(turn.answer.request_id for turn in turns),
         )
+
+    def conversations(self, limit: int) -> list[LoggedConversation]:
+        """Return the latest conversations, the latest first.
+
+        Raises:
+            DatabaseError: the log cannot be read.
+        """
+        rows = self._rows(
+            "SELECT conversation_id, count(*), max(asked_at), min(number) FROM log"
+            " GROUP BY conversation_id ORDER BY max(number) DESC LIMIT ?",
+            limit,
+        )
+        found = []
+        for cid, count, last_at, number in rows:
+            question = self._rows(
+                "SELECT json_extract(record, '$.prompt.question') FROM log"
+                " WHERE number = ? AND json_valid(record)",
+                number,
+            )
+            text = question[0][0] if question else None
+            found.append(
+                LoggedConversation(cid=cid, count=count, last_at=last_at, question=text or "")
+            )
+        return found
 
     def take_back(self, request_id: str) -> None:
         """Leave a request out of what its conversation goes on from; the log still has it."""
@@ -279,20 +317,28 @@ class History:
             raise UsageError(reason if record is None else f"{reason}: {record.reason}")
         return record
 
-    def recent(self, limit: int, search: str | None = None) -> Iterator[LoggedRequest | Unreadable]:
+    def recent(
+        self,
+        limit: int,
+        search: str | None = None,
+        *,
+        cid: str | None = None,
+        tier: str | None = None,
+        model: str | None = None,
+    ) -> Iterator[LoggedRequest | Unreadable]:
         """Yield the latest requests, the latest first, reading a few at a time.
 
         Args:
             limit: how many at most.
             search: a text the question or the answer holds; ASCII letters match in both cases.
+            cid: only those of the conversation with this whole id.
+            tier: only those that this tier answered.
+            model: only those that a model answered whose name has this in it.
 
         Raises:
             DatabaseError: the log cannot be read.
         """
-        pattern = None
-        if search:
-            escaped = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-            pattern = f"%{escaped}%"
+        pattern, named = _holding(search), _holding(model)
         before = LAST_NUMBER
         while limit > 0:
             rows = self._rows(
@@ -300,10 +346,18 @@ class History:
                 " WHERE number < ?1 AND (?2 IS NULL OR json_valid(record) AND"
                 r" (json_extract(record, '$.prompt.question') LIKE ?2 ESCAPE '\'"
                 r" OR json_extract(record, '$.answer.text') LIKE ?2 ESCAPE '\'))"
+                " AND (?4 IS NULL OR conversation_id = ?4)"
+                " AND (?5 IS NULL OR json_valid(record)"
+                " AND json_extract(record, '$.answer.tier') = ?5)"
+                " AND (?6 IS NULL OR json_valid(record)"
+                r" AND json_extract(record, '$.answer.model_used') LIKE ?6 ESCAPE '\')"
                 " ORDER BY number DESC LIMIT ?3",
                 before,
                 pattern,
                 min(limit, PAGE),
+                cid,
+                tier,
+                named,
             )
             for number, request_id, record in rows:
                 before = number
@@ -402,6 +456,14 @@ class History:
         return self._database.require(
             lambda connection: connection.execute(query, values).fetchall(), nothing
         )
+
+
+def _holding(text: str | None) -> str | None:
+    """Return the pattern of what has a text in it."""
+    if not text:
+        return None
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
 
 
 def _record(request_id: str, text: bytes) -> LoggedRequest | Unreadable:

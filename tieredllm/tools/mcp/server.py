@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
 import re
 import shlex
 import shutil
 import stat
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from fnmatch import fnmatchcase
@@ -130,7 +132,7 @@ class McpServer:
             if exc.is_mute:
                 self._memory.learn_problem(str(exc))
                 self._given_up = self._connection
-            raise
+            raise UnavailableError(f"{exc}{self._hint()}", is_mute=exc.is_mute) from exc
         await connection.refresh()
         return self._made(connection.remote_tools)
 
@@ -228,7 +230,7 @@ class McpServer:
         files = [path for path in (program, *words[1:]) if path is not None]
         return (
             settings,
-            str(self._cwd),
+            str(self._cwd) if settings.cwd is not None else None,
             [(path, changed) for path in files if (changed := _changed_at(self._cwd, path))],
             {name: self._lookup(name) for name in sorted(_references(settings))},
         )
@@ -242,8 +244,29 @@ class McpServer:
         return [os.path.expanduser(self._expanded(word)) for word in _words(self._settings)]  # noqa: PTH111 - most are no paths
 
     def _folder(self) -> str:
-        folder = self._expanded(self._settings.cwd or ".")
-        return os.path.abspath(self._cwd / Path(folder).expanduser())  # noqa: PTH100 - links stay
+        """Return where it runs: in a folder of ours, unless the profile says where.
+
+        A launcher such as `npx` runs what the folder it starts in holds, and who asks a question
+        may be anywhere.
+        """
+        if self._settings.cwd is not None:
+            folder = Path(self._expanded(self._settings.cwd)).expanduser()
+            return os.path.abspath(self._cwd / folder)  # noqa: PTH100 - links stay
+        if self._state is not None:
+            own = self._state / "servers"
+            with suppress(OSError):
+                own.mkdir(mode=0o700, parents=True, exist_ok=True)
+                return str(own)
+        return os.path.abspath(os.sep)  # noqa: PTH100 - the root, on Windows the drive's
+
+    def _hint(self) -> str:
+        """Return what to do when it may look for a file where it does not run."""
+        if self._settings.cwd is not None or self._settings.command is None:
+            return ""
+        named = [word for word in _words(self._settings) if not word.startswith("-")]
+        if not any(not Path(word).is_absolute() and (self._cwd / word).exists() for word in named):
+            return ""
+        return "; it runs in a folder of ours: `cwd: .` starts it where you are"
 
     def _environment(self) -> dict[str, str]:
         environment = {name: self._env[name] for name in INHERITED if name in self._env}
@@ -445,22 +468,35 @@ def wire_name(prefix: str, tool: str) -> str:
     return f"{name[: MAX_NAME - 7]}_{digest}"
 
 
+CHECK_S = 0.1
+"""How long the check of one call's arguments may take; a usual one takes a millisecond."""
+
+_LEFT_OUT = (
+    "pattern",  # a regular expression from outside can take for ever,
+    "patternProperties",  # and Python cannot stop it
+    "uniqueItems",  # jsonschema compares each item with each
+    "unevaluatedItems",  # these two walk through the schema once more, on their own
+    "unevaluatedProperties",
+)
+
+
 def schema_checker(schema: dict[str, Any]) -> Check:
     """Make the function that checks arguments against the JSON Schema that a server gives.
 
-    `jsonschema` comes with the SDK, and is loaded when it is first used. Two keywords are left to
-    the server, which checks its arguments anyway: `pattern` and `patternProperties`. A regular
-    expression from outside can take for ever, and Python cannot stop it.
+    `jsonschema` comes with the SDK, and is loaded when it is first used. Some keywords are left to
+    the server, which checks its arguments anyway (`_LEFT_OUT`).
 
-    What cannot be checked (a schema that is none, or refers to somewhere else) is passed on: the
-    server has the last word.
+    What cannot be checked (a schema that is none, refers to somewhere else, or takes longer than
+    `CHECK_S`) is passed on: the server has the last word.
     """
+    limit = _Limit()
     validators: list[Any] = []
 
     def check(arguments: dict[str, Any]) -> dict[str, Any]:
-        if not validators:
-            validators.append(_validator(schema))
+        limit.start()
         try:
+            if not validators:
+                validators.append(_validator(schema, limit))
             mistakes = [
                 _describe(it) for it in islice(validators[0].iter_errors(arguments), MAX_MISTAKES)
             ]
@@ -473,14 +509,43 @@ def schema_checker(schema: dict[str, Any]) -> Check:
     return check
 
 
-def _validator(schema: dict[str, Any]) -> Any:
+class _TooLongError(Exception):
+    """A check takes too long."""
+
+
+class _Limit:
+    """The time that one check may take: everything else of this process waits for it."""
+
+    _until = math.inf
+
+    def start(self) -> None:
+        """Begin a check."""
+        self._until = time.monotonic() + CHECK_S
+
+    def of(self, keyword: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a keyword's function that gives up when the time is over.
+
+        A few references that each lead to two others are a schema of a hundred bytes, and of 2³⁰
+        steps; each of them comes by here.
+        """
+
+        def limited(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+            if time.monotonic() > self._until:
+                raise _TooLongError
+            return keyword(validator, value, instance, schema)
+
+        return limited
+
+
+def _validator(schema: dict[str, Any], limit: _Limit) -> Any:
     from jsonschema import Draft202012Validator, validators
     from referencing import Registry
 
     kind = validators.validator_for(schema, default=Draft202012Validator)
-    without_regex = validators.extend(kind, {"pattern": None, "patternProperties": None})
+    keywords: dict[str, Any] = {name: limit.of(check) for name, check in kind.VALIDATORS.items()}
+    bounded = validators.extend(kind, keywords | dict.fromkeys(_LEFT_OUT))
     # An empty registry: a reference leads nowhere but into the schema itself.
-    return without_regex(schema, registry=Registry())
+    return bounded(schema, registry=Registry())
 
 
 def _describe(mistake: Any) -> str:
