@@ -92,6 +92,7 @@ class McpServer:
         self._env = env
         self._lookup = lookup
         self._cwd = cwd
+        self._state = state
         self._logins = None if state is None else state / "mcp_logins"
         self._connection: Connection | None = None
         self._given_up: Connection | None = None

@@ -360,6 +360,11 @@ class ServerProcess:
         self._over = True
         atexit.unregister(self.kill)
         self._signal(_KILL)
+        process = self._transport.get_extra_info("subprocess")
+        if process is not None and process.returncode is None:
+            # On a busy machine even a killed child takes its time to be gone.
+            with suppress(subprocess.TimeoutExpired, OSError):
+                process.wait(KILL_S)
         with suppress(ProcessLookupError, PermissionError, RuntimeError):
             self._transport.close()
 
