@@ -87,7 +87,7 @@ def tiers(home: Path, *urls: str, extra: str = "") -> str:
     told = "".join(
         f"  - {{name: {name}, provider: openai, model: m-1, base_url: '{url}/v1',"
         " api_key_env: null, retries: 1, backoff: {base_s: 0.01, jitter_s: 0.01},"
-        " first_token_timeout_s: 0.5, idle_timeout_s: 0.5}\n"
+        " first_token_timeout_s: 0.5, idle_timeout_s: 0.5, timeout_s: 0.5}\n"
         for name, url in zip(names, urls, strict=False)
     )
     return profile(

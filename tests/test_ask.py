@@ -795,7 +795,9 @@ def test_events_keep_alive_is_not_a_token(home):
             await asyncio.sleep(0.1)
 
     with served(keep_alive) as server:
-        path = two_clouds(home, server.url + "/v1", extra=", first_token_timeout_s: 0.5")
+        path = two_clouds(
+            home, server.url + "/v1", extra=", first_token_timeout_s: 0.5, timeout_s: 0.5"
+        )
         done = cli(home, "-p", path, "ask", "--json", "hello")
     answer = json.loads(done.stdout)
 

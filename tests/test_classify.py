@@ -886,6 +886,35 @@ def test_every_row_of_the_table_has_a_source_and_stands_alone():
             },
             "context_length",
         ),
+        # Cohere: a month's calls and a minute's; Fireworks; Cloudflare
+        (
+            429,
+            {"message": "You are using a Trial key, which is limited to 1000 API calls / month."},
+            "quota_exhausted",
+        ),
+        (
+            429,
+            {"message": "You are using a Trial key, which is limited to 20 API calls / minute."},
+            "rate_limit",
+        ),
+        (
+            412,
+            openai("Account x is suspended, possibly due to reaching the monthly spending limit"),
+            "quota_exhausted",
+        ),
+        (
+            429,
+            {
+                "success": False,
+                "errors": [
+                    {
+                        "code": 3036,
+                        "message": "you have used up your daily free allocation of 10,000 neurons",
+                    }
+                ],
+            },
+            "quota_exhausted",
+        ),
         # Volcengine, DashScope
         (400, openai(code="InputTextSensitiveContentDetected"), "content_filter"),
         (400, openai(code="OutputTextSensitiveContentDetected.Severe"), "content_filter"),
@@ -1129,6 +1158,18 @@ def test_an_address_without_a_version_is_asked_about():
 
     assert "does base_url lack /v1?" in classify(404, b"", request=without).message
     assert "does base_url lack" not in classify(404, b"").message
+    no_url = openai("Invalid URL (POST /responses)")
+    assert "does base_url lack /v1?" in classify(404, no_url, request=without).message
+    no_model = openai("The model does not exist", code="model_not_found")
+    assert "base_url" not in classify(404, no_model, request=without).message
     assert (
         "does base_url lack /v1?" in classify_inside_200(without, body, headers={}, now=NOW).message
     )
+
+
+@pytest.mark.parametrize(("value", "again"), [("false", False), ("true", None), ("", None)])
+def test_a_server_that_wants_no_other_try_gets_none(value, again):
+    """`x-should-retry: false` is what OpenAI and Anthropic tell their clients."""
+    error = classify(503, b"", {"x-should-retry": value})
+
+    assert (error.kind, error.again) == ("service_unavailable", again)

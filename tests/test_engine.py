@@ -146,7 +146,9 @@ def test_a_silent_backend_is_not_asked_twice():
     """Silence ends at the first-token timeout, and the route is not asked again."""
     primary = Scripted([5.0, "late", END])
     started = time.monotonic()
-    answer, _ = run_engine(primary, rules(), tiers={0: {"first_token_timeout_s": 0.1}})
+    answer, _ = run_engine(
+        primary, rules(), tiers={0: {"first_token_timeout_s": 0.1, "timeout_s": 0.1}}
+    )
 
     assert time.monotonic() - started < 1.0
     assert answer.attempts[0].error.kind == "timeout"
@@ -154,10 +156,39 @@ def test_a_silent_backend_is_not_asked_twice():
     assert answer.text == RULES_TEXT
 
 
+@pytest.mark.parametrize("steps", [[0.3, "late", END], ["a", 0.3, "late", END]])
+def test_the_last_model_is_waited_for(steps):
+    """Where no other language model is left, silence is waited out up to `timeout_s`."""
+    limits = {"first_token_timeout_s": 0.05, "idle_timeout_s": 0.05, "timeout_s": 2.0}
+    alone, _ = run_engine(Scripted(steps), rules(), tier=limits)
+    last, _ = run_engine(Scripted([fault("timeout")]), Scripted(steps), rules(), tier=limits)
+    beside, _ = run_engine(Scripted(steps), Scripted(["other", END]), rules(), tier=limits)
+    unable = Scripted(["other", END], missing="X is not set")
+    unset, _ = run_engine(Scripted(steps), unable, rules(), tier=limits)
+
+    assert {alone.tier, unset.tier} == {"primary"}
+    assert (last.tier, beside.text) == ("secondary", "other")
+
+
+def test_the_last_model_is_not_waited_for_longer_than_its_attempt_may_take():
+    """After `timeout_s` the silence of the last model is one, and the deadline bounds it too."""
+    started = time.monotonic()
+    limits = {"first_token_timeout_s": 0.05, "idle_timeout_s": 0.05, "timeout_s": 0.2}
+    silent, _ = run_engine(Scripted([30.0]), rules(), tier=limits)
+    late, _ = run_engine(
+        Scripted([30.0]), rules(), tier=limits | {"timeout_s": 9}, options=Options(deadline_s=0.2)
+    )
+
+    assert [it.attempts[0].error.kind for it in (silent, late)] == ["timeout", "deadline"]
+    assert time.monotonic() - started < 8
+
+
 def test_silence_between_tokens():
     """A stream that stalls after output began is interrupted at the idle timeout."""
     answer, _ = run_engine(
-        Scripted(["a", 5.0, "b", END]), rules(), tiers={0: {"idle_timeout_s": 0.1}}
+        Scripted(["a", 5.0, "b", END]),
+        rules(),
+        tiers={0: {"idle_timeout_s": 0.1, "timeout_s": 0.1}},
     )
 
     assert answer.attempts[0].error.kind == "stream_interrupted"
@@ -683,7 +714,7 @@ def test_a_slow_reader_is_not_the_backend_s_silence():
     words = ["w"] * (3 * QUEUED_EVENTS)
 
     async def read_slowly():
-        run = make_run(Scripted([*words, END]), tier={"idle_timeout_s": 0.05})
+        run = make_run(Scripted([*words, END]), tier={"idle_timeout_s": 0.05, "timeout_s": 0.05})
         async for event in stream_events(run):
             if len(read) == 1:
                 await asyncio.sleep(0.2)
@@ -752,7 +783,8 @@ class SlowToSend(Scripted):
 def test_the_first_token_clock_starts_when_the_request_is_written():
     """A busy machine that is slow to send takes nothing from the time a server has."""
     slow = SlowToSend([0.1, "in time", END])
-    answer, _ = run_engine(slow, rules(), tiers={0: {"first_token_timeout_s": 0.15}})
+    other = Scripted(["other", END])
+    answer, _ = run_engine(slow, other, tiers={0: {"first_token_timeout_s": 0.15}})
 
     assert answer.text == "in time"
 
@@ -761,6 +793,11 @@ def test_silence_after_the_request_was_written_is_the_backend_s():
     """From then on the first-token timeout holds, and counts."""
     memory = Memory()
     limits = {"first_token_timeout_s": 0.05, "timeout_s": 30}
-    run_engine(SlowToSend([5.0], name="a"), rules(), health=memory, tiers={0: limits})
+    run_engine(
+        SlowToSend([5.0], name="a"),
+        Scripted(["x", END], name="b"),
+        health=memory,
+        tiers={0: limits},
+    )
 
     assert [(r.kind, r.counts) for r in memory.results if not r.ok] == [("timeout", True)]

@@ -215,7 +215,7 @@ def test_a_call_that_is_cut_short_runs_nothing():
 def test_a_call_that_is_written_slowly_is_no_silence():
     """Pieces of a call keep the attempt alive as tokens do; when they stop, it is interrupted."""
     counter = Counter()
-    timers = {"first_token_timeout_s": 0.2, "idle_timeout_s": 0.2}
+    timers = {"first_token_timeout_s": 0.2, "idle_timeout_s": 0.2, "timeout_s": 0.2}
     slow = Scripted([*[0.1, CallPiece()] * 4, wants("count")], ["Done.", END])
     answer, _ = run_engine(slow, rules(), tier=ALL | timers, tools=counter.tooling())
     assert answer.text == "Done."
@@ -228,7 +228,7 @@ def test_a_call_that_is_written_slowly_is_no_silence():
 def test_time_for_tools_is_not_the_backends():
     """A tool that takes longer than the tier's timers fails nobody and is no latency."""
     counter = Counter(takes_s=0.3)
-    timers = {"first_token_timeout_s": 0.1, "idle_timeout_s": 0.1}
+    timers = {"first_token_timeout_s": 0.1, "idle_timeout_s": 0.1, "timeout_s": 0.1}
     model = Scripted([wants("count")], ["Done.", END])
 
     class Memory:

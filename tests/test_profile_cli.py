@@ -25,6 +25,7 @@ def test_list_marks_the_profile_in_use(tmp_path):
     assert [row[1] for row in rows] == [
         "anthropic",
         "default",
+        "document",
         "gemini",
         "offline",
         "ollama",
@@ -32,7 +33,7 @@ def test_list_marks_the_profile_in_use(tmp_path):
         "work",
     ]
     assert [row for row in rows if row[0]] == [["*", "work", "yours", "at work"]]
-    assert rows[3][2:] == ["built in", "a local model, then rules; nothing leaves this machine"]
+    assert rows[4][2:] == ["built in", "a local model, then rules; nothing leaves this machine"]
 
 
 def test_list_lines_up_on_a_terminal(tmp_path):
@@ -59,7 +60,7 @@ def test_list_as_json(tmp_path):
         "path": str(path),
         "in_use": True,
     }
-    assert [row["in_use"] for row in rows[1:]] == [False] * 6
+    assert [row["in_use"] for row in rows[1:]] == [False] * 7
 
 
 def test_list_does_not_fail_on_a_broken_profile(tmp_path):

@@ -94,7 +94,8 @@ def test_a_server_and_vendors_keep_their_own_limits(tmp_path):
 
         assert tiers["server"].context_tokens == 4096
         assert tiers["primary"].context_tokens == 1_000_000
-        assert tiers["primary"].timeout_s == 30
+        assert tiers["primary"].first_token_timeout_s == 20
+        assert tiers["server"].first_token_timeout_s == 60
 
 
 def test_only_differences_are_written(tmp_path):
@@ -124,7 +125,7 @@ def test_without_questions(home):
     assert [tier.provider for tier in tiers[:2]] == ["anthropic", "gemini"]
     assert models(tiers[2]) == ["gemma-2-2b-it", "smollm2-135m"]
     assert [line.split("\t")[:2] for line in done.stdout.decode().splitlines()] == [
-        *(["primary", "down"], ["secondary", "down"], ["minimal", "not_ready"]),
+        *(["primary", "down"], ["secondary", "down"], ["minimal", "not_configured"]),
         ["rules", "healthy"],
     ]
     text = (home / "config" / "profiles" / "default.yaml").read_text()

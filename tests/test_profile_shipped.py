@@ -13,7 +13,7 @@ from tieredllm.profile.lint import lint
 from tieredllm.profile.load import find_profile, known_profiles, load, load_profile
 from tieredllm.profile.schema import variables_of
 
-NAMES = ["anthropic", "default", "gemini", "offline", "ollama", "openai"]
+NAMES = ["anthropic", "default", "document", "gemini", "offline", "ollama", "openai"]
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def test_a_shipped_profile_is_yaml_to_others_too(name):
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["name"] == name
 
 
-def test_the_default_has_the_documents_numbers(places):
+def test_the_document_s_numbers_are_a_profile(places):
     """Four tiers, of three vendors and none, with the source document's numbers."""
-    profile = load_profile(None, places)
+    profile = load_profile("document", places)
     numbers = [
         (
             tier.name,
@@ -79,6 +79,23 @@ def test_the_default_has_the_documents_numbers(places):
     assert profile.tiers[3].name == profile.tiers[3].provider == "rules"
     assert (profile.deadline_s, profile.on_content_filter) == (120, "stop")
     assert profile.tiers[2].first_token_timeout_s == 30
+
+
+def test_the_default_lets_a_whole_answer_through(places):
+    """The default has the document's tiers, and no limit that thoughts alone would use up."""
+    profile = load_profile(None, places)
+    document = load_profile("document", places)
+    kept = [
+        [
+            (tier.name, tier.model, tier.prompt, tier.retries, tier.params.temperature)
+            for tier in each.tiers
+        ]
+        for each in (profile, document)
+    ]
+
+    assert kept[0] == kept[1]
+    assert [tier.params.max_tokens for tier in profile.tiers[:3]] == [None, 8192, 1024]
+    assert profile.deadline_s == 120
 
 
 def test_the_default_falls_from_vendor_to_vendor(places):

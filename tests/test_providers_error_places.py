@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from wire_support import BACKENDS, ask, call, event, opens, response, says, stream
+from wire_support import BACKENDS, ask, call, document, event, opens, response, says, stream
 
 MEANINGS = {
     # LM Studio 0.4.21, lmstudio-bug-tracker 2322
@@ -29,6 +29,12 @@ MEANINGS = {
         "error": "Incorrect API key provided: xa***bc.",
     },
 }
+
+
+def words_of(body):
+    return body["error"] if isinstance(body["error"], str) else body["error"]["message"]
+
+
 PLACES = {
     "400": lambda body: response(400, body),
     "403": lambda body: response(403, body),
@@ -47,6 +53,18 @@ PLACES = {
     "event: error": lambda body: stream(event(body, "error")),
     "error:": lambda body: stream(b"error: " + msgspec.json.encode(body) + b"\n\n"),
     "a bare line": lambda body: stream(msgspec.json.encode(body) + b"\n"),
+    # the words alone
+    "text": lambda body: response(400, words_of(body)),
+    "a 200 of text": lambda body: response(200, words_of(body), {"Content-Type": "text/plain"}),
+    "a list of texts": lambda body: response(400, [words_of(body)]),
+    "twice an error": lambda body: response(400, {"error": {"error": {"message": words_of(body)}}}),
+    "a message's text": lambda body: response(
+        400, {"error": {"message": {"text": words_of(body)}}}
+    ),
+    "a reason": lambda body: response(422, {"reason": words_of(body)}),
+    "error: text": lambda body: stream(b"error: " + words_of(body).encode() + b"\n\n"),
+    "data: error: text": lambda body: stream(b"data: error: " + words_of(body).encode() + b"\n\n"),
+    "event: error, text": lambda body: stream(event(words_of(body), "error")),
 }
 
 
@@ -78,3 +96,50 @@ def test_an_error_after_words_names_its_cause(vendor, place):
 
     assert outcome.kind == "stream_interrupted"
     assert "Insufficient balance" in outcome.error.message
+
+
+ENVELOPES = [
+    ({"code": 401, "msg": "token expired or incorrect", "success": False}, "authentication"),
+    ({"code": 1113, "msg": "Insufficient balance", "success": False}, "quota_exhausted"),
+    ({"code": 503, "message": "busy"}, "service_unavailable"),
+    ({"code": "InvalidApiKey", "message": "Invalid API-key provided."}, "authentication"),
+    (
+        {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+        "quota_exhausted",
+    ),
+    (
+        {"base_resp": {"status_code": 1027, "status_msg": "output new_sensitive"}},
+        "content_filter",
+    ),
+    (
+        {"success": False, "errors": [{"code": 7009, "message": "upstream"}], "result": None},
+        "service_unavailable",
+    ),
+    ({"status": "failure", "message": "no config"}, "service_unavailable"),
+    ({"error_code": 17, "error_msg": "Open api daily request limit"}, "service_unavailable"),
+    ({"detail": "Model is loading"}, "service_unavailable"),
+]
+"""What other houses put into a 200 (see `json_path.find_error`), and what it means."""
+
+
+@pytest.mark.parametrize("vendor", BACKENDS)
+@pytest.mark.parametrize(("body", "kind"), ENVELOPES)
+@pytest.mark.parametrize("place", ["a 200", "data:"])
+def test_another_house_s_envelope_is_an_error_in_its_own_words(vendor, body, kind, place):
+    """Never an answer that is merely malformed, whose cause nobody is told."""
+    outcome, _ = ask(vendor, PLACES[place](body))
+    words = msgspec.json.encode(body).decode()
+
+    assert outcome.kind == kind
+    assert outcome.error.message.rpartition(": ")[2].rstrip(".") in words
+
+
+@pytest.mark.parametrize("vendor", BACKENDS)
+def test_what_only_looks_like_an_envelope_is_none(vendor):
+    """An answer that is a success in some house's words as well is an answer."""
+    extra = {"code": 200, "msg": "ok", "success": True, "status": "completed"}
+    for more in (extra, {"base_resp": {"status_code": 0, "status_msg": ""}}, {"errors": []}):
+        body = document(vendor, "Hi") | more
+        outcome, _ = ask(vendor, response(200, body), call(stream=False))
+
+        assert outcome.text == "Hi"

@@ -339,7 +339,8 @@ def test_effort_is_not_asked_of_other_servers():
 @pytest.mark.parametrize(
     ("model", "config"),
     [
-        ("gemini-2.5-flash", {"maxOutputTokens", "temperature", "topP"}),
+        ("gemini-2.0-flash", {"maxOutputTokens", "temperature", "topP"}),
+        ("gemini-2.5-flash", {"maxOutputTokens", "temperature", "topP", "thinkingConfig"}),
         ("gemini-3.1-pro-preview", {"maxOutputTokens", "temperature", "topP", "thinkingConfig"}),
         ("gemini-3.5-flash-lite", {"maxOutputTokens", "temperature", "topP"}),
         ("gemini-3.8-flash", {"maxOutputTokens", "thinkingConfig"}),
@@ -348,7 +349,7 @@ def test_effort_is_not_asked_of_other_servers():
     ],
 )
 def test_gemini_models_get_what_their_generation_takes(model, config):
-    """By name, at Google's own server: sampling up to 3.5, thinking levels from 3 on."""
+    """By name, at Google's own server: sampling up to 3.5, thinking from 2.5 on."""
     ask = at_home("gemini", model)
 
     assert config == set(ask.body["generationConfig"])
@@ -702,6 +703,7 @@ def test_googles_models_think_in_tokens_or_in_levels(model, effort, expected):
     config = at_home("gemini", model, asked).body["generationConfig"]
 
     assert config["thinkingConfig"] == expected
+    assert config["maxOutputTokens"] == 1024 + expected.get("thinkingBudget", 0)
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
@@ -795,3 +797,24 @@ def test_models_that_see_at_other_servers(model, images):
 
     assert made.capabilities.images is images
     assert not made.capabilities.documents
+
+
+@pytest.mark.parametrize(
+    ("model", "most"),
+    [
+        ("claude-opus-5-5", 128_000),
+        ("claude-sonnet-4-6", 128_000),
+        ("claude-haiku-4-5-20251001", 64_000),
+        ("claude-opus-4-1", 32_000),
+        ("claude-3-haiku-20240307", 4096),
+        ("another", 4096),
+    ],
+)
+def test_no_limit_is_the_models_own(model, most):
+    """Without `max_tokens` none is sent, but to Anthropic, which wants one: the model's largest."""
+    asked = call(params=Params(max_tokens=None))
+    bodies = {vendor: request(vendor, asked).json for vendor in VENDORS}
+
+    assert not {"max_tokens", "max_completion_tokens"} & bodies["openai"].keys()
+    assert "maxOutputTokens" not in bodies["gemini"]["generationConfig"]
+    assert at_home("anthropic", model, asked).body["max_tokens"] == most

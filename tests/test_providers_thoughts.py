@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from wire_support import answers, ask, call, document, event, response, stream
+from wire_support import (
+    answers,
+    ask,
+    attempt,
+    backend,
+    call,
+    document,
+    ends,
+    event,
+    raw_server,
+    response,
+    stream,
+)
 
+from tieredllm.providers.http import HttpClients
 from tieredllm.thoughts import MARKS, ThoughtSplitter, opened_block
 
 DATA = Path(__file__).parent / "data"
@@ -63,6 +77,50 @@ def test_thoughts_in_fields_are_told_apart(case):
     assert case["source"]
     assert outcome.text == "Yes."
     assert outcome.thought == "Hm, hm."
+
+
+TALK = ["Okay, ", "the user asks why.\n", "</think>\n\n", "The sky ", "is blue."]
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@pytest.mark.parametrize("case", TEXTS, ids=named)
+def test_models_that_are_known_to_begin_with_thoughts(vendor, case):
+    """Nothing of their thoughts is passed on as text first; whatever they say, it is the same."""
+    reply = answers(vendor, *case["pieces"], reason=case.get("reason", "stop"))
+    outcome, _ = ask(vendor, reply, model="deepseek-r1:8b")
+
+    check(case, outcome)
+    assert outcome.retracted == 0
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_backend_learns_that_its_answers_begin_with_thoughts(vendor):
+    """Only the first answer's thoughts are taken back; the next answer is streamed as it is."""
+
+    async def run():
+        http = HttpClients()
+        try:
+            async with raw_server(answers(vendor, *TALK)) as server:
+                model = backend(vendor, server.url, http)
+                return [await attempt(model) for _ in range(2)]
+        finally:
+            await http.aclose()
+
+    first, second = asyncio.run(run())
+
+    assert (first.retracted, second.retracted) == (1, 0)
+    assert first.text == second.text == "The sky is blue."
+    assert second.texts == ["The sky ", "is blue."]
+
+
+def test_a_known_model_whose_thoughts_have_a_field_is_streamed():
+    """Where a server reads the block, nothing of the answer is held back."""
+    pieces = [{"reasoning_content": "Hm."}, {"content": "The sky "}, {"content": "is blue."}]
+    events = [event({"choices": [{"index": 0, "delta": piece}]}) for piece in pieces]
+    reply = stream(*events, *ends("openai"), event("[DONE]"))
+    outcome, _ = ask("openai", reply, model="qwq-32b")
+
+    assert outcome.texts == ["The sky ", "is blue."]
 
 
 def split(pieces, opened=None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine_support import END, Scripted, fault, rules, run_engine
 
-from tieredllm.engine.plan import merged
+from tieredllm.engine.plan import answer_room, merged
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import Capabilities, Finish, Retraction, ThoughtDelta, ToolRequest
 from tieredllm.types import (
@@ -41,6 +41,15 @@ def test_a_request_sets_parameters_itself():
     assert (params.temperature, params.seed, params.stop) == (0.0, 7, ("###",))
     assert (params.reasoning_effort, params.max_tokens, params.top_p) == ("low", 256, 0.95)
     assert merged(own, ParamOverrides(), is_first=True) == own
+    uncapped = Params(max_tokens=None)
+    assert merged(uncapped, ParamOverrides(max_tokens=5000), is_first=False).max_tokens == 5000
+
+
+def test_room_for_an_answer_without_a_limit():
+    """A quarter of the context, bounded, is kept for an answer that has no limit of its own."""
+    assert answer_room(None, 4096) == 1024
+    assert answer_room(None, 1_000_000) == 32_768
+    assert answer_room(500, 4096) == 500
 
 
 @pytest.mark.parametrize(("start", "expected"), [(None, [4000, 256]), ("secondary", [4000])])
@@ -166,7 +175,7 @@ def test_thoughts_are_progress_and_no_answer():
     model = Scripted(
         [ThoughtDelta("Hm"), 0.06, ThoughtDelta(", so"), 0.06, "Yes.", END], ["late", END]
     )
-    limits = {"first_token_timeout_s": 0.1, "idle_timeout_s": 0.1}
+    limits = {"first_token_timeout_s": 0.1, "idle_timeout_s": 0.1, "timeout_s": 0.1}
     answer, events = run_engine(model, tier=limits)
 
     assert (answer.text, answer.reasoning) == ("Yes.", "Hm, so")
@@ -191,7 +200,7 @@ def test_text_that_turns_out_to_be_thoughts_is_no_answer():
 def test_silence_after_thoughts_is_a_timeout():
     """A model that thinks and then says nothing gave no token, so nothing was interrupted."""
     model = Scripted([ThoughtDelta("Hm"), 5.0])
-    answer, _ = run_engine(model, tier={"idle_timeout_s": 0.05, "retries": 0})
+    answer, _ = run_engine(model, tier={"idle_timeout_s": 0.05, "timeout_s": 0.05, "retries": 0})
 
     assert answer.error.kind == "timeout"
     assert answer.reasoning is None

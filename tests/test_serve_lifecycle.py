@@ -165,7 +165,7 @@ def test_a_stream_that_waits_is_opened_and_kept_alive(wire, sign, tmp_path, monk
 
 def test_until_then_nothing_is_sent(tmp_path):
     """While a tier may still fail, the client has not even a status."""
-    tier = {"first_token_timeout_s": 0.6}
+    tier = {"first_token_timeout_s": 0.6, "timeout_s": 0.6}
     with serving(silent, tmp=tmp_path, tier=tier) as served, served.connect() as sock:
         sock.sendall(request("/v1/chat/completions", WIRES["chat"].body | {"stream": True}))
         sock.settimeout(0.3)

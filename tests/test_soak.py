@@ -155,6 +155,7 @@ def tier(name: str, vendor: str, url: str) -> Tier:
         base_url=url + paths[vendor],
         first_token_timeout_s=0.3,
         idle_timeout_s=0.3,
+        timeout_s=0.3,
         retries=1,
         backoff=Backoff(base_s=0.01, jitter_s=0.01),
         hedge_after_s=0.15 if name == "primary" else None,

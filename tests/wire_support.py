@@ -502,6 +502,7 @@ class Outcome(msgspec.Struct):
 
     texts: list[str]
     thought: str = ""
+    retracted: int = 0
     finish: Finish | None = None
     request: ToolRequest | None = None
     pieces: int = 0
@@ -536,6 +537,7 @@ async def attempt(model: CloudBackend, asked: Call | None = None) -> Outcome:
                 elif isinstance(part, Retraction):
                     outcome.thought += outcome.text
                     outcome.texts.clear()
+                    outcome.retracted += 1
                 elif isinstance(part, ToolRequest):
                     outcome.request = part
                 else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-__all__ = ["MARKS", "TOKENS", "Split", "ThoughtSplitter", "is_in_code", "opened_block"]
+__all__ = ["MARKS", "TOKENS", "HeldStart", "Split", "ThoughtSplitter", "is_in_code", "opened_block"]
 
 MARKS: dict[str, str] = {
     "<think>": "</think>",  # DeepSeek R1, Qwen, GLM, Kimi K2, MiniMax, Nemotron, …
@@ -47,6 +47,7 @@ _LONGEST_HEADER = 256
 _MESSAGE_END = re.compile(r"<\|(?:end|return|call)\|>")
 _ENDS = ("<|end|>", "<|return|>", "<|call|>")
 
+_LONGEST_MARK = max(map(len, _CLOSING))
 _OPENINGS = (*MARKS, *_CLOSING, *_HEADER_STARTS, "analysis")
 _QUOTES = ("`", '"', "'")
 _MOST_CLOSINGS = 16
@@ -230,6 +231,34 @@ class ThoughtSplitter:
         if _CLOSING[close] in before or before.endswith(_QUOTES) or is_in_code(before):
             return False
         return not (before.endswith(" ") and after.startswith((" ", ",", ".", *_QUOTES)))
+
+
+class HeldStart:
+    """A text that probably begins with thoughts, held back until that is known.
+
+    For a model whose template is known to open the block: without it, the thoughts would be passed
+    on as text and taken back.
+    """
+
+    def __init__(self) -> None:
+        self._text = ""
+        self.is_open = True
+        """Whether it is still held."""
+
+    def feed(self, text: str) -> str:
+        """Take the next piece; return all so far once a mark has come, else nothing."""
+        self._text += text
+        new = self._text[-len(text) - _LONGEST_MARK :]
+        start = self._text.lstrip()
+        if start.startswith((*MARKS, *_HEADER_STARTS)) or any(close in new for close in _CLOSING):
+            return self.end()
+        return ""
+
+    def end(self) -> str:
+        """Return what is held, and hold nothing more."""
+        self.is_open = False
+        text, self._text = self._text, ""
+        return text
 
 
 def is_in_code(text: str) -> bool:

@@ -10,6 +10,7 @@ import msgspec
 
 from tieredllm.clock import Clock
 from tieredllm.engine.budget import silence_limit_s
+from tieredllm.engine.plan import answer_room
 from tieredllm.engine.ports import Emit
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
@@ -204,8 +205,7 @@ async def stream_attempt(
         ContextSkipError: the question does not fit, and nothing was asked.
     """
     loop = asyncio.get_running_loop()
-    tier = request.tier
-    wait = _FirstWait(request, now=loop.time())
+    wait = _Wait(request, now=loop.time())
     limit = wait.until
     began = spoke = False
     try:
@@ -239,7 +239,7 @@ async def stream_attempt(
                     if event is not None or isinstance(chunk, CallPiece | ThoughtDelta):
                         began, spoke = True, spoke or not isinstance(chunk, ThoughtDelta)
                         if request.stream:
-                            limit = min(loop.time() + tier.idle_timeout_s, request.deadline)
+                            limit = wait.after_token(now=loop.time())
                     timer.reschedule(limit)
     except TimeoutError:
         raise wait.timeout(began=began, spoke=spoke, now=loop.time()) from None
@@ -257,18 +257,23 @@ async def _tell(messages: Sequence[str], request: AttemptRequest, emit: Emit) ->
             await emit(notice)
 
 
-class _FirstWait:
-    """The wait for an attempt's first token.
+class _Wait:
+    """The wait for an attempt's next token.
 
     Until a remote provider's request is written it is this machine, or the way there, that is
     waited for: connecting has its own limit, and the rest, however slow, says nothing about the
     backend. It has `timeout_s` in all.
+
+    Where no other language model is left, none is given up before `timeout_s` is over: a slow
+    answer is better than none.
     """
 
     def __init__(self, request: AttemptRequest, *, now: float) -> None:
         tier = request.tier
         self._request = request
         self._timeout_s = tier.first_token_timeout_s if request.stream else tier.timeout_s
+        if not request.others_follow:
+            self._timeout_s = max(self._timeout_s, tier.timeout_s)
         self._is_sent = request.backend.provider not in REMOTE
         self._begin(self._timeout_s if self._is_sent else max(self._timeout_s, tier.timeout_s), now)
 
@@ -283,9 +288,17 @@ class _FirstWait:
             left_s=max(0.0, self._request.deadline - now),
             others_follow=self._request.others_follow,
         )
-        self._started = now
+        self._started = self._last_at = now
         self._is_shortened = limit_s < timeout_s
         self.until = now + limit_s
+
+    def after_token(self, *, now: float) -> float:
+        """Return until when the next one is waited for."""
+        tier, self._last_at = self._request.tier, now
+        until = now + tier.idle_timeout_s
+        if not self._request.others_follow:
+            until = max(until, self._started + tier.timeout_s)
+        return min(until, self._request.deadline)
 
     def timeout(self, *, began: bool, spoke: bool, now: float) -> FallbackTriggerError:
         """Return what a wait that was cut off amounts to.
@@ -304,9 +317,8 @@ class _FirstWait:
                 ErrorKind.DEADLINE, f"its share of the request's time was up after {waited_s:.1f} s"
             )
         if began:
-            idle_s = self._request.tier.idle_timeout_s
             kind = ErrorKind.STREAM_INTERRUPTED if spoke else ErrorKind.TIMEOUT
-            return FallbackTriggerError(kind, f"no token for {idle_s:g} s")
+            return FallbackTriggerError(kind, f"no token for {now - self._last_at:.1f} s")
         if not self._is_sent:
             message = f"the request could not be sent within {waited_s:.1f} s"
             return FallbackTriggerError(ErrorKind.TIMEOUT, message, counts=False)
@@ -387,7 +399,8 @@ async def _compose_call(
                 request.prompt,
                 request.tools,
                 policy=tier.prompt,
-                budget_tokens=tier.context_tokens - params.max_tokens,
+                budget_tokens=tier.context_tokens
+                - answer_room(params.max_tokens, tier.context_tokens),
                 count=count,
             )
         except ContextTooSmallError as exc:

@@ -10,7 +10,12 @@ from tieredllm.profile.schema import Params, Tier
 from tieredllm.providers.base import Backend, Capabilities
 from tieredllm.types import Document, Image, Options, ParamOverrides, Prompt
 
-__all__ = ["TierPlan", "lacking", "leading_models", "merged", "selected"]
+__all__ = ["TierPlan", "answer_room", "lacking", "leading_models", "merged", "selected"]
+
+
+UNCAPPED_ROOM = 32_768
+"""What is kept of a context for an answer without a limit of its own: more than any but the longest
+take, thoughts included."""
 
 
 class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +82,16 @@ def merged(params: Params, overrides: ParamOverrides, *, is_first: bool) -> Para
         if (value := getattr(overrides, name)) is not None
     }
     if not is_first and "max_tokens" in given:
-        given["max_tokens"] = min(given["max_tokens"], params.max_tokens)
+        given["max_tokens"] = min(given["max_tokens"], params.max_tokens or given["max_tokens"])
     return msgspec.structs.replace(params, **given)
+
+
+def answer_room(max_tokens: int | None, context_tokens: int) -> int:
+    """Return how many tokens of a context are kept for the answer, `max_tokens` where there is one.
+
+    Else it is a quarter, at most `UNCAPPED_ROOM`.
+    """
+    return min(context_tokens // 4, UNCAPPED_ROOM) if max_tokens is None else max_tokens
 
 
 def lacking(capabilities: Capabilities, prompt: Prompt, options: Options) -> str | None:

@@ -74,7 +74,7 @@ def _sizes(profile: Profile, level: int, node: MappingNode) -> list[Finding]:
     if not tier.model:
         return []
     found = []
-    if tier.params.max_tokens >= tier.context_tokens:
+    if (tier.params.max_tokens or 0) >= tier.context_tokens:
         message = (
             f"`max_tokens` ({tier.params.max_tokens}) leaves nothing of `context_tokens` "
             f"({tier.context_tokens}) for the question: the tier will be skipped"

@@ -108,8 +108,9 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     temperature: Temperature | None = 0.7
     """0 to 2; null leaves the server's own."""
-    max_tokens: MaxTokens = 1024
-    """The most tokens an answer may have."""
+    max_tokens: MaxTokens | None = 1024
+    """The most tokens an answer may have; null: as many as the model can. Most vendors count what a
+    model thinks as well."""
     top_p: TopP | None = 0.95
     """Above 0, up to 1; null leaves the server's own."""
     frequency_penalty: FrequencyPenalty = 0.0
@@ -212,7 +213,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     idle_timeout_s: Seconds = 10.0
     """The longest silence between tokens, once they flow, in seconds."""
     timeout_s: Seconds = 30.0
-    """Seconds for one attempt that is not streaming."""
+    """Seconds for one attempt that is not streaming. Where no other language model is left, a
+    stream's silence is waited out that long as well."""
     retries: Annotated[int, Meta(ge=0, le=20)] = 2
     """Tries after the first, on each backend."""
     backoff: Backoff = Backoff()

@@ -30,7 +30,7 @@ from tieredllm.providers.json_path import DONE, NotJsonError, decode_all, join_h
 from tieredllm.providers.sse import Event
 from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
-from tieredllm.thoughts import Split, ThoughtSplitter
+from tieredllm.thoughts import HeldStart, Split, ThoughtSplitter
 from tieredllm.types import ToolCall, Usage
 
 __all__ = ["DRAIN_S", "ENDINGS", "Ending", "Part", "ResponseAccumulator", "Said", "stream_chunks"]
@@ -106,7 +106,7 @@ A server that keeps the connection open must not turn a complete answer into a s
 Said = Delta | ThoughtDelta | CallPiece | Retraction
 """What comes of a part, to be passed on at once."""
 
-_ERROR_START = re.compile(r'\{\s*"error"\s*:')
+_ERROR_START = re.compile(r'(?i)\{\s*"error"\s*:|error:')
 _LOOKS_LIKE_JSON = re.compile(r"[{}\"]")
 
 LONG_TAIL_S = 5.0
@@ -152,6 +152,7 @@ class ResponseAccumulator:
         presentable: makes text from outside fit to show.
         calls: the tool calls in it; None where the model may make none.
         text_calls: finds those that a model has written as text; None where it has no tools.
+        held: holds a text back that probably begins with thoughts; None where it does not.
         status: the HTTP status it all came with.
         whole: whether the answer came as one document and not as a stream.
     """
@@ -163,6 +164,7 @@ class ResponseAccumulator:
         presentable: Callable[[str], str],
         calls: ToolCallCollector | None = None,
         text_calls: TextCalls | None = None,
+        held: HeldStart | None = None,
         status: int = 200,
         whole: bool = False,
     ) -> None:
@@ -172,6 +174,7 @@ class ResponseAccumulator:
         self._repeats = _Repeats()
         self._splitter = ThoughtSplitter()
         self._text_calls = text_calls
+        self._held = held
         self._choice: int | None = None
         """The answer whose text came first, of several."""
         self._is_late = False
@@ -255,16 +258,34 @@ class ResponseAccumulator:
         self._note(part)
         said: list[Said] = []
         if part.thought is not None:
-            self._splitter.skip_block()
-            said.append(ThoughtDelta(self._thought_halves.join(part.thought)))
-        if text and (text := self._text_halves.join(text)):
-            self._say(self._splitter.feed(text), said)
+            self._take_thought(part.thought, said)
+        if text:
+            self._take_text(text, said)
         if part.calls and self._calls is not None:
             self.began = True
             said.append(CallPiece())
         if part.reason is not None:
             self._at_rest = self.began and not text
         return said
+
+    def _take_thought(self, thought: str, said: list[Said]) -> None:
+        """Take a thought that came as one: none is to be looked for in the text."""
+        self._splitter.skip_block()
+        if self._held is not None:
+            held, self._held = self._held.end(), None
+            self._say(self._splitter.feed(held), said)
+        said.append(ThoughtDelta(self._thought_halves.join(thought)))
+
+    def _take_text(self, text: str, said: list[Said]) -> None:
+        text = self._text_halves.join(text)
+        if text and self._held is not None:
+            text = self._held.feed(text)
+            if self._held.is_open:
+                said.append(ThoughtDelta(""))
+            else:
+                self._held = None
+        if text:
+            self._say(self._splitter.feed(text), said)
 
     def _is_next_word(self, part: Part) -> bool:
         """Take a part that is nothing but the next word of a text, as nearly all are."""
@@ -295,7 +316,10 @@ class ResponseAccumulator:
     def flush(self) -> Sequence[Said]:
         """Return what was held back, once nothing more comes."""
         said: list[Said] = []
-        if text := self._text_halves.join(self._repeats.end()) + self._text_halves.end():
+        text = self._text_halves.join(self._repeats.end()) + self._text_halves.end()
+        if self._held is not None:
+            text = self._held.end() + text
+        if text:
             self._say(self._splitter.feed(text), said)
         self._say(self._splitter.end(), said)
         if self._text_calls is not None and (text := self._text_calls.end()):
@@ -304,7 +328,7 @@ class ResponseAccumulator:
 
     def _say(self, split: Split, said: list[Said]) -> None:
         """Pass on what a piece of text turned out to be."""
-        if split.unsaid:
+        if split.unsaid and self._spoke:
             self._spoke = False
             said.append(Retraction())
         if split.thought:

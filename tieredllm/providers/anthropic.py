@@ -9,12 +9,18 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-import msgspec
-
 from tieredllm.providers.accumulator import Part
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
-from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import (
+    cleaned,
+    content_text,
+    encode,
+    find_error,
+    get_count,
+    get_path,
+    get_str,
+)
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -70,7 +76,7 @@ class AnthropicBackend(CloudBackend):
         }
         body: dict[str, Any] = {
             "model": self.model,
-            "max_tokens": call.params.max_tokens,
+            "max_tokens": call.params.max_tokens or _most_tokens(self.model),
             "messages": messages_of(alternating(turns), identity=self.identity),
             "stream": stream,
             **({"system": system} if system else {}),
@@ -230,6 +236,20 @@ def _prompt_tokens(usage: Any) -> int | None:
     return sum(known) if known else None
 
 
+MOST_TOKENS = {(4, 6): 128_000, (4, 2): 64_000, (4, 0): 32_000}
+"""The longest answer by the version it begins with (LiteLLM's table of models, `max_output_tokens`:
+64,000 for 4.5, 128,000 for 4.6 and later); a limit has to be sent."""
+
+OLD_MOST_TOKENS = 4096
+"""The same for Claude 3, and other houses' models, which take as much at least."""
+
+
+def _most_tokens(model: str) -> int:
+    """Return the longest answer that a model can give."""
+    version = _version(model)
+    return next((most for least, most in MOST_TOKENS.items() if version >= least), OLD_MOST_TOKENS)
+
+
 def _version(model: str) -> tuple[int, int]:
     """Return a Claude model's version; (0, 0) for names from before 4, and others' models."""
     found = _FAMILY.search(model)
@@ -298,7 +318,7 @@ class AnthropicToolCalls:
                 block = block | {"id": call.id, "input": decode_arguments(call)}  # noqa: PLW2901
             if block.get("type") != "text" or str(self._blocks[index].get("text") or "").strip():
                 blocks.append(block)
-        return blocks
+        return cleaned(blocks)
 
     def _begin(self, block: Any) -> int:
         self._blocks.append(dict(block) if isinstance(block, dict) else {})
@@ -308,7 +328,8 @@ class AnthropicToolCalls:
     def _grow(self, index: int, delta: Any) -> None:
         kind = get_str(delta, "type")
         if index not in self._places:
-            self._places[index] = self._begin({"type": "text", "text": ""})
+            begun = "text" if kind == "text_delta" else "thinking"
+            self._places[index] = self._begin({"type": begun, begun: ""})
         place = self._places[index]
         block = self._blocks[place]
         if kind == "input_json_delta":
@@ -322,7 +343,7 @@ class AnthropicToolCalls:
         if text := self._inputs[index]:
             return text
         given = self._blocks[index].get("input")
-        return msgspec.json.encode(given).decode() if given else ""
+        return encode(given) if given else ""
 
 
 def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:

@@ -9,12 +9,17 @@ import re
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-import msgspec
-
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
-from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import (
+    cleaned,
+    encode,
+    find_error,
+    get_count,
+    get_path,
+    get_str,
+)
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -86,23 +91,26 @@ class GeminiBackend(CloudBackend):
 
         No current model takes penalties ("Penalty is not enabled for models/…"). From 3.6 on
         `temperature` and `topP` are deprecated and without effect (changelog of July 2026), and
-        from 3 on thinking has levels.
+        from 3 on thinking has levels, before it a number of tokens.
         """
         params = call.params
         version = _version(self.model) if self._at_home else (0, 0)
         sampled = version < (3, 6)
         effort = params.reasoning_effort
-        little = version >= (3, 0) and self._thinks_little(params) and "lite" not in self.model
+        little = version >= (2, 5) and self._thinks_little(params) and "lite" not in self.model
         if effort is None and little:
             effort = "low"
+        thinking = None if effort is None else _thinking(effort, _version(self.model))
+        # Thoughts count against the limit; where their number is known, the limit is the text's.
+        thoughts = max(0, (thinking or {}).get("thinkingBudget", 0))
         schema = None if call.schema is None else call.schema.schema
         return {
-            "maxOutputTokens": params.max_tokens,
+            "maxOutputTokens": params.max_tokens and params.max_tokens + thoughts,
             "temperature": params.temperature if sampled else None,
             "topP": params.top_p if sampled else None,
             "stopSequences": list(params.stop) or None,
             "seed": params.seed,
-            "thinkingConfig": None if effort is None else _thinking(effort, _version(self.model)),
+            "thinkingConfig": thinking,
             "responseMimeType": None if schema is None else "application/json",
             "responseJsonSchema": schema,
         }
@@ -251,7 +259,7 @@ class GeminiToolCalls:
 
     def raw(self) -> Any:
         """Return the parts as they came: their signatures hold for them in this order."""
-        return list(self._parts)
+        return cleaned(self._parts)
 
 
 def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:
@@ -327,4 +335,4 @@ def _part(part: MessagePart) -> dict[str, Any]:
 def _encoded(arguments: Any) -> str:
     if isinstance(arguments, str):  # some servers encode what the reference has as an object
         return arguments
-    return msgspec.json.encode(arguments).decode() if arguments is not None else ""
+    return encode(arguments) if arguments is not None else ""

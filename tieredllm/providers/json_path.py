@@ -10,9 +10,11 @@ import msgspec
 __all__ = [
     "DONE",
     "NotJsonError",
+    "cleaned",
     "content_text",
     "decode",
     "decode_all",
+    "encode",
     "find_error",
     "get_count",
     "get_path",
@@ -94,6 +96,25 @@ def _decode_leniently(text: bytes | str) -> list[Any]:
     return values
 
 
+def encode(value: Any) -> str:
+    """Encode what was decoded leniently: halves of UTF-16 pairs are joined."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        import json
+
+        return join_halves(json.dumps(value, ensure_ascii=False))
+
+
+def cleaned(value: Any) -> Any:
+    """Return what was decoded leniently as it can be sent back."""
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return decode(encode(value))
+    return value
+
+
 def join_halves(text: str) -> str:
     """Join halves of UTF-16 pairs that stand side by side; one that is alone becomes U+FFFD."""
     if text.isascii() or not _SURROGATE.search(text):
@@ -153,19 +174,39 @@ def find_error(value: Any) -> Any:
     """Return the error that an answer's JSON carries; None when it carries none.
 
     A top-level `error` that says anything counts, as in OpenAI's own client; so does OpenRouter's
-    error of a single choice, z.ai's `success: false` (KiwiGaze/glm-for-copilot#29) and MiniMax's
-    `base_resp` (adrianlyjak/obsidian-aloud-tts#114).
+    error of a single choice, and where there is no answer what other houses put in its place.
     """
     for found in (get_path(value, "error"), get_path(value, "choices", 0, "error")):
         if found and not (isinstance(found, dict) and not any(found.values())):
             return value if found is get_path(value, "error") else {"error": found}
     if get_path(value, "type") == "error" or get_path(value, "object") in ("error", "Error"):
         return value
-    if get_path(value, "choices"):
+    if not isinstance(value, dict) or "type" in value or any(map(value.get, _ANSWERS)):
         return None
-    if get_path(value, "success") is False and get_path(value, "code") is not None:
-        return value
     if code := get_count(value, "base_resp", "status_code"):
         message = get_str(value, "base_resp", "status_msg") or ""
         return {"error": {"message": message, "code": f"minimax_{code}"}}
-    return None
+    return value if _is_envelope(value) else None
+
+
+_ANSWERS = ("choices", "candidates", "content", "output", "data", "models")
+"""What an answer, a piece of one or a list of models is in, over each wire."""
+
+_GOOD_CODES = frozenset({0, 200, "0", "200", "ok", "OK", "success", ""})
+
+
+def _is_envelope(value: dict[str, Any]) -> bool:
+    """Return whether a document is some house's way to say that there is no answer.
+
+    z.ai: `{"code": 401, "msg": "…", "success": false}` (KiwiGaze/glm-for-copilot#29); MiniMax's
+    `base_resp` is read before (adrianlyjak/obsidian-aloud-tts#114); Cloudflare: `{"success": false,
+    "errors": […]}`; Portkey 1.15.2: `{"status": "failure", "message": "…"}`; Baidu: `{"error_code":
+    17, "error_msg": "…"}`; FastAPI: `{"detail": "…"}`.
+    """
+    if value.get("success") is False or value.get("errors") or value.get("detail"):
+        return True
+    says = any(isinstance(value.get(key), str) for key in ("message", "msg", "error_msg"))
+    if says and value.get("status") in ("error", "fail", "failed", "failure"):
+        return True
+    codes = (value.get("code"), value.get("error_code"))
+    return says and any(isinstance(code, int | str) and code not in _GOOD_CODES for code in codes)

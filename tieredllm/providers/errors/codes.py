@@ -111,10 +111,10 @@ SIGNS: tuple[Sign, ...] = (
         words=(
             r"\binsufficient (?:account )?(?:balance|credits|funds)\b",
             r"used all available credits",
-            r"reached its monthly spending limit",
+            r"\bmonthly spend(?:ing)? limit\b",
             r"key limit exceeded",
             r"free-models-per-day",
-            r"you are using a trial key, which is limited to",
+            r"trial key, which is limited to [0-9,]+ api calls ?/ ?month",
             r"weekly usage limit",
             r"used up your daily free allocation",
             r"too many tokens per day",

@@ -75,7 +75,11 @@ def classify_response(
         )
     error = read_error_text(body)
     wait_s = retry_after_s(headers, now=now)
-    return _error(info, error, status=status, meant=status, wait_s=wait_s, now=now)
+    made = _error(info, error, status=status, meant=status, wait_s=wait_s, now=now)
+    if headers.get("x-should-retry", "").strip().lower() == "false":
+        # OpenAI's and Anthropic's word to their clients (openai-python 3.57, `_base_client.py`).
+        made.again = False
+    return made
 
 
 def classify_inside_200(
@@ -229,9 +233,11 @@ def _message(info: RequestInfo, error: ErrorBody, kind: ErrorKind, status: int) 
         if info.key_env is None:
             return f"{info.host} wants a key, and the profile's api_key_env names none: {words}"
         return f"the key in {info.key_env} was rejected: {words}"
-    if kind is ErrorKind.NOT_FOUND and not error.codes:
-        hint = "" if _VERSION.search(info.url) else " (does base_url lack /v1?)"
-        return f"{info.host} has no such model or address ({info.model}): {words}{hint}"
+    if kind is ErrorKind.NOT_FOUND:
+        if not error.codes:
+            words = f"{info.host} has no such model or address ({info.model}): {words}"
+        if not (_VERSION.search(info.url) or "model_not_found" in error.codes):
+            words += " (does base_url lack /v1?)"
     return words
 
 
