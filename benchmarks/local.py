@@ -36,6 +36,7 @@ __all__ = [
     "model",
     "profile",
     "second_question",
+    "server",
     "threads",
 ]
 
@@ -133,7 +134,7 @@ def decode(runs: int) -> Pair:
 
     async def measure() -> Pair:
         manager = _manager(TOKENS)
-        with _server() as url:
+        with server() as url:
             ours: list[float] = []
             floor: list[float] = []
             for number in range(runs + 1):
@@ -241,7 +242,8 @@ def continued(command: list[str], env: dict[str, str], runs: int) -> Pair:
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[str]:
+def server() -> Iterator[str]:
+    """Run llama.cpp's own server with the model, and give its root URL."""
     command = [sys.executable, "-c", SERVER, model(), str(threads())]
     with subprocess.Popen(
         command,
