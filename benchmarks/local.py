@@ -35,8 +35,10 @@ __all__ = [
     "insist_on_fastest",
     "model",
     "profile",
+    "running_server",
     "second_question",
-    "server",
+    "several",
+    "several_beside_server",
     "threads",
 ]
 
@@ -47,7 +49,9 @@ SERVER = """
 import sys
 from xllamacpp import CommonParams, Server
 params = CommonParams()
-params.model.path, params.n_ctx, params.n_parallel = sys.argv[1], 4096, 1
+params.model.path, params.n_ctx, params.n_parallel = sys.argv[1], 4096, int(sys.argv[3])
+if params.n_parallel > 1:
+    params.n_ctx, params.kv_unified = 16384, True
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[2])
 server = Server(params)
 print(server.listening_address, flush=True)
@@ -56,6 +60,9 @@ sys.stdin.read()
 
 TOKENS = 200
 QUESTION = "Count from 1 to 500, one number after the other, separated by commas."
+QUESTIONS = [f"Tell a story about the number {number}." for number in range(64)]
+BATCH_TOKENS = 64
+SLOTS = 16
 TEXT = "The quick brown fox jumps over the lazy dog while the band plays on. " * 60
 
 
@@ -117,7 +124,7 @@ def profile(*, max_tokens: int, before: str | None = None) -> str:
     )
 
 
-def _manager(max_tokens: int) -> FallbackManager:
+def _manager(max_tokens: int, sequences: int = 1) -> FallbackManager:
     tier = Tier(
         name="local",
         provider="llama_cpp",
@@ -126,7 +133,8 @@ def _manager(max_tokens: int) -> FallbackManager:
         first_token_timeout_s=60.0,
         params=Params(temperature=0.0, max_tokens=max_tokens),
     )
-    return FallbackManager(Profile(name="bench", tiers=(tier,)), persist=False)
+    profile = Profile(name="bench", tiers=(tier,))
+    return FallbackManager(profile, persist=False, sequences=sequences)
 
 
 def decode(runs: int) -> Pair:
@@ -134,7 +142,7 @@ def decode(runs: int) -> Pair:
 
     async def measure() -> Pair:
         manager = _manager(TOKENS)
-        with server() as url:
+        with running_server() as url:
             ours: list[float] = []
             floor: list[float] = []
             for number in range(runs + 1):
@@ -241,10 +249,85 @@ def continued(command: list[str], env: dict[str, str], runs: int) -> Pair:
     return alternate(lambda: second(keep=True), lambda: second(keep=False), runs)
 
 
+def several(command: list[str], home: Path, runs: int, *, beginning: str = "") -> Pair:
+    """Measure the seconds of a batch, side by side and one line after the other.
+
+    Args:
+        command: the command line, with a profile of the local tier.
+        home: a directory for the input and the outputs.
+        runs: how often.
+        beginning: what each question begins with.
+    """
+    source = home / "in.txt"
+    source.write_text("".join(f"{beginning}{question}\n" for question in QUESTIONS))
+    env = dict(os.environ) | {"TIEREDLLM_HOME": str(home)}
+
+    def batch(*args: str) -> float:
+        out = home / "out.jsonl"
+        out.unlink(missing_ok=True)
+        started = time.perf_counter()
+        subprocess.run(
+            [*command, "batch", str(source), "-o", str(out), "-q", *args], env=env, check=True
+        )
+        assert len(out.read_bytes().splitlines()) == len(QUESTIONS)
+        return time.perf_counter() - started
+
+    return alternate(batch, lambda: batch("--reproducible"), runs, warm_ups=0)
+
+
+def several_beside_server(runs: int) -> Pair:
+    """Measure ms per token of answers side by side, ours and the server's with as many slots."""
+
+    def ours() -> float:
+        async def answers() -> float:
+            manager = _manager(BATCH_TOKENS, sequences=SLOTS)
+            await manager.process_with_fallbacks("hello")
+            turn = asyncio.Semaphore(SLOTS)
+
+            async def ask(question: str) -> int:
+                async with turn:
+                    answer = await manager.process_with_fallbacks(question)
+                    return answer.usage.completion_tokens or 0
+
+            started = time.perf_counter()
+            tokens = sum(await asyncio.gather(*(ask(question) for question in QUESTIONS)))
+            took_s = time.perf_counter() - started
+            await manager.aclose()
+            return took_s * 1000 / tokens
+
+        return asyncio.run(answers())
+
+    def server(url: str) -> float:
+        async def answers() -> float:
+            turn = asyncio.Semaphore(SLOTS)
+            async with httpx.AsyncClient(timeout=300) as client:
+
+                async def ask(question: str) -> int:
+                    body = {
+                        "model": "m",
+                        "temperature": 0,
+                        "max_tokens": BATCH_TOKENS,
+                        "messages": [{"role": "user", "content": question}],
+                    }
+                    async with turn:
+                        response = await client.post(f"{url}/v1/chat/completions", json=body)
+                        return int(response.json()["usage"]["completion_tokens"])
+
+                await ask("hello")
+                started = time.perf_counter()
+                tokens = sum(await asyncio.gather(*(ask(question) for question in QUESTIONS)))
+                return (time.perf_counter() - started) * 1000 / tokens
+
+        return asyncio.run(answers())
+
+    with running_server(slots=SLOTS) as url:
+        return alternate(ours, lambda: server(url), runs, warm_ups=0)
+
+
 @contextlib.contextmanager
-def server() -> Iterator[str]:
+def running_server(slots: int = 1) -> Iterator[str]:
     """Run llama.cpp's own server with the model, and give its root URL."""
-    command = [sys.executable, "-c", SERVER, model(), str(threads())]
+    command = [sys.executable, "-c", SERVER, model(), str(threads()), str(slots)]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

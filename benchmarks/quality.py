@@ -21,7 +21,7 @@ from typing import Literal
 import httpx
 import msgspec
 
-from benchmarks.local import model, server
+from benchmarks.local import model, running_server
 from tieredllm.client import FallbackManager
 from tieredllm.profile.schema import Params, Profile, Tier
 from tieredllm.types import Message, Prompt
@@ -119,7 +119,7 @@ def main() -> int:
                 memory = ask(manager, Prompt(question="What is my name?", history=MEMORY))
                 long = ask(manager, LONG_QUESTION)
             runner.run(manager.aclose())
-    with server() as url:
+    with running_server() as url:
         scores["bare"] = _score("bare, llama.cpp's server", lambda text: _bare(url, text))
     checks = {
         "minimal is at least full": scores["minimal"] >= scores["full"],

@@ -213,6 +213,38 @@ def continued(runs: int) -> list[Row]:
     return [_row("ask -c after 1,800 tokens: first token", "reading anew", "ms", pair, 0.15)]
 
 
+def several(runs: int) -> list[Row]:
+    """Measure 64 answers of 64 tokens side by side: in turn, and by llama.cpp's server.
+
+    Also with a beginning of some 300 tokens that all have in common, which one after the other
+    keeps, too.
+    """
+    runs = max(1, runs // 3)
+    beginning = "You are a careful assistant who answers briefly and never guesses. " * 22
+    with user(local.profile(max_tokens=local.BATCH_TOKENS)) as (command, env):
+        home = Path(env["TIEREDLLM_HOME"])
+        local.calibrate(env)
+        plain = local.several(command, home, runs)
+        alike = local.several(command, home, runs, beginning=beginning)
+    beside = local.several_beside_server(runs)
+    return [
+        _row("batch, 64 x 64 tokens, local", "one after the other", "s", plain, 1 / 1.8),
+        _row("the same, 300 tokens in common", "one after the other", "s", alike, 1 / 1.7),
+        _row("the same, per token", "llama.cpp's server", "ms", beside, 1 / 0.95),
+    ]
+
+
+def batch(runs: int) -> list[Row]:
+    """Measure the CPU of a batch over a cloud tier beside httpx alone."""
+    with running("instant") as url, user(clouds(url)) as (command, env):
+        source = Path(env["TIEREDLLM_HOME"]) / "in.txt"
+        source.write_text("hello\n" * ANSWERS)
+        floor = [PYTHON, str(FLOORS / "httpx_load.py"), url, str(ANSWERS), "64"]
+        ours = [*command, "-q", "batch", str(source)]
+        pair = compare(ours, floor, env, max(1, runs // 2))["cpu_s"]
+        return [_row(f"batch, {ANSWERS} lines: CPU", "httpx alone", "s", pair, 1.3)]
+
+
 def health_decision(runs: int) -> list[Row]:
     """Measure a decision with a million recorded requests beside one with none.
 
@@ -235,6 +267,8 @@ ROWS: dict[str, Callable[[int], list[Row]]] = {
     "chat": second_question,
     "continued": continued,
     "overhead": overhead,
+    "batch": batch,
+    "several": several,
     "health": health_decision,
     "silence": known_silence,
     "warm-up": warm_up,

@@ -1165,3 +1165,11 @@ def test_an_address_without_a_version_is_asked_about():
     assert (
         "does base_url lack /v1?" in classify_inside_200(without, body, headers={}, now=NOW).message
     )
+
+
+@pytest.mark.parametrize(("value", "again"), [("false", False), ("true", None), ("", None)])
+def test_a_server_that_wants_no_other_try_gets_none(value, again):
+    """`x-should-retry: false` is what OpenAI and Anthropic tell their clients."""
+    error = classify(503, b"", {"x-should-retry": value})
+
+    assert (error.kind, error.again) == ("service_unavailable", again)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from chat_support import talking
-from cli_support import Terminal, answering, cli, served, two_clouds
+from cli_support import Terminal, answering, cli, profile, served, two_clouds
 from test_chat_terminal import hold
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
@@ -178,3 +178,97 @@ def test_logging_is_switched_off_for_good(logged):
     on = json.loads(cli(logged, "log", "--json").stdout)
 
     assert (len(off), len(on)) == (3, 4)
+
+
+def test_first_contact_says_how_to_begin(tmp_path):
+    """With no key and no model three lines say what to do, instead of what is not set."""
+    done = cli(tmp_path, "ask", "--allow-rules", "what is a monad?")
+    lines = done.stderr.decode().splitlines()
+
+    assert lines == [
+        "tieredllm: no model is set up yet: `tieredllm profile init` asks what to use, or",
+        "  a key, any one: tieredllm keys set openai | anthropic | gemini",
+        "  a model without a key, also offline: tieredllm models pull smollm2-135m (98 MB)",
+    ]
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_first_contact_in_a_chat(tmp_path, columns):
+    """The chat begins with the same, and no line is broken within a word."""
+    terminal = Terminal(tmp_path, "chat", columns=columns)
+    terminal.until("tieredllm models pull smollm2-135m")
+    terminal.type("\x04")
+    terminal.run()
+
+    assert "tieredllm keys set openai | anthropic | gemini" in "\n".join(terminal.lines)
+
+
+def test_unconfigured_tiers_are_silent_when_one_answers(tmp_path):
+    """Where the first tier that is configured answers there is nothing to say."""
+    with served(answering("Yes.")) as server:
+        used = profile(
+            tmp_path,
+            "name: test\ntiers:\n  - {name: first, provider: gemini, model: g}\n"
+            f"  - {{name: second, provider: openai, model: m, base_url: '{server.url}/v1',"
+            " api_key_env: null}\n",
+        )
+        done = cli(tmp_path, "-p", used, "really?")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"Yes.\n", b"")
+
+
+def test_a_profile_is_used_from_now_on(tmp_path):
+    """`profile use` holds where none is named; `-p` wins; a broken one is refused."""
+    cli(tmp_path, "profile", "use", "offline")
+    used = cli(tmp_path, "profile", "use").stdout
+    other = json.loads(cli(tmp_path, "-p", "openai", "profile", "show", "--json").stdout)
+    (tmp_path / "config/profiles").mkdir()
+    (tmp_path / "config/profiles/bad.yaml").write_text("tears: []\n")
+    bad = cli(tmp_path, "profile", "use", "bad")
+    still = cli(tmp_path, "profile", "use").stdout
+    cli(tmp_path, "profile", "use", "default")
+
+    assert (used, still) == (b"offline\n", b"offline\n")
+    assert other["name"] == "openai"
+    assert bad.returncode == 2
+    assert cli(tmp_path, "profile", "use").stdout == b"default\n"
+    cli(tmp_path, "profile", "use", "offline")
+    (tmp_path / "config/profile-in-use").write_text("gone\n")
+    assert b"`tieredllm profile use NAME` chose it" in cli(tmp_path, "ask", "hi").stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models", "list"], ["models", "find"], ["models", "path"], ["models", "verify"],
+        ["models", "show", "gemma-2-2b-it"], ["profile", "list"], ["profile", "show"],
+        ["profile", "validate"], ["profile", "schema"], ["prompts", "list"], ["keys", "list"],
+        ["rules", "list"], ["rules", "check", "builtin"], ["rules", "test", "hello"], ["log"],
+        ["log", "list"], ["stats"], ["tools", "list"], ["notify", "outbox"], ["drill"],
+    ],
+)  # fmt: skip
+def test_every_listing_has_json(tmp_path, arguments):
+    """Each prints one JSON value for programs, with nothing around it."""
+    option = [] if arguments == ["profile", "schema"] else ["--json"]
+    done = cli(tmp_path, *arguments, *option)
+
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models", "list"], ["profile", "list"], ["keys", "list"], ["rules", "list"],
+        ["tools", "list"], ["drill"],
+    ],
+)  # fmt: skip
+def test_no_word_of_a_table_is_broken(tmp_path, arguments, columns):
+    """At 80 and at 200 columns every word of a listing stands whole on one line."""
+    words = cli(tmp_path, *arguments).stdout.decode().split()
+    terminal = Terminal(tmp_path, *arguments, columns=columns, rows=120)
+    terminal.run()
+    shown = "\n".join(terminal.lines).split()
+
+    assert [word for word in words if word not in shown] == []

@@ -29,6 +29,12 @@ MEANINGS = {
         "error": "Incorrect API key provided: xa***bc.",
     },
 }
+
+
+def words_of(body):
+    return body["error"] if isinstance(body["error"], str) else body["error"]["message"]
+
+
 PLACES = {
     "400": lambda body: response(400, body),
     "403": lambda body: response(403, body),
@@ -47,6 +53,18 @@ PLACES = {
     "event: error": lambda body: stream(event(body, "error")),
     "error:": lambda body: stream(b"error: " + msgspec.json.encode(body) + b"\n\n"),
     "a bare line": lambda body: stream(msgspec.json.encode(body) + b"\n"),
+    # the words alone
+    "text": lambda body: response(400, words_of(body)),
+    "a 200 of text": lambda body: response(200, words_of(body), {"Content-Type": "text/plain"}),
+    "a list of texts": lambda body: response(400, [words_of(body)]),
+    "twice an error": lambda body: response(400, {"error": {"error": {"message": words_of(body)}}}),
+    "a message's text": lambda body: response(
+        400, {"error": {"message": {"text": words_of(body)}}}
+    ),
+    "a reason": lambda body: response(422, {"reason": words_of(body)}),
+    "error: text": lambda body: stream(b"error: " + words_of(body).encode() + b"\n\n"),
+    "data: error: text": lambda body: stream(b"data: error: " + words_of(body).encode() + b"\n\n"),
+    "event: error, text": lambda body: stream(event(words_of(body), "error")),
 }
 
 

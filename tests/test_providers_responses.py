@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 from profile_support import places_in, write
@@ -9,12 +11,14 @@ from tool_wire_support import COUNT, call_item, calling
 from wire_support import (
     KEY,
     ask,
+    attempt,
     backend,
     call,
     document,
     ends,
     event,
     opens,
+    raw_server,
     responded,
     response,
     says,
@@ -27,6 +31,7 @@ from tieredllm.profile.load import load_profile
 from tieredllm.profile.schema import Params
 from tieredllm.providers.factory import BackendDeps, make_backends
 from tieredllm.providers.http import HttpClients
+from tieredllm.providers.openai_responses import ResponsesBackend
 from tieredllm.types import Document, Image, Message, OutputSchema, ToolChoice
 
 FULL = Params(
@@ -113,6 +118,42 @@ def test_a_model_that_thinks_is_sent_no_sampling_and_asked_for_its_thoughts():
     assert body["reasoning"] == {"effort": "high", "summary": "auto"}
     assert "include" not in at_home("gpt-5.6").body
     assert "include" not in at_home("gpt-4o", call(tools=(COUNT,))).body
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "path"),
+    [
+        ("gpt-4o", Params(), "/v1/responses"),
+        ("gpt-4o", Params(stop=("END",)), "/v1/chat/completions"),
+        ("gpt-4o", Params(seed=0), "/v1/chat/completions"),
+        ("gpt-4o", Params(presence_penalty=0.5), "/v1/chat/completions"),
+        ("gpt-5.6", Params(stop=("END",)), "/v1/responses"),
+    ],
+)
+def test_what_this_api_has_no_parameter_for_is_asked_over_the_other(
+    monkeypatch, model, params, path
+):
+    """At OpenAI, which has both: no wish of a person is dropped that a model can fulfil."""
+
+    async def run():
+        http = HttpClients()
+
+        async def play(connection):
+            vendor = "responses" if connection.received.path == "/v1/responses" else "openai"
+            await connection.send(response(200, document(vendor, "Hi")))
+
+        async with raw_server(play) as server:
+            monkeypatch.setattr(ResponsesBackend, "own_host", server.url.removeprefix("http://"))
+            made = backend("responses", server.url, http, model=model)
+            try:
+                return await attempt(made, call(params=params, stream=False)), server
+            finally:
+                await http.aclose()
+
+    outcome, server = asyncio.run(run())
+
+    assert outcome.text == "Hi"
+    assert [received.path for received in server.requests] == [path]
 
 
 def test_the_lowest_limit_is_kept_to_where_there_is_one():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from pathlib import Path
 
 import msgspec
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from tool_wire_support import (
     COUNT,
+    ENDINGS,
     NOW,
     SIGNATURE,
     call_document,
@@ -40,7 +44,7 @@ from wire_support import (
 )
 
 from tieredllm.providers.http import HttpClients
-from tieredllm.providers.text_calls import TextCalls
+from tieredllm.providers.text_calls import CALL_MARKS, TextCalls
 from tieredllm.types import Message, ToolCall
 
 DATA = Path(__file__).parent / "data"
@@ -535,6 +539,76 @@ def test_openrouter_gets_its_details_back():
         },
         pieces[2],
     ]
+
+
+HALVES = {
+    "openai": [
+        {"choices": [{"index": 0, "delta": {"reasoning_content": half}}]}
+        for half in ("Hm \ud83d", "\ude80")
+    ],
+    "anthropic": [
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "thinking_delta", "thinking": half},
+        }
+        for half in ("Hm \ud83d", "\ude80")
+    ],
+    "gemini": [{"candidates": [{"content": {"parts": [{"text": "Hm \ud83d", "thought": True}]}}]}],
+}
+
+
+@pytest.mark.parametrize("vendor", HALVES)
+def test_halves_in_thoughts_go_back_as_they_can(vendor):
+    """Thoughts with halves of a UTF-16 pair go back joined, or with U+FFFD for a lone one."""
+    thoughts = [f"data: {json.dumps(value)}\n\n".encode() for value in HALVES[vendor]]
+    opening = opens(vendor)[:1]
+    made = called(vendor, *CALLS)
+    body, _ = went_back(vendor, *opening, *thoughts, *made, *ends(vendor, ENDINGS[vendor]))
+
+    assert ("Hm 🚀" if vendor != "gemini" else "Hm \ufffd") in json.dumps(body, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_halves_in_arguments_go_back_as_they_can(vendor):
+    """Arguments with half of a pair, escaped, are no reason to fail."""
+    made = ToolCall(id="a", name="count", arguments='{"why": "\\ud83d!"}')
+    rounds = (
+        Message("assistant", "", calls=(made,), made_by="elsewhere"),
+        Message("tool", "7", call_id="a", name="count"),
+    )
+
+    assert "\ufffd!" in json.dumps(
+        sent_with(vendor, call(tools=TOOLS, rounds=rounds)), ensure_ascii=False
+    )
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_halves_in_written_arguments(vendor):
+    """The same where the call is written as text."""
+    text = '<tool_call>{"name": "count", "arguments": {"why": "\\ud83d!"}}</tool_call>'
+    outcome, _ = ask(vendor, answers(vendor, text), call(tools=TOOLS))
+
+    assert decoded(outcome.request.calls) == [("count", {"why": "\ufffd!"})]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*CALL_MARKS, *"{}[]()\"',:=", "count", "now", "name", "args", "<", ">", "\n"]
+        )
+        | st.text(max_size=3),
+        max_size=20,
+    )
+)
+def test_any_text_is_calls_or_none(pieces):
+    """Whatever a model writes, reading its calls does not fail."""
+    calls = TextCalls(TOOLS)
+    said = "".join(calls.feed(piece)[0] for piece in pieces) + calls.end()
+    made = calls.complete()
+
+    assert "".join(pieces).startswith(said)
+    assert all(it.id and it.name for it in made)
 
 
 def test_another_vendor_gets_no_thoughts():

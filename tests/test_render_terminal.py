@@ -194,9 +194,9 @@ def test_without_streaming_only_the_complete_answer_is_shown():
     assert play(BROKEN, stream=False).lines() == ["A whole answer."]
 
 
-@pytest.mark.parametrize("options", [{"raw": True}, {"color": False}, {"dumb": True}])
-def test_plain_text_without_colors(options):
-    """Raw, without colours and on a dumb terminal the text is shown as it is, but clean."""
+@pytest.mark.parametrize("options", [{"raw": True}, {"dumb": True}])
+def test_plain_text_where_it_is_wanted(options):
+    """Raw and on a dumb terminal the text is shown as it is, but clean."""
     text = "**Yes** \x1b[31mred\x1b[0m\x07 `x`"
     terminal = play(
         [
@@ -210,11 +210,17 @@ def test_plain_text_without_colors(options):
     assert terminal.getvalue() == "**Yes** red `x`\n"
 
 
-def test_no_color_sends_no_escape_sequence():
-    """With `NO_COLOR` nothing but text, line ends and carriage returns is sent, verbose or not."""
-    terminal = play(BROKEN, color=False, verbose=True)
+def test_no_color_keeps_the_layout():
+    """With `NO_COLOR` no colour is sent; Markdown is laid out all the same."""
+    text = "**Yes** `x`\n\n- one\n\n| a |\n|---|\n| b |"
+    terminal = play(
+        [started("primary"), *[Token(tier="primary", text=text)], answered(text)], color=False
+    )
+    shown = terminal.getvalue()
 
-    assert "\x1b" not in terminal.getvalue()
+    assert not re.search(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9\d|10\d)m", shown)
+    assert "**" not in shown
+    assert " • one" in terminal.text()
 
 
 def test_dumb_terminal_gets_no_spinner():

@@ -98,3 +98,21 @@ def test_the_spinner_tells_that_a_model_thinks():
     spinner.tick()
 
     assert "primary is thinking" in out.getvalue()
+
+
+def test_thoughts_of_two_tiers_are_kept_apart():
+    """Two tiers that are asked at once do not think in one line."""
+    terminal = io.StringIO()
+    view = ThoughtView(terminal, dim=False)
+    for tier in ("primary", "secondary"):
+        view.take(Thought(tier=tier, text="Hm."))
+    view.end()
+
+    assert terminal.getvalue() == "Hm.\n\nHm.\n\n"
+
+
+def test_thoughts_after_the_answer_has_begun_are_not_shown_in_it():
+    """An answer on the screen stays whole, whatever the server sends beside it."""
+    late = [*THOUGHTS[:4], Thought(tier="primary", text="Done."), *THOUGHTS[4:]]
+
+    assert play(late, reasoning=True).lines() == ["Hm, hm.", "", "Yes."]

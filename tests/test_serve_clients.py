@@ -111,6 +111,22 @@ def test_a_stream_that_dies_after_words_is_an_error(wire, how, tmp_path):
     assert "Error" in type(raised.value).__name__
 
 
+THINKS = answers("openai", "Hm, ", "hm.\n", "</think>\n\n", *FIRST.split(" ", 1))
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_words_that_turn_out_to_be_thoughts_are_an_error_once(wire, tmp_path):
+    """Thoughts whose end alone is marked break the first stream; after it the model is known."""
+    said: list[str] = []
+    with serving(THINKS, tmp=tmp_path) as served:
+        with pytest.raises(Exception) as raised:  # noqa: PT011 - as above
+            wire.stream(served, [])
+        wire.stream(served, said)
+
+    assert "Error" in type(raised.value).__name__
+    assert "".join(said) == FIRST.replace(" ", "", 1)
+
+
 @pytest.mark.parametrize("how", ["cut", "error", "reset", "silence", "closed"])
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
 def test_a_complete_stream_never_shows_a_dead_one(wire, how, tmp_path):

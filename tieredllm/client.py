@@ -77,6 +77,9 @@ class FallbackManager:
             fast is better than one that computes fast.
         keep_contexts: whether a local model keeps what it has read in the cache directory, where
             `aclose` leaves it, so that a later process goes on with the conversation at once.
+        sequences: how many answers a local model makes at the same time; further requests wait.
+            Several share one context, whose size follows the free memory. Contexts that are kept
+            are those of one.
         approve_tools: whether tools that may change something run without anybody being asked,
             where the profile says `approve: ask`.
         approver: asks a person about one call; without it, `approve: ask` means no.
@@ -106,6 +109,7 @@ class FallbackManager:
         verbose: bool = False,
         one_question: bool = False,
         keep_contexts: bool = False,
+        sequences: int = 1,
         approve_tools: bool = False,
         approver: Approver | None = None,
         tool_folders: Sequence[Path] = (),
@@ -156,6 +160,7 @@ class FallbackManager:
             verbose=verbose,
             one_question=one_question,
             keep_contexts=keep_contexts,
+            sequences=sequences,
         )
         self.plans = tuple(
             TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))

@@ -28,6 +28,7 @@ from enum import Enum
 __all__ = [
     "TextFilter",
     "clean",
+    "escape_json",
     "format_bytes",
     "one_line",
     "pluralize",
@@ -52,6 +53,11 @@ _DROPPED = re.compile(
 )
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+_UNFIT_IN_JSON = re.compile(
+    "[\x7f-\x9f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""What is dropped elsewhere, and JSON does not escape by itself."""
 
 
 class _State(Enum):
@@ -156,6 +162,20 @@ def _after(state: _State, char: str) -> tuple[_State, bool]:
 def clean(text: str) -> str:
     """Return a whole text as a terminal, or a model, may be shown it."""
     return TextFilter().feed(text)
+
+
+def escape_json(text: str) -> str:
+    r"""Return JSON with what no terminal should get written as `\uXXXX`; it means the same.
+
+    Control characters below U+0020 are escaped in any JSON (RFC 8259, section 7); what is not are
+    the C1 controls, among them the 8-bit CSI, and the invisible characters that reorder or hide.
+    """
+
+    def escape(found: re.Match[str]) -> str:
+        units = found[0].encode("utf-16-be")
+        return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+    return text if text.isascii() and "\x7f" not in text else _UNFIT_IN_JSON.sub(escape, text)
 
 
 def one_line(text: str, limit: int | None = None) -> str:

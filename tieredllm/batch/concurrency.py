@@ -37,11 +37,13 @@ class Limit:
 
     Args:
         most: the most there may ever be, at least 1.
+        is_known: whether the backend bears so many and no more, whatever happens.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, is_known: bool = False) -> None:
         self._most = most
-        self._limit = float(min(START, most))
+        self._is_known = is_known
+        self._limit = float(most if is_known else min(START, most))
         self._doubling = True
         self._old = 0
         """How many of the requests that were under way at the last trouble are not done yet."""
@@ -60,6 +62,8 @@ class Limit:
             first_token_s: seconds to its first token; None when it was not answered.
             inside: how many were under way, with this one.
         """
+        if self._is_known:
+            return
         if self._old:
             self._old -= 1
             return
@@ -84,7 +88,7 @@ class Limit:
         Args:
             inside: how many are.
         """
-        if self._old:
+        if self._old or self._is_known:
             return
         self._doubling = False
         self._old = inside
@@ -118,6 +122,10 @@ class AdaptiveGate:
     def at_once(self, identity: str) -> int:
         """Return how many requests a backend may get at once now."""
         return self._door(identity).limit.at_once
+
+    def bound(self, identity: str, most: int) -> None:
+        """Take note that a backend answers so many requests at once, or fewer if it is to."""
+        self._doors[identity] = _Door(Limit(min(most, self._most), is_known=True))
 
     async def enter(self, identity: str) -> None:
         """Wait until one more request may ask a backend; first come, first served."""

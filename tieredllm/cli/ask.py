@@ -309,7 +309,12 @@ def _answer(
 
 def _finish(environment: Environment, options: AskOptions, answer: Answer) -> int:
     """Print what comes after the answer, and judge it."""
-    from tieredllm.render.summary import failure_lines, usage_line
+    from tieredllm.render.summary import (
+        failure_lines,
+        setup_lines,
+        unconfigured_models,
+        usage_line,
+    )
 
     code = code_of(answer)
     if options.as_json:
@@ -319,6 +324,9 @@ def _finish(environment: Environment, options: AskOptions, answer: Answer) -> in
     if answer.error is not None:
         for line in failure_lines(answer):
             environment.warn(line)
+        unconfigured = unconfigured_models(answer)
+        for line in setup_lines(unconfigured) if unconfigured else []:
+            environment.say(line)
         return code
     if options.extract:
         code = _extract(environment, answer)
@@ -329,8 +337,13 @@ def _finish(environment: Environment, options: AskOptions, answer: Answer) -> in
 
 
 def _say_summary(environment: Environment, answer: Answer) -> None:
-    from tieredllm.render.summary import summary_line
+    from tieredllm.render.summary import setup_lines, summary_line, unconfigured_models
 
+    unconfigured = unconfigured_models(answer)
+    if unconfigured:
+        for line in setup_lines(unconfigured):
+            environment.say(line)
+        return
     summary = summary_line(answer)
     if summary is not None:
         environment.say(summary)
@@ -340,7 +353,9 @@ def _as_json(answer: Answer, stream: TextIO) -> str:
     """Encode an answer; what the stream's encoding lacks is escaped, so that nothing is lost."""
     import msgspec
 
-    text = msgspec.json.encode(answer).decode()
+    from tieredllm.text import escape_json
+
+    text = escape_json(msgspec.json.encode(answer).decode())
     try:
         text.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -43,6 +43,9 @@ Started again with the same arguments it goes on where it was: the output is the
 REDRAW_S = 0.2
 SPOOL_BYTES = 2**20
 MAX_CONCURRENCY = 4096
+SEQUENCES = 16
+"""How many lines a local model answers at once: on two cores 2.0 to 2.8 times as fast as one after
+the other, with 8 it is 1.8 to 2.1 times."""
 
 
 class _Group(TyperGroup):
@@ -109,6 +112,14 @@ class BatchOptions(GlobalOptions):
     ] = None
     require_llm: Annotated[
         bool, typer.Option("--require-llm", help="Take a rule answer for a failure.")
+    ] = False
+    reproducible: Annotated[
+        bool,
+        typer.Option(
+            "--reproducible",
+            help="Let a local model answer one line after the other: side by side, the same "
+            "question may get other words.",
+        ),
     ] = False
     shard: Annotated[
         str | None,
@@ -208,13 +219,19 @@ def _run(
 
     at_once, shard = options.at_once, options.part
     path = _output_file(options.output, source)
+    gate = AdaptiveGate(at_once)
     manager = FallbackManager(
         environment.profile_name,
         env=environment.env,
         places=environment.places,
         verbose=environment.verbose,
-        gate=AdaptiveGate(at_once),
+        sequences=1 if options.reproducible else min(at_once, SEQUENCES),
+        gate=gate,
     )
+    for plan in manager.plans:
+        for backend in plan.backends:
+            if backend.capabilities.at_once is not None:
+                gate.bound(backend.identity, backend.capabilities.at_once)
     request = _shared_options(manager, options)
     if path is not None:
         stack.enter_context(_locked(environment, path))
@@ -346,9 +363,10 @@ async def _draw(environment: Environment, tally: Tally) -> None:
 
 
 def _print_record(environment: Environment, record: Record) -> None:
-    import msgspec
 
-    print(msgspec.json.encode(record).decode(), file=environment.stdout, flush=True)
+    from tieredllm.cli.output import print_json_line
+
+    print_json_line(record, environment)
 
 
 def _shared_options(manager: FallbackManager, options: BatchOptions) -> Options:

@@ -299,6 +299,16 @@ def _opening(chat: Chat, *, resumed: bool, width: int) -> list[str]:
     """
     from tieredllm.text import one_line
 
+    models = [
+        backend
+        for plan in chat.manager.plans
+        for backend in plan.backends
+        if backend.is_language_model
+    ]
+    if models and all(backend.missing() is not None for backend in models):
+        from tieredllm.render.summary import setup_lines
+
+        return setup_lines([(backend.provider, backend.model) for backend in models])
     plan = chat.usual
     backend = next((b for b in plan.backends if b.missing() is None), plan.backends[0])
     who = " ".join(dict.fromkeys((plan.tier.name, one_line(backend.model))))

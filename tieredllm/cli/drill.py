@@ -46,9 +46,9 @@ def drill(
     )
     rehearsals = rehearse(manager.profile, manager.plans)
     if as_json:
-        import msgspec
+        from tieredllm.cli.output import print_json_line
 
-        print(msgspec.json.encode(rehearsals).decode(), file=environment.stdout)
+        print_json_line(rehearsals, environment)
     else:
         _print(rehearsals, environment)
     lost = [case for case in rehearsals if case.leaves_nothing]

@@ -24,11 +24,7 @@ def print_previews(previews: Sequence[Preview], environment: Environment, *, as_
         print_json({"tiers": msgspec.to_builtins(tiers)}, environment)
         return
     text = "\n".join(_worded(preview) for preview in previews)
-    if environment.stdout.isatty():
-        from tieredllm.text import clean
-
-        text = clean(text)
-    print(text, end="", file=environment.stdout)
+    environment.print(text.removesuffix("\n"))
 
 
 def _without_data(preview: Preview) -> Preview:

@@ -112,15 +112,21 @@ class Environment:
         """Whether stdout takes colour."""
         return self.may_color(self.stdout)
 
-    def console(self, *, stderr: bool = False) -> Console:
-        """Make a rich console for stdout, or for stderr."""
-        from rich.console import Console
+    def console(self, *, stderr: bool = False, layout: bool = False) -> Console:
+        """Make a rich console for stdout, or for stderr.
+
+        Args:
+            stderr: for stderr.
+            layout: whether bold and the like stay where colours are not wanted.
+        """
+        from tieredllm.render.console import SafeConsole
 
         stream = self.stderr if stderr else self.stdout
         plain = not self.may_color(stream)
-        return Console(
+        keeps = layout and stream.isatty() and self.env.get("TERM") != "dumb"
+        return SafeConsole(
             file=stream,
-            color_system=None if plain else "auto",  # None: no bold and no dim either
+            color_system=None if plain and not keeps else "auto",  # None: no bold, no dim either
             no_color=plain,
             highlight=False,
             soft_wrap=not stream.isatty(),
@@ -139,6 +145,14 @@ class Environment:
         except (OSError, ValueError):
             return 80
 
+    def print(self, text: str) -> None:
+        """Print a line on stdout: for a terminal without what would do something else there."""
+        if self.stdout.isatty():
+            from tieredllm.text import clean
+
+            text = clean(text)
+        print(text, file=self.stdout)
+
     def say(self, text: str) -> None:
         """Print a remark on stderr, unless quiet."""
         if not self.quiet:
@@ -149,6 +163,9 @@ class Environment:
         if self.stderr.isatty():
             import textwrap
 
+            from tieredllm.text import clean
+
+            text = clean(text)
             width = self.columns(self.stderr)
             if len(text) > width and "\n" not in text:
                 text = textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)

@@ -182,9 +182,9 @@ def _print(
     report: HealthReport, environment: Environment, manager: FallbackManager, *, as_json: bool
 ) -> None:
     if as_json:
-        import msgspec
+        from tieredllm.cli.output import print_json_line
 
-        print(msgspec.json.encode(report).decode(), file=environment.stdout)
+        print_json_line(report, environment)
     else:
         print_report(report, manager, environment)
 

@@ -232,7 +232,7 @@ def prune(
 def path() -> None:
     """Print where the log's file is."""
     environment = current()
-    print(environment.places.state_db, file=environment.stdout)
+    environment.print(str(environment.places.state_db))
 
 
 def _list(environment: Environment, wanted: Wanted, *, as_json: bool) -> None:

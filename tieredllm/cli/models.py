@@ -390,7 +390,7 @@ def _line(progress: Progress, rate: float) -> str:
 
 
 @app.command("verify")
-def verify_models(name: MaybeName = None) -> None:
+def verify_models(name: MaybeName = None, *, as_json: Json = False) -> None:
     """Check a model's file, or all that are installed: its SHA-256, and how fast it is here.
 
     Each way to load it that may be the best is tried in a process of its own, so that one that
@@ -407,17 +407,33 @@ def verify_models(name: MaybeName = None) -> None:
     else:
         chosen = [library.find(name)]
     failures: list[str] = []
+    rows: list[dict[str, Any]] = []
     for model in chosen:
         try:
             found = verify(model, cache_dir=session.places.cache)
         except ModelFileError as exc:
             failures.append(str(exc))
+            rows.append({"name": model.name, "path": str(model.path), "error": str(exc)})
+            continue
+        if as_json:
+            rows.append(
+                {
+                    "name": model.name,
+                    "path": str(model.path),
+                    "sha256": found.sha256,
+                    "used": found.validated.rung,
+                    "trials": msgspec.to_builtins(found.validated.trials),
+                    "error": None,
+                }
+            )
             continue
         sha256 = f"SHA-256 {found.sha256}" if found.sha256 else "its SHA-256 is not known"
-        print(f"{model.name}: {sha256}", file=session.stdout)
+        session.print(f"{model.name}: {sha256}")
         for trial in found.validated.trials:
             used = "; used for a short question" if trial.rung == found.validated.rung else ""
-            print(f"  {_trial(trial)}{used}", file=session.stdout)
+            session.print(f"  {_trial(trial)}{used}")
+    if as_json:
+        print_json(rows, session)
     if failures:
         raise ModelFileError("\n".join(failures))
 
@@ -483,4 +499,4 @@ def show_path(
     if as_json:
         print_json({"name": name, "path": str(path)}, session)
     else:
-        print(path, file=session.stdout)
+        session.print(str(path))

@@ -7,8 +7,11 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from tieredllm.cli.environment import Environment
 from tieredllm.render.view import View
+from tieredllm.text import clean, escape_json
 from tieredllm.types import Event, Thought, Token
 
 if TYPE_CHECKING:
@@ -17,7 +20,14 @@ if TYPE_CHECKING:
     from tieredllm.render.plain import ThoughtView
     from tieredllm.render.spinner import Spinner
 
-__all__ = ["make_table", "make_view", "print_json", "print_json_list", "print_table"]
+__all__ = [
+    "make_table",
+    "make_view",
+    "print_json",
+    "print_json_line",
+    "print_json_list",
+    "print_table",
+]
 
 GAP = 3
 """Columns between two cells of a table."""
@@ -27,7 +37,14 @@ LAST_COLUMN = 24
 
 def print_json(value: Any, environment: Environment) -> None:
     """Print one JSON value."""
-    print(json.dumps(value, indent=2, ensure_ascii=False), file=environment.stdout)
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    print(escape_json(text), file=environment.stdout)
+
+
+def print_json_line(value: Any, environment: Environment) -> None:
+    """Print one JSON value of what msgspec can encode, on one line."""
+    text = msgspec.json.encode(value).decode()
+    print(escape_json(text), file=environment.stdout, flush=True)
 
 
 def print_json_list(values: Iterable[Any], environment: Environment) -> None:
@@ -35,7 +52,7 @@ def print_json_list(values: Iterable[Any], environment: Environment) -> None:
     start = "["
     for value in values:
         text = textwrap.indent(json.dumps(value, indent=2, ensure_ascii=False), "  ")
-        environment.stdout.write(f"{start}\n{text}")
+        environment.stdout.write(f"{start}\n{escape_json(text)}")
         start = ","
     environment.stdout.write("[]\n" if start == "[" else "\n]\n")
 
@@ -57,6 +74,7 @@ def print_table(
     from rich.text import Text
 
     console = environment.console()
+    rows = [[clean(cell) for cell in row] for row in rows]
     table = make_table(headings, rows, console.width)
     for row in rows:
         table.add_row(*map(Text, row))
@@ -127,7 +145,7 @@ def make_view(
         from tieredllm.render.terminal import TerminalAnswer
 
         view: View = TerminalAnswer(
-            stdout_console=environment.console(),
+            stdout_console=environment.console(layout=True),
             stderr_console=environment.console(stderr=True),
             raw=raw,
             quiet=environment.quiet,

@@ -37,10 +37,13 @@ Name = Annotated[
 _ORIGINS = {"user": "yours", "shipped": "built in", "file": "file"}
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+
+
 @app.command("list")
 def list_profiles(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the profiles; `*` is the one in use."""
     from tieredllm.profile.load import find_profile, known_profiles
@@ -76,8 +79,36 @@ def list_profiles(
     print_table(("", "profile", "from", "about"), cells, environment)
 
 
+@app.command("use")
+def use(name: Name = None) -> None:
+    """Use a profile wherever none is named, from now on; `default` goes back to that one.
+
+    `-p` and TIEREDLLM_PROFILE win over it. Without a name it says which one is used.
+    """
+    from tieredllm.profile.load import DEFAULT, find_profile, use_profile
+
+    environment = current()
+    if name is None:
+        print(
+            find_profile(environment.profile_name, environment.places).name,
+            file=environment.stdout,
+        )
+        return
+    found = find_profile(name, environment.places)
+    if not _report(found, environment):
+        raise typer.Exit(ExitCode.USAGE)
+    chosen = str(found.path.absolute()) if found.origin == "file" else found.name
+    try:
+        use_profile(None if chosen == DEFAULT else chosen, environment.places)
+    except OSError as exc:
+        raise TieredLLMError(f"cannot remember it: {exc.strerror or exc}") from exc
+    environment.say(f"{found.name} is used from now on, where no other is named")
+    if environment.env.get("TIEREDLLM_PROFILE"):
+        environment.say("TIEREDLLM_PROFILE is set, and wins over it")
+
+
 @app.command()
-def show(name: Name = None) -> None:
+def show(name: Name = None, *, as_json: Json = False) -> None:
     """Print what is in effect, as YAML.
 
     Every key is there with its value, defaults and inherited ones included; no secret is shown.
@@ -89,11 +120,17 @@ def show(name: Name = None) -> None:
     environment = current()
     found = find_profile(name or environment.profile_name, environment.places)
     keys = Keys(environment.env, environment.places.keys_file)
-    environment.stdout.write(dump(load(found, environment.places).profile, keys.origin))
+    text = dump(load(found, environment.places).profile, keys.origin)
+    if as_json:
+        import yaml
+
+        print_json(yaml.safe_load(text), environment)
+    else:
+        environment.stdout.write(text)
 
 
 @app.command()
-def validate(name: Name = None) -> None:
+def validate(name: Name = None, *, as_json: Json = False) -> None:
     """Check a profile and tell every mistake.
 
     Each is one line: file, line, column, what is wrong and what would be right. Ends with exit
@@ -102,7 +139,8 @@ def validate(name: Name = None) -> None:
     from tieredllm.profile.load import find_profile
 
     environment = current()
-    if not _report(find_profile(name or environment.profile_name, environment.places), environment):
+    found = find_profile(name or environment.profile_name, environment.places)
+    if not _report(found, environment, as_json=as_json):
         raise typer.Exit(ExitCode.USAGE)
 
 
@@ -113,7 +151,7 @@ def path(name: Name = None) -> None:
 
     environment = current()
     found = find_profile(name or environment.profile_name, environment.places)
-    print(found.path, file=environment.stdout)
+    environment.print(str(found.path))
 
 
 @app.command()
@@ -252,13 +290,16 @@ def _text_of(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {exc}") from exc
 
 
-def _report(found: Found, environment: Environment, text: str | None = None) -> bool:
+def _report(
+    found: Found, environment: Environment, text: str | None = None, *, as_json: bool = False
+) -> bool:
     """Check a profile and say what was found.
 
     Args:
         found: where it is.
         environment: where to say it.
         text: what its file is going to say; None to read it.
+        as_json: whether to print one JSON value, and nothing else.
 
     Returns:
         Whether it has no mistakes.
@@ -268,19 +309,33 @@ def _report(found: Found, environment: Environment, text: str | None = None) -> 
     from tieredllm.profile.schema import rule_files
     from tieredllm.rules.load import check_rules_file
 
+    loaded = None
     try:
         loaded = load(found, environment.places, text=text)
         mistakes = [bad for file in rule_files(loaded.profile) for bad in check_rules_file(file)]
     except ProfileError as exc:
         mistakes = exc.mistakes
+    doubts = lint(loaded) if loaded is not None and not mistakes else []
+    if as_json:
+        import msgspec
+
+        value = {
+            "path": str(found.path),
+            "ok": not mistakes,
+            "mistakes": msgspec.to_builtins(mistakes),
+            "warnings": msgspec.to_builtins(doubts),
+            "tiers": [tier.name for tier in loaded.profile.tiers] if loaded is not None else [],
+        }
+        print_json(value, environment)
+        return not mistakes
     for mistake in mistakes:
         environment.warn(str(mistake))
-    if mistakes:
+    if mistakes or loaded is None:
         return False
-    for doubt in lint(loaded):
+    for doubt in doubts:
         environment.say(f"{doubt.file}:{doubt.line}:{doubt.column}: warning: {doubt.message}")
     tiers = ", ".join(tier.name for tier in loaded.profile.tiers)
-    print(f"ok: {found.path}: {tiers}", file=environment.stdout)
+    environment.print(f"ok: {found.path}: {tiers}")
     return True
 
 

@@ -109,6 +109,8 @@ def check(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A rule file, or `builtin`.", show_default=False)
     ],
+    *,
+    as_json: Json = False,
 ) -> None:
     """Check a rule file, and run the tests it brings along.
 
@@ -122,15 +124,25 @@ def check(
     source = file if file == BUILTIN else str(Path(file).expanduser())
     matcher = Matcher(load_rules(source))
     failed = failed_tests(matcher)
-    for mistake in failed:
-        print(mistake, file=environment.stdout)
     rows = _rows(matcher.rules)
     tests = len(matcher.rules.tests)
-    print(
+    if as_json:
+        value = {
+            "rules": source,
+            "ok": not failed,
+            "intents": len(rows),
+            "patterns": sum(row["patterns"] for row in rows),
+            "tests": tests,
+            "failed": [str(mistake) for mistake in failed],
+        }
+        print_json(value, environment)
+        raise typer.Exit(ExitCode.FAILURE if failed else ExitCode.OK)
+    for mistake in failed:
+        environment.print(str(mistake))
+    environment.print(
         f"{source}: {pluralize(len(rows), 'intent')}, "
         f"{pluralize(sum(row['patterns'] for row in rows), 'pattern')}, "
-        f"{pluralize(tests, 'test')}" + (f", {len(failed)} failed" if failed else ", ok"),
-        file=environment.stdout,
+        f"{pluralize(tests, 'test')}" + (f", {len(failed)} failed" if failed else ", ok")
     )
     if failed:
         raise typer.Exit(ExitCode.FAILURE)
@@ -192,19 +204,19 @@ def _explanation(given: RuleAnswer) -> dict[str, Any]:
 
 def _print_explained(given: RuleAnswer, *, several: bool, environment: Environment) -> None:
     finding = given.finding
-    out = environment.stdout
-    print(f"intent: {given.intent}", file=out)
+    out = environment.print
+    out(f"intent: {given.intent}")
     if several:
-        print(f"language: {given.lang}", file=out)
+        out(f"language: {given.lang}")
     if finding.winner is not None:
-        print(f"pattern: {finding.winner.pattern}", file=out)
-    print(f"why: {finding.why}", file=out)
+        out(f"pattern: {finding.winner.pattern}")
+    out(f"why: {finding.why}")
     if finding.candidates:
-        print("candidates:", file=out)
+        out("candidates:")
     for candidate in finding.candidates:
-        print(f"  {_describe(candidate, several=several)}", file=out)
-    print(f"tried: {finding.tried} of {pluralize(finding.patterns, 'pattern')}", file=out)
-    print(f"\n{given.text}", file=out)
+        out(f"  {_describe(candidate, several=several)}")
+    out(f"tried: {finding.tried} of {pluralize(finding.patterns, 'pattern')}")
+    out(f"\n{given.text}")
 
 
 def _describe(candidate: Candidate, *, several: bool) -> str:

@@ -16,6 +16,9 @@ __all__ = ["app"]
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
+SEQUENCES = 8
+"""How many answers the local model makes at the same time; further requests wait for their turn."""
+
 EXAMPLES = """Examples:
 
 \b
@@ -89,6 +92,7 @@ def serve(
         env=environment.env,
         places=environment.places,
         verbose=environment.verbose,
+        sequences=SEQUENCES,
     )
     gateway = Gateway(
         manager,

@@ -60,9 +60,9 @@ def stats(
         if database.problem is not None:
             raise TieredLLMError(database.problem)
     if as_json:
-        import msgspec
+        from tieredllm.cli.output import print_json_line
 
-        print(msgspec.json.encode(found).decode(), file=environment.stdout)
+        print_json_line(found, environment)
     elif not found.requests:
         environment.say(f"no request was logged in the last {_words(span_s)}")
     else:

@@ -93,7 +93,7 @@ def call(
     if result.is_error:
         environment.warn(f"tieredllm: {name}: {result.text}")
         raise typer.Exit(ExitCode.FAILURE)
-    print(result.text.rstrip("\n"), file=environment.stdout)
+    environment.print(result.text.rstrip("\n"))
 
 
 def _loaded(environment: Environment) -> Loaded:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tieredllm.local.model import LoadedModel
     from tieredllm.local.template import ChatFormat, ChatPrompt
 
-__all__ = ["End", "Item", "Job", "LoopDetector", "answer"]
+__all__ = ["End", "Item", "Job", "LoopDetector", "Writer", "answer", "read_prompt"]
 
 MAX_ROUND_TOKENS = 256
 """The longest round of a loop that is looked for."""
@@ -33,6 +33,9 @@ MARK_TOKENS = 16
 PROSE_SHARE = 0.8
 """The least share of letters in prose, spaces aside. English has 0.95, code and tables 0.3-0.7."""
 
+
+FORESEEN_TOKENS = 512
+"""What room is kept for an answer without a limit, or with thoughts before it; it may take more."""
 
 Reason = Literal["stop", "length", "repetition"]
 
@@ -84,6 +87,21 @@ def answer(
         StoppedError: the model was told to stop.
         FallbackTriggerError: the conversation does not fit (`context_length`), or llama.cpp failed.
     """
+    prompt = read_prompt(model, chat, job)
+    model.evaluate(prompt.tokens, lasting=prompt.lasting, contexts=contexts)
+    writer = Writer(model, chat, job, prompt)
+    for token in model.sample(writer.room, job.params):
+        if writer.take(token):
+            break
+    return writer.end()
+
+
+def read_prompt(model: LoadedModel, chat: ChatFormat, job: Job) -> ChatPrompt:
+    """Return a job's conversation in the model's tokens.
+
+    Raises:
+        FallbackTriggerError: it does not fit (`context_length`).
+    """
     from tieredllm.local.tokenizer import is_long
 
     written = "".join(message.content for message in job.messages)
@@ -94,59 +112,89 @@ def answer(
             f"the prompt has {len(written)} characters; "
             f"the context has room for {model.n_ctx} tokens",
         )
-    prompt = chat.prompt(job.messages)
-    model.evaluate(prompt.tokens, lasting=prompt.lasting, contexts=contexts)
-    reason, count = _write(model, chat, job, prompt)
-    problem, chat.problem = chat.problem, None
-    return End(
-        reason=reason,
-        prompt_tokens=len(prompt.tokens),
-        completion_tokens=count,
-        notice=problem,
-    )
+    return chat.prompt(job.messages)
 
 
-def _write(
-    model: LoadedModel, chat: ChatFormat, job: Job, prompt: ChatPrompt
-) -> tuple[Reason, int]:
-    """Post the pieces of an answer; return why it ended and how many tokens it took.
+class Writer:
+    """An answer on its way from tokens to the pieces that are posted.
 
     The limit of tokens is that of the answer; thoughts before it have the rest of the context.
+
+    Args:
+        model: what answers.
+        chat: how its conversations are written.
+        job: where the pieces go.
+        prompt: what is answered.
+
+    Attributes:
+        room: the most tokens there is room for.
     """
-    from tieredllm.local.tokenizer import Detokenizer
-    from tieredllm.thoughts import ThoughtSplitter
 
-    splitter = ThoughtSplitter(prompt.opened)
+    def __init__(self, model: LoadedModel, chat: ChatFormat, job: Job, prompt: ChatPrompt) -> None:
+        from tieredllm.local.tokenizer import Detokenizer
+        from tieredllm.thoughts import ThoughtSplitter
 
-    def post(split: Split) -> None:
-        job.post(split if split.thought or split.unsaid else split.text)
+        self.room = model.n_ctx - len(prompt.tokens)
+        limit = job.params.max_tokens
+        self._limit = self.room if limit is None else limit
+        self._foreseen = FORESEEN_TOKENS if limit is None or prompt.opened is not None else limit
+        self._vocabulary = model.vocabulary
+        self._chat = chat
+        self._job = job
+        self._prompt = prompt
+        self._splitter = ThoughtSplitter(prompt.opened)
+        self._detokenizer = Detokenizer((*chat.stop, *job.params.stop))
+        self._loop = LoopDetector()
+        self._held: list[str] = []
+        self._count = self._said = self._waited = 0
+        self._repeats = False
 
-    room = model.n_ctx - len(prompt.tokens)
-    limit = room if job.params.max_tokens is None else job.params.max_tokens
-    said = waited = 0
-    detokenizer = Detokenizer((*chat.stop, *job.params.stop))
-    loop = LoopDetector()
-    held: list[str] = []
-    count = 0
-    for token in model.sample(room, job.params):
-        count += 1
-        data = model.vocabulary.bytes_of(token)
-        held.append(detokenizer.feed(data))
+    @property
+    def left(self) -> int:
+        """How many more tokens it will take at most, as far as can be foreseen."""
+        return max(0, min(self.room, self._foreseen + MARK_TOKENS) - self._count)
+
+    def take(self, token: int) -> bool:
+        """Post what is certain of the text with one more token; True when the answer ends here."""
+        self._count += 1
+        data, held = self._vocabulary.bytes_of(token), self._held
+        held.append(self._detokenizer.feed(data))
         # The first word of a text has no space before it, the same word later has.
-        repeated = loop.feed(data.strip(b" ") or data)
+        repeated = self._loop.feed(data.strip(b" ") or data)
         # What repeats what was just said waits until it turns out not to be a loop.
-        post(splitter.feed("".join(held[: len(held) - repeated])))
+        self._post(self._splitter.feed("".join(held[: len(held) - repeated])))
         del held[: len(held) - repeated]
-        said += splitter.is_answering
-        waited = waited + 1 if splitter.is_waiting else 0
-        if detokenizer.stopped or job.cancelled or said >= limit or waited >= limit + MARK_TOKENS:
-            break
-        if loop.is_undoubted("".join(held)):
-            return "repetition", count
-    post(splitter.feed("".join(held) + detokenizer.end()))
-    post(splitter.end())
-    is_cut = (max(said, waited) >= limit or count >= room) and not detokenizer.stopped
-    return ("length" if is_cut else "stop"), count
+        self._said += self._splitter.is_answering
+        self._waited = self._waited + 1 if self._splitter.is_waiting else 0
+        if (
+            self._detokenizer.stopped
+            or self._job.cancelled
+            or self._said >= self._limit
+            or self._waited >= self._limit + MARK_TOKENS
+        ):
+            return True
+        self._repeats = self._loop.is_undoubted("".join(held))
+        return self._repeats or self._count >= self.room
+
+    def end(self) -> End:
+        """Post the rest of the text, without a loop's other rounds, and return how it ended."""
+        reason: Reason = "repetition" if self._repeats else "stop"
+        if not self._repeats:
+            self._post(self._splitter.feed("".join(self._held) + self._detokenizer.end()))
+            self._post(self._splitter.end())
+            is_full = max(self._said, self._waited) >= self._limit or self._count >= self.room
+            if is_full and not self._detokenizer.stopped:
+                reason = "length"
+        problem, self._chat.problem = self._chat.problem, None
+        return End(
+            reason=reason,
+            prompt_tokens=len(self._prompt.tokens),
+            completion_tokens=self._count,
+            notice=problem,
+        )
+
+    def _post(self, split: Split) -> None:
+        self._job.post(split if split.thought or split.unsaid else split.text)
 
 
 class LoopDetector:

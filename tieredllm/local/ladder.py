@@ -34,6 +34,10 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     flash_attention: bool = True
     threads: int | None = None
     """How many threads compute; None for one per physical core."""
+    sequences: int = 1
+    """How many answers may be under way at the same time, in one context."""
+    more_tokens: int = 0
+    """The room that they share besides one whole context, in tokens."""
 
 
 Rung = Literal["repacked", "plain", "no_flash_attention", "one_thread"]

@@ -6,9 +6,11 @@ https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -32,10 +34,14 @@ from tieredllm.local.sampler import make_sampler
 from tieredllm.local.tokenizer import NativeVocabulary
 from tieredllm.profile.schema import Params
 
-__all__ = ["BadFileError", "LoadedModel"]
+__all__ = ["BATCH_TOKENS", "BadFileError", "LoadedModel", "NoRoomError", "Piece", "Sequence"]
 
 BATCH_TOKENS = 512
 """Prompt tokens in one call; llama.cpp's own default for a physical batch."""
+LAST = -1
+"""The row of the last token that was evaluated, for `llama_get_logits_ith`."""
+NO_ROOM = 1
+"""What `llama_decode` returns when the cache has no place for the batch."""
 ABORTED = 2
 """What `llama_decode` returns when the abort callback said stop."""
 FLASH_ATTENTION_ON, FLASH_ATTENTION_OFF, FLASH_ATTENTION_AUTO = 1, 0, -1
@@ -53,6 +59,37 @@ class _Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     data: ctypes.Array[ctypes.c_uint8]
 
 
+class Sequence:
+    """One text that the context holds.
+
+    Args:
+        number: llama.cpp's id of it.
+
+    Attributes:
+        tokens: what is in the cache of it.
+        cells: for each of them, the place it takes; several sequences may share one.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.tokens: list[int] = []
+        self.cells: list[int] = []
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """What one sequence evaluates in one step."""
+
+    sequence: Sequence
+    tokens: list[int]
+    """They follow what is in the cache."""
+    is_read: bool = True
+    """Whether what follows the last of them will be looked at."""
+
+
+class NoRoomError(Exception):
+    """Report that the context has no room for a step."""
+
+
 class BadFileError(FallbackTriggerError):
     """Report that llama.cpp rejects a file for what is in it."""
 
@@ -62,13 +99,16 @@ class LoadedModel:
 
     Args:
         path: a GGUF file that has been checked.
-        n_ctx: the size of the context, in tokens.
+        n_ctx: the longest text with its answer, in tokens.
         settings: how to load it and compute with it.
         stop: watched while computing; when it is set, `StoppedError` comes out.
         go_on: asked while the file is read; False stops it.
 
     Attributes:
         vocabulary: to tokenise with.
+        sequences: the texts that the context holds; one where the model carries a state from token
+            to token, which takes memory of its own for each.
+        room_tokens: what the texts may have together; what they have in common counts once.
         evaluated_tokens: prompt tokens evaluated so far, without those found in the cache.
         identity: the file, the build of llama.cpp and the kind of context, for `KeptContexts`.
 
@@ -89,18 +129,26 @@ class LoadedModel:
     ) -> None:
         self._llama: ModuleType = bindings()
         self._context: Any = None
-        self._cached: list[int] = []
+        self._batch: Any = None
+        self._lent: Any = None
+        self._cells: Counter[int] = Counter()
+        self._next_cell = 0
         self._snapshots: list[_Snapshot] = []
         self._name = path.name
         self._settings = settings
         self._stop = stop
         self.n_ctx = n_ctx
+        self.room_tokens = n_ctx
+        self.sequences = [Sequence(0)]
         self.evaluated_tokens = 0
         self._model: Any = self._load(path, go_on)
         self.vocabulary = NativeVocabulary(self._llama, self._model)
         try:
             if self._llama.llama_model_has_encoder(self._model):
                 raise self._useless("is an encoder model, which does not answer questions")
+            if settings.sequences > 1 and self._can_cut:
+                self.sequences = [Sequence(number) for number in range(settings.sequences)]
+                self.room_tokens = n_ctx + settings.more_tokens
             self._context = self._make_context()
             self._kept = stop.watch(self._llama, self._context)
             self._memory = self._llama.llama_get_memory(self._context)
@@ -145,8 +193,13 @@ class LoadedModel:
         llama = self._llama
         params = llama.llama_context_default_params()
         fields = {name for name, *_ in params._fields_}
-        params.n_ctx = self.n_ctx
+        params.n_ctx = self.room_tokens
         params.n_batch = params.n_ubatch = min(BATCH_TOKENS, self.n_ctx)
+        params.n_seq_max = len(self.sequences)
+        if len(self.sequences) > 1:
+            # One buffer for all: a long text may take what the short ones leave, and what several
+            # begin with is there once.
+            params.kv_unified = True
         params.n_threads = params.n_threads_batch = self._settings.threads or physical_cores()
         params.no_perf = True
         # All of the past is kept, also where layers look at a window of it only. Without, llama.cpp
@@ -156,7 +209,7 @@ class LoadedModel:
         if "n_outputs_max" in fields:
             # Only the last token's logits are read; room for 512 rows of them is half a gigabyte
             # with Gemma's vocabulary.
-            params.n_outputs_max = 1
+            params.n_outputs_max = len(self.sequences)
         if "flash_attn_type" not in fields:  # before llama.cpp of August 2025
             params.flash_attn = self._settings.flash_attention
             context = llama.llama_init_from_model(self._model, params)
@@ -216,23 +269,33 @@ class LoadedModel:
                 ErrorKind.CONTEXT_LENGTH,
                 f"the prompt has {len(prompt)} tokens; the context has room for {self.n_ctx}",
             )
+        first = self.sequences[0]
         # The last token is always evaluated: its logits are what the answer starts from.
         known = prompt[:-1]
         if contexts is not None:
-            self._load_context(contexts, known)
-        self._cut_cache(shared_beginning(self._cached, known))
-        if self._can_cut or not len(self._cached) < lasting < len(prompt):
-            self._read(prompt)
-            return
-        self._read(prompt[:lasting])
-        self._take_snapshot()
+            self.load_context(contexts, known)
+        self.cut(first, shared_beginning(first.tokens, known))
+        if self.wants_snapshot(len(first.tokens), lasting=lasting, whole=len(prompt)):
+            self._read(prompt[:lasting])
+            self.take_snapshot()
         self._read(prompt)
 
+    def wants_snapshot(self, read: int, *, lasting: int, whole: int) -> bool:
+        """Whether the state after the lasting part of a prompt is worth to be noted.
+
+        Args:
+            read: how many tokens of the prompt are in the cache.
+            lasting: with how many of them the next prompt will begin, too.
+            whole: how many it has.
+        """
+        return not self._can_cut and read < lasting < whole
+
     def _read(self, prompt: list[int]) -> None:
-        """Evaluate what a prompt has beyond the cache."""
-        for start in range(len(self._cached), len(prompt), BATCH_TOKENS):
+        """Evaluate what a prompt has beyond the first sequence's cache."""
+        first = self.sequences[0]
+        for start in range(len(first.tokens), len(prompt), BATCH_TOKENS):
             piece = prompt[start : start + BATCH_TOKENS]
-            self._decode(piece)
+            self.decode([Piece(sequence=first, tokens=piece)])
             self.evaluated_tokens += len(piece)
 
     def sample(self, limit: int, params: Params) -> Iterator[int]:
@@ -242,22 +305,41 @@ class LoadedModel:
             StoppedError: the stop flag was set.
             FallbackTriggerError: llama.cpp failed, or computed something that is no number.
         """
-        llama, context, vocabulary = self._llama, self._context, self.vocabulary
-        sampler = make_sampler(llama, vocabulary.native, params)
-        try:
+        with self.sampler(params) as sampler:
             for number in range(1, limit + 1):
-                token = llama.llama_sampler_sample(sampler, context, -1)
-                if math.isnan(llama.llama_get_logits_ith(context, -1)[token]):
-                    # Broken weights, or weights overwritten under us: the same file gives the same
-                    # again, so it is the model that is of no use, not this one answer.
-                    raise self._failed("computes values that are not numbers: its file is damaged")
-                if vocabulary.ends_answer(token):
+                token = self.pick(sampler, LAST)
+                if self.vocabulary.ends_answer(token):
                     return
                 yield token
                 if number < limit:
-                    self._decode([token])
+                    self.decode([Piece(sequence=self.sequences[0], tokens=[token])])
+
+    @contextlib.contextmanager
+    def sampler(self, params: Params) -> Iterator[Any]:
+        """Lend a chain of samplers for one answer."""
+        chain = make_sampler(self._llama, self.vocabulary.native, params)
+        try:
+            yield chain
         finally:
-            llama.llama_sampler_free(sampler)
+            self._llama.llama_sampler_free(chain)
+
+    def pick(self, sampler: Any, row: int) -> int:
+        """Choose a token by what was computed.
+
+        Args:
+            sampler: the answer's.
+            row: what `decode` gave for its piece.
+
+        Raises:
+            FallbackTriggerError: what was computed is no number.
+        """
+        llama, context = self._llama, self._context
+        token: int = llama.llama_sampler_sample(sampler, context, row)
+        if math.isnan(llama.llama_get_logits_ith(context, row)[token]):
+            # Broken weights, or weights overwritten under us: the same file gives the same again,
+            # so it is the model that is of no use, not this one answer.
+            raise self._failed("computes values that are not numbers: its file is damaged")
+        return token
 
     def computes_numbers(self) -> bool:
         """Tell whether each value computed for the last token is a number."""
@@ -266,15 +348,23 @@ class LoadedModel:
         # A sum is NaN as soon as one of its terms is.
         return not math.isnan(sum(llama.llama_get_logits_ith(self._context, -1)[:count]))
 
-    def _cut_cache(self, keep: int) -> None:
-        """Forget all but the first `keep` tokens.
+    @property
+    def used_tokens(self) -> int:
+        """How much of the room is taken."""
+        return len(self._cells)
+
+    def own_tokens(self, sequence: Sequence) -> int:
+        """Return how much room forgetting a sequence would give back."""
+        return sum(self._cells[cell] == 1 for cell in sequence.cells)
+
+    def cut(self, sequence: Sequence, keep: int) -> None:
+        """Forget all but the first `keep` tokens of a sequence.
 
         Models with a state that is carried from token to token (recurrent and hybrid ones) cannot
         forget the last tokens alone. They go back to a snapshot before them, or forget everything.
         """
-        llama = self._llama
-        if keep and llama.llama_memory_seq_rm(self._memory, 0, keep, -1):
-            del self._cached[keep:]
+        if keep and self._llama.llama_memory_seq_rm(self._memory, sequence.number, keep, -1):
+            self._forget(sequence, keep)
             self._snapshots = [each for each in self._snapshots if each.tokens <= keep]
             return
         while self._snapshots:
@@ -282,14 +372,35 @@ class LoadedModel:
             if snapshot.tokens <= keep and self._return_to(snapshot):
                 return
             self._snapshots.pop()
-        self._clear_cache()
+        self._llama.llama_memory_seq_rm(self._memory, sequence.number, -1, -1)
+        self._forget(sequence, 0)
 
-    def _clear_cache(self) -> None:
-        self._llama.llama_memory_clear(self._memory, True)
-        self._cached.clear()
-        self._snapshots.clear()
+    def copy(self, source: Sequence, target: Sequence, count: int) -> None:
+        """Let a sequence begin with the first tokens of another, which are not evaluated again."""
+        self.cut(target, 0)
+        self._llama.llama_memory_seq_cp(self._memory, source.number, target.number, 0, count)
+        target.tokens = source.tokens[:count]
+        target.cells = source.cells[:count]
+        self._cells.update(target.cells)
 
-    def _take_snapshot(self) -> None:
+    def _append(self, sequence: Sequence, tokens: list[int]) -> None:
+        """Take note of tokens that are in the native cache now."""
+        cells = range(self._next_cell, self._next_cell + len(tokens))
+        self._next_cell += len(tokens)
+        sequence.tokens += tokens
+        sequence.cells += cells
+        self._cells.update(cells)
+
+    def _forget(self, sequence: Sequence, keep: int) -> None:
+        """Take note of tokens that are not in the native cache any more."""
+        for cell in sequence.cells[keep:]:
+            self._cells[cell] -= 1
+            if not self._cells[cell]:
+                del self._cells[cell]
+        del sequence.tokens[keep:]
+        del sequence.cells[keep:]
+
+    def take_snapshot(self) -> None:
         """Note the carried state, which is small; what attention remembers can be cut."""
         llama, context = self._llama, self._context
         if not hasattr(llama, "llama_state_seq_get_data_ext"):  # before llama.cpp of August 2025
@@ -298,7 +409,7 @@ class LoadedModel:
         size = llama.llama_state_seq_get_size_ext(context, 0, partial)
         data = (ctypes.c_uint8 * size)()
         if size and llama.llama_state_seq_get_data_ext(context, data, size, 0, partial) == size:
-            self._snapshots.append(_Snapshot(tokens=len(self._cached), data=data))
+            self._snapshots.append(_Snapshot(tokens=len(self.sequences[0].tokens), data=data))
             del self._snapshots[:-MAX_SNAPSHOTS]
 
     def _return_to(self, snapshot: _Snapshot) -> bool:
@@ -308,16 +419,17 @@ class LoadedModel:
             return False
         if not llama.llama_memory_seq_rm(self._memory, 0, snapshot.tokens, -1):
             return False
-        del self._cached[snapshot.tokens :]
+        self._forget(self.sequences[0], snapshot.tokens)
         return True
 
     def keep_context(self, contexts: KeptContexts) -> None:
         """Keep what has been read and said, for a later process to go on from."""
         llama, context = self._llama, self._context
+        first = self.sequences[0]
         if not self._can_cut:
             # The next prompt parts from this one before the answer's end, if only by a token.
-            self._cut_cache(len(self._cached) - 1)
-        if len(self._cached) < MIN_TOKENS:
+            self.cut(first, len(first.tokens) - 1)
+        if len(first.tokens) < MIN_TOKENS:
             return
         size = llama.llama_state_seq_get_size(context, 0)
         if not 0 < size <= MAX_BYTES:
@@ -328,11 +440,12 @@ class LoadedModel:
         del room  # a bytearray that is lent out cannot change its length
         if written:
             del data[written:]
-            contexts.keep(self.identity, self._cached, data)
+            contexts.keep(self.identity, first.tokens, data)
 
-    def _load_context(self, contexts: KeptContexts, prompt: list[int]) -> None:
-        """Take a kept context into the cache if it has much more of the prompt."""
-        shared = shared_beginning(self._cached, prompt)
+    def load_context(self, contexts: KeptContexts, prompt: list[int]) -> None:
+        """Take a kept context into the first sequence's cache if it has much more of the prompt."""
+        first = self.sequences[0]
+        shared = shared_beginning(first.tokens, prompt)
         if len(prompt) - shared < MIN_TOKENS:
             return
         found = contexts.find(self.identity, prompt, beyond=shared)
@@ -341,12 +454,12 @@ class LoadedModel:
         tokens, data = found
         if not self._can_cut and tokens != prompt[: len(tokens)]:
             return
-        self._clear_cache()
+        self.cut(first, 0)
         lent = (ctypes.c_uint8 * len(data)).from_buffer(data)
-        if self._llama.llama_state_seq_set_data(self._context, lent, len(data), 0):
-            self._cached += tokens
+        if self._llama.llama_state_seq_set_data(self._context, lent, len(data), first.number):
+            self._append(first, tokens)
         else:
-            self._clear_cache()
+            self.cut(first, 0)
 
     @property
     def _can_cut(self) -> bool:
@@ -368,27 +481,70 @@ class LoadedModel:
         text = f"{file}\n{binding_stamp()}\n{self._kind}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
-    def _decode(self, tokens: list[int]) -> None:
-        """Evaluate tokens after those in the cache."""
+    def decode(self, pieces: list[Piece]) -> list[int]:
+        """Evaluate a step: for each sequence in it, the tokens after those in its cache.
+
+        Args:
+            pieces: at most `BATCH_TOKENS` tokens in all, one piece per sequence.
+
+        Returns:
+            For each piece, where what follows its last token is found, for `pick`.
+
+        Raises:
+            StoppedError: the stop flag was set; nothing of the step is in the cache.
+            NoRoomError: there is no room for it; nothing of the step is in the cache.
+            FallbackTriggerError: llama.cpp failed.
+        """
         if self._stop.is_set():
             raise StoppedError
-        llama = self._llama
-        count = len(tokens)
-        array = self._one if count == 1 else (llama.llama_token * count)()
-        array[:] = tokens
-        result = llama.llama_decode(self._context, llama.llama_batch_get_one(array, count))
+        batch, rows = self._fill_batch(pieces)
+        result = self._llama.llama_decode(self._context, batch)
         if result == 0:
-            self._cached += tokens
-            return
-        self._cut_cache(len(self._cached))  # part of the batch may be in the native cache
+            for piece in pieces:
+                self._append(piece.sequence, piece.tokens)
+            return rows
+        for piece in pieces:  # part of the batch may be in the native cache
+            self.cut(piece.sequence, len(piece.sequence.tokens))
         if result == ABORTED or self._stop.is_set():
             raise StoppedError
+        if result == NO_ROOM:
+            raise NoRoomError
         why = last_complaint() or f"llama_decode gave {result}"
         raise self._failed(f"could not be evaluated: {why}")
+
+    def _fill_batch(self, pieces: list[Piece]) -> tuple[Any, list[int]]:
+        llama = self._llama
+        if len(self.sequences) == 1:
+            tokens = pieces[0].tokens
+            count = len(tokens)
+            array = self._one if count == 1 else (llama.llama_token * count)()
+            array[:] = tokens
+            self._lent = array  # the batch has its address alone
+            return llama.llama_batch_get_one(array, count), [LAST]
+        if self._batch is None:
+            self._batch = llama.llama_batch_init(BATCH_TOKENS, 0, 1)
+        batch, at, rows = self._batch, 0, []
+        for piece in pieces:
+            position = len(piece.sequence.tokens)
+            for token in piece.tokens:
+                batch.token[at] = token
+                batch.pos[at] = position
+                batch.n_seq_id[at] = 1
+                batch.seq_id[at][0] = piece.sequence.number
+                batch.logits[at] = 0
+                position += 1
+                at += 1
+            batch.logits[at - 1] = piece.is_read
+            rows.append(at - 1)
+        batch.n_tokens = at
+        return batch, rows
 
     def close(self) -> None:
         """Free the model; harmless when done twice."""
         self.vocabulary.close()
+        if self._batch is not None:
+            self._llama.llama_batch_free(self._batch)
+            self._batch = None
         if self._context is not None:
             self._llama.llama_free(self._context)
             self._context = None

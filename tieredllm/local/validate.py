@@ -26,13 +26,24 @@ from tieredllm.local.probe import GoOn, Probe, RejectedError, probe_in_child, un
 from tieredllm.local.probe_child import NAN, ProbeRequest
 from tieredllm.local.validation_cache import ValidationCache, Verdict, state_of
 
-__all__ = ["Validated", "hash_file", "needed_bytes", "quick_check", "unfit", "validate_model"]
+__all__ = [
+    "Validated",
+    "hash_file",
+    "needed_bytes",
+    "quick_check",
+    "shared_room",
+    "unfit",
+    "validate_model",
+]
 
 HASH_CHUNK_BYTES = 4 * 1024 * 1024
 BASE_BYTES = 96 * 1024 * 1024
 """What a loaded model takes beside weights, cache and activations, rounded up: code, vocabulary."""
 ACTIVATION_COPIES = 32
 """Rows of the model's width that one batch's graph holds at a time, rounded up."""
+SEQUENCE_TOKENS = 1024
+"""What room is made for with each further answer at the same time: most have a shorter prompt, and
+a longer one takes what others leave."""
 PROBE_CONTEXT_TOKENS = 1024
 """Room for a whole batch of prompt tokens, and some of an answer."""
 BUDGET_S, THOROUGH_BUDGET_S = 0.5, 10.0
@@ -272,6 +283,30 @@ def needed_bytes(header: Header, n_ctx: int) -> int:
     cache = header.kv_bytes_per_token * context_for(header, n_ctx)
     activations = ACTIVATION_COPIES * BATCH_TOKENS * header.embedding * 4
     return header.size_bytes + cache + activations + BASE_BYTES
+
+
+def shared_room(
+    header: Header,
+    n_ctx: int,
+    sequences: int,
+    available: Callable[[], int | None] = available_bytes,
+) -> int:
+    """Return how many tokens several answers may share besides one whole context.
+
+    That is `SEQUENCE_TOKENS` for each but the first, as far as half of the free memory goes.
+
+    Args:
+        header: the model's.
+        n_ctx: the context it is loaded with.
+        sequences: how many answers may be under way at the same time.
+        available: tells the bytes of memory there are.
+    """
+    wanted = (sequences - 1) * min(n_ctx, SEQUENCE_TOKENS)
+    free = available()
+    if free is None or not header.kv_bytes_per_token:
+        return wanted
+    spare = max(0, free - needed_bytes(header, n_ctx)) // 2
+    return min(wanted, spare // header.kv_bytes_per_token)
 
 
 def _check_memory(path: Path, header: Header, n_ctx: int, available: int | None) -> None:

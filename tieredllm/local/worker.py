@@ -34,6 +34,7 @@ from tieredllm.types import Message
 if TYPE_CHECKING:
     from tieredllm.local.contexts import KeptContexts
     from tieredllm.local.model import LoadedModel
+    from tieredllm.local.sequences import Scheduler
     from tieredllm.local.template import ChatFormat
 
 __all__ = ["SHARED", "End", "LlamaRunner", "Prepare", "RunnerPool"]
@@ -80,6 +81,9 @@ class LlamaRunner:
         self._stop_loading = threading.Event()
         self._stop = Flag()
         self._current: Job | None = None
+        self._abortable: set[Job] = set()
+        """Those whose end is worth breaking a step of several answers off."""
+        self._scheduler: Scheduler | None = None
         self._ended: Future[None] = Future()
 
     # For callers, on any thread or loop.
@@ -224,7 +228,7 @@ class LlamaRunner:
     def _cancel(self, job: Job) -> None:
         with self._lock:
             job.cancelled = True
-            if self._current is job:
+            if self._current is job or job in self._abortable:
                 self._stop.set()
 
     # On the thread.
@@ -244,6 +248,9 @@ class LlamaRunner:
                         item.set_result(model)
                 elif model is None or chat is None:
                     item.post(self._unavailable("the model is not loaded"))
+                elif len(model.sequences) > 1:
+                    if not self._serve_several(item, model, chat):
+                        return
                 else:
                     answered = self._serve(item, model, chat)
         finally:
@@ -284,6 +291,43 @@ class LlamaRunner:
             go_on=self._go_on_loading,
         )
         return model, ChatFormat(model.vocabulary)
+
+    def _serve_several(self, job: Job, model: LoadedModel, chat: ChatFormat) -> bool:
+        """Answer jobs side by side until there are none; False when the model is to be closed."""
+        from tieredllm.local.sequences import Scheduler
+
+        if self._scheduler is None:
+            self._scheduler = Scheduler(
+                model, chat, abortable=self._say_abortable, translate=_translated
+            )
+        scheduler = self._scheduler
+        scheduler.add(job)
+        closed = self._unavailable(CLOSED)
+        try:
+            while scheduler.is_busy:
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        item = self._work.get_nowait()
+                        if item is None:
+                            scheduler.close(closed)
+                            return False
+                        if isinstance(item, Future):
+                            item.set_result(model)
+                        else:
+                            scheduler.add(item)
+                scheduler.step()
+        except BaseException as exc:  # noqa: BLE001 - it goes to whoever waits
+            scheduler.close(closed if isinstance(exc, StoppedError) else _translated(exc))
+        return not self._closed
+
+    def _say_abortable(self, jobs: set[Job]) -> None:
+        """Take note of whose end breaks the next step off; an earlier end counts no more."""
+        with self._lock:
+            self._abortable = jobs
+            if not self._closed:
+                self._stop.clear()
+            if jobs and any(job.cancelled for job in jobs):
+                self._stop.set()
 
     def _serve(self, job: Job, model: LoadedModel, chat: ChatFormat) -> bool:
         """Answer a job; False when it came to no end."""

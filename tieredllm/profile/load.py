@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tieredllm.errors import Mistake, ProfileError, UsageError
-from tieredllm.files import Places, shipped
+from tieredllm.files import Places, atomic_write, shipped
 from tieredllm.profile.mcp_file import with_servers_of_files
 from tieredllm.profile.nodes import (
     Entry,
@@ -41,6 +41,7 @@ __all__ = [
     "known_profiles",
     "load",
     "load_profile",
+    "profile_in_use",
     "read_mapping",
     "sort_mistakes",
 ]
@@ -52,6 +53,8 @@ _OF_THE_BACKEND = (
     *("api", "api_version", "headers", "headers_env", "body"),
 )
 """What says nothing about a tier once another provider answers it."""
+IN_USE = "profile-in-use"
+"""The file in the configuration directory that names the profile to use."""
 DEFAULT = "default"
 _ENDINGS = (".yaml", ".yml")
 Origin = Literal["user", "shipped", "file"]
@@ -103,16 +106,46 @@ def find_profile(name_or_path: str | None, places: Places) -> Found:
     A bare name is never a path: what lies in the working directory is not trusted unless it is
     named with a separator or the ending `.yaml` or `.yml`.
     """
-    wanted = name_or_path or DEFAULT
+    chosen = None if name_or_path else profile_in_use(places)
+    wanted = name_or_path or chosen or DEFAULT
+    hint = "; `tieredllm profile use NAME` chose it, and chooses another" if chosen else ""
     if not _is_path(wanted):
         found = _find_named(wanted, places)
         if found is not None:
             return found
-        raise UsageError(_unknown_profile(wanted, places, Path()))
+        raise UsageError(_unknown_profile(wanted, places, Path()) + hint)
     path = Path(wanted).expanduser()
     if not path.exists():
-        raise UsageError(f"there is no profile file {path}: `tieredllm profile list` shows names")
+        raise UsageError(
+            f"there is no profile file {path}: `tieredllm profile list` shows names{hint}"
+        )
     return Found(name=path.stem, path=path, origin="file")
+
+
+def profile_in_use(places: Places) -> str | None:
+    """Return the name or path that `profile use` chose; None for `default`."""
+    try:
+        return (places.config / IN_USE).read_text("utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def use_profile(name: str | None, places: Places) -> None:
+    """Use a profile where none is named, from now on.
+
+    Args:
+        name: its name or absolute path; None for `default`.
+        places: the user's directories.
+
+    Raises:
+        OSError: that cannot be remembered.
+    """
+    file = places.config / IN_USE
+    if name is None:
+        file.unlink(missing_ok=True)
+        return
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    atomic_write(file, f"{name}\n")
 
 
 def known_profiles(places: Places) -> list[Found]:

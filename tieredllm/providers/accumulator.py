@@ -106,7 +106,7 @@ A server that keeps the connection open must not turn a complete answer into a s
 Said = Delta | ThoughtDelta | CallPiece | Retraction
 """What comes of a part, to be passed on at once."""
 
-_ERROR_START = re.compile(r'\{\s*"error"\s*:')
+_ERROR_START = re.compile(r'(?i)\{\s*"error"\s*:|error:')
 _LOOKS_LIKE_JSON = re.compile(r"[{}\"]")
 
 LONG_TAIL_S = 5.0

@@ -9,12 +9,18 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-import msgspec
-
 from tieredllm.providers.accumulator import Part
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
-from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import (
+    cleaned,
+    content_text,
+    encode,
+    find_error,
+    get_count,
+    get_path,
+    get_str,
+)
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -312,7 +318,7 @@ class AnthropicToolCalls:
                 block = block | {"id": call.id, "input": decode_arguments(call)}  # noqa: PLW2901
             if block.get("type") != "text" or str(self._blocks[index].get("text") or "").strip():
                 blocks.append(block)
-        return blocks
+        return cleaned(blocks)
 
     def _begin(self, block: Any) -> int:
         self._blocks.append(dict(block) if isinstance(block, dict) else {})
@@ -322,7 +328,8 @@ class AnthropicToolCalls:
     def _grow(self, index: int, delta: Any) -> None:
         kind = get_str(delta, "type")
         if index not in self._places:
-            self._places[index] = self._begin({"type": "text", "text": ""})
+            begun = "text" if kind == "text_delta" else "thinking"
+            self._places[index] = self._begin({"type": begun, begun: ""})
         place = self._places[index]
         block = self._blocks[place]
         if kind == "input_json_delta":
@@ -336,7 +343,7 @@ class AnthropicToolCalls:
         if text := self._inputs[index]:
             return text
         given = self._blocks[index].get("input")
-        return msgspec.json.encode(given).decode() if given else ""
+        return encode(given) if given else ""
 
 
 def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:

@@ -150,6 +150,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it reads PDF documents."""
     schema: bool = False
     """Whether its answers can be held to a JSON Schema."""
+    at_once: int | None = None
+    """How many requests it answers at the same time; None: that is its server's business."""
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):

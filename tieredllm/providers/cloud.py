@@ -393,6 +393,24 @@ class CloudBackend(ABC):
             whole=whole,
         )
 
+    def _no_json(self, body: bytes, info: RequestInfo, reply: Reply) -> FallbackTriggerError:
+        """Tell what a plain text says, where it says what is wrong, or that it is no answer."""
+        from tieredllm.providers.errors.http import classify_inside_200
+
+        text = body.decode("utf-8", "replace")
+        error = classify_inside_200(
+            info, text, status=reply.status, headers=reply.headers, now=self._clock.wall()
+        )
+        is_half = text.lstrip().startswith(("{", "["))
+        if not is_half and error.kind is not ErrorKind.SERVICE_UNAVAILABLE:
+            return error
+        message = f"{info.host} sent an answer that is no JSON"
+        return FallbackTriggerError(
+            ErrorKind.MALFORMED_RESPONSE,
+            info.presentable(message if is_half else f"{message}: {text}"),
+            status=reply.status,
+        )
+
     def _documents(
         self, body: bytes, info: RequestInfo, reply: Reply
     ) -> tuple[list[dict[str, Any]], bool]:
@@ -405,11 +423,7 @@ class CloudBackend(ABC):
         try:
             values = [value for value in decode_all(body) if value is not DONE]
         except NotJsonError as exc:
-            raise FallbackTriggerError(
-                ErrorKind.MALFORMED_RESPONSE,
-                f"{info.host} sent an answer that is no JSON",
-                status=reply.status,
-            ) from exc
+            raise self._no_json(body, info, reply) from exc
         is_whole = len(values) == 1
         if is_whole and isinstance(values[0], list):
             values = values[0]

@@ -42,6 +42,7 @@ class BackendDeps:
         verbose: whether llama.cpp may print its log on stderr.
         one_question: whether one question is all there will be.
         keep_contexts: whether local models keep what they have read for later processes.
+        sequences: how many answers a local model makes at the same time.
 
     Attributes:
         new_text_chars: about how much a local model will have to read at first.
@@ -60,6 +61,7 @@ class BackendDeps:
         verbose: bool,
         one_question: bool,
         keep_contexts: bool,
+        sequences: int = 1,
     ) -> None:
         self.places = places
         self.env = env
@@ -72,6 +74,7 @@ class BackendDeps:
         self.one_question = one_question
         self.new_text_chars = 0
         self.keep_contexts = keep_contexts
+        self.sequences = sequences
 
     @property
     def job(self) -> Job:
@@ -110,6 +113,7 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
             verbose=around.verbose,
             job=lambda: around.job,
             keep_contexts=around.keep_contexts,
+            sequences=around.sequences,
         )
     if source.provider == "cache":
         from tieredllm.providers.static import CacheBackend

@@ -9,12 +9,17 @@ import re
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-import msgspec
-
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
-from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import (
+    cleaned,
+    encode,
+    find_error,
+    get_count,
+    get_path,
+    get_str,
+)
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -254,7 +259,7 @@ class GeminiToolCalls:
 
     def raw(self) -> Any:
         """Return the parts as they came: their signatures hold for them in this order."""
-        return list(self._parts)
+        return cleaned(self._parts)
 
 
 def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:
@@ -330,4 +335,4 @@ def _part(part: MessagePart) -> dict[str, Any]:
 def _encoded(arguments: Any) -> str:
     if isinstance(arguments, str):  # some servers encode what the reference has as an object
         return arguments
-    return msgspec.json.encode(arguments).decode() if arguments is not None else ""
+    return encode(arguments) if arguments is not None else ""

@@ -313,7 +313,8 @@ class Reply:
         if start in (b"{", b"["):
             return "body"
         # `data:`, `event:`, `:`, `id:`, `retry:`, `error:`: no JSON document starts so.
-        return "events" if start in _FIELD_STARTS or "json" not in self.content_type else "body"
+        is_stream = start in _FIELD_STARTS or "event-stream" in self.content_type
+        return "events" if is_stream else "body"
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield the stream's events.

@@ -10,9 +10,11 @@ import msgspec
 __all__ = [
     "DONE",
     "NotJsonError",
+    "cleaned",
     "content_text",
     "decode",
     "decode_all",
+    "encode",
     "find_error",
     "get_count",
     "get_path",
@@ -92,6 +94,25 @@ def _decode_leniently(text: bytes | str) -> list[Any]:
         reason = "there is nothing"
         raise NotJsonError(reason)
     return values
+
+
+def encode(value: Any) -> str:
+    """Encode what was decoded leniently: halves of UTF-16 pairs are joined."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        import json
+
+        return join_halves(json.dumps(value, ensure_ascii=False))
+
+
+def cleaned(value: Any) -> Any:
+    """Return what was decoded leniently as it can be sent back."""
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return decode(encode(value))
+    return value
 
 
 def join_halves(text: str) -> str:

@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tieredllm.aio import in_thread
 from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.files import Places
@@ -46,7 +48,7 @@ HASHED_S = 3.0
 """How long a probe may compute a hash that is not remembered; a larger file's is checked before it
 is first used."""
 
-Key = tuple[Path, FileState, int, Path | None]
+Key = tuple[Path, FileState, int, Path | None, int]
 
 
 class _AbsentError(FallbackTriggerError):
@@ -68,6 +70,7 @@ class LlamaCppBackend:
         verbose: whether llama.cpp's log goes to stderr.
         job: tells what the model is loaded for, when it is.
         keep_contexts: whether what was read and said is kept for later processes, and looked for.
+        sequences: how many answers it makes at the same time.
         pool: where loaded models are shared; the process's own by default.
     """
 
@@ -81,6 +84,7 @@ class LlamaCppBackend:
         verbose: bool = False,
         job: Callable[[], Job] = lambda: SESSION,
         keep_contexts: bool = False,
+        sequences: int = 1,
         pool: RunnerPool | None = None,
     ) -> None:
         self._model = model
@@ -89,6 +93,7 @@ class LlamaCppBackend:
         self._verbose = verbose
         self._job = job
         self._keep_contexts = keep_contexts
+        self._sequences = sequences
         self._pool = pool
         self._verdicts = ValidationCache(places.cache)
         self._library = Library(places, env)
@@ -122,8 +127,8 @@ class LlamaCppBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Text alone."""
-        return Capabilities()
+        """Text alone, some answers at a time."""
+        return Capabilities(at_once=self._sequences)
 
     def missing(self) -> Missing | None:
         """Return the file that is not there, or the name that is unknown."""
@@ -278,7 +283,7 @@ class LlamaCppBackend:
         """
         path, state = self._file()
         cache = self._places.cache if self._keep_contexts else None
-        key = (path, state, self._context_tokens, cache)
+        key = (path, state, self._context_tokens, cache, self._sequences)
         if self._taken is not None and self._taken[0] != key:
             self._give_back()
         if self._taken is None:
@@ -310,10 +315,10 @@ class LlamaCppBackend:
     def _preparation(self, path: Path) -> Prepare:
         """Return what the runner does before it loads the file; it blocks its thread."""
         n_ctx, verdicts = self._context_tokens, self._verdicts
-        found_as = self._found
+        found_as, sequences = self._found, self._sequences
 
         def prepare(go_on: Callable[[], bool]) -> tuple[int, LoadSettings]:
-            from tieredllm.local.validate import validate_model
+            from tieredllm.local.validate import shared_room, validate_model
 
             found = validate_model(
                 path,
@@ -323,7 +328,14 @@ class LlamaCppBackend:
                 job=self._job(),
                 go_on=go_on,
             )
-            return found.n_ctx, found.settings
+            settings = found.settings
+            if sequences > 1:
+                settings = msgspec.structs.replace(
+                    settings,
+                    sequences=sequences,
+                    more_tokens=shared_room(found.header, found.n_ctx, sequences),
+                )
+            return found.n_ctx, settings
 
         return prepare
 

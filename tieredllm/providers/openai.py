@@ -17,8 +17,10 @@ from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
 from tieredllm.providers.json_path import (
     NotJsonError,
+    cleaned,
     content_text,
     decode,
+    encode,
     find_error,
     get_count,
     get_path,
@@ -345,11 +347,12 @@ class OpenAIToolCalls:
 
     def raw(self) -> Any:
         """Return what only this server understands: its thoughts, and an extra for each call."""
-        return {
+        raw = {
             REASONING: None if self._thoughts is None else "".join(self._thoughts),
             DETAILS: self._details,
             "extras": [call.extra for call in self._named()],
         }
+        return cleaned(raw)
 
     def _named(self) -> list[_Fragments]:
         """Return the calls of the first of several answers that has any."""
@@ -378,7 +381,7 @@ class OpenAIToolCalls:
         name = get_str(fragment, "function", "name") or ""
         arguments = get_path(fragment, "function", "arguments")
         if isinstance(arguments, dict):  # some servers decode what the reference has as text
-            arguments = msgspec.json.encode(arguments).decode()
+            arguments = encode(arguments)
         arguments = arguments if isinstance(arguments, str) else ""
         name_id = get_str(fragment, "id") or ""
         call = self._at(choice, index)

@@ -10,14 +10,16 @@ openai-python 3.57.0, `types/responses/`.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from functools import cached_property
 from typing import Any, ClassVar
 
 import msgspec
 
 from tieredllm.providers.accumulator import ENDINGS, Part
-from tieredllm.providers.base import Call
+from tieredllm.providers.base import Call, Chunk
 from tieredllm.providers.cloud import WireRequest, base64_of
-from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import cleaned, find_error, get_count, get_path, get_str
 from tieredllm.providers.openai import THINKING, OpenAIBackend
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -55,6 +57,34 @@ class ResponsesBackend(OpenAIBackend):
     """A model at OpenAI, or at a server that speaks its Responses API."""
 
     wire: ClassVar[str] = "responses"
+
+    def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        """Make one attempt; over chat completions where only they can do what is asked for.
+
+        The Responses API has no `stop`, `seed` or penalties. Models that think take none anywhere.
+        """
+        params = call.params
+        wants_chat = (
+            bool(params.stop or params.frequency_penalty or params.presence_penalty)
+            or params.seed is not None
+        )
+        if wants_chat and self._at_home and not THINKING.match(self.model):
+            return self._chat.answer(call)
+        return super().answer(call)
+
+    @cached_property
+    def _chat(self) -> OpenAIBackend:
+        """The same model over the other wire."""
+        return OpenAIBackend(
+            model=self.model,
+            base_url=self._base_url,
+            api_key_env=self._key_env,
+            keys=self._keys,
+            http=self._http,
+            clock=self._clock,
+            vision=self.vision,
+            server=self._server,
+        )
 
     def _build_request(self, call: Call) -> WireRequest:
         stream = call.stream and "stream" not in call.omit
@@ -214,7 +244,7 @@ class ResponsesToolCalls:
             elif kind == "message" and (text := _text(item)):
                 phase = {"phase": item["phase"]} if item.get("phase") else {}
                 items.append(_said(text) | phase)
-        return items
+        return cleaned(items)
 
 
 def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:

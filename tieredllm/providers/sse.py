@@ -117,7 +117,7 @@ class Decoder:
             return self._dispatch()
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
-        if field == b"error" and value.startswith(b"{"):
+        if field == b"error" and value.strip():
             return Event(value.decode("utf-8", "replace"), "error")
         if field == b"data":
             event = None

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from tieredllm.providers.json_path import NotJsonError, decode, get_path, get_str
+from tieredllm.providers.json_path import NotJsonError, decode, encode, get_path, get_str
 from tieredllm.providers.tool_calls import with_unique_ids
 from tieredllm.thoughts import is_in_code
 from tieredllm.types import ToolCall, ToolDeclaration
@@ -221,7 +221,7 @@ class TextCalls:
 
 
 def _call(name: str, arguments: Any) -> ToolCall:
-    text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+    text = arguments if isinstance(arguments, str) else encode(arguments)
     return ToolCall(id="", name=name, arguments=text)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tieredllm.providers.json_path import NotJsonError, decode, join_halves
+from tieredllm.providers.json_path import NotJsonError, cleaned, decode, join_halves
 from tieredllm.types import Message, ToolCall
 
 __all__ = [
@@ -106,7 +106,7 @@ def decode_arguments(call: ToolCall) -> dict[str, Any]:
             value = decode(value)
     except NotJsonError:
         return {}
-    return value if isinstance(value, dict) else {}
+    return cleaned(value) if isinstance(value, dict) else {}
 
 
 def safe_name(name: str) -> str:

@@ -47,6 +47,8 @@ class LiveRegion:
             live: rows below them that the next update replaces; fewer than the terminal has.
             width: the terminal's columns, at least 1; no row is wider.
         """
+        # A live row is one row of the screen; settled ones are of lines that the terminal breaks.
+        live = [Row(row.text, row.cells) for row in live]
         old, new = self._live, [*settled, *live]
         kept = _common(old, new)
         if kept == len(old) == len(new):
@@ -59,12 +61,15 @@ class LiveRegion:
             out.append(self._way_up(kept, width))
         elif not self._at_line_start:
             out.append("\n")
-        texts = [row.text for row in new]
         first_live = max(len(settled), kept)
-        out.append("\n".join(texts[kept:first_live]))
-        if first_live < len(texts):
-            out.append("\n" if kept < first_live else "")
-            out.append(_NO_WRAP + "\n".join(texts[first_live:]) + _WRAP)
+        for row in new[kept:first_live]:
+            out.append(row.text)
+            out.append("" if row.goes_on else "\n")
+        if first_live < len(new):
+            rows = "\n".join(row.text for row in new[first_live:])
+            out.append(_NO_WRAP + rows + _WRAP)
+        elif kept < first_live:
+            out[-1] = ""  # the cursor stays behind the last row
         out.append(_END)
         self._live = list(live)
         self._at_line_start = not new

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 from markdown_it.token import Token
 from rich import box
+from rich.cells import cell_len
 from rich.color import ColorSystem
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import (
@@ -63,7 +64,9 @@ def _is_blank(line: Sequence[Segment]) -> bool:
 def code_lines(
     console: Console, options: ConsoleOptions, code: str, info: str
 ) -> list[list[list[Segment]]]:
-    """Highlight code: for each of its lines, the rows it takes, as wide as the options say.
+    """Highlight code: for each of its lines, the rows it takes, at most as wide as the options say.
+
+    A line is broken where the width ends, as a terminal breaks it, and nothing is added to it.
 
     Args:
         console: whose theme is used.
@@ -77,14 +80,31 @@ def code_lines(
     background = Syntax.get_theme(_THEME).get_background_style()
     language = info.split(maxsplit=1)[0] if info.strip() else "text"
     try:
-        text = Syntax("", language, theme=_THEME, word_wrap=True).highlight(code)
+        text = Syntax("", language, theme=_THEME).highlight(code)
     except Exception:  # noqa: BLE001 - a lexer is anybody's plug-in, and colours are no answer
-        text = Text(code, style=background)
-    options = options.update(height=None, justify="left", no_wrap=False, overflow="fold")
+        text = Text(code)
+    text.stylize_before(background)
     return [
-        console.render_lines(line, options, style=background, pad=True)
+        [
+            list(piece.render(console))
+            for piece in line.divide(_breaks(line.plain, options.max_width))
+        ]
         for line in text.split("\n", allow_blank=True)[: code.count("\n") + 1]
     ]
+
+
+def _breaks(line: str, width: int) -> list[int]:
+    """Return where a terminal of this width breaks a line, as offsets of characters."""
+    if len(line) * 2 <= width:
+        return []
+    breaks, cells = [], 0
+    for index, character in enumerate(line):
+        size = cell_len(character)
+        if cells + size > width and cells:
+            breaks.append(index)
+            cells = 0
+        cells += size
+    return breaks
 
 
 class _Code(CodeBlock):
@@ -271,6 +291,9 @@ class Row(msgspec.Struct, frozen=True):
     """What is written: clean text and this program's own escape sequences, no line end."""
     cells: int
     """The columns it takes."""
+    goes_on: bool = False
+    """Whether the next row is the rest of the same line: the terminal breaks it by itself, so that
+    who copies it gets one line."""
 
 
 class Rows:
@@ -299,7 +322,13 @@ class Rows:
     def code(self, token: Token, width: int) -> list[list[Row]]:
         """Render a fenced block: the rows of each line of code, without blank ones at its end."""
         lines = code_lines(self._console, self._options(width), token.content, token.info)
-        return [[self._row(row) for row in line] for line in lines]
+        return [
+            [
+                msgspec.structs.replace(self._row(row), goes_on=number < len(line))
+                for number, row in enumerate(line, 1)
+            ]
+            for line in lines
+        ]
 
     def _options(self, width: int) -> ConsoleOptions:
         return self._console.options.update(width=width, height=None)

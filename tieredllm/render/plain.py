@@ -95,6 +95,7 @@ class ThoughtView:
     def __init__(self, terminal: IO[str], *, dim: bool) -> None:
         self._terminal = terminal
         self._dim = dim
+        self._tier = ""
         self._text: PlainStream | None = None
 
     def take(self, event: Event) -> None:
@@ -106,6 +107,9 @@ class ThoughtView:
         if not isinstance(event, Thought):
             self.end()
             return
+        if event.tier != self._tier:  # two tiers may be asked at once
+            self.end()
+            self._tier = event.tier
         text = event.text
         if self._text is None:
             text = text.lstrip()

@@ -5,6 +5,8 @@ All functions are pure: an `Answer` in, text out. What comes from outside is cle
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tieredllm.kinds import ErrorKind
 from tieredllm.render.event_messages import describe_backend, describe_failure
 from tieredllm.text import one_line
@@ -16,8 +18,19 @@ from tieredllm.types import (
     is_from_first_choice,
 )
 
-__all__ = ["failure_lines", "fix_for", "summary_line", "usage_line"]
+__all__ = [
+    "failure_lines",
+    "fix_for",
+    "setup_lines",
+    "summary_line",
+    "unconfigured_models",
+    "usage_line",
+]
 
+NO_MODEL = frozenset({"rules", "cache"})
+"""Providers whose answers no model writes."""
+SMALLEST, SMALLEST_SIZE = "smollm2-135m", "98 MB"
+"""The model that is had the soonest (models/catalog.yaml)."""
 _REASON_LIMIT = 120
 """Characters that each tier's reason may take in the summary, which is to stay a line or two."""
 
@@ -61,6 +74,33 @@ def summary_line(answer: Answer, *, names_model: bool = True) -> str | None:
     elif answer.truncated:
         parts.append(_cut(answer))
     return f"tieredllm: {'; '.join(parts)}" if parts else None
+
+
+def setup_lines(unconfigured: Sequence[tuple[str, str]]) -> list[str]:
+    """Say how to begin, in three lines: which key, which model, and the command that asks.
+
+    Args:
+        unconfigured: provider and model of each language model that lacks a key or a file.
+    """
+    vendors = [name for name in ("openai", "anthropic", "gemini") if name in dict(unconfigured)]
+    local = [model for provider, model in unconfigured if provider == "llama_cpp"]
+    lines = ["tieredllm: no model is set up yet: `tieredllm profile init` asks what to use, or"]
+    if vendors:
+        any_one = ", any one" if len(vendors) > 1 else ""
+        lines.append(f"  a key{any_one}: tieredllm keys set {' | '.join(vendors)}")
+    if local:
+        model = SMALLEST if SMALLEST in local else local[0]
+        size = f" ({SMALLEST_SIZE})" if model == SMALLEST else ""
+        lines.append(f"  a model without a key, also offline: tieredllm models pull {model}{size}")
+    return lines
+
+
+def unconfigured_models(answer: Answer) -> list[tuple[str, str]]:
+    """Return the language models that lack a key or a file, where there is none that does not."""
+    models = [attempt for attempt in answer.attempts if attempt.provider not in NO_MODEL]
+    if not models or not all(attempt.is_unconfigured for attempt in models):
+        return []
+    return [(attempt.provider, attempt.model) for attempt in models]
 
 
 def _cut(answer: Answer) -> str:

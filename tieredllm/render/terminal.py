@@ -49,7 +49,7 @@ class TerminalAnswer:
     Args:
         stdout_console: for the answer; a terminal.
         stderr_console: for the spinner and remarks; the spinner needs a terminal, too.
-        raw: don't render Markdown; nor is it without colours or with `TERM=dumb`.
+        raw: don't render Markdown; nor is it with `TERM=dumb`. Without colours the layout stays.
         quiet: no spinner and no remarks, but the line about an answer that broke off.
         verbose: a dim line on stderr for each attempt, retry and tier passed over.
         stream: False to show nothing of the answer until it is complete.
@@ -75,7 +75,7 @@ class TerminalAnswer:
         """What the request came to, once it has ended."""
         self._stdout = stdout_console
         self._stderr = stderr_console
-        self._markdown = not raw and takes_markdown(stdout_console)
+        self._markdown = not raw and takes_layout(stdout_console)
         self._quiet = quiet
         self._verbose = verbose
         self._stream = stream
@@ -101,7 +101,8 @@ class TerminalAnswer:
         Raises:
             BrokenPipeError: nobody reads stdout or stderr any more.
         """
-        if self._thoughts is not None:
+        # What a server sends of the thoughts after the answer has begun would stand in it.
+        if self._thoughts is not None and (self._text is None or not isinstance(event, Thought)):
             if isinstance(event, Thought):
                 self._spinner.stop()
             self._thoughts.take(event)
@@ -250,14 +251,14 @@ class TerminalAnswer:
             self._remark(line)
 
 
+def takes_layout(console: Console) -> bool:
+    """Tell whether a console's terminal can show rendered Markdown, be it without colours."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def takes_markdown(console: Console) -> bool:
-    """Tell whether a console's terminal can show rendered Markdown."""
-    return (
-        console.is_terminal
-        and not console.is_dumb_terminal
-        and not console.no_color
-        and console.color_system is not None
-    )
+    """Tell whether a console's terminal can show rendered Markdown with its colours."""
+    return takes_layout(console) and not console.no_color and console.color_system is not None
 
 
 def print_dim(console: Console, line: str) -> None:

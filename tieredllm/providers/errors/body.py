@@ -64,18 +64,22 @@ def read_error_text(body: bytes) -> ErrorBody:
 
 def read_error(value: Any) -> ErrorBody:
     """Read a decoded error body; what is not understood is left out."""
+    whole = value
     if isinstance(value, list):
         value = next((item for item in value if isinstance(item, dict)), None)
     if isinstance(value, str):
         return ErrorBody(message=value)
     if not isinstance(value, dict):
-        return ErrorBody()
+        return ErrorBody(message=_words_in(whole))
     value = _unwrapped(value)
+    while isinstance(get_path(value, "error", "error"), dict):
+        value = value["error"]
     inner = value.get("error") or get_path(value, "errors", 0)
     error: dict[str, Any] = inner if isinstance(inner, dict) else value
     problems = list(_problems(value, error))
     message = inner if isinstance(inner, str) else _message(error, problems)
     upstream = _upstream(error)
+    message = message or ("" if upstream.message else _words_in(value))
     return ErrorBody(
         message=": ".join(part for part in (message, upstream.message) if part),
         codes=(*upstream.codes, *_codes(error)),
@@ -112,6 +116,24 @@ def _unwrapped(value: dict[str, Any]) -> dict[str, Any]:
         ):
             return {**inner, "code": inner.get("code", value.get("code"))}
     return value
+
+
+_WORDY = (
+    *("message", "msg", "error", "errors", "detail", "details", "reason", "description"),
+    *("text", "title", "cause"),
+)
+"""Where servers put words, the likeliest first."""
+
+
+def _words_in(value: Any, depth: int = 4) -> str:
+    """Return the first words to be found in a shape that nobody knows."""
+    if isinstance(value, str):
+        return value
+    if depth == 0 or not isinstance(value, dict | list):
+        return ""
+    inner = value if isinstance(value, list) else [value.get(key) for key in _WORDY]
+    found = (_words_in(item, depth - 1) for item in inner)
+    return next((words for words in found if words.strip()), "")
 
 
 def _passed_on(error: dict[str, Any]) -> dict[str, str]:

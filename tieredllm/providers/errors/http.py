@@ -75,7 +75,11 @@ def classify_response(
         )
     error = read_error_text(body)
     wait_s = retry_after_s(headers, now=now)
-    return _error(info, error, status=status, meant=status, wait_s=wait_s, now=now)
+    made = _error(info, error, status=status, meant=status, wait_s=wait_s, now=now)
+    if headers.get("x-should-retry", "").strip().lower() == "false":
+        # OpenAI's and Anthropic's word to their clients (openai-python 3.57, `_base_client.py`).
+        made.again = False
+    return made
 
 
 def classify_inside_200(
