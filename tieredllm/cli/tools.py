@@ -103,15 +103,14 @@ def _loaded(environment: Environment) -> Loaded:
 
 
 def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
-    from pathlib import Path
-
+    from tieredllm.files import working_directory
     from tieredllm.keys import Keys
     from tieredllm.tools.registry import Toolbox
 
     keys_file = environment.places.keys_file
     return Toolbox(
         loaded.profile.tools,
-        cwd=Path.cwd(),
+        cwd=working_directory(),
         env=environment.env,
         lookup=Keys(environment.env, keys_file).get,
         folders=loaded.tool_folders,
