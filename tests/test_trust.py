@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_support import environment
+from cli_support import environment, profile
 from wire_support import smollm2_path
 
 from tieredllm.child import start_child, without_keys
@@ -214,6 +214,35 @@ def test_an_empty_entry_of_the_search_path_is_not_the_current_directory(trapped,
 
     assert said.startswith(b"pip ")
     assert not (trapped.parent / "ran").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a directory that is in use")
+@pytest.mark.parametrize("command", ["ask --allow-rules hello", "tools list", "chat"])
+def test_a_directory_that_is_gone_stops_nothing(tmp_path, command):
+    """With tools granted, a question asked where the directory was removed is answered."""
+    here = tmp_path / "here"
+    here.mkdir()
+    path = profile(
+        tmp_path,
+        "name: t\ntiers:\n  - {name: a, provider: openai, model: m, api_key_env: null, retries: 0,"
+        " base_url: 'http://127.0.0.1:9/v1', tools: all}\n  - {name: rules, provider: rules}\n"
+        "tools: {builtin: [now, read_file, list_files]}\n",
+    )
+    code = (
+        f"import os, sys; os.chdir({str(here)!r}); os.rmdir({str(here)!r})\n"
+        "from tieredllm.cli.main import run\nsys.exit(run(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-p", path, *command.split()],
+        env=environment(tmp_path / "home"),
+        input=b"hello\n",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert b"FileNotFoundError" not in done.stderr
+    assert b"read_file" in done.stdout or b"fallback mode" in done.stdout + done.stderr
 
 
 def test_a_child_has_no_keys():

@@ -19,7 +19,7 @@ from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.runner import FallbackRun, stream_events
 from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
-from tieredllm.files import Places
+from tieredllm.files import Places, working_directory
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
@@ -451,7 +451,7 @@ class FallbackManager:
         if self._toolbox is None:
             self._toolbox = Toolbox(
                 declared,
-                cwd=Path.cwd(),
+                cwd=working_directory(),
                 env=self._env,
                 lookup=self._around.keys.get,
                 folders=self._tool_folders,

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["NOWHERE", "Places", "UnfitFileError", "atomic_write", "read_file", "shipped"]
+__all__ = [
+    "NOWHERE",
+    "Places",
+    "UnfitFileError",
+    "atomic_write",
+    "read_file",
+    "shipped",
+    "working_directory",
+]
 
 APP = "tieredllm"
 
@@ -102,6 +110,14 @@ def shipped(folder: str) -> Path:
     package = Path(__file__).parent
     inside = package / "shipped" / folder
     return inside if inside.is_dir() else package.parent / folder
+
+
+def working_directory() -> Path:
+    """Return where the user is; a place where nothing is when that was removed meanwhile."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return NOWHERE
 
 
 class UnfitFileError(OSError):

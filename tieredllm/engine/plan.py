@@ -67,11 +67,14 @@ def leading_models(plans: Sequence[TierPlan]) -> list[TierPlan]:
     return leading
 
 
-def merged(params: Params, overrides: ParamOverrides, *, is_first: bool) -> Params:
+def merged(tier: Tier, overrides: ParamOverrides, *, is_first: bool) -> Params:
     """Return a tier's parameters with those that a request sets itself.
 
+    An answer is not promised more than half the context, unless the tier does so itself: agents
+    ask for 64,000 tokens of any model, and nothing would be left for what they send.
+
     Args:
-        params: the tier's own.
+        tier: whose parameters and context they are.
         overrides: the request's.
         is_first: whether it is the first tier of the request; below it `max_tokens` is at most the
             tier's own, which its context is made for.
@@ -81,9 +84,11 @@ def merged(params: Params, overrides: ParamOverrides, *, is_first: bool) -> Para
         for name in ParamOverrides.__struct_fields__
         if (value := getattr(overrides, name)) is not None
     }
-    if not is_first and "max_tokens" in given:
-        given["max_tokens"] = min(given["max_tokens"], params.max_tokens or given["max_tokens"])
-    return msgspec.structs.replace(params, **given)
+    if "max_tokens" in given:
+        own, half = tier.params.max_tokens, tier.context_tokens // 2
+        most = max(own or 0, half) if is_first or own is None else own
+        given["max_tokens"] = min(given["max_tokens"], most)
+    return msgspec.structs.replace(tier.params, **given)
 
 
 def answer_room(max_tokens: int | None, context_tokens: int) -> int:

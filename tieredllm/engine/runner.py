@@ -473,9 +473,7 @@ class FallbackRun:
             tier=tier,
             backend=backend,
             prompt=self._prompt,
-            params=merged(
-                tier.params, self._options.params, is_first=plan.level == self._plans[0].level
-            ),
+            params=merged(tier, self._options.params, is_first=plan.level == self._plans[0].level),
             schema=self._options.schema,
             request_id=self._request_id,
             stream=tier.stream if self._options.stream is None else self._options.stream,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import ctypes
 import math
 import os
 import re
@@ -361,6 +360,11 @@ class ServerProcess:
         self._over = True
         atexit.unregister(self.kill)
         self._signal(_KILL)
+        process = self._transport.get_extra_info("subprocess")
+        if process is not None and process.returncode is None:
+            # On a busy machine even a killed child takes its time to be gone.
+            with suppress(subprocess.TimeoutExpired, OSError):
+                process.wait(KILL_S)
         with suppress(ProcessLookupError, PermissionError, RuntimeError):
             self._transport.close()
 
@@ -390,6 +394,8 @@ def _die_with_parent() -> Callable[[], None] | None:
     """
     if sys.platform != "linux":
         return None
+    import ctypes
+
     try:
         prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
