@@ -18,7 +18,6 @@ from wire_support import (
     CHUNKED_END,
     STREAM_HEAD,
     Connection,
-    answers,
     chunk,
     closes,
     ends,
@@ -246,20 +245,6 @@ def test_thoughts_go_to_clients_that_take_them(tmp_path):
     assert [block.type for block in final.content] == ["thinking", "text"]
     assert final.content[0].thinking == "Let me see."
     assert [item.type for item in whole.output] == ["reasoning", "message"]
-
-
-@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
-def test_thoughts_without_a_beginning_are_marked_at_their_end(wire, tmp_path):
-    """A server that says `</think>` alone has called its thoughts an answer until then."""
-    play = answers("openai", "Hm, let me ", "see.", "</think>", "Forty-two.")
-    said: list[str] = []
-    whole: list[str] = []
-    with serving(play, tmp=tmp_path) as served:
-        wire.stream(served, said)
-        wire.stream(served, whole, extra_headers={"x-tieredllm-stream": "complete"})
-
-    assert " ".join("".join(said).split()) == "Hm, let me see. </think> Forty-two."
-    assert "".join(whole).strip() == "Forty-two."
 
 
 def test_a_reader_that_reads_nothing_is_let_go(tmp_path, monkeypatch):

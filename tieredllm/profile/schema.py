@@ -198,7 +198,7 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     params: Params = Params()
     """The sampling parameters."""
     prompt: Literal["full", "simplified", "minimal"] = "full"
-    """How much of the request is sent, and how it is worded."""
+    """How the question is worded: as it is, with a request to be concise, or for a small model."""
     tools: Literal["all", "none"] | tuple[str, ...] = "none"
     """Which of the profile's tools this tier may use: all, none, or a list of names, of MCP servers
     and of patterns (`docs__get_*`); one with a `-` before it takes away (`-docs__delete_*`)."""

@@ -30,6 +30,12 @@ CALL_MARKS = (
     "<|tool_calls_section_begin|>",  # Kimi K2
     "<｜tool▁calls▁begin｜>",  # noqa: RUF001 - DeepSeek, as its templates write it
     "<|tool▁calls▁begin|>",
+    "<｜DSML｜",  # noqa: RUF001 - DeepSeek V3.2 and V4
+    "<|tool_call_start|>",  # LFM2
+    "<|tool_call_begin|>",
+    "<|action_start|>",  # InternLM
+    "<TOOLCALL>",  # Nemotron Nano v2
+    "<start_function_call>",  # FunctionGemma
     "<minimax:tool_call>",
     "<seed:tool_call>",
     "<function=",  # Qwen3-Coder, Llama 3
@@ -56,6 +62,7 @@ _INVOKED = re.compile(r"<parameter name=\"([^\"]+)\"[^>]*>(.*?)</parameter>", re
 _TAGGED = re.compile(r"<tool_call>\s*([\w.-]+)\s*(<arg_key>.*?)</tool_call>", re.DOTALL)
 _TAG = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 _WORD = re.compile(r"[\w.-]+")
+_DSML = re.compile(r"[|｜]+\s*DSML\s*[|｜]+\s*")  # noqa: RUF001
 _CODE = re.compile(r"\[?\s*([A-Za-z_][\w.]*\(.*\))\s*\]?\s*$", re.DOTALL)
 _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
 
@@ -103,12 +110,14 @@ class TextCalls:
     def complete(self) -> tuple[ToolCall, ...]:
         """Return the calls, once the answer has ended properly."""
         if self._markup:
-            calls = list(self._read("".join(self._markup)))
+            calls = list(self._read(_DSML.sub("", "".join(self._markup))))
             self.is_broken = not calls
             return with_unique_ids(calls)
         said = "".join(self._said).strip().removeprefix("functools")  # Phi-4 mini's
         if fenced := _FENCED.fullmatch(said):
             said = fenced[1]
+        if said.startswith("[") and said.endswith(")]"):  # Llama 4's
+            return with_unique_ids(list(self._code(said)))
         if not said.startswith(("{", "[{")):
             return ()
         # Llama 3.2 and others write the object alone (vLLM's `llama3_json`).

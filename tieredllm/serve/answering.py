@@ -139,10 +139,8 @@ class Answering:
             # What a model says before it uses the profile's tools stays said.
             await self._http.write(self._writer.word("\n\n", self._asked[event.tier].model))
         elif isinstance(event, Retracted) and event.tier == self._speaker:
-            # A server left out where the thoughts began, not where they end: the client gets its
-            # words as they were, with the mark, rather than an error for an answer that is whole.
-            mark = "\n</think>\n\n"
-            await self._http.write(self._writer.word(mark, self._asked[event.tier].model))
+            # Once for each model: from then on its thoughts are known before they are sent.
+            await self._break_off(Failure(status=503, message=f"{event.tier} was only thinking"))
         elif isinstance(event, AttemptFailed) and event.attempt.tier == self._speaker:
             why = f"{event.attempt.tier} broke off: {event.attempt.why}"
             await self._break_off(Failure(status=503, message=why))
