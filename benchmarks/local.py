@@ -35,6 +35,7 @@ __all__ = [
     "insist_on_fastest",
     "model",
     "profile",
+    "running_server",
     "second_question",
     "several",
     "several_beside_server",
@@ -141,7 +142,7 @@ def decode(runs: int) -> Pair:
 
     async def measure() -> Pair:
         manager = _manager(TOKENS)
-        with _server() as url:
+        with running_server() as url:
             ours: list[float] = []
             floor: list[float] = []
             for number in range(runs + 1):
@@ -319,12 +320,13 @@ def several_beside_server(runs: int) -> Pair:
 
         return asyncio.run(answers())
 
-    with _server(slots=SLOTS) as url:
+    with running_server(slots=SLOTS) as url:
         return alternate(ours, lambda: server(url), runs, warm_ups=0)
 
 
 @contextlib.contextmanager
-def _server(slots: int = 1) -> Iterator[str]:
+def running_server(slots: int = 1) -> Iterator[str]:
+    """Run llama.cpp's own server with the model, and give its root URL."""
     command = [sys.executable, "-c", SERVER, model(), str(threads()), str(slots)]
     with subprocess.Popen(
         command,

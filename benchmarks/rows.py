@@ -258,6 +258,51 @@ def health_decision(runs: int) -> list[Row]:
     return [_row(what, "no request", "ms", pair, None)]
 
 
+def serving(runs: int) -> list[Row]:
+    """Measure `serve` in front of a server that says twenty words at once.
+
+    What is allowed is absolute where the contract is: 90 MiB, a second from the process's start to
+    its first answer, 5 ms more than without it.
+    """
+    if not Path("/proc/self/stat").exists():
+        return []
+    from benchmarks.gateway import LOAD, answer_ms, load, running_gateway
+
+    count = [str(ANSWERS), str(AT_ONCE)]
+    cpu: list[tuple[float, float]] = []
+    rate: list[tuple[float, float]] = []
+    resident: list[float] = []
+    first: list[float] = []
+    more: list[float] = []
+    with running("twenty") as url, user(clouds(url)) as (command, env):
+        for _ in range(max(1, runs // 2)):
+            with running_gateway(command, env) as gateway:
+                first.append(gateway.first_answer_s)
+                more.append(max(0.1, answer_ms(gateway.url, 50) - answer_ms(url, 50)))
+                before = gateway.cpu_s()
+                wall_s = load(gateway.url, ANSWERS, AT_ONCE)
+                spent_s = gateway.cpu_s() - before
+                direct = run([PYTHON, str(LOAD), url, *count], env)
+                cpu.append((spent_s * 1000 / ANSWERS, direct.cpu_s * 1000 / ANSWERS))
+                rate.append((wall_s * 1000 / ANSWERS, direct.wall_s * 1000 / ANSWERS))
+                resident.append(gateway.resident_mib())
+
+    def pair(rounds: list[tuple[float, float]]) -> Pair:
+        return Pair(ours=tuple(a for a, _ in rounds), floor=tuple(b for _, b in rounds))
+
+    def allowed(figures: list[float], most: float) -> Pair:
+        return pair([(figure, most) for figure in figures])
+
+    what = f"serve, {ANSWERS} answers, {AT_ONCE} at once"
+    return [
+        _row(f"{what}: CPU for each", "httpx, as a client", "ms", pair(cpu), 2.5),
+        _row(f"{what}: time for each", "without it", "ms", pair(rate), None),
+        _row("serve: resident", "allowed", "MiB", allowed(resident, 90), 1.0),
+        _row("serve: a lone answer, more", "allowed", "ms", allowed(more, 5), 1.0),
+        _row("serve: start to first answer", "allowed", "s", allowed(first, 1), 1.0),
+    ]
+
+
 ROWS: dict[str, Callable[[int], list[Row]]] = {
     "start-up": start_up,
     "rules": rules,
@@ -267,6 +312,7 @@ ROWS: dict[str, Callable[[int], list[Row]]] = {
     "chat": second_question,
     "continued": continued,
     "overhead": overhead,
+    "serve": serving,
     "batch": batch,
     "several": several,
     "health": health_decision,

@@ -16,6 +16,8 @@ REFUSING = "http://127.0.0.1:9/v1"
 
 TOKENS = 40
 """Pieces of the instant answer."""
+WORDS = 20
+"""Pieces of the answer that gateways pass on."""
 
 
 def _event(value: object) -> bytes:
@@ -23,20 +25,21 @@ def _event(value: object) -> bytes:
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-def _answer() -> bytes:
+def _answer(pieces: int) -> bytes:
     head = (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
     words = b"".join(
         _event({"choices": [{"index": 0, "delta": {"content": f"word{n} "}}]})
-        for n in range(TOKENS)
+        for n in range(pieces)
     )
     end = _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
     return head + words + end + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 
 ANSWERS = {
-    "instant": _answer(),
+    "instant": _answer(TOKENS),
+    "twenty": _answer(WORDS),
     "failing": b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n",
     "silent": None,
 }

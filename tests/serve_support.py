@@ -62,6 +62,23 @@ class Served:
 
         return asyncio.run_coroutine_threadsafe(calling(), self.loop).result(5)
 
+    @contextlib.contextmanager
+    def watching_lag(self) -> Iterator[list[float]]:
+        """Note by how much each short sleep of the gateway's loop was too long, in seconds."""
+        late: list[float] = []
+
+        async def watch() -> None:
+            while True:
+                started = time.monotonic()
+                await asyncio.sleep(0.005)
+                late.append(max(0.0, time.monotonic() - started - 0.005))
+
+        task = asyncio.run_coroutine_threadsafe(watch(), self.loop)
+        try:
+            yield late
+        finally:
+            task.cancel()
+
     def raw(self, data: bytes, *, until_closed: bool = True) -> bytes:
         """Send bytes as they are; return all that comes back."""
         with self.connect() as sock:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from engine_support import END, Scripted, fault, rules, run_engine
 
 from tieredllm.engine.plan import answer_room, merged
-from tieredllm.profile.schema import Params
+from tieredllm.profile.schema import Params, Tier
 from tieredllm.providers.base import Capabilities, Finish, Retraction, ThoughtDelta, ToolRequest
 from tieredllm.types import (
     CallsMade,
@@ -34,14 +35,18 @@ PICTURE = Prompt(question="What is it?", parts=(Image(media_type="image/png", da
 
 def test_a_request_sets_parameters_itself():
     """What a request sets holds in place of the tier's own; the rest is the tier's."""
-    own = Params(temperature=0.3, max_tokens=256, stop=("END",))
+    own = Tier(
+        name="primary",
+        provider="openai",
+        params=Params(temperature=0.3, max_tokens=256, stop=("END",)),
+    )
     given = ParamOverrides(temperature=0.0, seed=7, stop=("###",), reasoning_effort="low")
     params = merged(own, given, is_first=False)
 
     assert (params.temperature, params.seed, params.stop) == (0.0, 7, ("###",))
     assert (params.reasoning_effort, params.max_tokens, params.top_p) == ("low", 256, 0.95)
-    assert merged(own, ParamOverrides(), is_first=True) == own
-    uncapped = Params(max_tokens=None)
+    assert merged(own, ParamOverrides(), is_first=True) == own.params
+    uncapped = msgspec.structs.replace(own, params=Params(max_tokens=None))
     assert merged(uncapped, ParamOverrides(max_tokens=5000), is_first=False).max_tokens == 5000
 
 
@@ -60,6 +65,18 @@ def test_max_tokens_is_at_most_the_tiers_own_below_the_first(start, expected):
     run_engine(one, two, tiers={1: {"params": {"max_tokens": 256}}}, options=options)
 
     assert [call.params.max_tokens for call in (*one.seen, *two.seen)] == expected
+
+
+@pytest.mark.parametrize(("own", "expected"), [(1024, 4096), (6000, 6000)])
+def test_an_agents_limit_leaves_room_for_what_it_sends(own, expected):
+    """64,000 tokens asked of a context of 8,192 are half of it, or what the tier itself allows."""
+    model = Scripted(["Yes.", END])
+    options = Options(params=ParamOverrides(max_tokens=64_000))
+    tier = {"context_tokens": 8192, "params": {"max_tokens": own}}
+    answer, _ = run_engine(model, tier=tier, options=options)
+
+    assert answer.text == "Yes."
+    assert model.seen[0].params.max_tokens == expected
 
 
 @pytest.mark.parametrize("said", [[], ["Let me ", "see."]])
@@ -127,11 +144,11 @@ def test_results_of_the_callers_tools_reach_a_tier_with_tools_and_one_without():
 )
 def test_a_tier_that_lacks_what_a_request_needs_is_passed_over(prompt, options, reason):
     """What a backend cannot do is said as data, and it is never sent a part of the request."""
-    unable, able = Scripted(["Guess.", END]), Scripted(["Yes.", END])
+    unable, able = Scripted(["Guess.", END]), Scripted(["{}", END])
     unable.capabilities = Capabilities()
     answer, _ = run_engine(unable, able, prompt=prompt, options=options)
 
-    assert (answer.text, unable.seen) == ("Yes.", [])
+    assert (answer.text, unable.seen) == ("{}", [])
     skipped = answer.attempts[0]
     assert (skipped.outcome, skipped.reason, skipped.error) == ("skipped", reason, None)
     assert (skipped.skip.why, skipped.skip.cause) == ("capability", None)
@@ -164,9 +181,9 @@ def test_a_choice_of_none_needs_no_tools():
 def test_what_the_request_needs_is_not_left_out_to_repair_it(parameter, options):
     """A server that rejects what the caller needs gives way, instead of answering without it."""
     first = Scripted([fault("bad_request", parameter=parameter)], ["Without.", END])
-    answer, _ = run_engine(first, Scripted(["With.", END]), options=options)
+    answer, _ = run_engine(first, Scripted(["{}", END]), options=options)
 
-    assert answer.text == "With."
+    assert answer.text == "{}"
     assert len(first.seen) == 1
 
 

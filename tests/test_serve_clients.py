@@ -144,13 +144,53 @@ def test_a_raw_responses_stream_that_fails_cannot_be_taken_for_whole(tmp_path):
     with (
         serving(died("cut"), tmp=tmp_path) as served,
         served.openai() as client,
-        pytest.raises(openai.OpenAIError),
+        pytest.raises(openai.APIError, match="t1 broke off"),
         client.responses.create(model="auto", input="Why?", stream=True) as events,
     ):
         kinds.extend(event.type for event in events)
 
     assert kinds[0] == "response.created"
     assert kinds[-1] == "response.failed"
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_only_codex_sees_a_failed_stream_end_properly(wire, tmp_path):
+    """Everybody else takes a proper end for success.
+
+    Codex takes a broken one for a reason to ask five times more, whatever `response.failed` said
+    before it (seen with 0.171.0).
+    """
+    body = wire.body | {"stream": True}
+    with serving(died("cut"), tmp=tmp_path) as served:
+        _, plain, content = served.request("POST", wire.path, body)
+        _, codex, _ = served.request("POST", wire.path, body, {"originator": "codex_exec"})
+
+    assert b"broke off" in content
+    assert "broken" in plain
+    assert "broken" not in codex
+
+
+def test_codex_stops_after_one_failed_request(tmp_path):
+    """All tiers failed: no 503, but `response.failed` with a code that it does not repeat."""
+    body = {"model": "auto", "input": "Why?", "stream": True}
+    with serving(ONE, tmp=tmp_path, simulate={"t1": "context_length"}) as long:
+        status, _, content = long.request("POST", "/v1/responses", body)
+    with serving(ONE, tmp=tmp_path, simulate={"t1": "connection"}) as down:
+        down_status, _, other = down.request("POST", "/v1/responses", body)
+
+    assert (status, down_status) == (200, 200)
+    assert b'"type":"response.failed"' in content
+    assert b'"code":"context_length_exceeded"' in content
+    assert b'"code":"server_is_overloaded"' in other
+
+
+def test_claude_code_is_not_told_of_an_overload(tmp_path):
+    """It repeats an `overloaded_error` in spite of `x-should-retry: false` (seen with 2.1.197)."""
+    with serving(ONE, tmp=tmp_path, simulate={"t1": "connection"}) as served:
+        status, headers, body = served.request("POST", "/v1/messages", WIRES["messages"].body)
+
+    assert (status, headers["x-should-retry"]) == (503, "false")
+    assert b"overloaded" not in body
 
 
 def test_the_asynchronous_clients_are_served_too(tmp_path):

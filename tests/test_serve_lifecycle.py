@@ -70,17 +70,25 @@ def slowly(*words: str, pause_s: float):
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
 def test_a_client_that_goes_stops_the_upstream(wire, streams, tmp_path):
     """Before the first byte, and when no stream was asked for: the upstream's connection closes."""
-    with serving(silent, tmp=tmp_path) as served:
-        upstream = served.upstreams[0]
+    closed = threading.Event()
+
+    async def play(connection: Connection) -> None:
+        await connection.gone()
+        closed.set()
+
+    with serving(play, tmp=tmp_path) as served:
         with served.connect() as sock:
             sock.sendall(request(wire.path, wire.body | {"stream": streams}))
-            wait_until(lambda: upstream.requests)
+            wait_until(lambda: served.upstreams[0].requests)
             assert len(served.gateway.running) == 1
         gone_at = time.monotonic()
-        wait_until(lambda: not served.gateway.running, within_s=2)
-        took_s = time.monotonic() - gone_at
+        with served.watching_lag() as late_s:
+            assert closed.wait(10)
+            took_s = time.monotonic() - gone_at
+        wait_until(lambda: not served.gateway.running)
 
-    assert took_s < 1  # 0.1 s on a machine with nothing else to do
+    # What the machine keeps the loop waiting for is not the gateway's.
+    assert took_s < 0.1 + 2 * sum(late_s)
 
 
 def test_a_client_that_goes_in_mid_answer_stops_the_upstream(tmp_path):
@@ -90,7 +98,7 @@ def test_a_client_that_goes_in_mid_answer_stops_the_upstream(tmp_path):
             sock.sendall(request("/v1/chat/completions", WIRES["chat"].body | {"stream": True}))
             while b"of" not in sock.recv(65536):
                 pass
-        wait_until(lambda: not served.gateway.running, within_s=2)
+        wait_until(lambda: not served.gateway.running)
 
 
 def test_nothing_is_left_of_a_hundred_clients_that_vanish(tmp_path):
@@ -134,7 +142,7 @@ def test_more_than_so_many_at_once_are_told_to_come_back(tmp_path):
 
     assert status == 503
     assert headers["retry-after"] == "1"
-    assert json.loads(body)["error"]["type"] == "overloaded_error"
+    assert json.loads(body)["error"]["type"] == "api_error"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +193,58 @@ def test_role_chunks_and_comments_are_no_words(tmp_path):
         WIRES["chat"].stream(served, said)
 
     assert "".join(said) == SECOND
+
+
+def thinking(*texts: str) -> list[bytes]:
+    return [
+        event({"choices": [{"index": 0, "delta": {"reasoning_content": text}}]}) for text in texts
+    ]
+
+
+def test_thoughts_go_to_clients_that_take_them(tmp_path):
+    """As each protocol has them; others get the answer alone."""
+    play = stream(
+        *opens("openai"),
+        *thinking("Let me ", "see."),
+        says("openai", "Forty-two."),
+        *ends("openai"),
+        *closes("openai"),
+    )
+    with serving(play, tmp=tmp_path) as served:
+        chat = {"stream": True} | WIRES["chat"].body
+        messages = {"stream": True} | WIRES["messages"].body
+        responses = {"stream": True} | WIRES["responses"].body
+        plain = [
+            served.request("POST", wire.path, wire.body | {"stream": True})[2]
+            for wire in WIRES.values()
+        ]
+        told = [
+            served.request("POST", "/v1/chat/completions", chat | {"reasoning_effort": "low"})[2],
+            served.request("POST", "/v1/messages", messages | {"thinking": {"type": "adaptive"}})[
+                2
+            ],
+            served.request("POST", "/v1/responses", responses | {"reasoning": {"summary": "auto"}})[
+                2
+            ],
+        ]
+        with (
+            served.anthropic() as claude,
+            claude.messages.stream(
+                model="auto",
+                max_tokens=2000,
+                messages=WIRES["chat"].body["messages"],
+                thinking={"type": "enabled", "budget_tokens": 1024},
+            ) as events,
+        ):
+            final = events.get_final_message()
+        with served.openai() as client:
+            whole = client.responses.create(model="auto", input="Why?", reasoning={"effort": "low"})
+
+    assert all(b"Let me" not in body for body in plain)
+    assert all(b"Let me" in body and b"Forty-two." in body for body in told)
+    assert [block.type for block in final.content] == ["thinking", "text"]
+    assert final.content[0].thinking == "Let me see."
+    assert [item.type for item in whole.output] == ["reasoning", "message"]
 
 
 def test_a_reader_that_reads_nothing_is_let_go(tmp_path, monkeypatch):
@@ -394,6 +454,7 @@ def test_health_and_metrics_ask_nobody(tmp_path):
 
         assert len(served.upstreams[0].requests) == asked
     assert [tier["name"] for tier in health["tiers"]] == ["t1", "t2"]
+    assert 'tieredllm_requests_total{outcome="ok",protocol="chat"} 1.0' in metrics
     assert 'tieredllm_answers_total{model="m2",provider="openai",tier="t2"} 1.0' in metrics
     assert 'kind="service_unavailable",model="m1",outcome="failed"' in metrics
     assert "gpt-77" not in metrics

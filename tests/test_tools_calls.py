@@ -118,14 +118,18 @@ def test_a_tool_that_hangs_is_stopped():
     async def hangs():
         await asyncio.sleep(60)
 
-    for timeout_s, left_s, expected in [(0.1, 10.0, 0.1), (30.0, 0.4, 0.2)]:
+    for timeout_s, left_s, expected, whose in [
+        (0.1, 10.0, 0.1, "its timeout_s"),
+        (30.0, 0.4, 0.2, "half of what was left of deadline_s"),
+    ]:
         tool = stub("hangs", lambda _: hangs(), read_only=None, timeout_s=timeout_s)
         started = time.perf_counter()
         result = outcome(tool, left_s=left_s)
 
         assert expected <= time.perf_counter() - started < expected + 1
         assert result.outcome == "timeout"
-        assert f"within {expected:g} s; what it did until then may have taken" in result.text
+        assert f"within {expected:g} s (" in result.text
+        assert f"({whose}); what it did until then may have taken effect" in result.text
     assert result.duration_ms == pytest.approx(200, abs=150)
 
 

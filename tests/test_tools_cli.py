@@ -6,9 +6,11 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pexpect
 import pytest
+import yaml
 from tools_support import MCP_SERVER, servers
 
 from tieredllm.cli import lazy_group
@@ -88,6 +90,66 @@ def test_list(home):
         ["rules", "-", ""],
     ]
     assert rows[3][3] == "Close a ticket."
+
+
+def test_list_shows_what_no_tier_may_use(home):
+    """What is declared and granted to nobody is listed at the end, without a tier."""
+    text = PROFILE.format(approve="ask").replace("tools: all", "tools: [all, -close_ticket]")
+    (home / "some.yaml").write_text(text)
+    _, out, _ = tools(home, "list", profile="some.yaml")
+    _, listed, _ = tools(home, "list", "--json", profile="some.yaml")
+
+    assert out.splitlines()[-1].split("\t")[:3] == ["(no tier)", "close_ticket", "needs approval"]
+    last = json.loads(listed)[-1]
+    assert (last["tier"], [it["name"] for it in last["tools"]]) == (None, ["close_ticket"])
+
+
+def test_import_writes_servers_without_their_secrets(home):
+    """Another program's servers come as a profile's, secrets as names of variables."""
+    servers = {
+        "git": {"command": "uvx", "args": ["mcp-server-git"], "env": {"GITHUB_TOKEN": "ghp_abc"}},
+        "my crm": {"url": "https://x/mcp", "headers": {"Authorization": "Bearer s3cret"}},
+        "plain": {"command": "serve", "env": {"PORT": "3000", "API_KEY": "${MINE}"}},
+    }
+    (home / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    code, out, err = tools(home, "import", str(home / "mcp.json"))
+
+    assert code == 0
+    assert yaml.safe_load(out)["tools"]["mcp"] == {
+        "git": servers["git"] | {"env": {"GITHUB_TOKEN": "${GITHUB_TOKEN}"}},
+        "my crm": servers["my crm"] | {"headers": {"Authorization": "Bearer ${MY_CRM_TOKEN}"}},
+        "plain": servers["plain"],
+    }
+    assert "`tieredllm keys set GITHUB_TOKEN`" in err
+    assert "`tieredllm keys set MY_CRM_TOKEN`" in err
+    assert "s3cret" not in out + err
+
+
+def test_import_without_a_file_says_where_there_are_some(home, monkeypatch):
+    """Files of programs that are known are named; where there are none that is said."""
+    monkeypatch.setenv("HOME", str(home / "nobody"))
+    nothing = tools(home, "import")
+    Path(".mcp.json").write_text("{}")
+    something = tools(home, "import")
+
+    assert nothing[0] == 1
+    assert something[:2] == (0, ".mcp.json\n")
+
+
+def test_approvals_are_shown_and_forgotten(home):
+    """What was approved for good is listed, and asked about again once it is forgotten."""
+    path = home / "home" / "state" / "approvals.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('["docs docs__write 1f", "docs * 1f", "python close_ticket t:close_ticket"]')
+    _, out, _ = tools(home, "approvals")
+    code, listed, _ = tools(home, "approvals", "--forget", "docs__write")
+    _, left, _ = tools(home, "approvals", "--json")
+    wrong, _, err = tools(home, "approvals", "--forget", "nothing")
+
+    assert out == "docs\tdocs__write\ndocs\t*\npython\tclose_ticket\n"
+    assert (code, listed) == (0, "")
+    assert [it["tool"] for it in json.loads(left)] == ["*", "close_ticket"]
+    assert (wrong, err) == (2, "tieredllm: nothing called nothing was approved for good\n")
 
 
 def test_list_as_json(home):

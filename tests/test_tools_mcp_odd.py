@@ -261,8 +261,8 @@ asyncio.run(go())
     assert gone
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_ends_the_program_and_its_servers(tmp_path, name):
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_ends_the_program_and_its_servers(tmp_path, name, code):
     """SIGTERM and SIGHUP end a program that waits for a busy server as Ctrl-C does."""
     import signal
     import subprocess
@@ -291,7 +291,7 @@ def test_a_signal_ends_the_program_and_its_servers(tmp_path, name):
         program.kill()
         program.wait()
 
-    assert (program.returncode, said) == (130, b"")
+    assert (program.returncode, said) == (code, b"")
     assert not Path(f"/proc/{pid}").exists()
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import typer
 
@@ -32,34 +29,8 @@ def run(args: Sequence[str], environment: Environment | None = None) -> int:
     _replace_unprintable()
     environment = environment or Environment()
     use(environment)
-    with _ending_on_signals():
-        code = _guarded(args, environment)
+    code = _guarded(args, environment)
     return _flushed(environment, code)
-
-
-@contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    """End on SIGTERM and SIGHUP as on Ctrl-C: what was started is ended first.
-
-    A signal that is ignored stays ignored (`nohup`), and a second one ends the program at once.
-    """
-
-    def end(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise SystemExit(int(ExitCode.INTERRUPTED))
-
-    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
-    installed = []
-    if threading.current_thread() is threading.main_thread():
-        for number in numbers:
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, end)
-                installed.append(number)
-    try:
-        yield
-    finally:
-        for number in installed:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _guarded(args: Sequence[str], environment: Environment) -> int:

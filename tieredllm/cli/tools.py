@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -14,6 +15,8 @@ from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tieredllm.profile.load import Loaded
     from tieredllm.profile.schema import Tier
     from tieredllm.tools.base import Tool, ToolResult
@@ -44,7 +47,7 @@ def list_tools(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
-    """List what each tier may use.
+    """List what each tier may use, and what no tier may.
 
     Python functions are imported and MCP servers started for it. A tool that is not known to be
     read-only is run after you have approved it. Exit code 1: a server could not be started.
@@ -96,6 +99,125 @@ def call(
     environment.print(result.text.rstrip("\n"))
 
 
+@app.command("import")
+def import_servers(
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE]", help="A file of `mcpServers`, such as .mcp.json."),
+    ] = None,
+) -> None:
+    """Write another program's MCP servers as a profile has them.
+
+    Secrets are replaced by the names of variables. Without FILE, say where there are such files.
+    A profile can read the file itself, too: `tools: {mcp: {file: PATH}}`.
+    """
+    from pathlib import Path
+
+    environment = current()
+    if file is None:
+        found = [path for path in _known_files() if path.is_file()]
+        for path in found:
+            print(path, file=environment.stdout)
+        if not found:
+            environment.warn("tieredllm: no program that is known has a file of MCP servers here")
+            raise typer.Exit(ExitCode.FAILURE)
+        return
+    from tieredllm.profile.dump import write_yaml
+    from tieredllm.profile.mcp_file import as_settings
+
+    try:
+        servers, secrets = as_settings(Path(file).expanduser())
+    except OSError as exc:
+        raise UsageError(f"{file} cannot be read: {(exc.strerror or str(exc)).lower()}") from exc
+    print(write_yaml({"tools": {"mcp": servers}}).rstrip("\n"), file=environment.stdout)
+    for name in secrets:
+        environment.warn(f"tieredllm: keep its value with `tieredllm keys set {name}`")
+
+
+@app.command()
+def login(
+    name: Annotated[str, typer.Argument(metavar="SERVER", help="The server's name.")],
+) -> None:
+    """Log in to a remote MCP server with a browser, and keep what it gives.
+
+    Where the browser runs on another machine, paste the address that it ends at.
+    """
+    environment = current()
+    toolbox = _toolbox(_loaded(environment), environment)
+    number = run(_logged_in(toolbox, name, environment))
+    environment.say(f"logged in to {name}: it has {number} tools")
+
+
+@app.command()
+def approvals(
+    forget: Annotated[
+        str | None,
+        typer.Option("--forget", metavar="NAME", help="Forget a tool, a server, or `all`."),
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Show what you have approved for good, or forget it."""
+    from tieredllm.tools.approval import RememberedApprovals
+
+    environment = current()
+    kept = RememberedApprovals(environment.places.approvals_file)
+    if forget is not None:
+        number = kept.forget(None if forget == "all" else forget)
+        if not number:
+            raise UsageError(f"nothing called {forget} was approved for good")
+        return
+    rows = [tuple(entry.split(" ")[:2]) for entry in kept.all()]
+    if as_json:
+        print_json([{"server": server, "tool": tool} for server, tool in rows], environment)
+    else:
+        print_table(("server", "tool"), rows, environment)
+
+
+async def _logged_in(toolbox: Toolbox, name: str, environment: Environment) -> int:
+    from tieredllm.aio import in_thread
+    from tieredllm.tools.mcp.connection import UnavailableError
+
+    async def show(address: str, take: Callable[[str], None]) -> None:
+        import webbrowser
+
+        environment.warn(f"log in at {address}")
+        await in_thread(lambda: webbrowser.open(address))
+        stdin = environment.stdin
+        if stdin is not None and stdin.isatty():
+            environment.warn("or paste here the address that the browser ends at:")
+            pasted.append(asyncio.create_task(_pasted(stdin, take)))
+
+    pasted: list[asyncio.Task[None]] = []
+    try:
+        return await toolbox.server(name).login(show)
+    except UnavailableError as exc:
+        raise UsageError(f"MCP server {name}: {exc}") from exc
+    finally:
+        for task in pasted:
+            task.cancel()
+        await toolbox.aclose()
+
+
+async def _pasted(stdin: TextIO, take: Callable[[str], None]) -> None:
+    from tieredllm.aio import in_thread
+
+    take(await in_thread(stdin.readline))
+
+
+def _known_files() -> list[Path]:
+    """Return where programs keep their MCP servers: in the project, and for the user."""
+    from pathlib import Path
+
+    here = (".mcp.json", ".cursor/mcp.json", ".vscode/mcp.json", ".gemini/settings.json")
+    home = (
+        *(".claude.json", ".cursor/mcp.json", ".gemini/settings.json"),
+        *(".codeium/windsurf/mcp_config.json", ".config/Claude/claude_desktop_config.json"),
+        "Library/Application Support/Claude/claude_desktop_config.json",
+    )
+    return [*map(Path, here), *(Path.home() / path for path in home)]
+
+
 def _loaded(environment: Environment) -> Loaded:
     from tieredllm.profile.load import find_profile, load
 
@@ -120,13 +242,15 @@ def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
     )
 
 
-async def _granted(
-    toolbox: Toolbox, tiers: tuple[Tier, ...]
-) -> list[tuple[Tier, tuple[Tool, ...]]]:
+Granted = list[tuple["Tier | None", tuple["Tool", ...]]]
+"""Each tier's tools; at the end, without a tier, those that are granted to none."""
+
+
+async def _granted(toolbox: Toolbox, tiers: tuple[Tier, ...]) -> Granted:
     from tieredllm.providers.base import WITH_TOOLS
 
     try:
-        return [
+        granted: Granted = [
             (
                 tier,
                 await toolbox.granted(tier.tools, fresh=True)
@@ -135,6 +259,10 @@ async def _granted(
             )
             for tier in tiers
         ]
+        names = {tool.name for _, tools in granted for tool in tools}
+        everything = await toolbox.granted("all", fresh=True)
+        left = tuple(tool for tool in everything if tool.name not in names)
+        return [*granted, (None, left)] if left else granted
     finally:
         await toolbox.aclose()
 
@@ -178,14 +306,18 @@ def _unknown(name: str, toolbox: Toolbox) -> str:
     return f"there is no tool `{name}`: `tieredllm tools list` shows those of each tier"
 
 
-def _rows(tier: Tier, tools: tuple[Tool, ...]) -> list[tuple[str, str, str, str]]:
+def _rows(tier: Tier | None, tools: tuple[Tool, ...]) -> list[tuple[str, str, str, str]]:
+    name = "(no tier)" if tier is None else tier.name
     if not tools:
-        return [(tier.name, "-", "", "no tools")]
-    return [(tier.name, tool.name, _effect(tool), _first_line(tool)) for tool in tools]
+        return [(name, "-", "", "no tools")]
+    return [(name, tool.name, _effect(tool), _first_line(tool)) for tool in tools]
 
 
 def _effect(tool: Tool) -> str:
-    return "read-only" if tool.read_only else "needs approval"
+    if tool.read_only:
+        return "read-only"
+    words = {"always": "approved", "never": "never runs"}
+    return words.get(tool.approve or "", "needs approval")
 
 
 def _first_line(tool: Tool) -> str:
@@ -194,9 +326,9 @@ def _first_line(tool: Tool) -> str:
     return one_line(tool.description.strip().partition("\n")[0], 120)
 
 
-def _described(tier: Tier, tools: tuple[Tool, ...]) -> dict[str, Any]:
+def _described(tier: Tier | None, tools: tuple[Tool, ...]) -> dict[str, Any]:
     return {
-        "tier": tier.name,
+        "tier": None if tier is None else tier.name,
         "tools": [
             {
                 "name": tool.name,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tieredllm.profile.schema import Params, Tier
+from tieredllm.profile.schema import Alternate, Params, Price, Tier
 from tieredllm.providers.base import Backend, Capabilities
-from tieredllm.types import Document, Image, Options, ParamOverrides, Prompt
+from tieredllm.types import Document, Image, Options, ParamOverrides, Prompt, Usage
 
-__all__ = ["TierPlan", "answer_room", "lacking", "leading_models", "merged", "selected"]
+__all__ = ["TierPlan", "answer_room", "cost", "lacking", "leading_models", "merged", "selected"]
 
 
 UNCAPPED_ROOM = 32_768
@@ -31,6 +31,25 @@ class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
     def is_language_model(self) -> bool:
         """Whether a model writes this tier's answers."""
         return self.backends[0].is_language_model
+
+    def price_of(self, backend: Backend) -> Price | None:
+        """Return what a backend's model costs, where the profile says."""
+        asked = (backend.provider, backend.model)
+        sources: list[Tier | Alternate] = [self.tier, *self.tier.alternates]
+        return next((it.price for it in sources if (it.provider, it.model) == asked), None)
+
+
+def cost(price: Price | None, usage: Usage) -> float | None:
+    """Return what an answer cost; None where no price or no count is known.
+
+    Args:
+        price: of a million tokens.
+        usage: as the backend reported it.
+    """
+    sent, written = usage.prompt_tokens, usage.completion_tokens
+    if price is None or sent is None or written is None:
+        return None
+    return round((sent * price.input + written * price.output) / 1_000_000, 9)
 
 
 def selected(plans: Sequence[TierPlan], options: Options) -> list[TierPlan]:
@@ -67,11 +86,14 @@ def leading_models(plans: Sequence[TierPlan]) -> list[TierPlan]:
     return leading
 
 
-def merged(params: Params, overrides: ParamOverrides, *, is_first: bool) -> Params:
+def merged(tier: Tier, overrides: ParamOverrides, *, is_first: bool) -> Params:
     """Return a tier's parameters with those that a request sets itself.
 
+    An answer is not promised more than half the context, unless the tier does so itself: agents
+    ask for 64,000 tokens of any model, and nothing would be left for what they send.
+
     Args:
-        params: the tier's own.
+        tier: whose parameters and context they are.
         overrides: the request's.
         is_first: whether it is the first tier of the request; below it `max_tokens` is at most the
             tier's own, which its context is made for.
@@ -81,9 +103,11 @@ def merged(params: Params, overrides: ParamOverrides, *, is_first: bool) -> Para
         for name in ParamOverrides.__struct_fields__
         if (value := getattr(overrides, name)) is not None
     }
-    if not is_first and "max_tokens" in given:
-        given["max_tokens"] = min(given["max_tokens"], params.max_tokens or given["max_tokens"])
-    return msgspec.structs.replace(params, **given)
+    if "max_tokens" in given:
+        own, half = tier.params.max_tokens, tier.context_tokens // 2
+        most = max(own or 0, half) if is_first or own is None else own
+        given["max_tokens"] = min(given["max_tokens"], most)
+    return msgspec.structs.replace(tier.params, **given)
 
 
 def answer_room(max_tokens: int | None, context_tokens: int) -> int:

@@ -62,7 +62,7 @@ async def _preview(plan: TierPlan, prompt: Prompt, options: Options, *, is_first
     )
     if not plan.is_language_model:
         return about
-    params = merged(tier.params, options.params, is_first=is_first)
+    params = merged(tier, options.params, is_first=is_first)
     about = msgspec.structs.replace(about, policy=tier.prompt, params=params)
     count: Callable[[str], int] = estimate_tokens
     try:

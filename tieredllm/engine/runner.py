@@ -473,9 +473,7 @@ class FallbackRun:
             tier=tier,
             backend=backend,
             prompt=self._prompt,
-            params=merged(
-                tier.params, self._options.params, is_first=plan.level == self._plans[0].level
-            ),
+            params=merged(tier, self._options.params, is_first=plan.level == self._plans[0].level),
             schema=self._options.schema,
             request_id=self._request_id,
             stream=tier.stream if self._options.stream is None else self._options.stream,
@@ -548,8 +546,14 @@ class FallbackRun:
             last = self._log.last_other(tier)
             if last is not None:
                 await emit(FellBack(from_tier=last.tier, to_tier=tier, reason=last.why))
+        later = [each for each in self._plans if each.level > plan.level]
+        following = next((each for each in later if _is_configured(each)), None)
+        is_streamed = self._options.stream is not False and plan.tier.stream
+        limit_s = plan.tier.first_token_timeout_s if is_streamed else plan.tier.timeout_s
         await emit(
             AttemptStarted(
+                next_tier=following.tier.name if following is not None else None,
+                until_s=limit_s if following is not None else None,
                 tier=tier,
                 level=plan.level,
                 provider=backend.provider,
@@ -623,3 +627,8 @@ async def stream_events(request: FallbackRun) -> AsyncGenerator[Event, None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def _is_configured(plan: TierPlan) -> bool:
+    """Whether any backend of a tier can be asked."""
+    return any(backend.missing() is None for backend in plan.backends)

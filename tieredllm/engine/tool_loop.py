@@ -55,7 +55,8 @@ class ToolLoop:
         self._session = session
         self._rounds: list[Message] = []
         self._uses: list[ToolUse] = []
-        self._declared: dict[str, tuple[ToolDeclaration, ...]] = {}
+        self._declared: dict[str, tuple[int, tuple[ToolDeclaration, ...]]] = {}
+        """For each tier its tools, and how many rounds there were when they were looked up."""
         self._spent: dict[str, Usage] = {}
         self._problems: list[str] = []
         self._told: set[str] = set()
@@ -212,8 +213,12 @@ class ToolLoop:
 
     async def _offered(self, tier: Tier, deadline: float) -> tuple[ToolDeclaration, ...]:
         """Return a tier's tools; also once the rounds are used up, as the history names them."""
-        if tier.name in self._declared:
-            return self._declared[tier.name]
+        known = self._declared.get(tier.name)
+        if known is not None:
+            rounds, declared = known
+            # A call may have changed what a server offers.
+            if rounds == len(self._rounds) or self._session.rounds_left <= 0:
+                return declared
         now = asyncio.get_running_loop().time()
         until = now + min(START_S, max(0.0, deadline - now) * SHARE_OF_REST)
         try:
@@ -222,13 +227,14 @@ class ToolLoop:
             # An answer without tools is better than none.
             self._problems.append(f"no tools: {exc}")
             tools = ()
-        self._declared[tier.name] = tuple(
+        declared = tuple(
             ToolDeclaration(
                 name=tool.name, description=tool.description, parameters=tool.parameters
             )
             for tool in tools
         )
-        return self._declared[tier.name]
+        self._declared[tier.name] = (len(self._rounds), declared)
+        return declared
 
     def _quoted(self) -> str | None:
         if not self._session.records:

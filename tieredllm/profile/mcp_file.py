@@ -6,14 +6,25 @@ A profile names it (`mcp: {file: .mcp.json}`). What programs put there besides w
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from tieredllm.errors import Mistake, ProfileError
-from tieredllm.profile.nodes import Entry, ListNode, MappingNode, Node, ScalarNode
+from tieredllm.profile.nodes import (
+    Entry,
+    ListNode,
+    MappingNode,
+    Node,
+    Place,
+    ScalarNode,
+    to_builtins,
+)
 from tieredllm.profile.semantics import path_at
 from tieredllm.profile.yaml_reader import MAX_BYTES, parse_yaml
+from tieredllm.redaction import looks_like_key
 
-__all__ = ["read_servers", "with_servers_of_files"]
+__all__ = ["as_settings", "read_servers", "with_servers_of_files"]
 
 _LISTS = ("mcpServers", "servers", "context_servers")
 """Where programs keep their servers: Claude Code, Cursor, Gemini CLI and most others; VS Code
@@ -89,11 +100,52 @@ def read_servers(path: Path) -> dict[str, Entry]:
     if isinstance(root, MappingNode):
         listed = next((root.get(key) for key in _LISTS if root.get(key) is not None), None)
     if not isinstance(root, MappingNode) or not isinstance(listed, MappingNode):
-        from tieredllm.profile.nodes import Place
-
         place = root.place if root is not None else Place(str(path), 1, 1)
         raise ProfileError([place.mistake("there are no servers: they are under `mcpServers`")])
     return {name: Entry(it.place, _server(it.node)) for name, it in listed.entries.items()}
+
+
+def as_settings(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return a file's servers as a profile would write them, and the variables they need.
+
+    What looks like a secret is replaced by the name of a variable.
+
+    Raises:
+        OSError: the file cannot be read.
+        ProfileError: it is no JSON, or has no servers.
+    """
+    variables: dict[str, None] = {}
+    servers = {name: to_builtins(entry.node) for name, entry in read_servers(path).items()}
+    for name, server in servers.items():
+        if not isinstance(server, dict):
+            continue
+        for key in ("env", "headers"):
+            given = server.get(key)
+            if isinstance(given, dict):
+                server[key] = {
+                    each: _without_secret(name, each, value, variables)
+                    for each, value in given.items()
+                }
+    return servers, list(variables)
+
+
+def _without_secret(server: str, name: str, value: Any, variables: dict[str, None]) -> Any:
+    if not isinstance(value, str) or "${" in value:
+        return value
+    if not (_SECRET_NAME.search(name) or looks_like_key(value)):
+        return value
+    if name.lower() == "authorization":
+        scheme, _, secret = value.rpartition(" ")
+        variable = re.sub(r"[^A-Z0-9]", "_", server.upper()) + "_TOKEN"
+        variables[variable] = None
+        return f"{scheme} ${{{variable}}}" if scheme and secret else f"${{{variable}}}"
+    variable = re.sub(r"[^A-Za-z0-9]", "_", name)
+    variable = variable if name.isupper() else variable.upper()
+    variables[variable] = None
+    return f"${{{variable}}}"
+
+
+_SECRET_NAME = re.compile(r"(?i)token|secret|password|passwd|api_?-?key|authorization|credential")
 
 
 def _server(node: Node) -> Node:

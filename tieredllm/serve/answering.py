@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 from math import ceil
+from typing import NoReturn
 
 from tieredllm.client import FallbackManager
 from tieredllm.errors import UsageError
@@ -77,7 +78,7 @@ class Answering:
         """The tier whose words were sent."""
 
     async def run(self) -> str:
-        """Answer; return how that ended: `ok` or `failed`.
+        """Answer, and return `ok`.
 
         Raises:
             RefusedError: there is no answer, and nothing was sent yet.
@@ -90,9 +91,9 @@ class Answering:
             if waiting is not None:
                 waiting.cancel()
 
-    async def stopped(self, message: str) -> None:
-        """Say on a stream that the gateway ends it."""
-        await self._http.write(self._writer.failed(Failure(status=503, message=message)))
+    async def stopped(self, message: str) -> NoReturn:
+        """Say on a stream that the gateway ends it; raises `BrokenOffError`."""
+        await self._break_off(Failure(status=503, message=message))
 
     async def _run(self) -> str:
         request = self._request
@@ -126,18 +127,19 @@ class Answering:
             if self._speaker not in (None, event.tier):
                 await self._break_off(Failure(status=503, message=f"{self._speaker} broke off"))
             model = self._asked[event.tier].model
-            await self._open(event.tier)
+            self._open(event.tier)
             self._speaker = event.tier
             await self._http.write(self._writer.word(event.text, model))
         elif isinstance(event, Thought) and self._request.takes_thoughts:
             if self._speaker is None:
                 model = self._asked[event.tier].model
-                await self._open(event.tier)
+                self._open(event.tier)
                 await self._http.write(self._writer.thought(event.text, model))
         elif isinstance(event, ToolsWanted) and event.tier == self._speaker:
             # What a model says before it uses the profile's tools stays said.
             await self._http.write(self._writer.word("\n\n", self._asked[event.tier].model))
         elif isinstance(event, Retracted) and event.tier == self._speaker:
+            # Once for each model: from then on its thoughts are known before they are sent.
             await self._break_off(Failure(status=503, message=f"{event.tier} was only thinking"))
         elif isinstance(event, AttemptFailed) and event.attempt.tier == self._speaker:
             why = f"{event.attempt.tier} broke off: {event.attempt.why}"
@@ -148,12 +150,11 @@ class Answering:
         request = self._request
         if answer.error is not None:
             await self._fail(answer)
-            return "failed"
         if not request.stream:
             headers = self._headers(answer.tier)
             await self._http.respond(200, self._wire.whole(request, answer), headers=headers)
             return "ok"
-        await self._open(answer.tier)
+        self._open(answer.tier)
         frames = []
         if not self._live:
             model = answer.model_used or ""
@@ -166,7 +167,7 @@ class Answering:
         await self._http.close()
         return "ok"
 
-    async def _fail(self, answer: Answer) -> None:
+    async def _fail(self, answer: Answer) -> NoReturn:
         """Say that no tier has answered.
 
         Raises:
@@ -175,7 +176,7 @@ class Answering:
         """
         failure = failure_of(answer)
         if self._request.stream and (self._http.is_open or self._wire.fails_in_stream):
-            await self._open(None)
+            self._open(None)
             await self._break_off(failure)
         headers = [("x-should-retry", "false"), ("x-tieredllm-attempts", str(self._attempts))]
         if failure.status == 503:
@@ -192,13 +193,26 @@ class Answering:
         ]
         return max(1, min(MAX_RETRY_AFTER_S, ceil(min(waits, default=1))))
 
-    async def _break_off(self, failure: Failure) -> None:
+    @property
+    def _reads_to_the_end(self) -> bool:
+        """Whether the client looks at a failure only when the connection has ended properly.
+
+        Codex (0.171.0) does: it asks five times more when a connection breaks after
+        `response.failed`. No other client is known to be, and all of them take a proper end for
+        success.
+        """
+        return self._http.headers.get("originator", "").startswith("codex")
+
+    async def _break_off(self, failure: Failure) -> NoReturn:
         await self._http.write(self._writer.failed(failure))
+        if self._reads_to_the_end:
+            await self._http.close()
+        await self._http.drain()
         raise BrokenOffError
 
-    async def _open(self, tier: str | None) -> None:
+    def _open(self, tier: str | None) -> None:
         if not self._http.is_open:
-            await self._http.open(self._headers(tier))
+            self._http.open(self._headers(tier))
 
     def _headers(self, tier: str | None) -> list[tuple[str, str]]:
         headers = [("x-tieredllm-attempts", str(self._attempts))]
@@ -212,6 +226,6 @@ class Answering:
         await asyncio.sleep(self._hold_s)
         with suppress(LostError):
             while True:
-                await self._open(None)
+                self._open(None)
                 await self._http.write(self._writer.keep_alive())
                 await asyncio.sleep(KEEP_ALIVE_S)

@@ -192,16 +192,11 @@ class Gateway:
             name: its protocol.
             work: answers it and returns how that ended.
         """
-        if self.draining:
-            message = "the gateway is shutting down"
-            raise RefusedError(503, message, headers=[("retry-after", "1")])
-        if len(self.running) >= self._max_requests:
-            message = f"{len(self.running)} requests are being answered; try again in a second"
-            raise RefusedError(503, message, headers=[("retry-after", "1")])
         outcome = "failed"
         self.running.add(http)
         self.metrics.running.inc()
         try:
+            self._check_room()
             outcome = await work()
         except RefusedError:
             outcome = "refused"
@@ -220,6 +215,20 @@ class Gateway:
             self.metrics.running.dec()
             self.running.discard(http)
             http.ended.set()
+
+    def _check_room(self) -> None:
+        """Refuse a request while the gateway ends, or has enough to do.
+
+        A request whose response is complete takes no room, though it may still be tidying up.
+        """
+        message = ""
+        busy = sum(not http.is_closed for http in self.running) - 1
+        if self.draining:
+            message = "the gateway is shutting down"
+        elif busy >= self._max_requests:
+            message = f"{busy} requests are being answered; try again in a second"
+        if message:
+            raise RefusedError(503, message, headers=[("retry-after", "1")])
 
     async def _answer(self, http: Exchange, wire: Wire) -> str:
         body = await self._json(http)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from tieredllm.serve.wire import RefusedError, encode
 
@@ -20,6 +20,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 STALLED_S = 60.0
 """How long a client may leave what was sent to it unread before it counts as gone, in seconds."""
+MOST_WAITING_BYTES = 65_536
+"""How much waits for a client that reads slowly before the backend has to, in bytes."""
 
 
 class LostError(Exception):
@@ -67,7 +69,14 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._has_body = False
-        self._writing = asyncio.Lock()
+        self._messages: list[dict[str, Any]] = []
+        self._frames: list[bytes] = []
+        """What waits to be sent, after the messages."""
+        self._waiting_bytes = 0
+        self._flushing: asyncio.Task[None] | None = None
+        self.is_closed = False
+        """Whether the whole response was handed over."""
+        self._is_lost = False
         self._stopping: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def body(self, *, max_bytes: int, within_s: float) -> bytes:
@@ -114,7 +123,7 @@ class Exchange:
     async def attended(
         self,
         work: Callable[[], Coroutine[Any, Any, str]],
-        stopped: Callable[[str], Awaitable[None]],
+        stopped: Callable[[str], Coroutine[Any, Any, NoReturn]],
     ) -> str:
         """Do some work for as long as the client is there and nobody has called `stop`.
 
@@ -147,8 +156,7 @@ class Exchange:
         message = self._stopping.result()
         if not self.is_open:
             raise StoppedError(message)
-        await stopped(message)
-        raise BrokenOffError
+        return await stopped(message)
 
     async def respond(
         self,
@@ -170,43 +178,78 @@ class Exchange:
         own = [("content-type", media_type), ("content-length", str(len(body)))]
         if not self._has_body and self.method == "POST":
             own.append(_CLOSE)  # what is left of the body is not waited for
-        await self._start(status, [*own, *headers])
+        self.is_closed = True
+        await self._send(self._head(status, [*own, *headers]))
         await self._send({"type": "http.response.body", "body": body})
 
-    async def open(self, headers: Iterable[tuple[str, str]]) -> None:
+    def open(self, headers: Iterable[tuple[str, str]]) -> None:
         """Begin a stream of server-sent events, unless it has begun."""
-        async with self._writing:
-            if not self.is_open:
-                self.is_open = True
-                await self._start(200, [*_STREAM, *headers])
+        if not self.is_open:
+            self.is_open = True
+            self._messages.append(self._head(200, [*_STREAM, *headers]))
 
     async def write(self, frames: bytes) -> None:
-        """Send frames of the stream.
+        """Send frames of the stream, soon: what comes in one go leaves in one go.
 
         Raises:
             LostError: the client has not read for too long.
         """
-        async with self._writing:
-            message = {"type": "http.response.body", "body": frames, "more_body": True}
-            try:
-                async with asyncio.timeout(STALLED_S):
-                    await self._send(message)
-            except TimeoutError:
-                raise LostError from None
+        self._frames.append(frames)
+        self._waiting_bytes += len(frames)
+        if self._flushing is None:
+            self._flushing = asyncio.ensure_future(self._flush())
+        elif self._waiting_bytes > MOST_WAITING_BYTES:
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Wait until everything is sent.
+
+        Raises:
+            LostError: the client has not read for too long.
+        """
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        if self._is_lost:
+            raise LostError
 
     async def close(self) -> None:
-        """End the stream properly. One that is not closed is broken off: an error to its reader."""
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        """End the stream properly. One that is not closed is broken off: an error to its reader.
 
-    async def _start(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
+        Raises:
+            LostError: the client has not read for too long.
+        """
+        self.is_closed = True
+        await self.write(b"")
+        await self.drain()
+
+    async def _flush(self) -> None:
+        """Send what waits, the client's pace being the pace."""
+        try:
+            while self._frames and not self._is_lost:
+                body, self._waiting_bytes = b"".join(self._frames), 0
+                self._frames.clear()
+                messages, self._messages = self._messages, []
+                more = not self.is_closed
+                messages.append({"type": "http.response.body", "body": body, "more_body": more})
+                async with asyncio.timeout(STALLED_S):
+                    for message in messages:
+                        await self._send(message)
+        except TimeoutError:
+            self._is_lost = True
+        finally:
+            self._flushing = None
+
+    def _head(self, status: int, headers: Iterable[tuple[str, str]]) -> dict[str, Any]:
         named = [*headers, *self.extra_headers]
         named += [("x-request-id", self.request_id), ("request-id", self.request_id)]
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named]
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        return {"type": "http.response.start", "status": status, "headers": raw}
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        if self.is_closed:  # uvicorn says the same when the response is complete
+            await asyncio.get_running_loop().create_future()
 
 
 _CLOSE = ("connection", "close")

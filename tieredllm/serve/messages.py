@@ -52,9 +52,9 @@ ERROR_TYPES = {
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
-    503: "overloaded_error",
 }
-"""https://platform.claude.com/docs/en/api/errors"""
+"""https://platform.claude.com/docs/en/api/errors; a 503 is no `overloaded_error`: Claude Code
+2.1.197 takes that for a 529, which it repeats whatever `x-should-retry` says."""
 
 
 def error_object(status: int, message: str, code: str | None = None) -> dict[str, Any]:  # noqa: ARG001

@@ -3,8 +3,8 @@
 Reference: https://platform.openai.com/docs/api-reference/responses and the types of openai-python
 3.57.0, `types/responses/`. What its clients cannot do without: `response.created` first (the SDK's
 helper), whole items by `output_item.done`, `response.completed` with `usage.total_tokens` (Codex
-0.171.0), and a failure as `response.failed`: Codex takes an `error` event for a broken connection
-and asks again, and a 503 for a reason to ask 30 times.
+0.171.0), and a failure as `response.failed`: Codex takes an `error` event alone for a broken
+connection and asks again, and a 503 for a reason to ask 30 times.
 """
 
 from __future__ import annotations
@@ -196,7 +196,9 @@ class ResponsesWriter:
         begin = self._begin(self._model)
         made = _response(self._request, self._request_id, self._model, self._created)
         made |= {"status": "failed", "error": error, "output": self._items}
-        return begin + self._frame("response.failed", {"response": made})
+        failed = self._frame("response.failed", {"response": made})
+        # Codex leaves this out; the SDK raises it, where `response.failed` is one event of many.
+        return begin + failed + self._frame("error", {"error": error})
 
     def _begin(self, model: str) -> bytes:
         if self._begun:

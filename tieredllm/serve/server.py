@@ -28,6 +28,17 @@ LEAVING_S = 2
 """How long connections that have nothing to say may take to close, in seconds."""
 
 
+_WATCH = {
+    "TCP_KEEPIDLE": 30,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 120_000,
+}
+"""A client whose machine or network is gone says no goodbye: the system asks after it (seconds),
+and gives up what it does not read (milliseconds). Connections inherit it from their listener on
+Linux (tcp(7))."""
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens.
 
@@ -42,10 +53,18 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server((str(address[0]), port), family=family, backlog=2048)
+        made = socket.create_server((str(address[0]), port), family=family, backlog=2048)
     except OSError as exc:
         why = exc.strerror or str(exc)
         raise TieredLLMError(f"cannot listen on {host}, port {port}: {why}") from exc
+    # asyncio sets TCP_NODELAY only where the protocol is named, which create_server's is not
+    # (3.11, base_events._set_nodelay): without it each lone answer waits 40 ms for an ACK.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _WATCH.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return sock
 
 
 class GatewayServer(uvicorn.Server):

@@ -123,7 +123,7 @@ class StreamWriter(Protocol):
         ...
 
     def failed(self, failure: Failure) -> bytes:
-        """Return the frames that say that this answer stays half; the connection breaks after."""
+        """Return the frames that say that this answer stays half."""
         ...
 
 

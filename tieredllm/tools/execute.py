@@ -330,7 +330,9 @@ async def run_call(checked: Checked, *, deadline: float) -> tuple[Outcome, str]:
     except TimeoutError as exc:
         if timer.expired():
             outcome = "timeout"
-            text = f"the tool did not finish within {limit_s:.3g} s"
+            share_is_less = limit_s < tool.timeout_s
+            whose = "half of what was left of deadline_s" if share_is_less else "its timeout_s"
+            text = f"the tool did not finish within {limit_s:.3g} s ({whose})"
             if not tool.read_only:
                 text += "; what it did until then may have taken effect"
         else:

@@ -122,6 +122,18 @@ class Toolbox:
         found = await self.granted((name,), deadline=deadline)
         return found[0] if found else None
 
+    def server(self, name: str) -> McpServer:
+        """Return an MCP server by its name.
+
+        Raises:
+            UsageError: none of that name is declared.
+        """
+        prefix = self._prefixes().get(name)
+        if prefix is None:
+            known = ", ".join(self._declared.mcp) or "none"
+            raise UsageError(f"no MCP server `{name}` is declared: there are {known}")
+        return self._server(name, prefix)
+
     async def aclose(self) -> None:
         """End what was started, within a second."""
         servers, self._servers = self._servers, {}

@@ -130,6 +130,11 @@ class Connection:
         return not self._task.done() and self._loop is asyncio.get_running_loop()
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it has started, or could not."""
+        return self._ready.done()
+
+    @property
     def started(self) -> bool:
         """Whether its tools have been known."""
         return self._ready.done() and not self.problem

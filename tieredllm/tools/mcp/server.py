@@ -16,7 +16,7 @@ import shlex
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -93,7 +93,10 @@ class McpServer:
         self._lookup = lookup
         self._cwd = cwd
         self._state = state
+        self._logins = None if state is None else state / "mcp_logins"
         self._connection: Connection | None = None
+        self._given_up: Connection | None = None
+        """One that was waited for in vain, and may be starting still."""
         self._starts = 0
         self._next_start_at = 0.0
         self._listed: tuple[RemoteTool, ...] | None = None
@@ -113,16 +116,23 @@ class McpServer:
             UnavailableError: it cannot be started, or has not told its tools in time.
         """
         connection = self._connection
-        running = connection is not None and connection.alive
+        if connection is not None and not connection.alive:
+            connection = None
+        if connection is None and not fresh and self._listed is not None:
+            return self._tools
+        running = connection is not None
         if not running and not fresh and (known := self._memory.tools()) is not None:
             return self._made(known)
         if not running and not fresh and (problem := self._memory.problem()) is not None:
             raise UnavailableError(problem)
+        if connection is not None and connection is self._given_up and not connection.is_settled:
+            raise UnavailableError("it has not started in time")
         try:
             connection = await self._connected(deadline)
         except UnavailableError as exc:
             if exc.is_mute:
                 self._memory.learn_problem(str(exc))
+                self._given_up = self._connection
             raise UnavailableError(f"{exc}{self._hint()}", is_mute=exc.is_mute) from exc
         await connection.refresh()
         return self._made(connection.remote_tools)
@@ -163,16 +173,55 @@ class McpServer:
             return _ProcessLife(
                 self._command(), env=self._environment(), cwd=self._folder(), stderr=stderr
             )
+        url = self._expanded(settings.url or "")
+        auth = None
+        if self._logins is not None and self._authorized_by() is None and self._logins.is_dir():
+            from tieredllm.tools.mcp.login import auth_of
+
+            auth = auth_of(self._logins, url)
+        return self._http_life(url, auth)
+
+    def _http_life(self, url: str, auth: Any) -> Life:
         from tieredllm.tools.mcp.http import HttpLife
 
-        url = self._expanded(settings.url or "")
         return HttpLife(
             self.name,
             url,
             headers=self._headers,
-            connect_timeout_s=settings.start_timeout_s,
+            connect_timeout_s=self._settings.start_timeout_s,
+            auth=auth,
             authorized_by=self._authorized_by(),
         )
+
+    async def login(self, show: Callable[[str, Callable[[str], None]], Awaitable[None]]) -> int:
+        """Log in, and return how many tools there are then.
+
+        Args:
+            show: shows a person the address to log in at; what it is given besides takes the
+                address that the browser is led back to, where that cannot reach this machine.
+
+        Raises:
+            UnavailableError: it is no remote server, or the login failed.
+        """
+        from tieredllm.tools.mcp.login import LOGIN_S, Loopback, new_auth
+
+        if self._settings.url is None:
+            raise UnavailableError("it is a program: only servers with a `url` take a login")
+        if self._logins is None:
+            raise UnavailableError("there is no place to keep a login")
+        url = self._expanded(self._settings.url)
+        patient = msgspec.structs.replace(self._settings, start_timeout_s=LOGIN_S)
+        async with Loopback() as loopback:
+
+            async def show_address(address: str) -> None:
+                await show(address, loopback.take)
+
+            auth = new_auth(self._logins, url, loopback, show_address)
+            connection = Connection(lambda _: self._http_life(url, auth), patient, era="handshake")
+            self._connection = connection
+            await connection.until_ready(asyncio.get_running_loop().time() + LOGIN_S)
+        self._memory.learn(connection.remote_tools, None)
+        return len(connection.remote_tools)
 
     def _identity(self) -> Any:
         """Return everything that makes the server what it is."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import ctypes
 import math
 import os
 import re
@@ -62,6 +61,9 @@ EOF_S = 0.3
 TERM_S = 0.15
 KILL_S = 0.15
 """How long a server has to end after its stdin closes, after SIGTERM, and after SIGKILL."""
+
+GONE_S = 0.5
+"""How long the program waits for a killed server to be gone."""
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
 """The longest message that is read; a longer one is an error of the call it answers."""
@@ -361,6 +363,11 @@ class ServerProcess:
         self._over = True
         atexit.unregister(self.kill)
         self._signal(_KILL)
+        process = self._transport.get_extra_info("subprocess")
+        if process is not None and process.returncode is None:
+            # On a busy machine even a killed child takes its time to be gone.
+            with suppress(subprocess.TimeoutExpired, OSError):
+                process.wait(GONE_S)
         with suppress(ProcessLookupError, PermissionError, RuntimeError):
             self._transport.close()
 
@@ -390,6 +397,8 @@ def _die_with_parent() -> Callable[[], None] | None:
     """
     if sys.platform != "linux":
         return None
+    import ctypes
+
     try:
         prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
