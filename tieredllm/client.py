@@ -23,7 +23,6 @@ from tieredllm.files import Places, working_directory
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
-from tieredllm.local.library import Library
 from tieredllm.profile.choose import first_fit, with_model
 from tieredllm.profile.schema import Profile, Tier, Tools, rule_files, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
@@ -139,6 +138,8 @@ class FallbackManager:
             if model in {tier.name for tier in profile.tiers}:
                 reason = f"{model!r} is a tier, no model: name both, as {model}=MODEL"
                 raise UsageError(reason)
+            from tieredllm.local.library import Library
+
             is_local = Library(self.places, self._env).is_local(model)
             profile, self.start = first_fit(profile, model, is_local=is_local)
         self.profile = profile

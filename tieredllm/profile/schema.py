@@ -491,7 +491,9 @@ def variables_of(profile: Profile) -> set[str]:
             names.update(backend.headers_env.values())
     for server in profile.tools.mcp.values():
         names |= {*server.pass_env, *server.headers_env.values()}
-        written = (*map(str, server.env.values()), *server.headers.values())
+        words = (server.command,) if isinstance(server.command, str) else server.command or ()
+        written = (*words, *server.args, server.url or "", *server.headers.values())
+        written = (*written, *map(str, server.env.values()))
         names |= {name for text in written for name, _ in REFERENCE.findall(text)}
     notes = profile.notifications
     if notes.slack is not None:
