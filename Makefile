@@ -10,7 +10,7 @@ export QUESTION := $(value Q)
 unexport Q
 
 .DEFAULT_GOAL := help
-.PHONY: help ask test test-lowest test-newest lock bench picture reference clean
+.PHONY: help ask test test-lowest test-newest lock bench picture reference man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -38,6 +38,9 @@ bench: $(VENV)/.installed-dev ## measure it beside the least that could do the s
 
 reference: $(VENV)/.installed-dev ## make the tables of the references anew
 	@$(BIN)/python scripts/reference.py
+
+man: $(VENV)/.installed-dev ## write a man page for each command, in man/
+	@$(BIN)/python scripts/manpages.py
 
 picture: $(VENV)/.installed-dev ## draw the README's pictures anew
 	@$(BIN)/python scripts/picture.py
