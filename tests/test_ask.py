@@ -802,3 +802,23 @@ def test_events_keep_alive_is_not_a_token(home):
     answer = json.loads(done.stdout)
 
     assert answer["attempts"][0]["error"]["kind"] == "timeout"
+
+
+def test_health_fills_its_table_on_a_terminal(home):
+    """The tiers' names are there at once, each one's row as soon as it is known."""
+
+    async def slowly(connection):
+        await asyncio.sleep(3)
+        await connection.send(response(200, {"data": [{"id": "m-1"}]}))
+
+    with served(slowly) as server:
+        terminal = Terminal(home, "-p", two_clouds(home, f"{server.url}/v1"), "health", columns=100)
+        terminal.until("healthy")
+        early = "\n".join(terminal.lines)
+        terminal.run()
+        late = "\n".join(terminal.lines)
+
+    assert "…" in early
+    assert "m-1" not in early
+    assert "m-1" in late
+    assert "…" not in late

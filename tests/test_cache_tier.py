@@ -6,6 +6,7 @@ import asyncio
 import random
 from functools import partial
 
+import msgspec
 import pytest
 from engine_support import END, Scripted, fault, rules
 from store_support import NOW, FakeClock
@@ -22,7 +23,7 @@ from tieredllm.providers.base import Call, Delta, Finish
 from tieredllm.providers.static import CacheBackend
 from tieredllm.store.database import Database
 from tieredllm.store.history import History
-from tieredllm.types import Answer, Answered, Attachment, Message, Options, Prompt
+from tieredllm.types import Answer, Answered, Attachment, Image, Message, Options, Prompt, ToolCall
 
 QUESTION = Prompt(question="Why is the sky blue?", system="Be brief.")
 HOUR_S = 3600.0
@@ -215,3 +216,24 @@ def test_it_is_no_language_model_and_lacks_nothing(history, clock):
     assert (backend.provider, backend.model, backend.is_language_model) == ("cache", "cache", False)
     assert backend.missing() is None
     assert asyncio.run(backend.probe()).ok
+
+
+def test_calls_are_no_answer_to_give_again(history, clock):
+    """What a model said before it called its caller's tools answers no later request."""
+    calls = (ToolCall(id="c1", name="count"),)
+    said = msgspec.structs.replace(answer_of("a1", "Let me see."), calls=calls)
+    history.save(QUESTION, said, "p")
+
+    assert misses(cache(history, clock))
+
+
+def test_another_picture_is_another_question(history, clock):
+    """The same words about another picture are not answered with the first one's answer."""
+    one, other = (
+        Prompt(question="What is it?", parts=(Image(media_type="image/png", data=data),))
+        for data in (b"one", b"other")
+    )
+    history.save(one, answer_of("a1", "A cat."), "p")
+
+    assert misses(cache(history, clock), other)
+    assert ask(cache(history, clock), one)[0] == Delta("A cat.")

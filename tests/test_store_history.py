@@ -18,7 +18,7 @@ from tieredllm.store.history import CachedAnswer, Conversation, History, Unreada
 from tieredllm.store.record import MAX_TEXT, fingerprint
 from tieredllm.store.schema import STEPS
 from tieredllm.store.statistics import statistics
-from tieredllm.types import Attachment, Message, Prompt, Skip, ToolUse, Usage
+from tieredllm.types import Attachment, Image, Message, Prompt, Skip, ToolUse, Usage
 
 FAILED = ErrorInfo(kind=ErrorKind.TIMEOUT, message="no token within 10 s")
 
@@ -140,6 +140,15 @@ def test_a_request_is_kept_once(history):
 
     assert history.find("ab00").answer.text == "first"
     assert len(history.find("ab00").answer.attempts) == 1
+
+
+def test_a_picture_is_not_kept_and_that_is_told(history):
+    """The log has no pictures; a conversation that goes on says where one was."""
+    prompt = Prompt(question="What?", parts=(Image(media_type="image/png", data=b"secret png"),))
+    cid = history.save(prompt, answer("a1", "A cat."), "default")
+
+    assert history.find("a1").prompt.parts == (Image(media_type="image/png"),)
+    assert history.conversation(cid).messages[0].content == "[image, no longer here]\nWhat?"
 
 
 def test_a_conversation_goes_on_from_its_turns(history):

@@ -36,6 +36,7 @@ EXAMPLES = """Examples:
   tieredllm ask -f report.txt "what does this conclude?" --json | jq -r .tier
   tieredllm ask -c "and at sunset?"
   tieredllm ask -s "you are a strict reviewer" "review: {input}" --save review
+  tieredllm ask --schema "name, age int" "invent a dog" | jq .name
   git diff | tieredllm -T review -o temperature 0
 """
 
@@ -57,6 +58,14 @@ class AskOptions(RequestOptions):
         bool, typer.Option("--extract", "-x", help="Print only the first fenced code block.")
     ] = False
 
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--schema",
+            metavar="FILE|JSON|FIELDS",
+            help="Print JSON that fits this JSON Schema, or fields such as 'name, age int'.",
+        ),
+    ] = None
     variable: Annotated[
         list[Any] | None,
         typer.Option(
@@ -97,11 +106,20 @@ class AskOptions(RequestOptions):
         super().check()
         if self.variable and self.template is None:
             raise UsageError("--var fills in a stored prompt: name it with -T")
+        if self.shape is not None and (self.extract or self.stream_always):
+            raise UsageError(
+                "--schema prints whole JSON: neither --extract nor --stream goes with it"
+            )
         if self.stream_always and self.no_stream:
             raise UsageError("--stream and --no-stream exclude each other")
 
     def _request_fields(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return super()._request_fields(names) | {"stream": False if self.no_stream else None}
+        fields = super()._request_fields(names) | {"stream": False if self.no_stream else None}
+        if self.shape is not None:
+            from tieredllm.cli.schema_input import read_schema
+
+            fields["schema"] = read_schema(self.shape)
+        return fields
 
 
 @app.command(
@@ -244,7 +262,7 @@ def _answer(
         raw=options.raw,
         stream=options.stream_always,
         no_stream=options.no_stream,
-        printed_later=options.as_json or options.extract,
+        printed_later=options.as_json or options.extract or options.shape is not None,
         allow_rules=options.allow_rules,
         reasoning=options.show_reasoning,
     )
@@ -330,6 +348,8 @@ def _finish(environment: Environment, options: AskOptions, answer: Answer) -> in
         return code
     if options.extract:
         code = _extract(environment, answer)
+    elif options.shape is not None:
+        environment.print(answer.text or "")
     _say_summary(environment, answer)
     if options.usage:
         environment.warn(usage_line(answer))

@@ -102,7 +102,7 @@ async def _once(
             report = await manager.check(deep=deep)
             _print(report, environment, manager, as_json=True)
         elif environment.stdout.isatty():
-            report = await _filling_a_table(manager, environment, deep=deep)
+            report = await _as_a_table(manager, environment, deep=deep)
         else:
             rows = _Rows(environment)
             report = await manager.check(deep=deep, on_tier=rows.add)
@@ -112,12 +112,17 @@ async def _once(
         await manager.aclose()
 
 
-async def _filling_a_table(
+async def _as_a_table(
     manager: FallbackManager, environment: Environment, *, deep: bool
 ) -> HealthReport:
+    """Show a table that fills; all of it at the end where a terminal is to get no sequences."""
     from rich.live import Live
 
     console = environment.console()
+    if console.no_color or console.is_dumb_terminal:
+        report = await manager.check(deep=deep)
+        print_report(report, manager, environment)
+        return report
     known: dict[int, TierReport] = {}
     with Live(console=console, auto_refresh=False, screen=False) as live:
 

@@ -228,6 +228,10 @@ async def stream_attempt(
                         if not state.pieces:
                             break
                         await _tell(chunk.notices, request, emit)
+                        if request.schema is not None:
+                            from tieredllm.engine.shape import fitted
+
+                            state.pieces = [fitted(state.text, request.schema.schema)]
                         return chunk
                     if isinstance(chunk, ToolRequest):
                         if state.first_token_at is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tieredllm.profile.schema import Params
 
-__all__ = ["make_sampler"]
+__all__ = ["HeldParams", "make_sampler"]
 
 TEMPERATURE, TOP_K, TOP_P, MIN_P = 0.8, 40, 0.95, 0.05
 """llama.cpp's own defaults (`common_params_sampling` in common/common.h)."""
@@ -17,14 +17,25 @@ RANDOM_SEED = 0xFFFFFFFF
 """`LLAMA_DEFAULT_SEED`: another one each time."""
 
 
+class HeldParams(Params, frozen=True, kw_only=True):
+    """A tier's parameters, and the grammar that an answer is held to."""
+
+    grammar: str
+    """GBNF; see grammars/README.md of llama.cpp."""
+
+
 def make_sampler(llama: ModuleType, vocab: Any, params: Params) -> Any:
-    """Build a chain: penalties, top-k, top-p, min-p, temperature, choice; whoever asks frees it.
+    """Build a chain of what narrows the choice, and the choice; whoever asks frees it.
 
     A temperature of 0 always takes the likeliest token. Without a temperature or `top_p`,
     llama.cpp's defaults apply.
     """
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
     links = []
+    if isinstance(params, HeldParams):
+        grammar = llama.llama_sampler_init_grammar(vocab, params.grammar.encode(), b"root")
+        if grammar:  # NULL: it cannot be read; the answer is validated all the same
+            links.append(grammar)
     if params.frequency_penalty or params.presence_penalty:
         init = llama.llama_sampler_init_penalties
         numbers = (PENALTY_TOKENS, 1.0, params.frequency_penalty, params.presence_penalty)

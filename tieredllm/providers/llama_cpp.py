@@ -127,8 +127,8 @@ class LlamaCppBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Text alone, some answers at a time."""
-        return Capabilities(at_once=self._sequences)
+        """Text and what a grammar holds it to, some answers at a time."""
+        return Capabilities(at_once=self._sequences, schema=True)
 
     def missing(self) -> Missing | None:
         """Return the file that is not there, or the name that is unknown."""
@@ -157,9 +157,7 @@ class LlamaCppBackend:
                 the answer is blank.
         """
         blank = True
-        async with contextlib.aclosing(
-            self._runner().generate(call.messages, call.params)
-        ) as items:
+        async with contextlib.aclosing(self._runner().generate(*_asked(call))) as items:
             async for item in items:
                 if isinstance(item, str):
                     blank = blank and not item.strip()
@@ -348,3 +346,18 @@ def _chunks(split: Split) -> Iterator[Chunk]:
         yield ThoughtDelta(split.thought)
     if split.text:
         yield Delta(split.text)
+
+
+def _asked(call: Call) -> tuple[tuple[Message, ...], Params]:
+    """Return what a call says, with its schema told and its answer held to it."""
+    if call.schema is None:
+        return tuple(call.messages), call.params
+    from tieredllm.local.grammar import grammar_of
+    from tieredllm.local.sampler import HeldParams
+
+    schema = msgspec.json.encode(call.schema.schema).decode()
+    *before, last = call.messages
+    told = f"{last.content}\n\nAnswer with JSON that fits this JSON Schema: {schema}"
+    messages = (*before, msgspec.structs.replace(last, content=told))
+    values = {name: getattr(call.params, name) for name in Params.__struct_fields__}
+    return messages, HeldParams(**values, grammar=grammar_of(call.schema.schema))

@@ -62,6 +62,11 @@ _INVOKED = re.compile(r"<parameter name=\"([^\"]+)\"[^>]*>(.*?)</parameter>", re
 _TAGGED = re.compile(r"<tool_call>\s*([\w.-]+)\s*(<arg_key>.*?)</tool_call>", re.DOTALL)
 _TAG = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
 _WORD = re.compile(r"[\w.-]+")
+_BARE = re.compile(r"call:([\w.-]+)(\{.*?\})\s*(?=<tool_call\||<end_function_call>|$)", re.DOTALL)
+"""Gemma 4's and FunctionGemma's form, whose keys are bare and whose strings have their own quotes
+(vllm-project/vllm, gemma4_tool_parser.py and functiongemma_tool_parser.py)."""
+_BARE_QUOTE = re.compile(r"<\|\"\|>|<escape>")
+_BARE_KEY = re.compile(r"([{,]\s*)([\w-]+)\s*:")
 _DSML = re.compile(r"[|｜]+\s*DSML\s*[|｜]+\s*")  # noqa: RUF001
 _CODE = re.compile(r"\[?\s*([A-Za-z_][\w.]*\(.*\))\s*\]?\s*$", re.DOTALL)
 _FENCED = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
@@ -151,7 +156,7 @@ class TextCalls:
                 typed = {key.strip(): self._typed(name, key.strip(), values[key]) for key in values}
                 yield _call(name, typed)
             return
-        calls = list(self._objects(text))
+        calls = list(_bare(text)) or list(self._objects(text))
         yield from calls or self._code(text)
 
     def _objects(self, text: str) -> Iterator[ToolCall]:
@@ -227,6 +232,19 @@ class TextCalls:
             return decode(text.strip())
         except NotJsonError:
             return text
+
+
+def _bare(text: str) -> Iterator[ToolCall]:
+    for name, body in _BARE.findall(text):
+        pieces = [
+            json.dumps(piece) if place % 2 else _BARE_KEY.sub(r'\1"\2":', piece)
+            for place, piece in enumerate(_BARE_QUOTE.split(body))
+        ]
+        try:
+            value = decode("".join(pieces))
+        except NotJsonError:
+            return
+        yield _call(name, value)
 
 
 def _call(name: str, arguments: Any) -> ToolCall:

@@ -140,7 +140,10 @@ def _fit(value: Any, redact: Redactor, name: str = "", *, free: bool = False) ->
 def turn_messages(record: LoggedRequest) -> tuple[Message, Message]:
     """Return a turn of a conversation: what was asked, and what was answered."""
     prompt = record.prompt
-    asked = Message("user", prompt.question, attachments=prompt.attachments)
+    # The log has no pictures; that there was one is better told than passed over.
+    gone = [f"[{type(part).__name__.lower()}, no longer here]" for part in prompt.parts]
+    said = "\n".join([*gone, prompt.question])
+    asked = Message("user", said, attachments=prompt.attachments)
     return asked, Message("assistant", record.answer.text or "")
 
 
@@ -152,7 +155,8 @@ def is_turn(answer: Answer) -> bool:
 def is_reusable(answer: Answer, kept: Answer) -> bool:
     """Tell whether an answer may be given again: a model's, whole, and kept whole."""
     by_model = is_turn(answer) and answer.provider not in NO_MODEL
-    return by_model and not answer.truncated and bool(answer.text) and answer.text == kept.text
+    whole = by_model and not answer.truncated and not answer.calls
+    return whole and bool(answer.text) and answer.text == kept.text
 
 
 def user_turn(prompt: Prompt) -> str:
