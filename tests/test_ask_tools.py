@@ -250,6 +250,38 @@ def test_health_tells_what_is_left_out_and_a_new_profile_tries_it_again(home, co
     assert changed["tiers"][0]["rejected"] == []
 
 
+def test_a_declared_server_that_nobody_calls_is_not_started(home, counter):
+    """Once its tools are known, a question that calls none starts no process and loads no SDK."""
+    script = """
+import sys
+from tieredllm.client import FallbackManager
+from tieredllm.files import Places
+home, path = sys.argv[1:]
+manager = FallbackManager(path, env={}, places=Places.from_environment({"TIEREDLLM_HOME": home}))
+assert manager.ask("hello?").text == "Hi."
+print(sorted({name.partition(".")[0] for name in sys.modules} & {"mcp", "pydantic", "jsonschema"}))
+"""
+    with served(answering("Hi.")) as server:
+        path = with_tools(home, counter, ("openai", server.url + "/v1"))
+        loaded = [
+            subprocess.run(
+                [sys.executable, "-c", script, str(home), str(path)],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            for _ in range(2)
+        ]
+        offered = [
+            [it["function"]["name"] for it in sent.json["tools"]] for sent in server.requests
+        ]
+
+    assert "mcp" in loaded[0]
+    assert loaded[1] == "[]"
+    assert offered[0] == offered[1]
+    assert "c__count" in offered[1]
+
+
 def test_a_request_without_tools_loads_none_of_it(home):
     """A cloud `ask` whose profile grants nothing imports nothing of the tools."""
     script = """

@@ -793,6 +793,30 @@ def test_every_row_of_the_table_has_a_source_and_stands_alone():
             ),
             "quota_exhausted",
         ),
+        # OpenAI's sentence through LiteLLM 1.108.7, and Google's for a minute's limit
+        (
+            429,
+            openai(
+                "litellm.RateLimitError: RateLimitError: OpenAIException - You exceeded your "
+                "current quota, please check your plan and billing details. For more information "
+                "on this error, read the docs.",
+                kind="throttling_error",
+                code="429",
+            ),
+            "quota_exhausted",
+        ),
+        (
+            429,
+            google(
+                429,
+                "RESOURCE_EXHAUSTED",
+                "You exceeded your current quota, please check your plan and billing details. For "
+                "more information on this error, head to: https://ai.google.dev. * Quota exceeded "
+                "for metric: generate_content_free_tier_requests, limit: 10 Please retry in 38.2s.",
+                quota(PER_MINUTE),
+            ),
+            "rate_limit",
+        ),
         # LiteLLM 1.108.7
         (422, openai("Budget has been exceeded!", kind="budget_exceeded"), "quota_exhausted"),
         (

@@ -8,6 +8,7 @@ import pytest
 from chat_support import talking
 from cli_support import Terminal, answering, cli, profile, served, two_clouds
 from test_chat_terminal import hold
+from wire_support import response
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 
@@ -272,3 +273,58 @@ def test_no_word_of_a_table_is_broken(tmp_path, arguments, columns):
     shown = "\n".join(terminal.lines).split()
 
     assert [word for word in words if word not in shown] == []
+
+
+PRICED = """name: test
+tiers:
+  - name: a
+    provider: openai
+    model: m-1
+    base_url: '{url}/v1'
+    api_key_env: null
+    price: {{input: 2.5, output: 10}}
+"""
+
+
+def test_what_an_answer_costs_is_told(tmp_path):
+    """Where the profile names prices, the JSON has the cost, and `-u` says it."""
+    with served(answering("Yes.")) as server:
+        used = profile(tmp_path, PRICED.format(url=server.url))
+        answer = json.loads(cli(tmp_path, "-p", used, "--json", "really?").stdout)
+        told = cli(tmp_path, "-p", used, "-u", "really?").stderr.decode()
+    usage = answer["usage"]
+    expected = (usage["prompt_tokens"] * 2.5 + usage["completion_tokens"] * 10) / 1e6
+
+    assert pytest.approx(expected) == answer["cost"]
+    assert f"cost {expected:.6f}".rstrip("0") in told
+
+
+def test_what_a_server_offers_is_listed_and_completed(tmp_path):
+    """`models list --tier` asks the server; `-m` completes what it said."""
+    listed = response(200, json.dumps({"object": "list", "data": [{"id": "big"}, {"id": "small"}]}))
+    with served(listed) as server:
+        used = two_clouds(tmp_path, server.url + "/v1")
+        done = cli(tmp_path, "-p", used, "models", "list", "--tier", "primary", "--json")
+        other = cli(tmp_path, "-p", used, "models", "list", "--tier", "rules")
+    completed = cli(
+        tmp_path,
+        _TIEREDLLM_COMPLETE="complete_zsh",
+        _TYPER_COMPLETE_ARGS=f"tieredllm -p {used} ask -m primary=b",
+    ).stdout
+
+    assert [row["model"] for row in json.loads(done.stdout)] == ["big", "small"]
+    assert other.returncode == 2
+    assert b"asks no server" in other.stderr
+    assert b"primary=big" in completed
+
+
+def test_the_spinner_says_who_is_next(tmp_path):
+    """While nothing comes, the line names the tier that follows, and when."""
+    with talking({"hm": hold()}) as server:
+        used = two_clouds(
+            tmp_path, server.url + "/v1", server.url + "/v1", extra=", first_token_timeout_s: 7"
+        )
+        terminal = Terminal(tmp_path, "-p", used, "ask", "hm")
+        terminal.until("primary (m-1), secondary at 7 s")
+        terminal.type("\x03")
+        terminal.run()

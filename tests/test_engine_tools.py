@@ -396,6 +396,22 @@ def test_what_is_said_of_an_unnamed_tool_is_not_remembered():
     assert (answer.text, memory.kept) == ("Well.", set())
 
 
+def test_a_tool_that_a_call_adds_is_offered_in_the_next_round():
+    """The model is told of the tools there are after each round."""
+    tools = session(stub("adds"))
+
+    async def adds(arguments):
+        tools._toolbox.tools = (stub("adds"), stub("added"))
+        return "added"
+
+    tools._toolbox.tools = (stub("adds", adds),)
+    model = Scripted([wants("adds")], ["Well.", END])
+    run_engine(model, tier=ALL, tools=ToolLoop(tools))
+
+    offered = [[tool.name for tool in call.tools] for call in model.seen]
+    assert offered == [["adds"], ["adds", "added"]]
+
+
 def test_more_tools_than_a_server_takes_are_cut_and_told():
     """OpenAI is offered 128 of 130, and the user is told once."""
     tools = [stub(f"t{number}") for number in range(130)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import msgspec
@@ -406,3 +407,12 @@ def test_mcp_servers_are_checked(tmp_path, places, server, mistake):
     [told] = mistakes_in(write(tmp_path / "p.yaml", text), places)
 
     assert told.startswith(f"2:{mistake}")
+
+
+def test_the_example_of_the_page_about_tools_is_right(tmp_path, places):
+    """What `docs/tools.md` shows is a profile without mistakes, once its file is there."""
+    page = (Path(__file__).parent.parent / "docs" / "tools.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    write(tmp_path / ".mcp.json", MCP_JSON)
+
+    assert mistakes_in(write(tmp_path / "p.yaml", example), places) == []

@@ -198,6 +198,25 @@ def test_a_server_is_started_by_its_first_call(tmp_path):
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_tool_that_is_newer_than_what_is_remembered_is_found(tmp_path):
+    """Who names a tool that is not in the remembered list makes the server tell it anew."""
+    folder, cache = tmp_path / "server", tmp_path / "cache"
+    folder.mkdir()
+    listed(raw_box(folder, cache=cache))
+    (folder / "added").touch()
+
+    async def find():
+        box = raw_box(folder, cache=cache)
+        try:
+            return await box.find("raw__added"), await box.find("raw__nothing")
+        finally:
+            await box.aclose()
+
+    added, nothing = asyncio.run(find())
+    assert added is not None
+    assert nothing is None
+
+
 def test_a_mute_server_is_waited_for_once(tmp_path):
     """The next question goes on without it at once; a changed server is tried again."""
     folder, cache = tmp_path / "server", tmp_path / "cache"

@@ -475,6 +475,10 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     number: int
     """1 for the first try on this backend, 2 for its first retry."""
+    next_tier: str | None = None
+    """The configured tier that is asked if this one does not answer; None when it is the last."""
+    until_s: float | None = None
+    """Seconds that the first token of a tier with a next one is waited for, at most."""
     without: tuple[str, ...] = ()
     """The parameters and tools it is asked without, as it has rejected them."""
 

@@ -140,6 +140,7 @@ class UsageTotals:
         self._completion_tokens = 0
         self._unreported = 0
         self._seconds = 0.0
+        self._cost: float | None = None
 
     def add(self, answer: Answer) -> None:
         """Count an answer, complete or failed."""
@@ -148,6 +149,8 @@ class UsageTotals:
             self._failures += 1
             return
         self._answers[answer.tier] += 1
+        if answer.cost is not None:
+            self._cost = (self._cost or 0.0) + answer.cost
         usage = answer.usage
         if usage.prompt_tokens is None and usage.completion_tokens is None:
             self._unreported += answer.provider != "rules"
@@ -166,4 +169,6 @@ class UsageTotals:
         tokens = f"{self._prompt_tokens:,} prompt + {self._completion_tokens:,} completion tokens"
         if self._unreported:
             tokens += f"; not reported for {pluralize(self._unreported, 'answer')}"
+        if self._cost is not None:
+            tokens += f"; cost {self._cost:.6f}".rstrip("0").rstrip(".")
         return [f"{counted}, {self._seconds:.1f} s", tokens]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "faults",
+    "keep_offered",
     "known_models",
     "known_tiers",
     "local_models",
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 
+OFFERED = 1000
+OFFERED_FILE = "offered-models.json"
+"""What servers were said to offer, in the cache directory."""
 RECENT = 50
 """Requests whose ids are offered."""
 
@@ -55,6 +59,8 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the models that are known of each tier's provider, with and without `TIER=`."""
     profile = _profile(ctx)
     pairs = [pair for pair, _ in known_models(profile, current().places)] if profile else []
+    offered = _offered(current().places)
+    pairs += [f"{tier}={model}" for tier, names in offered.items() for model in names]
     names = dict.fromkeys(pair.partition("=")[2] for pair in pairs)
     return _beginning([*pairs, *names], incomplete)
 
@@ -89,6 +95,29 @@ def params(incomplete: str) -> list[str]:
     from tieredllm.profile.params import param_names
 
     return _beginning(param_names(), incomplete)
+
+
+def keep_offered(tier: str, models: list[str], places: Places) -> None:
+    """Keep what a tier's servers offer: a shell that completes cannot wait for them."""
+    import contextlib
+    import json
+
+    from tieredllm.files import atomic_write
+
+    with contextlib.suppress(OSError):
+        places.cache.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(_offered(places) | {tier: models[:OFFERED]})
+        atomic_write(places.cache / OFFERED_FILE, text)
+
+
+def _offered(places: Places) -> dict[str, list[str]]:
+    import json
+
+    try:
+        found = json.loads((places.cache / OFFERED_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def known_tiers(profile: Profile) -> list[tuple[str, str]]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from tieredllm.cli.completion import local_models
+from tieredllm.cli.completion import keep_offered, local_models, tiers
 from tieredllm.cli.environment import current
 from tieredllm.cli.output import print_json, print_table
-from tieredllm.errors import FallbackTriggerError, ModelFileError, UsageError
+from tieredllm.errors import FallbackTriggerError, ModelFileError, TieredLLMError, UsageError
 from tieredllm.local.ladder import WORDS, Trial
 from tieredllm.text import format_bytes
 
@@ -83,17 +83,85 @@ def _library(environment: Environment) -> Library:
 
 
 @app.command("list")
-def list_models(*, as_json: Json = False) -> None:
+def list_models(
+    *,
+    tier: Annotated[
+        str | None,
+        typer.Option(
+            "--tier",
+            "-t",
+            metavar="NAME",
+            autocompletion=tiers,
+            help="Ask the vendors and servers of a tier what they offer; `-m` then completes it.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List the models on this machine, and those of the catalog that can be pulled.
 
     What Ollama, LM Studio, llama.cpp and the Hugging Face hub's cache keep is used where it lies.
     `fits` tells whether the memory that is free now is enough.
     """
     environment = current()
+    if tier is not None:
+        _print_offered(tier, environment, as_json=as_json)
+        return
     library = _library(environment)
     here = list(library.here())
     models = [*here, *(model for model in library.catalog() if model.size_bytes is None)]
     _print_models(models, environment, as_json=as_json)
+
+
+def _print_offered(name: str, environment: Environment, *, as_json: bool) -> None:
+    """Print what the backends of a tier offer, and keep it for completion.
+
+    Raises:
+        UsageError: there is no such tier, or none of its backends has a list.
+        TieredLLMError: none of them gave one.
+    """
+    from tieredllm.aio import run
+    from tieredllm.client import FallbackManager
+    from tieredllm.providers.cloud import CloudBackend
+
+    manager = FallbackManager(
+        environment.profile_name, env=environment.env, places=environment.places
+    )
+    manager.check_tiers([name])
+    plan = next(plan for plan in manager.plans if plan.tier.name == name)
+    servers = [each for each in plan.backends if isinstance(each, CloudBackend)]
+    if not servers:
+        raise UsageError(f"tier {name} asks no server: `tieredllm models list` has local models")
+    rows: list[dict[str, str]] = []
+    troubles: list[str] = []
+
+    async def ask() -> None:
+        try:
+            for server in servers:
+                missing = server.missing()
+                if missing is not None:
+                    troubles.append(f"{server.provider}: {missing.what}: {missing.fix}")
+                    continue
+                try:
+                    names = await server.list_models()
+                except FallbackTriggerError as exc:
+                    troubles.append(f"{server.provider}: {exc.info}")
+                    continue
+                rows.extend({"model": model, "provider": server.provider} for model in names)
+        finally:
+            await manager.aclose()
+
+    run(ask())
+    if not rows:
+        raise TieredLLMError("; ".join(troubles))
+    for trouble in troubles:
+        environment.say(f"tieredllm: {trouble}")
+    keep_offered(name, [row["model"] for row in rows], environment.places)
+    if as_json:
+        print_json(rows, environment)
+    else:
+        print_table(
+            ("model", "provider"), [(row["model"], row["provider"]) for row in rows], environment
+        )
 
 
 @app.command("find")

@@ -9,7 +9,7 @@ import msgspec
 
 from tieredllm.clock import Clock
 from tieredllm.engine.attempt import Completed, ContextSkipError
-from tieredllm.engine.plan import TierPlan
+from tieredllm.engine.plan import TierPlan, cost
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.providers.base import Backend, Finish
@@ -125,6 +125,7 @@ class AttemptLog:
             calls=completed.calls,
             left_out=completed.left_out,
             truncated=finish.reason in ("length", "repetition"),
+            cost=cost(winner.plan.price_of(winner.backend), finish.usage),
             **{name: getattr(finish, name) for name in SHARED},
             **common,
         )

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tieredllm.profile.schema import Params, Tier
+from tieredllm.profile.schema import Alternate, Params, Price, Tier
 from tieredllm.providers.base import Backend, Capabilities
-from tieredllm.types import Document, Image, Options, ParamOverrides, Prompt
+from tieredllm.types import Document, Image, Options, ParamOverrides, Prompt, Usage
 
-__all__ = ["TierPlan", "answer_room", "lacking", "leading_models", "merged", "selected"]
+__all__ = ["TierPlan", "answer_room", "cost", "lacking", "leading_models", "merged", "selected"]
 
 
 UNCAPPED_ROOM = 32_768
@@ -31,6 +31,25 @@ class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
     def is_language_model(self) -> bool:
         """Whether a model writes this tier's answers."""
         return self.backends[0].is_language_model
+
+    def price_of(self, backend: Backend) -> Price | None:
+        """Return what a backend's model costs, where the profile says."""
+        asked = (backend.provider, backend.model)
+        sources: list[Tier | Alternate] = [self.tier, *self.tier.alternates]
+        return next((it.price for it in sources if (it.provider, it.model) == asked), None)
+
+
+def cost(price: Price | None, usage: Usage) -> float | None:
+    """Return what an answer cost; None where no price or no count is known.
+
+    Args:
+        price: of a million tokens.
+        usage: as the backend reported it.
+    """
+    sent, written = usage.prompt_tokens, usage.completion_tokens
+    if price is None or sent is None or written is None:
+        return None
+    return round((sent * price.input + written * price.output) / 1_000_000, 9)
 
 
 def selected(plans: Sequence[TierPlan], options: Options) -> list[TierPlan]:

@@ -546,8 +546,14 @@ class FallbackRun:
             last = self._log.last_other(tier)
             if last is not None:
                 await emit(FellBack(from_tier=last.tier, to_tier=tier, reason=last.why))
+        later = [each for each in self._plans if each.level > plan.level]
+        following = next((each for each in later if _is_configured(each)), None)
+        is_streamed = self._options.stream is not False and plan.tier.stream
+        limit_s = plan.tier.first_token_timeout_s if is_streamed else plan.tier.timeout_s
         await emit(
             AttemptStarted(
+                next_tier=following.tier.name if following is not None else None,
+                until_s=limit_s if following is not None else None,
                 tier=tier,
                 level=plan.level,
                 provider=backend.provider,
@@ -621,3 +627,8 @@ async def stream_events(request: FallbackRun) -> AsyncGenerator[Event, None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def _is_configured(plan: TierPlan) -> bool:
+    """Whether any backend of a tier can be asked."""
+    return any(backend.missing() is None for backend in plan.backends)

@@ -139,6 +139,15 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The longest wait, in seconds."""
 
 
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model costs, in a currency of your choice."""
+
+    input: Annotated[float, Meta(ge=0)]
+    """A million tokens of what is sent."""
+    output: Annotated[float, Meta(ge=0)]
+    """A million tokens of the answer."""
+
+
 class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Another backend of the same tier, tried when the ones before it gave way."""
 
@@ -164,6 +173,8 @@ class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The same, each with the name of the variable that holds its value: for what is secret."""
     body: dict[str, Any] = {}
     """What is added to each request's JSON, over what is in it; null takes a key out."""
+    price: Price | None = None
+    """What the model costs; then each answer's `cost` is told."""
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -193,6 +204,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The same, each with the name of the variable that holds its value: for what is secret."""
     body: dict[str, Any] = {}
     """What is added to each request's JSON, over what is in it; null takes a key out."""
+    price: Price | None = None
+    """What the model costs; then each answer's `cost` is told."""
     alternates: tuple[Alternate, ...] = ()
     """Other backends of this tier, tried in order when the one before gave way."""
     params: Params = Params()

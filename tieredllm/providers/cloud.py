@@ -456,6 +456,26 @@ class CloudBackend(ABC):
     def _host(self) -> str:
         return host_of(self._base_url) or "the server"
 
+    async def list_models(self) -> list[str]:
+        """Return the names of the models that the server offers.
+
+        Raises:
+            FallbackTriggerError: it gives no list, or cannot be reached.
+        """
+        from tieredllm.providers.json_path import NotJsonError
+
+        try:
+            names = await self._listed()
+        except NotJsonError as exc:
+            raise FallbackTriggerError(
+                ErrorKind.MALFORMED_RESPONSE, f"{self._host} sent a list that is no JSON"
+            ) from exc
+        if names is None:
+            raise FallbackTriggerError(
+                ErrorKind.MALFORMED_RESPONSE, f"{self._host} gives no list of models"
+            )
+        return names
+
     async def _listed(self, *, with_key: bool = True) -> list[str] | None:
         """Ask for the models' names; None where they are not told as this vendor does.
 

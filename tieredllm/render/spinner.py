@@ -152,7 +152,10 @@ class Spinner:
 def _asked(event: AttemptStarted) -> Callable[[float], tuple[str, str]]:
     again = f", try {event.number}" if event.number > 1 else ""
     model = f" ({one_line(event.model)})" if event.model else ""
-    return lambda _now: (f"{one_line(event.tier)}{again}", model)
+    after = ""
+    if event.next_tier is not None and event.until_s is not None:
+        after = f", {one_line(event.next_tier)} at {event.until_s:g} s"
+    return lambda _now: (f"{one_line(event.tier)}{again}", f"{model}{after}")
 
 
 def _thinking(event: Thought) -> Callable[[float], tuple[str, str]]:

@@ -128,6 +128,8 @@ def usage_line(answer: Answer) -> str:
         writing_s = (answer.latency_ms - answer.first_token_ms) / 1000
         if usage.completion_tokens and writing_s > 0.05:
             times.append(f"{usage.completion_tokens / writing_s:.0f} tokens/s")
+    if answer.cost is not None:
+        times.append(f"cost {answer.cost:.6f}".rstrip("0").rstrip("."))
     who = f"{_who(answer, answer.tier)}: " if answer.tier else ""
     return f"tieredllm: {who}{tokens}, {', '.join(times)}"
 

@@ -119,8 +119,11 @@ class Toolbox:
         """
         if not self._knows(name):
             return None
-        found = await self.granted((name,), deadline=deadline)
-        return found[0] if found else None
+        for fresh in (False, True):  # what is remembered of a server may be of yesterday
+            found = await self.granted((name,), deadline=deadline, fresh=fresh)
+            if found:
+                return found[0]
+        return None
 
     def server(self, name: str) -> McpServer:
         """Return an MCP server by its name.

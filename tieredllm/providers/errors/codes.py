@@ -84,8 +84,15 @@ SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         means=ErrorKind.QUOTA_EXHAUSTED,
-        source="LiteLLM 1.108.7, litellm/exceptions.py `BudgetExceededError`: 422",
+        source="LiteLLM 1.108.7, litellm/exceptions.py `BudgetExceededError`: 422; it passes"
+        " OpenAI's sentence on without its code. Google says it of a minute's limit, too, and more",
         codes=("budget_exceeded",),
+        words=(
+            (
+                r"exceeded your current quota, please check your plan and billing details"
+                r"(?!.{0,900}(?:retry in|exceeded for metric))"
+            ),
+        ),
     ),
     Sign(
         means=ErrorKind.QUOTA_EXHAUSTED,

@@ -62,6 +62,9 @@ TERM_S = 0.15
 KILL_S = 0.15
 """How long a server has to end after its stdin closes, after SIGTERM, and after SIGKILL."""
 
+GONE_S = 0.5
+"""How long the program waits for a killed server to be gone."""
+
 MAX_LINE_BYTES = 32 * 1024 * 1024
 """The longest message that is read; a longer one is an error of the call it answers."""
 
@@ -364,7 +367,7 @@ class ServerProcess:
         if process is not None and process.returncode is None:
             # On a busy machine even a killed child takes its time to be gone.
             with suppress(subprocess.TimeoutExpired, OSError):
-                process.wait(KILL_S)
+                process.wait(GONE_S)
         with suppress(ProcessLookupError, PermissionError, RuntimeError):
             self._transport.close()
 
