@@ -10,7 +10,7 @@ export QUESTION := $(value Q)
 unexport Q
 
 .DEFAULT_GOAL := help
-.PHONY: help ask test test-lowest test-newest lock bench soak picture reference clean
+.PHONY: help ask test test-lowest test-newest lock bench soak picture reference man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -41,6 +41,9 @@ soak: $(VENV)/.installed-dev ## send a gateway 20,000 requests and compare its m
 
 reference: $(VENV)/.installed-dev ## make the tables of the references anew
 	@$(BIN)/python scripts/reference.py
+
+man: $(VENV)/.installed-dev ## write a man page for each command, in man/
+	@$(BIN)/python scripts/manpages.py
 
 picture: $(VENV)/.installed-dev ## draw the README's pictures anew
 	@$(BIN)/python scripts/picture.py

@@ -15,7 +15,7 @@ from profile_support import mistakes_in, places_in, write
 from tieredllm.errors import ProfileError
 from tieredllm.profile.dump import write_yaml
 from tieredllm.profile.load import find_mistakes, load_profile
-from tieredllm.profile.schema import McpSettings, Profile
+from tieredllm.profile.schema import McpSettings, Profile, Tools, variables_of
 from tieredllm.profile.yaml_reader import parse_yaml
 
 DATA = Path(__file__).parent / "data"
@@ -215,6 +215,7 @@ def test_the_file_of_servers_that_everybody_has_is_read(tmp_path, places):
     assert mcp["crm"].headers == {"Authorization": "Bearer ${CRM_TOKEN}"}
     assert mcp["gem"].url == "https://gem.example/mcp"
     assert mcp["port"].env == {"PORT": 3000, "KEY": "${KEY:-none}"}
+    assert {"CRM_TOKEN", "KEY"} <= variables_of(Profile(tiers=(), tools=Tools(mcp=mcp)))
 
 
 @pytest.mark.parametrize(

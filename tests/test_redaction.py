@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieredllm.redaction import MASK, SHOWN_CHARACTERS, presentable, redact
+from tieredllm.redaction import MASK, SHOWN_CHARACTERS, Redactor, presentable, redact
 
 KEY = "kx/Zz9+abcdEFGH1234_secret=="
 
@@ -154,3 +154,33 @@ def test_no_text_takes_long(unit):
     presentable(unit * 40_000, (KEY,))
 
     assert time.perf_counter() - start < 1
+
+
+PRIVATE = "zQ8-vR2mXk7pLw9TnB4cYd6F_hJ3sGaE"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        PRIVATE[:24],
+        PRIVATE[8:],
+        PRIVATE[5:27],
+        PRIVATE.upper(),
+        " ".join(PRIVATE),
+        '"'.join(PRIVATE),
+        PRIVATE[:16] + "\n" + PRIVATE[16:],
+        "".join(f"%{ord(each):02X}" for each in PRIVATE),
+    ],
+)
+def test_most_of_a_key_is_a_key(form):
+    """A server that echoes a key in part, spaced, quoted or in capitals has it struck out."""
+    kept = Redactor([PRIVATE], limit=1000)(f"the key {form} is wrong")
+
+    assert kept == f"the key {MASK} is wrong"
+
+
+def test_an_ordinary_text_stays():
+    """What shares a few letters with a key is none of it."""
+    text = "the keys zQ8-vR2mXk7 and z Q 8 v R, %20 and all"
+
+    assert Redactor([PRIVATE], limit=1000)(text) == text

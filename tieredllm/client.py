@@ -23,7 +23,6 @@ from tieredllm.files import Places, working_directory
 from tieredllm.health.memory import SqliteHealth
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.kinds import ErrorKind
-from tieredllm.local.library import Library
 from tieredllm.profile.choose import first_fit, with_model
 from tieredllm.profile.schema import Profile, Tier, Tools, rule_files, variables_of
 from tieredllm.prompts.policies import prompt_from_messages
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from tieredllm.engine.ports import Gate
     from tieredllm.engine.preview import Preview
     from tieredllm.engine.tool_loop import ToolLoop
+    from tieredllm.health.fleet import FleetHealth
     from tieredllm.health.report import HealthReport, TierReport
     from tieredllm.notify.notifier import Notifier
     from tieredllm.store.history import CachedAnswer
@@ -139,6 +139,8 @@ class FallbackManager:
             if model in {tier.name for tier in profile.tiers}:
                 reason = f"{model!r} is a tier, no model: name both, as {model}=MODEL"
                 raise UsageError(reason)
+            from tieredllm.local.library import Library
+
             is_local = Library(self.places, self._env).is_local(model)
             profile, self.start = first_fit(profile, model, is_local=is_local)
         self.profile = profile
@@ -168,7 +170,7 @@ class FallbackManager:
         )
         for tier in [*(models or {}), *([self.start] if self.start is not None else [])]:
             _check_chosen(next(plan for plan in self.plans if plan.tier.name == tier))
-        self._health = SqliteHealth(self.database, profile.health, self._clock)
+        self._health = self._make_health(eager=one_question)
         self._parameters = SqliteParameters(self.database, self._clock, profile=written)
         self._notifier = self._make_notifier() if persist else None
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -396,6 +398,8 @@ class FallbackManager:
 
     def forget(self) -> None:
         """Forget all health and every rejected parameter: the next request tries everything."""
+        backends = [backend.identity for plan in self.plans for backend in plan.backends]
+        self._health.standings(backends)  # what the fleet knows of them is forgotten, too
         self._health.reset()
         self._parameters.reset()
 
@@ -408,6 +412,8 @@ class FallbackManager:
             for backend in plan.backends:
                 await backend.aclose()
         await self._http.aclose()
+        if not isinstance(self._health, SqliteHealth):
+            self._health.close()
         self.database.close()
 
     async def __aenter__(self) -> FallbackManager:
@@ -484,6 +490,25 @@ class FallbackManager:
 
         history = History(self.database, self._clock)
         return history.cached_answer(self.profile.name, prompt, newer_than=newer_than)
+
+    def _make_health(self, *, eager: bool) -> SqliteHealth | FleetHealth:
+        """Make the memory of health: this host's, and the fleet's where the profile names one."""
+        settings = self.profile.health
+        own = SqliteHealth(self.database, settings, self._clock)
+        url = None if settings.shared is None else self._around.keys.get(settings.shared.url_env)
+        if not url:
+            return own
+        import platform
+
+        from tieredllm.health.fleet import FleetHealth, connect
+
+        return FleetHealth(
+            own,
+            settings,
+            host=f"{platform.node()} {self.places.state}",
+            connect=lambda: connect(url),
+            eager=eager,
+        )
 
     def _make_notifier(self) -> Notifier | None:
         """Make what tells people of fallbacks, when the profile names a channel."""

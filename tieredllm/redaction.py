@@ -63,6 +63,11 @@ _KEYS = re.compile(
 )
 """Keys within a text."""
 
+LONG_SECRET = 20
+"""The shortest secret of which a part says nothing by itself."""
+PART = 12
+_BETWEEN = re.compile(r"[^A-Za-z0-9]+")
+
 _KEY_START = re.compile(
     r"(?:sk|pk|rk)-[A-Za-z0-9]"
     rf"|(?:{_PREFIXES})[-_][A-Za-z0-9-]{{12}}"
@@ -142,7 +147,44 @@ def _without(secrets: Iterable[str], text: str) -> str:
 
         for form in {secret, quote(secret, safe="", errors="replace")}:
             text = text.replace(form, MASK)
+        if len(secret) >= LONG_SECRET:
+            text = _without_parts(secret, text)
     return text
+
+
+def _without_parts(secret: str, text: str) -> str:
+    """Mask what is most of a secret: its beginning or end, spaced, quoted, in other letters.
+
+    Any `PART` of its characters in a row are looked for. A text is first looked through without all
+    that may stand between them, which costs next to nothing.
+    """
+    bare = _bare(text)
+    parts = [secret[at : at + PART] for at in range(len(secret) - PART + 1)]
+    spans: list[tuple[int, int]] = []
+    for part in parts:
+        if len(known := _bare(part)) >= PART // 2 and known in bare:
+            characters = (f"(?:{re.escape(each)}|{_quoted(each)})" for each in part)
+            pattern = r"[^A-Za-z0-9%]{0,3}".join(characters)
+            spans += (found.span() for found in re.finditer(pattern, text, re.IGNORECASE))
+    pieces: list[str] = []
+    done = 0
+    for start, end in sorted(spans):
+        if start > done or not pieces:
+            pieces += (text[done:start], MASK)
+        done = max(done, end)
+    return "".join([*pieces, text[done:]])
+
+
+def _quoted(character: str) -> str:
+    return "".join(f"%{byte:02x}" for byte in character.encode("utf-8", "replace"))
+
+
+def _bare(text: str) -> str:
+    if "%" in text:
+        from urllib.parse import unquote
+
+        text = unquote(text)
+    return _BETWEEN.sub("", text).lower()
 
 
 def presentable(text: str, secrets: Iterable[str | None] = ()) -> str:

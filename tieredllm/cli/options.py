@@ -248,10 +248,11 @@ class RequestOptions(GlobalOptions):
 
     def _request_fields(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Return those whose names the engine knows, and what is said the other way round."""
-        from tieredllm.profile.params import read_params
-
         shared = {name: getattr(self, name) for name in names if hasattr(self, name)}
-        shared["params"] = read_params(self.option or [])
+        if self.option:
+            from tieredllm.profile.params import read_params
+
+            shared["params"] = read_params(self.option)
         wants_llm = None if not self.allow_rules else False
         return shared | {
             "fallback": not self.no_fallback,

@@ -7,6 +7,7 @@ Nothing here needs a key or a network.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -20,7 +21,6 @@ from tieredllm.errors import FallbackTriggerError, ModelFileError
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
 from tieredllm.local.ladder import SESSION, Job, LoadSettings
-from tieredllm.local.library import Library, LocalModel, NotInstalledError
 from tieredllm.local.validation_cache import FileState, ValidationCache, state_of
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import (
@@ -40,6 +40,7 @@ from tieredllm.thoughts import Split
 from tieredllm.types import Message, Usage
 
 if TYPE_CHECKING:
+    from tieredllm.local.library import Library, LocalModel
     from tieredllm.local.worker import LlamaRunner, Prepare, RunnerPool
 
 __all__ = ["LlamaCppBackend"]
@@ -96,10 +97,17 @@ class LlamaCppBackend:
         self._sequences = sequences
         self._pool = pool
         self._verdicts = ValidationCache(places.cache)
-        self._library = Library(places, env)
+        self._env = env
         self._found: LocalModel | None = None
         self._taken: tuple[Key, LlamaRunner] | None = None
         self._retired: list[LlamaRunner] = []
+
+    @functools.cached_property
+    def _library(self) -> Library:
+        """The model files there are; imported when the file is looked for."""
+        from tieredllm.local.library import Library
+
+        return Library(self._places, self._env)
 
     @property
     def provider(self) -> str:
@@ -219,6 +227,8 @@ class LlamaCppBackend:
 
     def _fix(self) -> str:
         """Return what to do about a file that is not there or cannot be used."""
+        from tieredllm.local.library import NotInstalledError
+
         try:
             found = self._library.find(self._model)
         except NotInstalledError as exc:
@@ -251,6 +261,8 @@ class LlamaCppBackend:
             FallbackTriggerError: it is not there, or the name is unknown.
         """
         if self._found is None:
+            from tieredllm.local.library import NotInstalledError
+
             try:
                 self._found = self._library.find(self._model)
             except NotInstalledError as exc:
