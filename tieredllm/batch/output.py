@@ -309,20 +309,23 @@ class Index:
         """Count the lines that have no answer."""
         return sum(1 for _ in self.pending())
 
-    def stale(self, *, answered: bool) -> list[tuple[int, int]]:
-        """Return offset and length of the records of lines that are to be asked again.
-
-        Args:
-            answered: those that answer another line, prompt or profile under the same id; else
-                those that say why there was no answer.
-        """
-        return list(
-            self._database.execute(
-                "SELECT offset, length FROM records JOIN lines USING (id) WHERE"
-                " CASE WHEN ? THEN ok AND records.hash <> lines.hash ELSE NOT ok END"
-                " ORDER BY offset",
-                (answered,),
+    def count_stale(self) -> int:
+        """Count the records of lines that are to be asked again."""
+        return sum(1 for _ in self.replaced()) + sum(
+            1
+            for _ in self._database.execute(
+                "SELECT 1 FROM records JOIN lines USING (id) WHERE NOT ok"
             )
+        )
+
+    def replaced(self) -> Iterator[tuple[int, int]]:
+        """Yield offset and length of the answers to another line or prompt, or by another profile.
+
+        Their ids are those of lines of this batch.
+        """
+        yield from self._database.execute(
+            "SELECT offset, length FROM records JOIN lines USING (id)"
+            " WHERE ok AND records.hash <> lines.hash ORDER BY offset"
         )
 
     def kept(self) -> Iterator[tuple[int, int]]:

@@ -351,15 +351,14 @@ class Checkpoint:
         """
         if self._path is None:
             return
-        replaced, failed = self._index.stale(answered=True), self._index.stale(answered=False)
-        self.replaced = len(replaced)
-        if not replaced and not failed:
+        if not self._index.count_stale():
             return
+        self.replaced = sum(1 for _ in self._index.replaced())
         with self._path.open("rb") as file:
-            if replaced:
+            if self.replaced:
                 aside = self._path.with_name(f"{self._path.name}.replaced")
                 with aside.open("ab") as other:
-                    for offset, length in replaced:
+                    for offset, length in self._index.replaced():
                         file.seek(offset)
                         other.write(file.read(length))
             rewrite(((file, *place) for place in self._index.kept()), self._path)

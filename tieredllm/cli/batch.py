@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -46,6 +47,8 @@ EXAMPLES = """Examples:
 Started again with the same arguments it goes on where it was: the output is the checkpoint.
 """
 REDRAW_S = 0.2
+COLLECT_AFTER = (2000, 10, 10)
+"""How often garbage is looked for: as in a long-lived program; `__main__` is for short ones."""
 SPOOL_BYTES = 2**20
 MAX_CONCURRENCY = 4096
 SEQUENCES = 16
@@ -220,6 +223,7 @@ def run_batch(
     """
     environment = current()
     options.check()
+    gc.set_threshold(*COLLECT_AFTER)
     with contextlib.ExitStack() as stack:
         raise typer.Exit(_run(environment, source, options, stack))
 
