@@ -10,7 +10,7 @@ export QUESTION := $(value Q)
 unexport Q
 
 .DEFAULT_GOAL := help
-.PHONY: help ask test test-lowest test-newest lock bench picture reference man clean
+.PHONY: help ask test test-lowest test-newest lock bench soak picture reference man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -35,6 +35,9 @@ lock: $(VENV)/.installed-dev ## write requirements/*.txt after a change of pypro
 
 bench: $(VENV)/.installed-dev ## measure it beside the least that could do the same
 	@$(BIN)/python -m benchmarks $(ROWS)
+
+soak: $(VENV)/.installed-dev ## overload and attack it, and count: make soak MINUTES=600 PARTS="gateway"
+	@$(BIN)/python scripts/soak.py --minutes $(or $(MINUTES),2) $(PARTS)
 
 reference: $(VENV)/.installed-dev ## make the tables of the references anew
 	@$(BIN)/python scripts/reference.py
