@@ -38,6 +38,7 @@ bench: $(VENV)/.installed-dev ## measure it beside the least that could do the s
 
 soak: $(VENV)/.installed-dev ## overload and attack it, and count: make soak MINUTES=600 PARTS="gateway"
 	@$(BIN)/python scripts/soak.py --minutes $(or $(MINUTES),2) $(PARTS)
+	@$(if $(PARTS),,$(BIN)/python -m benchmarks.soak)
 
 reference: $(VENV)/.installed-dev ## make the tables of the references anew
 	@$(BIN)/python scripts/reference.py

@@ -295,7 +295,7 @@ def serving(runs: int) -> list[Row]:
 
     what = f"serve, {ANSWERS} answers, {AT_ONCE} at once"
     return [
-        _row(f"{what}: CPU for each", "httpx, as a client", "ms", pair(cpu), 2.5),
+        _row(f"{what}: CPU for each", "httpx, as a client", "ms", pair(cpu), 1.6),
         _row(f"{what}: time for each", "without it", "ms", pair(rate), None),
         _row("serve: resident", "allowed", "MiB", allowed(resident, 90), 1.0),
         _row("serve: a lone answer, more", "allowed", "ms", allowed(more, 5), 1.0),

@@ -275,7 +275,7 @@ def test_enter_at_every_question(home):
 
     assert terminal.run() == 0
     assert [tier.name for tier in written(home).profile.tiers] == ["minimal", "rules"]
-    assert written(home).profile.tiers[0].prompt == "simplified"
+    assert written(home).profile.tiers[0].prompt == "minimal"
 
 
 @pytest.mark.parametrize("key", ["n\r", "\x03", "\x04"])

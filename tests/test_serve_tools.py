@@ -183,9 +183,8 @@ def llm(url: str, tmp_path, *args: str) -> subprocess.CompletedProcess[str]:
     """Run `llm` with the settings of docs/serve.md."""
     (tmp_path / "extra-openai-models.yaml").write_text(
         f"- model_id: tieredllm\n  model_name: tieredllm\n  api_base: {url}/v1\n"
-        "  api_key_name: none\n  supports_tools: true\n  supports_schema: true\n"
+        "  supports_tools: true\n  supports_schema: true\n  vision: true\n"
     )
-    (tmp_path / "keys.json").write_text('{"none": "none"}')
     return subprocess.run(
         [sys.executable, "-m", "llm", "-m", "tieredllm", "--no-log", *args],
         env={"LLM_USER_PATH": str(tmp_path), "PATH": "", "HOME": str(tmp_path)},

@@ -28,12 +28,14 @@ from tieredllm.profile.schema import Profile, Tier, Tools, rule_files, variables
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
 from tieredllm.store.database import Database
+from tieredllm.telemetry import Telemetry
 from tieredllm.types import Answer, Answered, Event, Options, Prompt
 
 if TYPE_CHECKING:
     from tieredllm.engine.ports import Gate
     from tieredllm.engine.preview import Preview
     from tieredllm.engine.tool_loop import ToolLoop
+    from tieredllm.health.fleet import FleetHealth
     from tieredllm.health.report import HealthReport, TierReport
     from tieredllm.notify.notifier import Notifier
     from tieredllm.store.history import CachedAnswer
@@ -169,7 +171,7 @@ class FallbackManager:
         )
         for tier in [*(models or {}), *([self.start] if self.start is not None else [])]:
             _check_chosen(next(plan for plan in self.plans if plan.tier.name == tier))
-        self._health = SqliteHealth(self.database, profile.health, self._clock)
+        self._health = self._make_health(eager=one_question)
         self._parameters = SqliteParameters(self.database, self._clock, profile=written)
         self._notifier = self._make_notifier() if persist else None
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -243,8 +245,11 @@ class FallbackManager:
             tools=self._tooling(),
             gate=self._gate,
         )
+        telemetry = Telemetry(at=self._clock.wall(), profile=self.profile.name)
         async with aclosing(stream_events(request)) as events:
             async for event in events:
+                if isinstance(event, Answered):
+                    telemetry.record(event.answer)
                 yield event
                 if isinstance(event, Answered):
                     self._notify(event.answer)
@@ -397,6 +402,8 @@ class FallbackManager:
 
     def forget(self) -> None:
         """Forget all health and every rejected parameter: the next request tries everything."""
+        backends = [backend.identity for plan in self.plans for backend in plan.backends]
+        self._health.standings(backends)  # what the fleet knows of them is forgotten, too
         self._health.reset()
         self._parameters.reset()
 
@@ -409,6 +416,8 @@ class FallbackManager:
             for backend in plan.backends:
                 await backend.aclose()
         await self._http.aclose()
+        if not isinstance(self._health, SqliteHealth):
+            self._health.close()
         self.database.close()
 
     async def __aenter__(self) -> FallbackManager:
@@ -485,6 +494,25 @@ class FallbackManager:
 
         history = History(self.database, self._clock)
         return history.cached_answer(self.profile.name, prompt, newer_than=newer_than)
+
+    def _make_health(self, *, eager: bool) -> SqliteHealth | FleetHealth:
+        """Make the memory of health: this host's, and the fleet's where the profile names one."""
+        settings = self.profile.health
+        own = SqliteHealth(self.database, settings, self._clock)
+        url = None if settings.shared is None else self._around.keys.get(settings.shared.url_env)
+        if not url:
+            return own
+        import platform
+
+        from tieredllm.health.fleet import FleetHealth, connect
+
+        return FleetHealth(
+            own,
+            settings,
+            host=f"{platform.node()} {self.places.state}",
+            connect=lambda: connect(url),
+            eager=eager,
+        )
 
     def _make_notifier(self) -> Notifier | None:
         """Make what tells people of fallbacks, when the profile names a channel."""

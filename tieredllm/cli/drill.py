@@ -72,25 +72,45 @@ def _print(rehearsals: list[Rehearsal], environment: Environment) -> None:
         for row in rows:
             print("\t".join(row), file=environment.stdout)
         return
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for heading in ("tier", "fault", "answered by", "after", "calls"):
-        table.add_column(
-            heading, overflow="fold", justify="right" if heading == "after" else "left"
-        )
-    previous = None
-    for case, (tier, fault, outcome, after, calls) in zip(rehearsals, rows, strict=True):
-        style = "red" if case.leaves_nothing else "yellow" if case.refused else ""
-        if previous not in {None, tier}:
-            table.add_section()
-        table.add_row(
-            "" if tier == previous else tier, fault, Text(outcome, style=style), after, calls
-        )
-        previous = tier
-    environment.console().print(table)
+    from tieredllm.cli.output import make_table
+
+    console = environment.console()
+    styles = {
+        _outcome(case): "red" if case.leaves_nothing else "yellow" if case.refused else ""
+        for case in rehearsals
+    }
+    folded = _folded(rows)
+    table = make_table(
+        ("tier", "answered by", "after", "calls", "at these faults"), folded, console.width
+    )
+    for tier, outcome, *rest in folded:
+        table.add_row(tier, Text(outcome, style=styles[outcome]), *rest)
+    console.print(table)
+    environment.say(_conclusion(rehearsals))
+
+
+def _folded(rows: list[tuple[str, str, str, str, str]]) -> list[tuple[str, ...]]:
+    """Return one row for all faults of a tier that end in the same way, the tier named once."""
+    faults: dict[tuple[str, ...], list[str]] = {}
+    for tier, fault, *ending in rows:
+        faults.setdefault((tier, *ending), []).append(fault)
+    folded: list[tuple[str, ...]] = []
+    named = None
+    for (tier, *ending), names in faults.items():
+        folded.append(("" if tier == named else tier, *ending, ", ".join(names)))
+        named = tier
+    return folded
+
+
+def _conclusion(rehearsals: list[Rehearsal]) -> str:
+    """Say in a sentence what it comes to."""
+    answered = [case for case in rehearsals if case.answered_by is not None]
+    alone = [case for case in rehearsals if case.leaves_nothing]
+    slowest = max((case.after_s for case in answered), default=0.0)
+    kept = "some fault leaves you alone" if alone else "no single fault leaves you alone"
+    return f"{kept}; the slowest answer comes after {slowest:.1f} s"
 
 
 def _outcome(case: Rehearsal) -> str:

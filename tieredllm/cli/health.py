@@ -233,7 +233,15 @@ def _table(known: Sequence[TierReport], manager: FallbackManager, width: int) ->
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, expand=False, pad_edge=False, padding=(0, 1))
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        expand=False,
+        pad_edge=False,
+        padding=(0, 1),
+        header_style="dim",
+        border_style="dim",
+    )
     table.add_column("tier", no_wrap=True)
     table.add_column("status", no_wrap=True)
     if width >= 60:

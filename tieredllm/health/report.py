@@ -15,6 +15,7 @@ from tieredllm.providers.base import DEEP_PROBE_S, PROBE_S, Backend, ProbeResult
 from tieredllm.types import rejected_tool
 
 if TYPE_CHECKING:
+    from tieredllm.health.fleet import FleetHealth
     from tieredllm.health.memory import SqliteHealth, WindowReport
 
 __all__ = ["HealthReport", "Status", "TierReport", "check"]
@@ -81,7 +82,7 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
 
 async def check(
     plans: Sequence[TierPlan],
-    health: SqliteHealth,
+    health: SqliteHealth | FleetHealth,
     parameters: ParameterMemory | None = None,
     *,
     probe: bool = True,
@@ -153,7 +154,7 @@ def _report(
     backend: Backend,
     standing: Standing,
     probe: ProbeResult | None,
-    health: SqliteHealth,
+    health: SqliteHealth | FleetHealth,
     *,
     parameters: ParameterMemory,
 ) -> TierReport:

@@ -275,6 +275,13 @@ BASE_URLS = {
 """Where a vendor's server is when a tier names none, as the vendors' API references say."""
 
 
+class SharedHealth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where hosts tell each other which backends are down: a Redis or Valkey server."""
+
+    url_env: VariableName = "REDIS_URL"
+    """The variable that holds its URL, such as `redis://:password@host:6379/0` (it is a secret)."""
+
+
 class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a backend counts as degraded, and when its circuit opens and closes."""
 
@@ -296,6 +303,8 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Seconds an open circuit waits before one request probes the backend."""
     max_cooldown_s: Seconds = 25.0
     """The most that failed probes double the cooldown to, in seconds."""
+    shared: SharedHealth | None = None
+    """What other hosts find out counts as a hint; needs `pip install 'tieredllm[redis]'`."""
 
 
 class Slack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -495,6 +504,8 @@ def variables_of(profile: Profile) -> set[str]:
         written = (*words, *server.args, server.url or "", *server.headers.values())
         written = (*written, *map(str, server.env.values()))
         names |= {name for text in written for name, _ in REFERENCE.findall(text)}
+    if profile.health.shared is not None:
+        names.add(profile.health.shared.url_env)
     notes = profile.notifications
     if notes.slack is not None:
         names.add(notes.slack.webhook_env)

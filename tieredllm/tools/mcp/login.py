@@ -21,7 +21,7 @@ from tieredllm.files import atomic_write
 
 if TYPE_CHECKING:
     from mcp.client.auth import OAuthClientProvider
-    from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
+    from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 
 __all__ = ["LoginFile", "Loopback", "auth_of", "new_auth"]
 
@@ -159,15 +159,16 @@ def new_auth(folder: Path, url: str, loopback: Loopback, show: Show) -> OAuthCli
     return provider
 
 
-def _about(redirect: str) -> Any:
+def _about(redirect: str) -> OAuthClientMetadata:
     from mcp.shared.auth import OAuthClientMetadata
-    from pydantic import AnyUrl
 
-    return OAuthClientMetadata(
-        client_name="tieredllm",
-        redirect_uris=[AnyUrl(redirect)],
-        grant_types=["authorization_code", "refresh_token"],
-        token_endpoint_auth_method="none",  # noqa: S106 - the name of a method, and no secret
+    return OAuthClientMetadata.model_validate(
+        {
+            "client_name": "tieredllm",
+            "redirect_uris": [redirect],
+            "grant_types": ["authorization_code", "refresh_token"],
+            "token_endpoint_auth_method": "none",
+        }
     )
 
 
