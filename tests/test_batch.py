@@ -12,7 +12,7 @@ import time
 import pytest
 from batch_support import Vendor, lines, records, serving, text_of, tiers
 from cli_support import cli, environment, profile, served, tieredllm
-from wire_support import response
+from wire_support import answers, response
 
 RULES = "name: r\ntiers:\n  - {name: rules, provider: rules}\n"
 
@@ -488,3 +488,22 @@ def test_memory_does_not_grow_with_the_lines(tmp_path, rules):
     assert process.returncode == 0
     assert len(records(out)) == 10_000
     assert peaks[1] <= 1.2 * peaks[0]
+
+
+def test_a_schema_holds_for_every_line(tmp_path):
+    """With --schema an answer that does not fit is a failure, and one that fits is the JSON."""
+
+    async def play(connection):
+        number = len(server.requests) % 2
+        await connection.send(answers("openai", '{"age": 3}' if number else "three"))
+
+    source = lines(tmp_path / "in.jsonl", 2)
+
+    with served(play) as server:
+        result, out = batch(tmp_path, tiers(tmp_path, server.url), source, "--schema", "age int")
+        asked = server.requests[0].json
+
+    found = records(out)
+    assert asked["response_format"]["type"] == "json_schema"
+    assert {text_of(record) for record in found if record["response"]} == {'{"age": 3}'}
+    assert all(record["response"] or record["error"] for record in found), result.stderr

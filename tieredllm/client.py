@@ -28,6 +28,7 @@ from tieredllm.profile.schema import Profile, Tier, Tools, rule_files, variables
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
 from tieredllm.store.database import Database
+from tieredllm.telemetry import Telemetry
 from tieredllm.types import Answer, Answered, Event, Options, Prompt
 
 if TYPE_CHECKING:
@@ -244,8 +245,11 @@ class FallbackManager:
             tools=self._tooling(),
             gate=self._gate,
         )
+        telemetry = Telemetry(at=self._clock.wall(), profile=self.profile.name)
         async with aclosing(stream_events(request)) as events:
             async for event in events:
+                if isinstance(event, Answered):
+                    telemetry.record(event.answer)
                 yield event
                 if isinstance(event, Answered):
                     self._notify(event.answer)

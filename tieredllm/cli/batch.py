@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tieredllm.batch.output import Record
     from tieredllm.batch.run import Checkpoint, Tally
     from tieredllm.client import FallbackManager
-    from tieredllm.types import Options, OutputSchema
+    from tieredllm.types import Options
 
 __all__ = ["app"]
 
@@ -88,8 +88,12 @@ class BatchOptions(GlobalOptions):
         str | None, typer.Option("--system", "-s", help="A system prompt.", metavar="TEXT")
     ] = None
     schema: Annotated[
-        Path | None,
-        typer.Option("--schema", metavar="FILE", help="A JSON Schema that each answer has to fit."),
+        str | None,
+        typer.Option(
+            "--schema",
+            metavar="FILE|JSON|FIELDS",
+            help="A JSON Schema that each answer has to fit, or fields such as 'name, age int'.",
+        ),
     ] = None
     concurrency: Annotated[
         str,
@@ -235,9 +239,12 @@ def _run(
     request = _shared_options(manager, options)
     if path is not None:
         stack.enter_context(_locked(environment, path))
-    wording = Wording(
-        template=options.prompt, system=options.system, schema=_schema(options.schema)
-    )
+    schema = None
+    if options.schema is not None:
+        from tieredllm.cli.schema_input import read_schema
+
+        schema = read_schema(options.schema)
+    wording = Wording(template=options.prompt, system=options.system, schema=schema)
     file = stack.enter_context(_opened(environment, source))
     reader = Reader(file, source, wording, context=_context(manager))
     index = Index()
@@ -389,26 +396,6 @@ def _shared_options(manager: FallbackManager, options: BatchOptions) -> Options:
         require_llm=options.require_llm,
         deadline_s=options.deadline_s,
     )
-
-
-def _schema(file: Path | None) -> OutputSchema | None:
-    """Read the schema of the answers.
-
-    Raises:
-        UsageError: it is no JSON object.
-        OSError: it cannot be read.
-    """
-    if file is None:
-        return None
-    import msgspec
-
-    from tieredllm.errors import UsageError
-    from tieredllm.types import OutputSchema
-
-    try:
-        return OutputSchema(schema=msgspec.json.decode(file.read_bytes(), type=dict[str, Any]))
-    except msgspec.DecodeError as exc:
-        raise UsageError(f"--schema {file}: {exc}") from exc
 
 
 def _context(manager: FallbackManager) -> bytes:

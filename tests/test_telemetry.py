@@ -1,0 +1,145 @@
+"""OpenTelemetry: a span per request, one per attempt below it, in the conventions' names."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from cli_support import environment, two_clouds
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from wire_support import answers, raw_server, response
+
+from tieredllm.client import FallbackManager
+from tieredllm.errors import NoAnswerError
+from tieredllm.files import Places
+
+EXPORTER = InMemorySpanExporter()
+READER = InMemoryMetricReader()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sdk():
+    """Set the SDK up as a program would; a process can do so once."""
+    tracing = TracerProvider()
+    tracing.add_span_processor(SimpleSpanProcessor(EXPORTER))
+    trace.set_tracer_provider(tracing)
+    metering = MeterProvider(metric_readers=[READER])
+    metrics.set_meter_provider(metering)  # never shut down: later tests of the process use it, too
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Ask once: the first tier fails, the second answers; give the spans by name."""
+
+    def ask(second):
+        EXPORTER.clear()
+
+        async def main():
+            failing = response(503, {"error": {"message": "secret words"}})
+            async with raw_server(failing) as one, raw_server(second) as two:
+                path = two_clouds(tmp_path, f"{one.url}/v1", f"{two.url}/v1")
+                env = {"TIEREDLLM_HOME": str(tmp_path)}
+                places = Places.from_environment(env)
+                async with FallbackManager(path, env=env, places=places) as manager:
+                    with trace.get_tracer("program").start_as_current_span("outer"):
+                        try:
+                            return await manager.process_with_fallbacks("a private question")
+                        except NoAnswerError as exc:
+                            return exc.answer
+
+        answer = asyncio.run(main())
+        return answer, EXPORTER.get_finished_spans()
+
+    return ask
+
+
+def test_a_request_and_its_attempts_are_spans(asked):
+    """The request's span lies in the program's own, the attempts' in the request's."""
+    answer, spans = asked(answers("openai", "fine"))
+
+    outer = next(span for span in spans if span.name == "outer")
+    request = next(span for span in spans if span.name == "chat tieredllm")
+    first, second = sorted(
+        (span for span in spans if span.name == "chat m-1"), key=lambda span: span.start_time
+    )
+    assert request.parent.span_id == outer.context.span_id
+    assert first.parent.span_id == second.parent.span_id == request.context.span_id
+    assert request.start_time <= first.start_time <= first.end_time <= second.end_time
+    assert second.end_time <= request.end_time
+    assert first.attributes["error.type"] == "service_unavailable"
+    assert not first.status.is_ok
+    assert second.kind is trace.SpanKind.CLIENT
+    assert dict(second.attributes) | {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "m-1",
+        "gen_ai.response.model": "m-1",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.usage.input_tokens": 12,
+        "gen_ai.usage.output_tokens": 3,
+        "tieredllm.tier": "secondary",
+        "tieredllm.fallback_level": 1,
+    } == dict(second.attributes)
+    assert request.attributes["gen_ai.response.id"] == answer.request_id
+
+
+def test_nothing_private_is_told(asked):
+    """Neither the question nor the answer nor a server's words are in any span."""
+    _, spans = asked(answers("openai", "an intimate reply"))
+
+    told = " ".join(span.to_json() for span in spans)
+    for words in ("private question", "intimate reply", "secret words"):
+        assert words not in told
+
+
+def test_durations_and_tokens_are_measured(asked):
+    """The conventions' two histograms have a point for each attempt, and the answer's tokens."""
+    asked(answers("openai", "fine"))
+
+    data = READER.get_metrics_data()
+    found = {
+        metric.name: metric.data.data_points
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    durations = found["gen_ai.client.operation.duration"]
+    assert {point.attributes.get("error.type") for point in durations} >= {
+        "service_unavailable",
+        None,
+    }
+    tokens = {
+        point.attributes["gen_ai.token.type"]: point.min
+        for point in found["gen_ai.client.token.usage"]
+        if point.attributes["gen_ai.provider.name"] == "openai"
+    }
+    assert tokens == {"input": 12, "output": 3}
+
+
+def test_where_nobody_has_set_it_up_nothing_is_imported(tmp_path):
+    """A program without OpenTelemetry does not get it loaded by us."""
+    code = (
+        "import sys\n"
+        "from tieredllm import FallbackManager\n"
+        f"manager = FallbackManager({two_clouds(tmp_path, 'http://127.0.0.1:9/v1')!r})\n"
+        "answer = manager.ask('hello')\n"
+        "assert answer.tier == 'rules'\n"
+        "print([name for name in sys.modules if name.startswith('opentelemetry')])\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(tmp_path),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert done.stdout.strip() == b"[]"
