@@ -292,5 +292,5 @@ def test_the_commands_name_after_its_options_is_a_slip(tmp_path):
     """`tieredllm -o NAME VALUE ask ...` would ask a model "ask ...": it is refused."""
     done = cli(tmp_path, "-o", "max_tokens", "8", "ask", "hi")
 
-    assert 2 == done.returncode
+    assert done.returncode == 2
     assert b"`ask` comes before its options: `ask -o ...`" in done.stderr
