@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 
+from tieredllm.engine.plan import TierPlan
 from tieredllm.kinds import ErrorInfo, ErrorKind
 
 __all__ = ["MAX_AT_ONCE", "AdaptiveGate", "Limit"]
@@ -126,6 +128,13 @@ class AdaptiveGate:
     def bound(self, identity: str, most: int) -> None:
         """Take note that a backend answers so many requests at once, or fewer if it is to."""
         self._doors[identity] = _Door(Limit(min(most, self._most), is_known=True))
+
+    def bound_all(self, plans: Iterable[TierPlan]) -> None:
+        """Take note of the backends that say how many requests they answer at once."""
+        for plan in plans:
+            for backend in plan.backends:
+                if backend.capabilities.at_once is not None:
+                    self.bound(backend.identity, backend.capabilities.at_once)
 
     async def enter(self, identity: str) -> None:
         """Wait until one more request may ask a backend; first come, first served."""

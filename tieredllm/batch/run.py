@@ -73,6 +73,7 @@ class HopelessError(TieredLLMError):
     """
 
     def __init__(self, why: str) -> None:
+        self.why = why
         super().__init__(f"no tier can answer: {why}")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -21,10 +21,15 @@ from tieredllm.cli.options import MAX_DEADLINE_S, GlobalOptions, takes_options
 if TYPE_CHECKING:
     from typer._click.core import Context
 
+    from tieredllm.batch.cluster import ClusterBatch
+    from tieredllm.batch.lines import BatchLine
     from tieredllm.batch.output import Record
-    from tieredllm.batch.run import Checkpoint, Tally
+    from tieredllm.batch.run import Batch, Checkpoint, Tally
     from tieredllm.client import FallbackManager
-    from tieredllm.types import Options
+    from tieredllm.types import Answer, Options
+
+    Write = Callable[[BatchLine, Answer], None]
+    MakeBatch = Callable[[Iterator[BatchLine], Write], Batch | ClusterBatch]
 
 __all__ = ["app"]
 
@@ -129,6 +134,14 @@ class BatchOptions(GlobalOptions):
         str | None,
         typer.Option("--shard", metavar="I/N", help="Only part I of N, by a hash of the id."),
     ] = None
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            "--dask",
+            metavar="ADDRESS",
+            help="Let the workers of this Dask cluster answer, such as tcp://10.0.0.1:8786.",
+        ),
+    ] = None
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N lines.")
     ] = None
@@ -217,25 +230,23 @@ def _run(
     from tieredllm.batch.concurrency import AdaptiveGate
     from tieredllm.batch.lines import Reader, Wording
     from tieredllm.batch.output import Index
-    from tieredllm.batch.run import Tally, open_checkpoint
+    from tieredllm.batch.run import Batch, ManagerAsker, Tally, open_checkpoint
     from tieredllm.client import FallbackManager
     from tieredllm.text import pluralize
 
     at_once, shard = options.at_once, options.part
     path = _output_file(options.output, source)
     gate = AdaptiveGate(at_once)
+    sequences = 1 if options.reproducible else min(at_once, SEQUENCES)
     manager = FallbackManager(
         environment.profile_name,
         env=environment.env,
         places=environment.places,
         verbose=environment.verbose,
-        sequences=1 if options.reproducible else min(at_once, SEQUENCES),
+        sequences=sequences,
         gate=gate,
     )
-    for plan in manager.plans:
-        for backend in plan.backends:
-            if backend.capabilities.at_once is not None:
-                gate.bound(backend.identity, backend.capabilities.at_once)
+    gate.bound_all(manager.plans)
     request = _shared_options(manager, options)
     if path is not None:
         stack.enter_context(_locked(environment, path))
@@ -259,9 +270,24 @@ def _run(
             f"profile moved to {path.name}.replaced"
         )
     tally = Tally(checkpoint.total, done=checkpoint.total - checkpoint.pending_count)
-    return _ask_all(
-        environment, manager, checkpoint, tally, request=request, at_once=at_once, path=path
-    )
+    if options.dask is None:
+        asker = ManagerAsker(manager, request)
+
+        def make(lines: Iterator[BatchLine], write: Write) -> Batch | ClusterBatch:
+            return Batch(lines, asker, write, at_once=at_once, tally=tally)
+
+    else:
+        from tieredllm.batch.cluster import ClusterBatch, WorkerSettings
+
+        address = options.dask
+        settings = WorkerSettings(
+            profile=manager.profile, options=request, at_once=at_once, sequences=sequences
+        )
+
+        def make(lines: Iterator[BatchLine], write: Write) -> Batch | ClusterBatch:
+            return ClusterBatch(address, lines, settings, write, tally=tally)
+
+    return _ask_all(environment, manager, checkpoint, tally, make=make, path=path)
 
 
 def _ask_all(
@@ -270,14 +296,13 @@ def _ask_all(
     checkpoint: Checkpoint,
     tally: Tally,
     *,
-    request: Options,
-    at_once: int,
+    make: MakeBatch,
     path: Path | None,
 ) -> int:
     """Ask what is left, and say how it went."""
     from tieredllm.aio import run
     from tieredllm.batch.output import Output, record_of
-    from tieredllm.batch.run import Batch, HopelessError, ManagerAsker
+    from tieredllm.errors import TieredLLMError, UsageError
 
     output = Output(path) if path is not None else None
 
@@ -289,8 +314,7 @@ def _ask_all(
             _print_record(environment, record)
 
     async def answer_all() -> None:
-        asker = ManagerAsker(manager, request)
-        batch = Batch(checkpoint.pending(), asker, write, at_once=at_once, tally=tally)
+        batch = make(checkpoint.pending(), write)
         drawing = asyncio.create_task(_draw(environment, tally))
         try:
             await batch.run()
@@ -304,7 +328,9 @@ def _ask_all(
         run(answer_all())
     except KeyboardInterrupt:
         code, why = ExitCode.INTERRUPTED, "stopped"
-    except HopelessError as exc:
+    except UsageError:
+        raise
+    except TieredLLMError as exc:
         code, why = ExitCode.FAILURE, str(exc)
     except BrokenPipeError:
         raise
