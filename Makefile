@@ -36,8 +36,9 @@ lock: $(VENV)/.installed-dev ## write requirements/*.txt after a change of pypro
 bench: $(VENV)/.installed-dev ## measure it beside the least that could do the same
 	@$(BIN)/python -m benchmarks $(ROWS)
 
-soak: $(VENV)/.installed-dev ## send a gateway 20,000 requests and compare its memory
-	@$(BIN)/python -m benchmarks.soak
+soak: $(VENV)/.installed-dev ## overload and attack it, and count: make soak MINUTES=600 PARTS="gateway"
+	@$(BIN)/python scripts/soak.py --minutes $(or $(MINUTES),2) $(PARTS)
+	@$(if $(PARTS),,$(BIN)/python -m benchmarks.soak)
 
 reference: $(VENV)/.installed-dev ## make the tables of the references anew
 	@$(BIN)/python scripts/reference.py

@@ -504,7 +504,7 @@ def test_the_local_model_is_loaded_once(home):
         home,
         "name: t\ntiers:\n"
         "  - name: minimal\n    provider: llama_cpp\n    model: smollm2-135m\n    prompt: minimal\n"
-        "    params: {max_tokens: 8, temperature: 0}\n"
+        "    params: {max_tokens: 64, temperature: 0}\n"
         "  - {name: rules, provider: rules}\n",
     )
     question = b"What is the capital of France?\n"

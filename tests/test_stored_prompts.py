@@ -286,3 +286,11 @@ def test_what_is_no_image_is_told(tmp_path):
     assert (text.returncode, image.returncode) == (2, 2)
     assert b"neither an image (PNG, JPEG, GIF, WebP) nor a PDF: `-f" in text.stderr
     assert b"attaches an image or a PDF" in image.stderr
+
+
+def test_the_commands_name_after_its_options_is_a_slip(tmp_path):
+    """`tieredllm -o NAME VALUE ask ...` would ask a model "ask ...": it is refused."""
+    done = cli(tmp_path, "-o", "max_tokens", "8", "ask", "hi")
+
+    assert done.returncode == 2
+    assert b"`ask` comes before its options: `ask -o ...`" in done.stderr

@@ -115,11 +115,16 @@ class LazyGroup(TyperGroup):
         if first.startswith("-"):
             ask = self.get_command(ctx, DEFAULT)
             takes_value = {
-                name
+                name: param.nargs
                 for param in (ask.params if ask else [])
                 if isinstance(param, TyperOption) and not param.is_flag
                 for name in param.opts
             }
+            at = 0
+            while at < len(words) and words[at].startswith("-") and words[at] not in {"-", "--"}:
+                at += 1 + (takes_value.get(words[at], 0) if "=" not in words[at] else 0)
+            if words[at : at + 1] == [DEFAULT] and len(words) > at + 1:
+                raise UsageError(f"`{DEFAULT}` comes before its options: `{DEFAULT} {first} ...`")
             is_bundle = not first.startswith("--") and f"-{first[-1]}" in takes_value  # -xt TIER
             if second in COMMANDS and first not in takes_value and not is_bundle:
                 raise UsageError(f"{first} stands before the command: try `{second} {first}`")

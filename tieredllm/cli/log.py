@@ -255,10 +255,12 @@ def _list(environment: Environment, wanted: Wanted, *, as_json: bool) -> None:
         return first is not None
 
     if not _from_history(environment, show):
-        narrowed = wanted != Wanted(
-            number=wanted.number, search=None, cid=None, tier=None, model=None
-        )
-        environment.say("no request is like that" if narrowed else "no request was logged yet")
+        others = (wanted.cid, wanted.tier, wanted.model)
+        if any(each is not None for each in others):
+            environment.say("no request is like that")
+        else:
+            found = "no request has this text" if wanted.search else "no request was logged yet"
+            environment.say(found)
 
 
 def _readable(

@@ -40,6 +40,8 @@ __all__ = ["Document", "Row", "Rows", "code_lines", "trimmed"]
 _THEME = "monokai"
 """The colours of code, on their own background, so that they suit light and dark terminals."""
 
+LEADING_BLANKS = re.compile(r"\A(?:[ \t]*\n)+")
+
 _NARROWEST = 16
 """Columns below which nothing is indented any further: deep nesting must not squeeze text away."""
 
@@ -71,10 +73,10 @@ def code_lines(
     Args:
         console: whose theme is used.
         options: the width.
-        code: blank lines at its end are left out.
+        code: blank lines at its start and end are left out, as of every block.
         info: what stands behind the opening fence; its first word names the language.
     """
-    code = code.rstrip().expandtabs(4)
+    code = LEADING_BLANKS.sub("", code.rstrip()).expandtabs(4)
     if not code:
         return []
     background = Syntax.get_theme(_THEME).get_background_style()

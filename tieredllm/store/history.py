@@ -224,13 +224,7 @@ class History:
                 return None
             found = str(latest[0][0])
         else:
-            found = self._only(
-                cid,
-                "conversation",
-                "SELECT DISTINCT conversation_id FROM log"
-                " WHERE conversation_id >= ?1 AND conversation_id < ?2 OR id >= ?1 AND id < ?2"
-                " ORDER BY conversation_id LIMIT 2",
-            )
+            found = self._conversation_of(cid)
         rows = self._rows(
             "SELECT id, CAST(record AS BLOB) FROM log"
             " WHERE conversation_id = ? AND is_turn ORDER BY number DESC LIMIT ?",
@@ -252,6 +246,31 @@ class History:
             system=system[0][0] if system else None,
             request_ids=tuple(turn.answer.request_id for turn in turns),
         )
+
+    def _conversation_of(self, beginning: str) -> str:
+        """Return the conversation of an id, its own or that of one request in it.
+
+        Raises:
+            UsageError: none has this id, or several begin with it.
+            DatabaseError: the log cannot be read.
+        """
+        try:
+            return self._only(
+                beginning,
+                "conversation",
+                "SELECT DISTINCT conversation_id FROM log"
+                " WHERE conversation_id >= ?1 AND conversation_id < ?2"
+                " ORDER BY conversation_id LIMIT 2",
+            )
+        except UsageError:
+            requests = self._rows(
+                "SELECT conversation_id FROM log WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 2",
+                beginning,
+                f"{beginning}g",
+            )
+            if len(requests) != 1:
+                raise
+            return str(requests[0][0])
 
     def conversations(self, limit: int) -> list[LoggedConversation]:
         """Return the latest conversations, the latest first.
