@@ -14,11 +14,16 @@ from wire_support import gemma3_path, smollm2_path
 def pytest_sessionstart(session):
     """Fetch the real models before any test's time runs; tests that need one tell what failed.
 
-    A shell's background job has Ctrl-C ignored, and its children inherit that: it is set back, so
-    that the tests that send it hold there, too.
+    Once, also when the tests are run by several processes (`workerinput` is pytest-xdist's).
+
+    A shell's background job has Ctrl-C ignored, one under nohup SIGHUP as well, and its children
+    inherit that: they are set back, so that the tests that send them hold there, too.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not session.config.option.collectonly:
+    for name in ("SIGQUIT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    if not (session.config.option.collectonly or hasattr(session.config, "workerinput")):
         for fetch in (smollm2_path, gemma3_path):
             with contextlib.suppress(RuntimeError, subprocess.SubprocessError, OSError):
                 fetch()

@@ -54,8 +54,16 @@ def test_killed_at_random_moments(tmp_path):
                 env=environment(tmp_path / f"home{starts}"),
                 stderr=subprocess.DEVNULL,
             )
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(rng.uniform(0.5, 2.0) if kills < KILLS else 300)
+            if kills < KILLS:
+                # Not more than leaves something for the kills to come, however fast the machine.
+                enough = len(before) + rng.randint(0, LINES // (KILLS + 2))
+                started = time.monotonic() + rng.uniform(0, 0.5)
+                while process.poll() is None and (
+                    len(written(out)) < enough or time.monotonic() < started
+                ):
+                    time.sleep(0.01)
+            else:
+                process.wait(300)
             if process.poll() is None:
                 process.kill()
                 kills += 1

@@ -37,6 +37,7 @@ _LOOKED_AT_CHARACTERS = 16_384
 
 # What a masked key may consist of, besides base64: vendors show `sk-abc***xyz` or `sk-abc...xyz`.
 _TAIL = r"[A-Za-z0-9_\-.*~+/=…•]"
+_STARRED = r"[A-Za-z0-9_\-~+/=]*(?:\*{2}|\.{3}|…|••)" + _TAIL + "*"
 
 _PREFIXES = "sk|pk|rk|gsk|xai|hf|ghp|r8|nvapi|pplx|tgp|csk|fw|sess|xox[abeprs]"
 """How the vendors' keys begin, before a `-` or `_`.
@@ -62,6 +63,9 @@ _KEYS = re.compile(
     re.VERBOSE,
 )
 """Keys within a text."""
+
+STARRED_SECRET = 16
+"""The shortest secret whose first 8 characters stand for it where the rest is starred out."""
 
 LONG_SECRET = 20
 """The shortest secret of which a part says nothing by itself."""
@@ -135,18 +139,20 @@ def redact(text: str, secrets: Iterable[str | None] = ()) -> str:
     given = [secret for secret in secrets if secret]
     text = _without(given, text)
     for secret in given:
-        if len(secret) >= 16:
+        if len(secret) >= STARRED_SECRET:
             text = re.sub(re.escape(secret[:8]) + _TAIL + "*", MASK, text)
     return _PARAMETERS.sub(rf"\1{MASK}", _KEYS.sub(MASK, text))
 
 
 def _without(secrets: Iterable[str], text: str) -> str:
-    """Mask secrets as they are, and quoted for a URL."""
+    """Mask secrets as they are, quoted for a URL, and with their middle starred out."""
     for secret in secrets:
         from urllib.parse import quote
 
         for form in {secret, quote(secret, safe="", errors="replace")}:
             text = text.replace(form, MASK)
+        if len(secret) >= STARRED_SECRET:  # before its parts, which would leave the rest standing
+            text = re.sub(re.escape(secret[:8]) + _STARRED, MASK, text)
         if len(secret) >= LONG_SECRET:
             text = _without_parts(secret, text)
     return text
