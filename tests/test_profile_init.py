@@ -239,9 +239,9 @@ def test_questions_and_answers(home):
         terminal.until("GEMINI_API_KEY (not shown")
         terminal.type("typed-unseen\r")
         terminal.until("Its number; 0 for none [2]")
-        shown = "\n".join(terminal.lines)
-        assert "gemma-2-2b-it  1.71 GB  Gemma Terms of Use" in shown
-        assert "smollm2-135m     98 MB  Apache-2.0" in shown
+        shown = [line.split(maxsplit=4) for line in terminal.lines]
+        assert ["2", "gemma-2-2b-it", "1.71", "GB", "Gemma Terms of Use"] in shown
+        assert ["1", "smollm2-135m", "98", "MB", "Apache-2.0"] in shown
         terminal.type("2\r")
         terminal.until("Download gemma-2-2b-it now (1.71 GB, Gemma Terms of Use)? [y/N]")
         terminal.type("\r")

@@ -102,7 +102,7 @@ def test_an_unknown_name_names_the_known_ones(places):
 
     assert str(caught.value) == (
         "there is no profile `ofline`: did you mean `offline`? "
-        "known are anthropic, default, gemini, offline, ollama, openai"
+        "known are anthropic, default, document, gemini, offline, ollama, openai"
     )
 
 
@@ -123,6 +123,7 @@ def test_known_profiles_are_listed_once(places):
     assert known == {
         "anthropic": "shipped",
         "default": "shipped",
+        "document": "shipped",
         "gemini": "shipped",
         "offline": "shipped",
         "ollama": "shipped",
@@ -247,7 +248,7 @@ def test_a_users_default_extends_the_built_in_one(places):
     profile = load_profile(None, places)
 
     assert [tier.name for tier in profile.tiers] == ["primary", "secondary", "minimal", "rules"]
-    assert (profile.tiers[0].model, profile.tiers[0].params.max_tokens) == ("other", 1024)
+    assert (profile.tiers[0].model, profile.tiers[0].params.max_tokens) == ("other", None)
 
 
 def test_profiles_inherit_over_several_files(places):
@@ -316,7 +317,7 @@ def test_an_unreadable_base_does_not_hide_the_childs_mistakes(tmp_path, places):
             "ofline",
             (
                 "there is no profile `ofline`: did you mean `offline`? known are "
-                "anthropic, default, gemini, offline, ollama, openai"
+                "anthropic, default, document, gemini, offline, ollama, openai"
             ),
         ),
         ("./none.yaml", "there is no file {folder}/none.yaml to extend"),
