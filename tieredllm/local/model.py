@@ -172,8 +172,7 @@ class LoadedModel:
             stopped = stopped or not go_on()
             return not stopped
 
-        if "use_extra_bufts" in {name for name, *_ in params._fields_}:  # since August 2025
-            params.use_extra_bufts = self._settings.repack
+        params.use_extra_bufts = self._settings.repack
         params.progress_callback = llama.llama_progress_callback(progress)
         last_complaint()
         model = llama.llama_model_load_from_file(str(path).encode(), params)
@@ -210,18 +209,12 @@ class LoadedModel:
             # Only the last token's logits are read; room for 512 rows of them is half a gigabyte
             # with Gemma's vocabulary.
             params.n_outputs_max = len(self.sequences)
-        if "flash_attn_type" not in fields:  # before llama.cpp of August 2025
-            params.flash_attn = self._settings.flash_attention
+        flash = self._settings.flash_attention
+        params.flash_attn_type = FLASH_ATTENTION_ON if flash else FLASH_ATTENTION_OFF
+        context = llama.llama_init_from_model(self._model, params)
+        if flash and not context:  # some architectures cannot
+            params.flash_attn_type = FLASH_ATTENTION_AUTO
             context = llama.llama_init_from_model(self._model, params)
-        elif not self._settings.flash_attention:
-            params.flash_attn_type = FLASH_ATTENTION_OFF
-            context = llama.llama_init_from_model(self._model, params)
-        else:
-            params.flash_attn_type = FLASH_ATTENTION_ON
-            context = llama.llama_init_from_model(self._model, params)
-            if not context:  # some architectures cannot
-                params.flash_attn_type = FLASH_ATTENTION_AUTO
-                context = llama.llama_init_from_model(self._model, params)
         kind = ("flash_attn_type", "type_k", "type_v", "n_seq_max", "kv_unified", "swa_full")
         self._kind = [(name, getattr(params, name)) for name in kind if name in fields]
         if not context:
@@ -243,8 +236,7 @@ class LoadedModel:
         (`create_memory` in llama-model.cpp), and aborts the process when it decodes them with one
         row of outputs.
         """
-        is_diffusion = getattr(self._llama, "llama_model_is_diffusion", None)  # since August 2025
-        return bool(self._memory) and not (is_diffusion and is_diffusion(self._model))
+        return bool(self._memory) and not self._llama.llama_model_is_diffusion(self._model)
 
     def evaluate(
         self, prompt: list[int], *, lasting: int = 0, contexts: KeptContexts | None = None
@@ -403,8 +395,6 @@ class LoadedModel:
     def take_snapshot(self) -> None:
         """Note the carried state, which is small; what attention remembers can be cut."""
         llama, context = self._llama, self._context
-        if not hasattr(llama, "llama_state_seq_get_data_ext"):  # before llama.cpp of August 2025
-            return
         partial = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
         size = llama.llama_state_seq_get_size_ext(context, 0, partial)
         data = (ctypes.c_uint8 * size)()
