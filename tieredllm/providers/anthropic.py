@@ -67,7 +67,7 @@ class AnthropicBackend(CloudBackend):
         return Capabilities(tools=True, images=sees, documents=sees, schema=not old)
 
     def _build_request(self, call: Call) -> WireRequest:
-        stream = call.stream and "stream" not in call.omit
+        stream = call.is_streamed
         system, turns = split_system(call.messages)
         options = {
             name: value
@@ -90,7 +90,6 @@ class AnthropicBackend(CloudBackend):
                 **_output_words(options.get("output_config", {})),
                 **({"stream": "stream"} if stream else {}),
             },
-            stream=stream,
         )
 
     def _options(self, call: Call) -> dict[str, Any]:

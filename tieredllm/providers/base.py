@@ -89,6 +89,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """Called by a remote provider when the request has been written: what is waited for from then
     on is the backend, and until then it is this machine or the way there."""
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answer is asked for piece by piece, and the server can give it so."""
+        return self.stream and "stream" not in self.omit
+
 
 class Delta(msgspec.Struct, frozen=True):
     """Carry a piece of answer text; never empty."""

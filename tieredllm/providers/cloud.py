@@ -97,7 +97,6 @@ class WireRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: Mapping[str, Any]
     parameters: Mapping[str, str] = {}
     """What could be left out: words a server may use for a parameter, and its wire name."""
-    stream: bool
 
 
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,7 +56,7 @@ class GeminiBackend(CloudBackend):
         return Capabilities(tools=True, images=images, documents=documents, schema=True)
 
     def _build_request(self, call: Call) -> WireRequest:
-        stream = call.stream and "stream" not in call.omit
+        stream = call.is_streamed
         system, turns = split_system(call.messages)
         if system and "systemInstruction" in call.omit:
             # Gemma models have no system role; its text opens the conversation instead.
@@ -83,7 +83,6 @@ class GeminiBackend(CloudBackend):
             path=f"/{quote(name)}:{method}",
             body=body,
             parameters=_parameters(options, system=bool(system), call=call),
-            stream=stream,
         )
 
     def _options(self, call: Call) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class OpenAIBackend(CloudBackend):
         )
 
     def _build_request(self, call: Call) -> WireRequest:
-        stream = call.stream and "stream" not in call.omit
+        stream = call.is_streamed
         system, turns = split_system(call.messages)
         params = call.params
         options: dict[str, Any] = {
@@ -135,7 +135,6 @@ class OpenAIBackend(CloudBackend):
                 # "`tool calling` is not supported with this model" (Groq)
                 **(dict.fromkeys(_TOOL_WORDS, "tools") if "tools" in options else {}),
             },
-            stream=stream,
         )
 
     def _cap(self, call: Call) -> str:

@@ -87,7 +87,7 @@ class ResponsesBackend(OpenAIBackend):
         )
 
     def _build_request(self, call: Call) -> WireRequest:
-        stream = call.stream and "stream" not in call.omit
+        stream = call.is_streamed
         system, turns = split_system(call.messages)
         params = call.params
         thinks = bool(THINKING.match(self.model))
@@ -131,7 +131,6 @@ class ResponsesBackend(OpenAIBackend):
                 **dict.fromkeys(options.get("reasoning", ()), "reasoning"),
                 **({"summary": "summary"} if "summary" in options.get("reasoning", ()) else {}),
             },
-            stream=stream,
         )
 
     def _cap_tokens(self, tokens: int | None) -> int | None:
