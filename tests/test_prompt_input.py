@@ -300,7 +300,8 @@ async def web(connection):
     path = connection.received.path
     if path == "/moved":
         await connection.send(
-            b"HTTP/1.1 302 Found\r\nLocation: /notes.txt\r\nContent-Length: 0\r\n\r\n"
+            b"HTTP/1.1 302 Found\r\nLocation: /notes.txt\r\n"
+            b"Content-Length: 0\r\nConnection: close\r\n\r\n"
         )
         return
     status, kind, body = PAGES[path]
