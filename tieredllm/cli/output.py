@@ -17,6 +17,7 @@ from tieredllm.types import Event, Thought, Token
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tieredllm.render.keys import MoveOnKey
     from tieredllm.render.plain import ThoughtView
     from tieredllm.render.spinner import Spinner
 
@@ -124,6 +125,7 @@ def make_view(
     allow_rules: bool = False,
     reasoning: bool = False,
     heading: Callable[[str], str | None] | None = None,
+    key: MoveOnKey | None = None,
 ) -> tuple[View, bool]:
     """Choose the view, and say whether it needs ticks.
 
@@ -140,6 +142,7 @@ def make_view(
         printed_later: print no answer; whoever asks does, as for `--json` and `--extract`.
         allow_rules: whether an answer by rules may go into a pipe.
         heading: on a terminal, gives the dim line above a tier's text, by the tier's name.
+        key: on a terminal, moves the request on while it is waited for.
     """
     if environment.stdout.isatty() and not printed_later:
         from tieredllm.render.terminal import TerminalAnswer
@@ -153,6 +156,7 @@ def make_view(
             stream=not no_stream,
             reasoning=reasoning or environment.verbose,
             heading=heading,
+            key=key,
         )
         return view, True
     from tieredllm.render.plain import PlainAnswer
