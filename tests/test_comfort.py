@@ -247,7 +247,8 @@ def test_a_profile_is_used_from_now_on(tmp_path):
         ["models", "show", "gemma-2-2b-it"], ["profile", "list"], ["profile", "show"],
         ["profile", "validate"], ["profile", "schema"], ["prompts", "list"], ["keys", "list"],
         ["rules", "list"], ["rules", "check", "builtin"], ["rules", "test", "hello"], ["log"],
-        ["log", "list"], ["stats"], ["tools", "list"], ["notify", "outbox"], ["drill"],
+        ["log", "list"], ["stats"], ["tools", "list"], ["tools", "approvals"],
+        ["notify", "outbox"], ["drill"],
     ],
 )  # fmt: skip
 def test_every_listing_has_json(tmp_path, arguments):
@@ -259,12 +260,31 @@ def test_every_listing_has_json(tmp_path, arguments):
     json.loads(done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["models", "find"], "no model in the stores of Ollama"),
+        (["-p", "offline", "keys", "list"], "no key"),
+        (["tools", "approvals"], "nothing was approved"),
+        (["notify", "outbox"], "nothing waits"),
+        (["log"], "no request was logged yet"),
+        (["prompts", "list"], "no prompt is kept yet"),
+    ],
+)
+def test_an_empty_listing_says_so(tmp_path, arguments, said):
+    """Where there is nothing to list a remark says it, and no heading stands over nothing."""
+    done = cli(tmp_path, *arguments, HOME=str(tmp_path))
+
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert said in done.stderr.decode()
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize(
     "arguments",
     [
         ["models", "list"], ["profile", "list"], ["keys", "list"], ["rules", "list"],
-        ["tools", "list"], ["drill"],
+        ["tools", "list"], ["drill"], ["rules", "test", "hello"],
     ],
 )  # fmt: skip
 def test_no_word_of_a_table_is_broken(tmp_path, arguments, columns):

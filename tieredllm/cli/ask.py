@@ -34,7 +34,7 @@ EXAMPLES = """Examples:
 \b
   tieredllm ask "why is the sky blue?"
   git diff | tieredllm ask "write a commit message for this"
-  tieredllm ask -x "a Python one-liner that reverses a file's lines" > reverse.py
+  tieredllm ask -x "a bash loop over all .txt files" > loop.sh
   tieredllm ask -f report.txt "what does this conclude?" --json | jq -r .tier
   tieredllm ask -c "and at sunset?"
   tieredllm ask -s "you are a strict reviewer" "review: {input}" --save review
