@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tieredllm.lenient_json import cleaned
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Chunk
 from tieredllm.providers.cloud import WireRequest, base64_of
-from tieredllm.providers.json_path import cleaned, find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
 from tieredllm.providers.openai import THINKING, OpenAIBackend
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
