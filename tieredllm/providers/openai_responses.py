@@ -289,8 +289,9 @@ def _items(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:
     for turn in with_valid_ids(turns, identity=identity):
         if turn.role == "tool":
             told = f"Error: {turn.content}" if turn.is_error else turn.content
+            output = _content(msgspec.structs.replace(turn, content=told))
             items.append(
-                {"type": "function_call_output", "call_id": turn.call_id or "", "output": told}
+                {"type": "function_call_output", "call_id": turn.call_id or "", "output": output}
             )
             continue
         own = turn.raw if turn.made_by == identity and isinstance(turn.raw, list) else None
