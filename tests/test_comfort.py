@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 
 import pytest
-from chat_support import talking
+from chat_support import PROMPT, talking
 from cli_support import Terminal, answering, cli, profile, served, two_clouds
 from test_chat_terminal import hold
 from wire_support import response
@@ -245,7 +247,8 @@ def test_a_profile_is_used_from_now_on(tmp_path):
         ["models", "show", "gemma-2-2b-it"], ["profile", "list"], ["profile", "show"],
         ["profile", "validate"], ["profile", "schema"], ["prompts", "list"], ["keys", "list"],
         ["rules", "list"], ["rules", "check", "builtin"], ["rules", "test", "hello"], ["log"],
-        ["log", "list"], ["stats"], ["tools", "list"], ["notify", "outbox"], ["drill"],
+        ["log", "list"], ["stats"], ["tools", "list"], ["tools", "approvals"],
+        ["notify", "outbox"], ["drill"],
     ],
 )  # fmt: skip
 def test_every_listing_has_json(tmp_path, arguments):
@@ -257,12 +260,31 @@ def test_every_listing_has_json(tmp_path, arguments):
     json.loads(done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["models", "find"], "no model in the stores of Ollama"),
+        (["-p", "offline", "keys", "list"], "no key"),
+        (["tools", "approvals"], "nothing was approved"),
+        (["notify", "outbox"], "nothing waits"),
+        (["log"], "no request was logged yet"),
+        (["prompts", "list"], "no prompt is kept yet"),
+    ],
+)
+def test_an_empty_listing_says_so(tmp_path, arguments, said):
+    """Where there is nothing to list a remark says it, and no heading stands over nothing."""
+    done = cli(tmp_path, *arguments, HOME=str(tmp_path))
+
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert said in done.stderr.decode()
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize(
     "arguments",
     [
         ["models", "list"], ["profile", "list"], ["keys", "list"], ["rules", "list"],
-        ["tools", "list"], ["drill"],
+        ["tools", "list"], ["drill"], ["rules", "test", "hello"],
     ],
 )  # fmt: skip
 def test_no_word_of_a_table_is_broken(tmp_path, arguments, columns):
@@ -318,13 +340,64 @@ def test_what_a_server_offers_is_listed_and_completed(tmp_path):
     assert b"primary=big" in completed
 
 
-def test_the_spinner_says_who_is_next(tmp_path):
-    """While nothing comes, the line names the tier that follows, and when."""
-    with talking({"hm": hold()}) as server:
+def test_the_spinner_says_who_is_next_and_a_key_asks_it(tmp_path):
+    """While nothing comes the line names the tier that follows, and when; Tab asks it now."""
+    with talking({"hm": hold()}) as slow, served(answering("From the second.")) as quick:
         used = two_clouds(
-            tmp_path, server.url + "/v1", server.url + "/v1", extra=", first_token_timeout_s: 7"
+            tmp_path, slow.url + "/v1", quick.url + "/v1", extra=", first_token_timeout_s: 60"
         )
         terminal = Terminal(tmp_path, "-p", used, "ask", "hm")
-        terminal.until("primary (m-1), secondary at 7 s")
-        terminal.type("\x03")
+        terminal.until("s → secondary at 60 s")
+        terminal.until("(Tab: now)")
+        terminal.type("\t")
+        code = terminal.run()
+
+    assert code == 0
+    assert "From the second." in terminal.lines
+    assert any(
+        "answered by secondary (m-1) after primary: no token in" in it for it in terminal.lines
+    )
+
+
+def test_keys_typed_while_an_answer_is_waited_for_are_kept(tmp_path):
+    """In a chat Tab moves on at once, and what was typed before it begins the next message."""
+    with talking({"hm": hold()}) as slow, talking() as quick:
+        used = two_clouds(
+            tmp_path, slow.url + "/v1", quick.url + "/v1", extra=", first_token_timeout_s: 60"
+        )
+        terminal = Terminal(tmp_path, "-p", used, "chat")
+        terminal.until(PROMPT)
+        terminal.type("hm\r")
+        terminal.until("(Tab: now)")
+        terminal.type("ähm")
+        time.sleep(0.3)
+        terminal.type("\t")
+        terminal.until("You said: hm")
+        terminal.until(f"{PROMPT} ähm")
+        terminal.type(" so\r")
+        terminal.until("(Tab: now)")
+        terminal.type("\t")
+        terminal.until("You said: ähm so")
+        terminal.type("\x04")
         terminal.run()
+
+    assert "primary is slow, secondary is answering" in terminal.lines
+
+
+def test_a_chat_says_until_when_another_tier_answers(tmp_path):
+    """When a tier is set aside for a while, the notice tells when it is back at the earliest."""
+    limited = response(429, {"error": {"message": "slow down"}}, {"Retry-After": "90"})
+    with served(limited) as busy, talking() as well:
+        used = two_clouds(tmp_path, busy.url + "/v1", well.url + "/v1")
+        terminal = Terminal(tmp_path, "-p", used, "chat", columns=120)
+        terminal.until(PROMPT)
+        terminal.type("hello\r")
+        terminal.until("You said: hello")
+        terminal.type("\x04")
+        terminal.run()
+
+    notice = next(line for line in terminal.lines if "is rate limited" in line)
+    assert re.fullmatch(
+        r"primary is rate limited \(back in (89|90) s at the earliest\), secondary is answering",
+        notice,
+    )

@@ -501,9 +501,12 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     """1 for the first try on this backend, 2 for its first retry."""
     next_tier: str | None = None
-    """The configured tier that is asked if this one does not answer; None when it is the last."""
+    """The tier that is asked if this backend does not answer; None when nobody is left. It may be
+    the same tier with another model."""
+    next_model: str | None = None
+    """That tier's model."""
     until_s: float | None = None
-    """Seconds that the first token of a tier with a next one is waited for, at most."""
+    """Seconds that a model's first token is waited for, at most, where somebody is next."""
     without: tuple[str, ...] = ()
     """The parameters and tools it is asked without, as it has rejected them."""
 

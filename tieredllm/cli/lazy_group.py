@@ -28,7 +28,7 @@ COMMANDS = {
     "prompts": "List, show, edit and remove stored prompts.",
     "rules": "Show and try the rules of the last tier.",
     "log": "Show recent requests, and how each went.",
-    "stats": "Show how each tier did.",
+    "stats": "Show how each tier did, and each model.",
     "tools": "Show and call the tools that models may use.",
     "notify": "Try the notification channels, and show what waits.",
     "drill": "Rehearse every fault on every tier, without a network.",

@@ -171,7 +171,9 @@ def approvals(
     if as_json:
         print_json([{"server": server, "tool": tool} for server, tool in rows], environment)
     else:
-        print_table(("server", "tool"), rows, environment)
+        print_table(
+            ("server", "tool"), rows, environment, empty="nothing was approved for good yet"
+        )
 
 
 async def _logged_in(toolbox: Toolbox, name: str, environment: Environment) -> int:

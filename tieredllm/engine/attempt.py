@@ -55,6 +55,7 @@ __all__ = [
     "ToolCalls",
     "ToolContext",
     "fit_to_context",
+    "patience_s",
     "stream_attempt",
 ]
 
@@ -261,23 +262,36 @@ async def _tell(messages: Sequence[str], request: AttemptRequest, emit: Emit) ->
             await emit(notice)
 
 
+def patience_s(tier: Tier, *, stream: bool, others_follow: bool) -> float:
+    """Return how many seconds a tier's first token, or its whole answer, is waited for.
+
+    Where no other language model is left, none is given up before `timeout_s` is over: a slow
+    answer is better than none.
+
+    Args:
+        tier: whose limits hold.
+        stream: whether it streams.
+        others_follow: whether another language model could still be asked afterwards.
+    """
+    if stream and others_follow:
+        return tier.first_token_timeout_s
+    return max(tier.first_token_timeout_s, tier.timeout_s) if stream else tier.timeout_s
+
+
 class _Wait:
     """The wait for an attempt's next token.
 
     Until a remote provider's request is written it is this machine, or the way there, that is
     waited for: connecting has its own limit, and the rest, however slow, says nothing about the
     backend. It has `timeout_s` in all.
-
-    Where no other language model is left, none is given up before `timeout_s` is over: a slow
-    answer is better than none.
     """
 
     def __init__(self, request: AttemptRequest, *, now: float) -> None:
         tier = request.tier
         self._request = request
-        self._timeout_s = tier.first_token_timeout_s if request.stream else tier.timeout_s
-        if not request.others_follow:
-            self._timeout_s = max(self._timeout_s, tier.timeout_s)
+        self._timeout_s = patience_s(
+            tier, stream=request.stream, others_follow=request.others_follow
+        )
         self._is_sent = request.backend.provider not in REMOTE
         self._begin(self._timeout_s if self._is_sent else max(self._timeout_s, tier.timeout_s), now)
 

@@ -161,7 +161,8 @@ class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     api_key_env: VariableName | UnsetType | None = UNSET
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
     vision: bool | None = None
-    """Whether the model sees images and PDF documents; null: as known of its name."""
+    """Whether the model sees images and PDF documents; null: as known of its name. On Anthropic's
+    interface only Claude is sent documents: other servers drop them silently."""
     api: Literal["responses", "chat"] | None = None
     """For openai: which of its interfaces the server has; null: responses at OpenAI's own host,
     chat (completions) anywhere else."""
@@ -192,7 +193,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     api_key_env: VariableName | UnsetType | None = UNSET
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
     vision: bool | None = None
-    """Whether the model sees images and PDF documents; null: as known of its name."""
+    """Whether the model sees images and PDF documents; null: as known of its name. On Anthropic's
+    interface only Claude is sent documents: other servers drop them silently."""
     api: Literal["responses", "chat"] | None = None
     """For openai: which of its interfaces the server has; null: responses at OpenAI's own host,
     chat (completions) anywhere else."""

@@ -31,25 +31,12 @@ KEEP_ALIVE_S = 30.0
 """How long an idle connection is kept for the next turn of a chat."""
 
 
-class Connection(httpcore.AsyncNetworkBackend):
-    """An HTTP client that carries one request at a time, and every socket it opened.
+class _Network(httpcore.AsyncNetworkBackend):
+    """What one transport connects with: it remembers every socket."""
 
-    Args:
-        client: a client of its own, fresh.
-    """
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
+    def __init__(self) -> None:
         self._network = httpcore.AnyIOBackend()
         self._opened: list[asyncio.Task[httpcore.AsyncNetworkStream]] = []
-        # httpx has no public way to give its transport a network; a test counts the sockets.
-        self._pools: list[httpcore.AsyncConnectionPool] = [
-            transport._pool  # noqa: SLF001
-            for transport in (client._transport, *client._mounts.values())  # noqa: SLF001
-            if isinstance(transport, httpx.AsyncHTTPTransport)
-        ]
-        for pool in self._pools:
-            pool._network_backend = self  # noqa: SLF001
 
     async def connect_tcp(
         self,
@@ -66,21 +53,6 @@ class Connection(httpcore.AsyncNetworkBackend):
         self._opened.append(opening)
         return await asyncio.shield(opening)
 
-    @property
-    def is_clean(self) -> bool:
-        """Whether the last exchange ended as it should, with nothing after it.
-
-        What follows a complete response would be read as the next request's.
-        """
-        kept = [connection for pool in self._pools for connection in pool.connections]
-        return len(kept) == 1 and not _has_rest(kept[0])
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether an idle connection is still good: not too old, not closed, silent since."""
-        kept = [connection for pool in self._pools for connection in pool.connections]
-        return len(kept) == 1 and not kept[0].has_expired() and not kept[0].is_closed()
-
     async def aclose(self) -> None:
         """Close every socket, whatever httpcore takes them for; never fails."""
         for opening in self._opened:
@@ -88,15 +60,54 @@ class Connection(httpcore.AsyncNetworkBackend):
                 await (await opening).aclose()
 
 
+class Connection:
+    """A transport that carries one request at a time, and every socket it opened.
+
+    No client is around it: httpx's binds each response to its own stream and back, and such rings
+    of a request are memory until the garbage collector comes by.
+
+    Args:
+        transport: a transport of its own, fresh.
+    """
+
+    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
+        self.transport = transport
+        self._network = _Network()
+        # httpx has no public way to give its transport a network; a test counts the sockets.
+        self._pool: httpcore.AsyncConnectionPool = transport._pool  # noqa: SLF001
+        self._pool._network_backend = self._network  # noqa: SLF001
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the last exchange ended as it should, with nothing after it.
+
+        What follows a complete response would be read as the next request's.
+        """
+        kept = self._pool.connections
+        return len(kept) == 1 and not _has_rest(kept[0])
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether an idle connection is still good: not too old, not closed, silent since."""
+        kept = self._pool.connections
+        return len(kept) == 1 and not kept[0].has_expired() and not kept[0].is_closed()
+
+    async def aclose(self) -> None:
+        """Close every socket; never fails."""
+        await self._network.aclose()
+
+
 class ConnectionPool:
     """One event loop's connections: at most one request on each.
 
     Args:
-        make_client: makes the client for a new connection to a URL, through a proxy or none.
+        make_transport: makes that of a new connection to a URL, through a proxy or none.
     """
 
-    def __init__(self, make_client: Callable[[str, str | None], httpx.AsyncClient]) -> None:
-        self._make_client = make_client
+    def __init__(
+        self, make_transport: Callable[[str, str | None], httpx.AsyncHTTPTransport]
+    ) -> None:
+        self._make_transport = make_transport
         self._idle: dict[str, list[Connection]] = {}
         self._busy: dict[Connection, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -111,7 +122,7 @@ class ConnectionPool:
         origin = " ".join(filter(None, ("/".join(url.split("/", 3)[:3]).lower(), proxy)))
         self._drop_dead()
         waiting = self._idle.get(origin)
-        connection = waiting.pop() if waiting else Connection(self._make_client(url, proxy))
+        connection = waiting.pop() if waiting else Connection(self._make_transport(url, proxy))
         self._busy[connection] = origin
         return connection
 

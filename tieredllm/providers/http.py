@@ -80,24 +80,27 @@ async def _telling(body: bytes, on_sent: Callable[[], None] | None) -> AsyncIter
         on_sent()
 
 
-async def _sent(client: httpx.AsyncClient, request: Request) -> httpx.Response:
+async def _sent(transport: httpx.AsyncHTTPTransport, request: Request) -> httpx.Response:
     import httpx
 
-    return await client.send(
-        client.build_request(
-            request.method,
-            request.url,
-            headers={
-                **request.headers,
-                # Packed, a few hundred bytes may be gigabytes; and it holds tokens back.
-                "Accept-Encoding": "identity",
-                **({"Content-Length": str(len(request.body))} if request.body else {}),
-            },
-            content=_telling(request.body, request.on_sent) if request.body else None,
-            timeout=httpx.Timeout(None, connect=request.connect_timeout_s),
-        ),
-        stream=True,
+    made = httpx.Request(
+        request.method,
+        request.url,
+        headers={
+            "user-agent": f"tieredllm/{__version__}",
+            "accept": "*/*",
+            "connection": "keep-alive",
+            **{name.lower(): value for name, value in request.headers.items()},
+            # Packed, a few hundred bytes may be gigabytes; and it holds tokens back.
+            "accept-encoding": "identity",
+            **({"content-length": str(len(request.body))} if request.body else {}),
+        },
+        content=_telling(request.body, request.on_sent) if request.body else None,
+        extensions={"timeout": {"connect": request.connect_timeout_s}},
     )
+    if made.url.userinfo:
+        next(httpx.BasicAuth(made.url.username, made.url.password).auth_flow(made))
+    return await transport.handle_async_request(made)
 
 
 class HttpClients:
@@ -147,16 +150,16 @@ class HttpClients:
         except Exception as exc:
             raise _classified(info, exc) from exc
         try:
-            async with self._exchange(connection.client, request, info) as reply:
+            async with self._exchange(connection.transport, request, info) as reply:
                 yield reply
         finally:
             pool.release(connection)
 
     @asynccontextmanager
     async def _exchange(
-        self, client: httpx.AsyncClient, request: Request, info: RequestInfo
+        self, transport: httpx.AsyncHTTPTransport, request: Request, info: RequestInfo
     ) -> AsyncIterator[Reply]:
-        response = await self._respond(client, request, info)
+        response = await self._respond(transport, request, info)
         try:
             reply = Reply(response, info)
             if not 200 <= response.status_code < 300:
@@ -177,16 +180,16 @@ class HttpClients:
             await response.aclose()
 
     async def _respond(
-        self, client: httpx.AsyncClient, request: Request, info: RequestInfo
+        self, transport: httpx.AsyncHTTPTransport, request: Request, info: RequestInfo
     ) -> httpx.Response:
         try:
             try:
-                return await _sent(client, request)
+                return await _sent(transport, request)
             except Exception as exc:
                 if not self._knows_more_authorities(exc):
                     raise
                 # The handshake failed, so nothing was sent.
-                return await _sent(client, request)
+                return await _sent(transport, request)
         except Exception as exc:
             raise _classified(info, exc) from exc
 
@@ -220,27 +223,21 @@ class HttpClients:
             spare_httpx_its_command_line()
             from tieredllm.providers.connections import ConnectionPool
 
-            pool = self._pools[loop] = ConnectionPool(self._client)
+            pool = self._pools[loop] = ConnectionPool(self._transport)
         return pool
 
-    def _client(self, url: str, proxy: str | None) -> httpx.AsyncClient:
-        from http.cookiejar import CookieJar, DefaultCookiePolicy
-
+    def _transport(self, url: str, proxy: str | None) -> httpx.AsyncHTTPTransport:
         import httpx
 
         from tieredllm.providers.connections import KEEP_ALIVE_S
 
-        return httpx.AsyncClient(
-            headers={"User-Agent": f"tieredllm/{__version__}", "Accept": "*/*"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        return httpx.AsyncHTTPTransport(
             verify=self._ssl_context(
                 secure="https:" in (url[:6].lower(), (proxy or "")[:6].lower())
             ),
             proxy=proxy,
             trust_env=False,
-            follow_redirects=False,
             limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEP_ALIVE_S),
-            http2=False,
         )
 
     def _ssl_context(self, *, secure: bool) -> SSLContext:

@@ -21,6 +21,7 @@ from tieredllm.types import (
 __all__ = [
     "failure_lines",
     "fix_for",
+    "format_cost",
     "setup_lines",
     "summary_line",
     "unconfigured_models",
@@ -129,9 +130,14 @@ def usage_line(answer: Answer) -> str:
         if usage.completion_tokens and writing_s > 0.05:
             times.append(f"{usage.completion_tokens / writing_s:.0f} tokens/s")
     if answer.cost is not None:
-        times.append(f"cost {answer.cost:.6f}".rstrip("0").rstrip("."))
+        times.append(f"cost {format_cost(answer.cost)}")
     who = f"{_who(answer, answer.tier)}: " if answer.tier else ""
     return f"tieredllm: {who}{tokens}, {', '.join(times)}"
+
+
+def format_cost(cost: float) -> str:
+    """Word an amount of money, down to a millionth."""
+    return f"{cost:.6f}".rstrip("0").rstrip(".")
 
 
 def failure_lines(answer: Answer) -> list[str]:

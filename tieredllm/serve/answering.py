@@ -185,7 +185,7 @@ class Answering:
 
     def _retry_after_s(self, answer: Answer) -> int:
         """Return after how many seconds the first of the tiers may be well again."""
-        waits = self._manager.cooldowns_s()
+        waits = list(self._manager.cooldowns_s().values())
         waits += [
             attempt.error.retry_after_s
             for attempt in answer.attempts
