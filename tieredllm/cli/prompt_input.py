@@ -14,7 +14,7 @@ import msgspec
 
 from tieredllm.cli.environment import Environment
 from tieredllm.errors import TieredLLMError, UsageError
-from tieredllm.types import Attachment, MessagePart
+from tieredllm.types import Attachment, MessagePart, media_type
 
 __all__ = ["MAX_BYTES", "Patience", "question_and_attachments", "read_files", "read_media"]
 
@@ -41,17 +41,6 @@ first, for one of them begins with one of UTF-16's."""
 
 LONGEST_MARK = 4
 """Bytes of UTF-32's byte order marks."""
-
-
-MEDIA = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"%PDF-", "application/pdf"),
-)
-"""First bytes of what can be attached (PNG 5.2, JFIF, GIF89a, ISO 32000); WebP has its own after a
-RIFF header. These are the kinds that all three vendors take."""
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,13 +190,6 @@ def read_any(
     if media_type(_read_file(environment, path, patience, binary=True)) is None:
         return read_files(environment, [path], patience=patience), ()
     return (), read_media(environment, [name], patience=patience)
-
-
-def media_type(data: bytes | bytearray) -> str | None:
-    """Return what an image or a PDF is by its first bytes; None for anything else."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for start, kind in MEDIA if data.startswith(start)), None)
 
 
 def _read_stdin_bytes(environment: Environment, patience: Patience) -> bytearray:

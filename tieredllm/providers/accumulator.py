@@ -18,6 +18,7 @@ import msgspec
 from tieredllm.aio import LoopTimeout
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
+from tieredllm.lenient_json import DONE, NotJsonError, decode_all, join_halves
 from tieredllm.providers.base import (
     CallPiece,
     Delta,
@@ -26,7 +27,6 @@ from tieredllm.providers.base import (
     ThoughtDelta,
     ToolRequest,
 )
-from tieredllm.providers.json_path import DONE, NotJsonError, decode_all, join_halves
 from tieredllm.providers.sse import Event
 from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
