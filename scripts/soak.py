@@ -138,7 +138,7 @@ def _run_upstream(
 
     async def main() -> None:
         upstream = Upstream(faults, pause_s)
-        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, backlog=1024)
         ready.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 

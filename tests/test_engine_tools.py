@@ -18,11 +18,13 @@ from tieredllm.profile.schema import McpSettings, Tools
 from tieredllm.providers.base import CallPiece, ToolRequest
 from tieredllm.render.event_messages import remark
 from tieredllm.tools.approval import Approval
+from tieredllm.tools.base import Output
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.registry import Toolbox
 from tieredllm.types import (
     Answered,
     AttemptStarted,
+    Image,
     Notice,
     Options,
     Prompt,
@@ -94,6 +96,25 @@ def test_a_round_of_calls_ends_in_an_answer():
     kinds = [type(event) for event in events if "Tool" in type(event).__name__]
     assert kinds == [ToolsWanted, ToolStarted, ToolEnded]
     assert next(event for event in events if isinstance(event, ToolsWanted)).streamed
+
+
+def test_images_go_to_models_that_see():
+    """The next tier sees the image that a tool gave, or is told that there is one."""
+    png = Image(media_type="image/png", data=b"png")
+
+    async def look(_):
+        return Output(text="[image of type image/png]", parts=(png,))
+
+    first = Scripted([wants("look")], [fault("authentication")], name="first")
+    blind = Scripted([fault("authentication")], name="blind")
+    blind.capabilities = msgspec.structs.replace(blind.capabilities, images=False)
+    last = Scripted(["A cat.", END], name="last")
+    tooling = ToolLoop(session(stub("look", look)))
+    run_engine(first, blind, last, tier=ALL, tools=tooling)
+    told = [results(model.seen[-1])[0] for model in (first, blind, last)]
+
+    assert [it.parts for it in told] == [(png,), (), (png,)]
+    assert told[1].content == "[image of type image/png]\n(Images are not shown to you.)"
 
 
 def test_parallel_calls_and_wrong_ones():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import socket
 import sys
 import threading
@@ -22,12 +23,13 @@ from tieredllm.signals import cancelled_by_signals
 
 if TYPE_CHECKING:
     from asyncio import SelectorEventLoop as _Base
+    from types import TracebackType
 elif sys.platform == "win32":
     from asyncio import ProactorEventLoop as _Base
 else:
     from asyncio import SelectorEventLoop as _Base
 
-__all__ = ["await_result", "in_thread", "run"]
+__all__ = ["LoopTimeout", "await_result", "in_thread", "run"]
 
 T = TypeVar("T")
 
@@ -65,6 +67,93 @@ def run(
     """
     with asyncio.Runner(loop_factory=loop_factory or _DaemonLookupLoop) as runner:
         return runner.run(cancelled_by_signals(main))
+
+
+BEAT_S = 0.1
+"""How finely a `LoopTimeout` counts, in seconds."""
+
+
+class LoopTimeout:
+    """A limit on how long something is waited for, in time in which the event loop ran.
+
+    `asyncio.timeout` goes by the clock. On a machine that gives this process no processor for
+    seconds, or while its own code computes, what arrived long ago is not seen in time, and whoever
+    sent it would be blamed. Here a beat is counted as one, however late it comes.
+
+    Args:
+        limit_s: how long the wait may last, in seconds; None for as long as it takes.
+        until: when it ends by the clock all the same, on the event loop's.
+
+    Raises:
+        TimeoutError: leaving the block, when the wait was cut off.
+    """
+
+    def __init__(self, limit_s: float | None, *, until: float = math.inf) -> None:
+        self._limit_s = limit_s
+        self._until = until
+        self._timeout = asyncio.timeout(None)
+        self._left_s = math.inf
+        self._began_at = self._beat_s = 0.0
+        self._is_paused = False
+        self._beat: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> LoopTimeout:
+        self._loop = asyncio.get_running_loop()
+        await self._timeout.__aenter__()
+        self.restart(self._limit_s)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        await self._timeout.__aexit__(kind, exc, traceback)
+
+    def restart(self, limit_s: float | None) -> None:
+        """Wait for that long from now on, unless the wait has been cut off."""
+        self._is_paused = self._timeout.expired()
+        self._left_s = math.inf if limit_s is None else limit_s
+        if self._beat is not None:
+            elapsed_s = self._elapsed_s
+            if elapsed_s + self._left_s >= self._beat_s:  # the beat that has begun is part of it
+                self._left_s += elapsed_s
+                return
+            self._beat.cancel()
+        self._begin()
+
+    def pause(self) -> None:
+        """Count nothing until `resume` or `restart`; the clock does not end the wait either."""
+        self._left_s -= self._elapsed_s
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Go on as before `pause`."""
+        self.restart(self._left_s)
+
+    @property
+    def _elapsed_s(self) -> float:
+        if self._beat is None:
+            return 0.0
+        return min(self._loop.time() - self._began_at, self._beat_s)
+
+    def _begin(self) -> None:
+        self._began_at = self._loop.time()
+        self._beat_s = max(0.0, min(BEAT_S, self._left_s, self._until - self._began_at))
+        self._beat = self._loop.call_at(self._began_at + self._beat_s, self._end)
+
+    def _end(self) -> None:
+        self._beat = None
+        if self._is_paused:
+            return
+        self._left_s -= self._beat_s
+        if self._left_s <= 0 or self._loop.time() >= self._until:
+            self._timeout.reschedule(self._began_at)
+        else:
+            self._begin()
 
 
 async def in_thread(work: Callable[[], T], *, name: str = "tieredllm-work") -> T:

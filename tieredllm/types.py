@@ -104,6 +104,24 @@ class _Media(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """Where the vendor fetches it."""
 
 
+_MEDIA = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"%PDF-", "application/pdf"),
+)
+"""First bytes of what can be attached (PNG 5.2, JFIF, GIF89a, ISO 32000); WebP has its own after a
+RIFF header. These are the kinds that all three vendors take."""
+
+
+def media_type(data: bytes | bytearray) -> str | None:
+    """Return what an image or a PDF is by its first bytes; None for anything else."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for start, kind in _MEDIA if data.startswith(start)), None)
+
+
 class Image(_Media, frozen=True, kw_only=True, tag="image"):
     """A picture in a message."""
 
@@ -336,6 +354,8 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     """What the tool gave, or what went wrong."""
     outcome: ToolOutcome
+    parts: tuple[MessagePart, ...] = ()
+    """The images it gave; the text names each in its place."""
     repeated: bool = False
     """Whether it is remembered from the same call earlier in the request; nothing ran again."""
     duration_ms: float = 0.0
@@ -355,7 +375,12 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
     def as_message(self) -> Message:
         """Return the message that tells a model of it."""
         return Message(
-            "tool", self.content, call_id=self.call_id, name=self.name, is_error=self.is_error
+            "tool",
+            self.content,
+            parts=self.parts,
+            call_id=self.call_id,
+            name=self.name,
+            is_error=self.is_error,
         )
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from tieredllm.cli.environment import Environment
 from tieredllm.errors import TieredLLMError, UsageError
-from tieredllm.types import Attachment, MessagePart
+from tieredllm.types import Attachment, MessagePart, media_type
 
 __all__ = ["MAX_BYTES", "Patience", "question_and_attachments", "read_files", "read_media"]
 
@@ -41,17 +41,6 @@ first, for one of them begins with one of UTF-16's."""
 
 LONGEST_MARK = 4
 """Bytes of UTF-32's byte order marks."""
-
-
-MEDIA = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"%PDF-", "application/pdf"),
-)
-"""First bytes of what can be attached (PNG 5.2, JFIF, GIF89a, ISO 32000); WebP has its own after a
-RIFF header. These are the kinds that all three vendors take."""
 
 
 MEDIA_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf")
@@ -288,13 +277,6 @@ def _read_url(url: str, patience: Patience) -> str:
         raise UsageError(f"cannot fetch {url}: no answer for {silence_s:g} s") from exc
     except (httpx.HTTPError, OSError, ValueError, ImportError) as exc:
         raise UsageError(f"cannot fetch {url}: {network_error(exc)}") from exc
-
-
-def media_type(data: bytes | bytearray) -> str | None:
-    """Return what an image or a PDF is by its first bytes; None for anything else."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for start, kind in MEDIA if data.startswith(start)), None)
 
 
 def _read_stdin_bytes(environment: Environment, patience: Patience) -> bytearray:

@@ -124,10 +124,11 @@ class ToolLoop:
             declared = self._selected(
                 tuple(tool for tool in offered if tool.rejected_as not in omit), backend
             )
+        shown = self._rounds if backend.capabilities.images else map(_in_words, self._rounds)
         return ToolContext(
             declared=declared,
             rejected=rejected,
-            rounds=tuple(self._rounds) if declared else (),
+            rounds=tuple(shown) if declared else (),
             choice=ToolChoice(mode="auto" if self._session.rounds_left > 0 else "none"),
             results=self._quoted(),
             spent=self._spent.get(backend.identity, Usage()),
@@ -254,6 +255,14 @@ def add_usage(one: Usage, other: Usage) -> Usage:
         prompt_tokens=both(one.prompt_tokens, other.prompt_tokens),
         completion_tokens=both(one.completion_tokens, other.completion_tokens),
     )
+
+
+def _in_words(message: Message) -> Message:
+    """Return a message for a model that sees no images; its text names them."""
+    if not message.parts:
+        return message
+    content = f"{message.content}\n(Images are not shown to you.)"
+    return msgspec.structs.replace(message, content=content, parts=())
 
 
 def _use(tier: str, call: ToolCall, result: ToolResult) -> ToolUse:

@@ -9,18 +9,11 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from tieredllm.lenient_json import cleaned, encode
 from tieredllm.providers.accumulator import Part
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
-from tieredllm.providers.json_path import (
-    cleaned,
-    content_text,
-    encode,
-    find_error,
-    get_count,
-    get_path,
-    get_str,
-)
+from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,

@@ -20,6 +20,7 @@ import msgspec
 from tieredllm.clock import Clock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorInfo, ErrorKind
+from tieredllm.lenient_json import DONE, NotJsonError, decode, decode_all
 from tieredllm.profile.schema import BASE_URLS, Params
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.accumulator import Part, ResponseAccumulator, Said, stream_chunks
@@ -38,7 +39,7 @@ from tieredllm.providers.base import (
     ToolRequest,
 )
 from tieredllm.providers.http import HttpClients, Reply, Request
-from tieredllm.providers.json_path import DONE, NotJsonError, decode, decode_all, find_error
+from tieredllm.providers.json_path import find_error
 from tieredllm.providers.request_info import RequestInfo, host_of
 from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
@@ -461,7 +462,7 @@ class CloudBackend(ABC):
         Raises:
             FallbackTriggerError: it gives no list, or cannot be reached.
         """
-        from tieredllm.providers.json_path import NotJsonError
+        from tieredllm.lenient_json import NotJsonError
 
         try:
             names = await self._listed()

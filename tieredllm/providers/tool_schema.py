@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from tieredllm.providers.json_path import NotJsonError, decode
+from tieredllm.lenient_json import NotJsonError, decode
 from tieredllm.types import ToolCall, ToolDeclaration
 
 __all__ = ["AdaptedTools", "SchemaRules", "adapt_tools", "rules_of", "select_tools"]

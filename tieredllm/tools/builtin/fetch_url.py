@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from tieredllm.aio import in_thread
 from tieredllm.text import clean, one_line
-from tieredllm.tools.base import Tool, ToolFailureError
+from tieredllm.tools.base import CallTime, Tool, ToolFailureError
 from tieredllm.tools.builtin.egress import PUBLIC, EgressPolicy
 from tieredllm.tools.builtin.html_text import title_and_text
 from tieredllm.tools.schema import checker, schema_of
@@ -85,7 +85,7 @@ def make_fetch_url(policy: EgressPolicy = PUBLIC) -> Tool:
         policy: what may be connected to; tests have another one.
     """
 
-    async def run(arguments: dict[str, Any], deadline: float) -> str:  # noqa: ARG001
+    async def run(arguments: dict[str, Any], time: CallTime) -> str:  # noqa: ARG001
         page = await fetch(arguments["url"], policy)
         return await in_thread(lambda: _presented(page))
 

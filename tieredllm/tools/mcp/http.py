@@ -104,6 +104,7 @@ class HttpLife:
         self._headers: Mapping[str, str] = {}
         self._problem: HttpProblem | None = None
         self.has_ended = asyncio.Event()
+        self.has_lost_session = False
 
     async def start(self) -> None:
         """Find out what is sent with each request.
@@ -132,6 +133,10 @@ class HttpLife:
 
     async def abandon(self) -> None:
         """Do nothing: there is nothing to end."""
+
+    def is_over(self, exc: BaseException) -> bool:
+        """Whether a failure means that the session is gone."""
+        return self.has_ended.is_set() or (getattr(exc, "code", None), str(exc)) == _CLOSED
 
     def explain(self, exc: BaseException) -> str | None:
         """Say which HTTP error is behind a failure, if one is."""
@@ -167,8 +172,20 @@ class HttpLife:
             body=body,
             retry_after=response.headers.get("retry-after"),
         )
+        # "When a client receives HTTP 404 in response to a request containing an Mcp-Session-Id, it
+        # MUST start a new session" (specification 2025-11-25, basic/transports). Servers made after
+        # the TypeScript SDK's examples say 400 "No valid session ID provided".
+        of_session = "mcp-session-id" in response.request.headers
+        if of_session and (
+            response.status_code == 404
+            or (response.status_code == 400 and "session" in body.lower())
+        ):
+            self.has_lost_session = True
+            self.has_ended.set()
 
 
+_CLOSED = (-32000, "Connection closed")
+"""What the SDK says of a connection that is gone (mcp 2.3.0, `shared/jsonrpc_dispatcher.py`)."""
 _OF_THE_SDK = frozenset(
     {"Server returned an error response", "Session terminated", "Not Found", "Connection closed"}
 )

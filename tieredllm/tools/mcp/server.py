@@ -28,8 +28,13 @@ import msgspec
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.profile.schema import REFERENCE, McpSettings
 from tieredllm.text import clean, one_line
-from tieredllm.tools.base import ArgumentsError, Check, Tool, ToolFailureError
-from tieredllm.tools.mcp.connection import Connection, Life, UnavailableError
+from tieredllm.tools.base import ArgumentsError, CallTime, Check, Output, Tool, ToolFailureError
+from tieredllm.tools.mcp.connection import (
+    Connection,
+    Life,
+    SessionLostError,
+    UnavailableError,
+)
 from tieredllm.tools.mcp.remembered import ServerMemory
 from tieredllm.tools.mcp.results import RemoteTool
 from tieredllm.tools.mcp.transport import INHERITED, ServerProcess, Stderr
@@ -39,10 +44,11 @@ __all__ = ["MAX_NAME", "McpServer", "prefixes", "schema_checker", "wire_name"]
 Lookup = Callable[[str], str | None]
 
 MAX_STARTS = 3
-"""How often a server is started in one run of the program."""
+"""How often in a row a server is started that ends at once."""
 
 RETRY_S = 60.0
-"""How long a server that could not be started is left alone."""
+"""How long a server that could not be started is left alone, and one must live to have not ended at
+once."""
 
 DESCRIPTION_CHARACTERS = 4096
 SCHEMA_BYTES = 64 * 1024
@@ -149,6 +155,8 @@ class McpServer:
             if connection is not None and not connection.started:
                 if asyncio.get_running_loop().time() < self._next_start_at:
                     raise UnavailableError(connection.problem)
+            elif asyncio.get_running_loop().time() >= self._next_start_at:
+                self._starts = 0  # it has lived for a while
             elif self._starts >= MAX_STARTS and connection is not None:
                 reason = f"it has ended {MAX_STARTS} times: {connection.last_words}"
                 raise UnavailableError(reason)
@@ -340,14 +348,13 @@ class McpServer:
         return self._tools
 
     def _tool(self, remote: RemoteTool) -> Tool:
-        async def run(arguments: dict[str, Any], deadline: float) -> str:
+        async def run(arguments: dict[str, Any], time: CallTime) -> Output:
+            connection = await self._at_hand(time)
             try:
-                connection = await self._connected(deadline)
-            except UnavailableError as exc:
-                raise ToolFailureError(
-                    f"the MCP server {self.name} is not available: {exc}"
-                ) from exc
-            return await connection.call(self.name, remote.name, arguments)
+                return await connection.call(self.name, remote.name, arguments, time.renew)
+            except SessionLostError:  # the call has not run
+                connection = await self._at_hand(time)
+                return await connection.call(self.name, remote.name, arguments, time.renew)
 
         about = remote.description or f"{remote.name} of {self.name}."
         return Tool(
@@ -365,6 +372,14 @@ class McpServer:
             check=schema_checker(remote.input_schema),
             run=run,
         )
+
+    async def _at_hand(self, time: CallTime) -> Connection:
+        """Return the connection for a call; its start is part of the call's time."""
+        try:
+            return await self._connected(time.deadline)
+        except UnavailableError as exc:
+            reason = f"the MCP server {self.name} is not available: {exc}"
+            raise ToolFailureError(reason) from exc
 
     def _is_read_only(self, remote: RemoteTool) -> bool | None:
         """Return what the user says, and else what the server says, if it is believed."""
@@ -402,6 +417,11 @@ class _ProcessLife:
     async def abandon(self) -> None:
         if self._process is not None:
             await self._process.stop()
+
+    has_lost_session = False
+
+    def is_over(self, exc: BaseException) -> bool:  # noqa: ARG002
+        return self.has_ended.is_set()
 
     def explain(self, exc: BaseException) -> str | None:  # noqa: ARG002
         return None
