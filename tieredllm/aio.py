@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import math
+import os
+import queue
+import selectors
 import socket
 import sys
 import threading
@@ -54,18 +58,61 @@ class _DaemonLookupLoop(_Base):
         )
 
 
+class _BareLoop(asyncio.BaseEventLoop):
+    """An event loop without descriptors, for a process that has none left.
+
+    It has time, threads and no network: enough for the tier that cannot fail. asyncio's own needs
+    three. What a subclass has to have is written down above `BaseEventLoop` in asyncio's source.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._selector = self
+        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # a signal may come in between
+
+    def select(self, timeout: float | None) -> list[Any]:
+        """Sleep until somebody wakes the loop."""
+        with suppress(queue.Empty):
+            self._woken.get(timeout=timeout)
+        return []
+
+    def _process_events(self, event_list: list[Any]) -> None: ...
+
+    def _write_to_self(self) -> None:
+        self._woken.put(None)
+
+    async def create_connection(self, *_: Any, **__: Any) -> Any:
+        """Raise what a new socket would.
+
+        Raises:
+            OSError: always.
+        """
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        # A loop that gets some of its descriptors fails untidily: CPython 3.11 prints a traceback.
+        with selectors.DefaultSelector():
+            for end in socket.socketpair():
+                end.close()
+        return _DaemonLookupLoop()
+    except OSError:
+        return _BareLoop()
+
+
 def run(
     main: Coroutine[Any, Any, T],
     *,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> T:
-    """Run a coroutine on a loop of its own, as `asyncio.run` does.
+    """Run a coroutine on a loop of its own, as `asyncio.run` does; also without a descriptor.
 
     Args:
         main: what to run.
         loop_factory: makes another kind of event loop.
     """
-    with asyncio.Runner(loop_factory=loop_factory or _DaemonLookupLoop) as runner:
+    with asyncio.Runner(loop_factory=loop_factory or _new_loop) as runner:
         return runner.run(cancelled_by_signals(main))
 
 
