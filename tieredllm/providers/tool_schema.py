@@ -342,9 +342,10 @@ def _is_valid(key: str, value: Any) -> bool:
         return False
     if not isinstance(value, wanted) or (key == "enum" and not value):
         return False
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return not ((key in _COUNTS and value < 0) or (key == "multipleOf" and value <= 0))
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return True
+    lowest_is_out = (key in _COUNTS and value < 0) or (key == "multipleOf" and value <= 0)
+    return math.isfinite(value) and not lowest_is_out
 
 
 def _type(value: Any) -> str | list[str] | None:
