@@ -555,6 +555,9 @@ async def _serve(status, headers, body):
             '{"error": "database down"}',
             ["HTTP 500", "database down", "server is at fault"],
         ),
+        (402, [], "", ["HTTP 402 Payment Required", "refuses what it was asked"]),
+        (200, ["Content-Type: text/html"], "<p>Log in", ["HTTP 200 OK", "text/html", "/mcp"]),
+        (200, ["Content-Type: application/json"], '{"ok": 1}', ["HTTP 200 OK", "/mcp"]),
     ],
 )
 def test_an_error_of_http_is_told_with_what_to_do(tmp_path, status, headers, body, expected):
@@ -575,6 +578,17 @@ def test_an_error_of_http_is_told_with_what_to_do(tmp_path, status, headers, bod
     assert f"from http://127.0.0.1:{port}/mcp" in trouble
     for part in expected:
         assert part in trouble
+
+
+def test_a_server_that_cannot_be_reached_is_named(tmp_path):
+    """A closed port is told with its address, without what may be secret in it."""
+    box = Toolbox(
+        declared(mcp={"raw": {"url": "http://127.0.0.1:9/mcp?key=s3cret"}}), cwd=tmp_path, env={}
+    )
+    listed(box)
+
+    [trouble] = box.troubles
+    assert trouble.startswith("MCP server raw: http://127.0.0.1:9/mcp cannot be reached: ")
 
 
 class ForgetfulServer:

@@ -297,6 +297,7 @@ class Connection:
         except Exception as exc:  # noqa: BLE001 - whatever it is, the server cannot be used
             known = self._life.explain(exc) if self._life is not None else None
             self._settle(known or _said(exc), also="" if known else self._stderr.reason)
+            self._stderr.add(f"error: {known or _said(exc)}\n".encode())
         finally:
             self._session = None
             self._settle("it was stopped")
