@@ -138,7 +138,7 @@ def _run_upstream(
 
     async def main() -> None:
         upstream = Upstream(faults, pause_s)
-        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, backlog=1024)
         ready.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -253,14 +253,8 @@ def cancelled(home: Path) -> list[Row]:
 
         await asyncio.gather(*(once(at) for at in range(3000)))
         kept = await settled(base + 20)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(7)[1]))
-        held = []
-        with contextlib.suppress(OSError):
-            while True:
-                held.append(os.open(os.devnull, os.O_RDONLY))
-        answer = await manager.process_with_fallbacks("hello w")
-        for descriptor in held:
-            os.close(descriptor)
+        with no_descriptors():
+            answer = await manager.process_with_fallbacks("hello w")
         await manager.aclose()
         return kept + 20, await settled(base), answer.tier
 
@@ -273,13 +267,28 @@ def cancelled(home: Path) -> list[Row]:
     ]  # fmt: skip
 
 
-def hedged(home: Path) -> list[Row]:
-    """Ask 5,000 questions with hedging, beside two busy loops."""
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Allow 64 descriptors, and take all."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    held = []
+    with contextlib.suppress(OSError):
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    try:
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
-    async def main(first: str, second: str) -> tuple[Counter[str], int, int]:
+
+def hedged(home: Path) -> list[Row]:
+    """Ask 5,000 questions with hedging, beside two busy loops; then without a free descriptor."""
+
+    async def main(manager: FallbackManager) -> tuple[Counter[str], int, int]:
         base = sockets()
-        path = profile(home, first, second, extra=", hedge_after_s: 0.01")
-        manager = FallbackManager(str(path))
         places = asyncio.Semaphore(50)
         found: Counter[str] = Counter()
 
@@ -295,12 +304,18 @@ def hedged(home: Path) -> list[Row]:
         return found, kept + 20, await settled(base)
 
     with upstream(pause_s=0.02) as first, upstream(pause_s=0.02) as second, busy_loops(2):
-        found, open_, left = asyncio.run(main(first, second))
+        path = profile(home, first, second, extra=", hedge_after_s: 0.01")
+        manager = FallbackManager(str(path))
+        found, open_, left = asyncio.run(main(manager))
+        with no_descriptors():
+            tiers = {manager.ask("hello w").tier for _ in range(10)}
     said = ", ".join(f"{count} {what}" for what, count in found.most_common())
     return [
         ("5,000 hedged beside two busy loops", said, "none wrong", found["wrong"] == 0),
         ("sockets open after them", f"{open_}, {left} when closed", "≤ 20, 0",
          open_ <= 20 and left <= 0),
+        ("`ask()` with 64 descriptors, none free", f"answered by {' '.join(map(str, tiers))}",
+         "answers", None not in tiers),
     ]  # fmt: skip
 
 

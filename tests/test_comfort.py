@@ -12,6 +12,9 @@ from cli_support import Terminal, answering, cli, profile, served, two_clouds
 from test_chat_terminal import hold
 from wire_support import response
 
+from tieredllm.profile.schema import Log
+from tieredllm.store.history import MAX_MB, MAX_REQUESTS
+
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 
 
@@ -181,6 +184,18 @@ def test_logging_is_switched_off_for_good(logged):
     on = json.loads(cli(logged, "log", "--json").stdout)
 
     assert (len(off), len(on)) == (3, 4)
+
+
+def test_a_profile_bounds_the_log(tmp_path):
+    """`log: {keep: …}` of the profile says how many requests stay; else a hundred thousand."""
+    with served(answering("Yes.")) as server:
+        used = profile(tmp_path, PRICED.format(url=server.url) + "log: {keep: 2}\n")
+        for question in ("one", "two", "three"):
+            cli(tmp_path, "-p", used, question)
+        kept = json.loads(cli(tmp_path, "log", "--json").stdout)
+
+    assert [request["question"] for request in kept] == ["three", "two"]
+    assert (Log().keep, Log().max_mb) == (MAX_REQUESTS, MAX_MB) == (100_000, 512)
 
 
 def test_first_contact_says_how_to_begin(tmp_path):

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
+from chat_support import talking
+from cli_support import environment, served, tieredllm, two_clouds
 from wire_support import (
     KEY,
     KEY_ENVS,
@@ -183,7 +193,7 @@ def test_soak(tmp_path, seed):
         took = loop.time() - started
         outputs.append(out.getvalue() + err.getvalue())
 
-        assert took < DEADLINE_S + 0.3, answer
+        assert took < DEADLINE_S + 0.3, (took, answer)
         assert answer.text is not None, answer
         assert out.getvalue() == answer.text.rstrip("\n") + "\n"
         if answer.provider != "rules":
@@ -232,3 +242,59 @@ def test_soak(tmp_path, seed):
         if file.is_file():
             assert KEY.encode() not in file.read_bytes(), file
     assert set().union(*(server.faults for server in servers)) >= set(FAULTS)
+
+
+def asking(home: Path, path: str, question: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        tieredllm("-p", path, "ask", "--json", question),
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot stop a process")
+@pytest.mark.parametrize("part", [0, 1], ids=["before the first byte", "in the middle"])
+def test_a_process_that_does_not_run_blames_nobody(tmp_path, part):
+    """What arrived while a process was stopped is read, though its limits are over by the clock."""
+    whole = answers("openai", "in ", "time")
+    asked, goes_on = threading.Event(), threading.Event()
+
+    async def play(connection):
+        first = whole[: whole.index(b"time") - 100] if part else b""
+        await connection.send(first)
+        asked.set()
+        await asyncio.to_thread(goes_on.wait, 20)
+        await connection.send(whole[len(first) :])
+
+    with served(play) as server:
+        limits = ", first_token_timeout_s: 0.5, idle_timeout_s: 0.5, timeout_s: 0.5"
+        path = two_clouds(tmp_path, server.url + "/v1", extra=limits)
+        process = asking(tmp_path, path, "why?")
+        assert asked.wait(30)
+        time.sleep(0.2)  # it has begun to wait
+        process.send_signal(signal.SIGSTOP)
+        goes_on.set()
+        time.sleep(1.5)
+        process.send_signal(signal.SIGCONT)
+        answer = json.loads(process.communicate(timeout=30)[0])
+
+    assert (answer["tier"], answer["text"]) == ("primary", "in time")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows starts processes too slowly")
+def test_processes_that_share_too_few_processors_blame_nobody(tmp_path):
+    """Thirty at once beside busy loops, all with 1 s for the first token, open no circuit."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        with talking() as server:
+            limits = ", first_token_timeout_s: 1, timeout_s: 1, connect_timeout_s: 1"
+            path = two_clouds(tmp_path, server.url + "/v1", extra=limits)
+            running = [asking(tmp_path, path, f"number {at}") for at in range(30)]
+            found = [json.loads(process.communicate(timeout=100)[0]) for process in running]
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+    assert {(answer["tier"], answer["original_error"]) for answer in found} == {("primary", None)}

@@ -278,7 +278,8 @@ def _answer(
     if not options.no_log or options.conversation is not None:
         from tieredllm.store.history import History
 
-        history = History(manager.database)
+        limits = manager.profile.log
+        history = History(manager.database, keep=limits.keep, max_mb=limits.max_mb)
     earlier = find_conversation(history, options.conversation)
     started = time.monotonic()
     prompt = _prompt(environment, words, options, stored, manager.profile.deadline_s)

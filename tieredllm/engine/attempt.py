@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import msgspec
 
+from tieredllm.aio import LoopTimeout
 from tieredllm.clock import Clock
 from tieredllm.engine.budget import silence_limit_s
 from tieredllm.engine.plan import answer_room
@@ -192,11 +193,12 @@ async def stream_attempt(
 
     What is waited for first (loading a local model, the first token) ends at the tier's first-token
     timeout, which a remote provider's request starts when it has been written; later waits at its
-    idle timeout; all at the deadline. An attempt that is not streaming has the tier's `timeout_s`
-    as a whole. Blanks are no token: those at the start are
-    held back until something else follows, and an answer of nothing else is an empty one. A piece
-    of a call is a token, too, but no text; a thought is neither, but no silence. The time that
-    whoever reads takes is not the backend's.
+    idle timeout; all at the deadline. But for the deadline they are counted in time in which the
+    event loop ran: a machine that is too busy to look says nothing about the backend. An attempt
+    that is not streaming has the tier's `timeout_s` as a whole. Blanks are no token: those at the
+    start are held back until something else follows, and an answer of nothing else is an empty one.
+    A piece of a call is a token, too, but no text; a thought is neither, but no silence. The time
+    that whoever reads takes is not the backend's.
 
     Args:
         request: what to ask, and for how long.
@@ -209,22 +211,19 @@ async def stream_attempt(
     """
     loop = asyncio.get_running_loop()
     wait = _Wait(request, now=loop.time())
-    limit = wait.until
     began = spoke = False
     try:
-        async with asyncio.timeout_at(limit) as timer:
+        async with LoopTimeout(wait.limit_s, until=request.deadline) as timer:
 
             def start_clock() -> None:
-                nonlocal limit
                 if not began:
                     wait.start_clock(now=loop.time())
-                    limit = wait.until
-                    timer.reschedule(limit)
+                    timer.restart(wait.limit_s)
 
             call = await _compose_call(request, state, start_clock)
             async with aclosing(request.backend.answer(call)) as answer:
                 async for chunk in answer:
-                    timer.reschedule(None)
+                    timer.pause()
                     if isinstance(chunk, Delta | ToolRequest):
                         await _tell(state.notices, request, emit)
                     if isinstance(chunk, Finish):
@@ -243,11 +242,11 @@ async def stream_attempt(
                     event = state.take(chunk, request)
                     if event is not None:
                         await emit(event)
+                    timer.resume()
                     if event is not None or isinstance(chunk, CallPiece | ThoughtDelta):
                         began, spoke = True, spoke or not isinstance(chunk, ThoughtDelta)
                         if request.stream:
-                            limit = wait.after_token(now=loop.time())
-                    timer.reschedule(limit)
+                            timer.restart(wait.after_token(now=loop.time()))
     except TimeoutError:
         raise wait.timeout(began=began, spoke=spoke, now=loop.time()) from None
     if spoke:
@@ -310,15 +309,14 @@ class _Wait:
         )
         self._started = self._last_at = now
         self._is_shortened = limit_s < timeout_s
-        self.until = now + limit_s
+        self.limit_s = limit_s
 
     def after_token(self, *, now: float) -> float:
-        """Return until when the next one is waited for."""
+        """Return for how long the next one is waited for."""
         tier, self._last_at = self._request.tier, now
-        until = now + tier.idle_timeout_s
-        if not self._request.others_follow:
-            until = max(until, self._started + tier.timeout_s)
-        return min(until, self._request.deadline)
+        if self._request.others_follow:
+            return tier.idle_timeout_s
+        return max(tier.idle_timeout_s, self._started + tier.timeout_s - now)
 
     def timeout(self, *, began: bool, spoke: bool, now: float) -> FallbackTriggerError:
         """Return what a wait that was cut off amounts to.

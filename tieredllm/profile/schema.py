@@ -454,6 +454,15 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Web origins, such as `https://chat.example.org`, whose pages may send requests."""
 
 
+class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much the log of requests keeps; beyond either, each new request drops the oldest ones."""
+
+    keep: Annotated[int, Meta(ge=1, le=100_000)] = 100_000
+    """The most requests."""
+    max_mb: Annotated[int, Meta(ge=1, le=65_536)] = 512
+    """The most that may be in use of the database's file, in MiB, however few requests that are."""
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole profile."""
 
@@ -481,6 +490,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Who is told when a tier gives way."""
     tools: Tools = Tools()
     """Which tools there are."""
+    log: Log = Log()
+    """How much the log of requests keeps."""
     serve: Serve = Serve()
     """How programs use the tiers through `tieredllm serve`."""
 

@@ -8,7 +8,6 @@ read fails the attempt: nothing lost is ever called whole.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from tieredllm.aio import LoopTimeout
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.lenient_json import DONE, NotJsonError, decode_all, join_halves
@@ -596,7 +596,7 @@ async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator
         if tail_s is None:  # the way of every token
             event = await anext(events, None)
         else:
-            async with asyncio.timeout(tail_s):
+            async with LoopTimeout(tail_s):
                 event = await anext(events, None)
     except TimeoutError:
         return None
@@ -645,7 +645,7 @@ def _parts(
 
 async def _drain(events: AsyncGenerator[Event, None]) -> None:
     try:
-        async with asyncio.timeout(DRAIN_S):
+        async with LoopTimeout(DRAIN_S):
             while await anext(events, None) is not None:
                 pass
     except (TimeoutError, FallbackTriggerError):
