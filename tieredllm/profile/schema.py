@@ -582,7 +582,7 @@ def profile_schema() -> dict[str, Any]:
 
 
 def field_docs(module: str = __file__) -> dict[str, dict[str, str]]:
-    """Read the docstrings below the fields of a module's structs; at run time they are gone."""
+    """Read the docstrings below a module's fields and enum members; at run time they are gone."""
     import ast
 
     tree = ast.parse(Path(module).read_text(encoding="utf-8"))
@@ -592,12 +592,13 @@ def field_docs(module: str = __file__) -> dict[str, dict[str, str]]:
             continue
         fields = docs.setdefault(struct.name, {})
         for field, below in zip(struct.body, struct.body[1:], strict=False):
+            named = field.targets[0] if isinstance(field, ast.Assign) else None
+            named = field.target if isinstance(field, ast.AnnAssign) else named
             if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
+                isinstance(named, ast.Name)
                 and isinstance(below, ast.Expr)
                 and isinstance(below.value, ast.Constant)
                 and isinstance(below.value.value, str)
             ):
-                fields[field.target.id.rstrip("_")] = below.value.value
+                fields[named.id.rstrip("_")] = below.value.value
     return docs
