@@ -402,8 +402,10 @@ class McpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     start_timeout_s: Seconds = 20.0
     """How long it may take until it has told its tools, in seconds."""
     timeout_s: Seconds = 30.0
-    """How long one call may take, in seconds; at most half of what is left of the request's
-    `deadline_s`."""
+    """How long one call may take, or may be without a sign of progress, in seconds; at most half of
+    what is left of the request's `deadline_s`."""
+    instructions: bool = True
+    """Whether models are told what the server says of itself, up to 2048 characters."""
     approve: Literal["ask", "always", "never"] | None = None
     """Whether its tools that are not read-only may run; `tools.approve` when absent."""
     trust_hints: bool = True
