@@ -323,6 +323,33 @@ def serving(runs: int) -> list[Row]:
     ]
 
 
+def unused_tools(runs: int) -> list[Row]:
+    """Measure `ask` with an MCP server that is declared and not called, beside `ask` without."""
+    server = msgspec.json.encode([PYTHON, str(Path(__file__).parent / "servers.py"), "mcp"])
+    declared = f"tools: {{mcp: {{docs: {{command: {server.decode()}}}}}}}\n"
+    with (
+        running("instant") as url,
+        user(clouds(url, tools="all") + declared) as (command, env),
+        user(clouds(url)) as (plain, plain_env),
+    ):
+        rounds = [
+            (run([*command, "ask", "hello"], env), run([*plain, "ask", "hello"], plain_env))
+            for _ in range(runs + 1)
+        ][1:]
+
+    def pair(figure: str) -> Pair:
+        return Pair(
+            ours=tuple(getattr(a, figure) for a, _ in rounds),
+            floor=tuple(getattr(b, figure) for _, b in rounds),
+        )
+
+    what = "ask, an MCP server declared"
+    return [
+        _row(what, "ask without", "s", pair("wall_s"), 1.15),
+        _row(f"{what}: CPU", "ask without", "s", pair("cpu_s"), 1.15),
+    ]
+
+
 ROWS: dict[str, Callable[[int], list[Row]]] = {
     "start-up": start_up,
     "llm": beside_llm,
@@ -336,6 +363,7 @@ ROWS: dict[str, Callable[[int], list[Row]]] = {
     "serve": serving,
     "batch": batch,
     "several": several,
+    "tools": unused_tools,
     "health": health_decision,
     "silence": known_silence,
     "warm-up": warm_up,
