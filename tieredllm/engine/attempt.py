@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -210,20 +212,20 @@ async def stream_attempt(
     limit = wait.until
     began = spoke = False
     try:
-        async with asyncio.timeout_at(limit) as timer:
+        async with _Timer(limit) as timer:
 
             def start_clock() -> None:
                 nonlocal limit
                 if not began:
                     wait.start_clock(now=loop.time())
                     limit = wait.until
-                    timer.reschedule(limit)
+                    timer.move(limit)
 
             call = await _compose_call(request, state, start_clock)
             async with aclosing(request.backend.answer(call)) as answer:
                 async for chunk in answer:
-                    timer.reschedule(None)
-                    if isinstance(chunk, Delta | ToolRequest):
+                    timer.move(None)
+                    if isinstance(chunk, (Delta, ToolRequest)):
                         await _tell(state.notices, request, emit)
                     if isinstance(chunk, Finish):
                         if not state.pieces:
@@ -241,11 +243,11 @@ async def stream_attempt(
                     event = state.take(chunk, request)
                     if event is not None:
                         await emit(event)
-                    if event is not None or isinstance(chunk, CallPiece | ThoughtDelta):
+                    if event is not None or isinstance(chunk, (CallPiece, ThoughtDelta)):
                         began, spoke = True, spoke or not isinstance(chunk, ThoughtDelta)
                         if request.stream:
                             limit = wait.after_token(now=loop.time())
-                    timer.reschedule(limit)
+                    timer.move(limit)
     except TimeoutError:
         raise wait.timeout(began=began, spoke=spoke, now=loop.time()) from None
     if spoke:
@@ -276,6 +278,57 @@ def patience_s(tier: Tier, *, stream: bool, others_follow: bool) -> float:
     if stream and others_follow:
         return tier.first_token_timeout_s
     return max(tier.first_token_timeout_s, tier.timeout_s) if stream else tier.timeout_s
+
+
+class _Timer:
+    """The end of a wait, moved at every token: moving it away costs nothing.
+
+    asyncio's own is made anew each time it is moved; here one that goes off too early is put off.
+
+    Args:
+        until: when the wait ends, on the event loop's clock.
+
+    Raises:
+        TimeoutError: it has ended.
+    """
+
+    def __init__(self, until: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+        self._until: float | None = until
+        self._handle: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self.move(self._until)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        await self._timeout.__aexit__(kind, error, traceback)
+
+    def move(self, until: float | None) -> None:
+        """Let the wait end at another time; None for never."""
+        self._until = until
+        if self._timeout.when() is not None:  # it has just ended, and nobody knows yet
+            self._timeout.reschedule(None)
+        if until is not None and (self._handle is None or until < self._handle.when()):
+            if self._handle is not None:
+                self._handle.cancel()
+            self._handle = self._loop.call_at(until, self._go_off)
+
+    def _go_off(self) -> None:
+        self._handle = None
+        if self._until is not None and self._until <= self._loop.time():
+            self._timeout.reschedule(self._until)
+        else:
+            self.move(self._until)
 
 
 class _Wait:

@@ -8,7 +8,7 @@ asked for as it is, and counted as it comes. Every exception leaves as a `Fallba
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
@@ -98,6 +98,8 @@ async def _sent(transport: httpx.AsyncHTTPTransport, request: Request) -> httpx.
         content=_telling(request.body, request.on_sent) if request.body else None,
         extensions={"timeout": {"connect": request.connect_timeout_s}},
     )
+    if not made.url.host:
+        raise httpx.UnsupportedProtocol(f"there is no host in {request.url!r}")
     if made.url.userinfo:
         next(httpx.BasicAuth(made.url.username, made.url.password).auth_flow(made))
     return await transport.handle_async_request(made)
@@ -260,7 +262,9 @@ class Reply:
     def __init__(self, response: httpx.Response, info: RequestInfo) -> None:
         self._response = response
         self._info = info
-        self._chunks = response.aiter_raw()
+        # Without httpx's own way to read it, which counts and cuts to a size besides.
+        assert isinstance(response.stream, AsyncIterable)  # noqa: S101 - of an async transport
+        self._chunks = aiter(response.stream)
         self._head = b""
         self.headers: Mapping[str, str] = response.headers
         self.status: int = response.status_code
