@@ -8,7 +8,7 @@ import sys
 import msgspec
 import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, run_engine
-from tools_support import MCP_SERVER, session, stub
+from tools_support import MCP_SERVER, RAW_SERVER, session, stub
 
 from tieredllm.engine.ports import NoMemory
 from tieredllm.engine.runner import stream_events
@@ -115,6 +115,40 @@ def test_images_go_to_models_that_see():
 
     assert [it.parts for it in told] == [(png,), (), (png,)]
     assert told[1].content == "[image of type image/png]\n(Images are not shown to you.)"
+
+
+def test_models_with_tools_are_told_what_servers_say(tmp_path):
+    """A server's instructions end the system prompt of tiers with its tools, quoted."""
+    server = McpSettings(command=(sys.executable, str(RAW_SERVER), str(tmp_path), "tells"))
+    toolbox = Toolbox(
+        Tools(builtin=("now",), mcp={"raw": server}),
+        cwd=tmp_path,
+        env={},
+        cache=tmp_path,
+    )
+    asyncio.run(_list_once(toolbox))
+    without = Scripted([fault("authentication")], name="without")
+    with_tools = Scripted(["Yes.", END], name="with")
+    run_engine(
+        without,
+        with_tools,
+        tiers={0: {"tools": ("now",)}, 1: ALL},
+        tools=ToolLoop(ToolSession(toolbox, approval=Approval("always"), max_rounds=2)),
+        prompt=Prompt(question="Hi", system="Be brief."),
+    )
+    systems = [model.seen[0].messages[0].content for model in (without, with_tools)]
+
+    assert systems[0] == "Be brief."
+    assert systems[1].startswith(
+        "Be brief.\n\nWhat the server of the tools `raw` says about them:\n> Call state first.\n> x"
+    )
+
+
+async def _list_once(toolbox):
+    try:
+        await toolbox.granted("all")
+    finally:
+        await toolbox.aclose()
 
 
 def test_parallel_calls_and_wrong_ones():

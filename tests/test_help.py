@@ -49,8 +49,8 @@ def test_the_table_of_commands_tells_the_truth(name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_readme_knows_every_command(name):
-    """The README's table of commands lists each."""
-    assert f"| `{name}` |" in README.read_text(encoding="utf-8")
+    """The README names each; what they do is in the reference, made from their own help."""
+    assert f"`{name}`" in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("args", [[name, "--help"] for name in COMMANDS])

@@ -11,15 +11,13 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from tools_support import call, carried_out, declared
+from tools_support import RAW_SERVER, call, carried_out, declared
 
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.mcp.transport import Stderr
 from tieredllm.tools.registry import Toolbox
 from tieredllm.types import Image
-
-RAW_SERVER = Path(__file__).parent / "tools_raw_server.py"
 
 
 def raw_box(folder, *how, cache=None, env=None, **settings):
@@ -235,6 +233,64 @@ def test_a_server_that_ends_now_and_then_is_started_each_time(tmp_path, monkeypa
 
     assert "it has ended 3 times: Error: out of memory" in given_up[-1].text
     assert kept[-1].outcome == "ok"
+
+
+def test_a_resource_that_a_result_links_to_can_be_read(tmp_path):
+    """There is a tool for it from the first link on, and for nothing that was not linked to."""
+    before = listed(raw_box(tmp_path))
+    early, _, read, other = called(
+        raw_box(tmp_path),
+        ("read_resource", {"uri": "raw://log"}),
+        "links",
+        ("read_resource", {"uri": "raw://log"}),
+        ("read_resource", {"uri": "file:///etc/passwd"}),
+    )
+
+    assert "read_resource" not in before
+    assert early.outcome == "unknown"
+    assert (read.outcome, read.text) == ("ok", "all of raw://log")
+    assert (other.outcome, other.text) == (
+        "failed",
+        "no result of raw linked to it, but to raw://log",
+    )
+    assert lines(tmp_path, "heard").count("resources/read") == 1
+
+
+def test_what_a_server_says_of_itself_is_remembered(tmp_path):
+    """Its instructions are there without starting it, up to 2048 characters, unless refused."""
+
+    def told(**settings):
+        box = raw_box(tmp_path, "tells", cache=tmp_path / "cache", **settings)
+
+        async def go():
+            try:
+                return box.instructions(await box.granted("all"))
+            finally:
+                await box.aclose()
+
+        return asyncio.run(go())
+
+    first, second, refused = told(), told(), told(instructions=False)
+    assert first["raw"].startswith("Call state first.\nxxx")
+    assert len(first["raw"]) == 2048
+    assert (second, refused) == (first, {})
+    assert len(lines(tmp_path, "starts")) == 2
+
+
+def test_all_that_a_server_says_on_stderr_can_be_heard(tmp_path):
+    """Each line comes as it is said, with the server's name, cleaned."""
+    script = tmp_path / "noisy.py"
+    script.write_text("import sys; print('one\\n\\x1b[31mtwo', file=sys.stderr)")
+    heard = []
+    box = Toolbox(
+        declared(mcp={"raw": {"command": [sys.executable, str(script)]}}),
+        cwd=tmp_path,
+        env={},
+        said=lambda *it: heard.append(it),
+    )
+    listed(box)
+
+    assert heard[:2] == [("raw", "one"), ("raw", "two")]
 
 
 def test_lists_in_place_of_objects_cost_nothing(tmp_path):
@@ -555,6 +611,9 @@ async def _serve(status, headers, body):
             '{"error": "database down"}',
             ["HTTP 500", "database down", "server is at fault"],
         ),
+        (402, [], "", ["HTTP 402 Payment Required", "refuses what it was asked"]),
+        (200, ["Content-Type: text/html"], "<p>Log in", ["HTTP 200 OK", "text/html", "/mcp"]),
+        (200, ["Content-Type: application/json"], '{"ok": 1}', ["HTTP 200 OK", "/mcp"]),
     ],
 )
 def test_an_error_of_http_is_told_with_what_to_do(tmp_path, status, headers, body, expected):
@@ -575,6 +634,17 @@ def test_an_error_of_http_is_told_with_what_to_do(tmp_path, status, headers, bod
     assert f"from http://127.0.0.1:{port}/mcp" in trouble
     for part in expected:
         assert part in trouble
+
+
+def test_a_server_that_cannot_be_reached_is_named(tmp_path):
+    """A closed port is told with its address, without what may be secret in it."""
+    box = Toolbox(
+        declared(mcp={"raw": {"url": "http://127.0.0.1:9/mcp?key=s3cret"}}), cwd=tmp_path, env={}
+    )
+    listed(box)
+
+    [trouble] = box.troubles
+    assert trouble.startswith("MCP server raw: http://127.0.0.1:9/mcp cannot be reached: ")
 
 
 class ForgetfulServer:

@@ -6,6 +6,7 @@ Run as a program: `python tools_raw_server.py FOLDER [BEHAVIOUR…]`. Each start
 - `dies_of_discover`, `silent_to_discover`: what servers older than 2026-07-28 do when asked
 - `mute`: never answers anything
 - `banner`: a line without its end, before the first answer
+- `tells`: instructions for models, of 3,000 characters
 - `odd_list`: entries that are none, beside good ones
 - `forgets_types`: lists where objects are wanted
 - `slow=S`: seconds before the first message is read
@@ -127,6 +128,9 @@ CALLS = {
     "half": lambda: raw(b'{"jsonrpc":"2.0","id":%d,"result":{"content":[' % request_id),
     "big": lambda: {"result": text("x" * (33 * 1024 * 1024))},
     "adds": adds,
+    "links": lambda: {
+        "result": {"content": [{"type": "resource_link", "uri": "raw://log", "name": "log"}]}
+    },
     "works": works,
     "dies": lambda: sys.exit("Error: out of memory"),
 }
@@ -169,10 +173,14 @@ def main() -> None:
                     "protocolVersion": "2025-11-25",
                     "capabilities": {"tools": {"listChanged": True}},
                     "serverInfo": {"name": "raw", "version": "1"},
+                    "instructions": f"Call state first.\n{'x' * 3000}" if "tells" in HOW else None,
                 }
             }
         elif method == "tools/list":
             answer = {"result": {"tools": tools()}}
+        elif method == "resources/read":
+            uri = message["params"]["uri"]
+            answer = {"result": {"contents": [{"uri": uri, "text": f"all of {uri}"}]}}
         elif method == "tools/call":
             answer = call(message["params"]["name"], message["params"]["arguments"])
         else:

@@ -75,6 +75,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """What one attempt is told about tools."""
 
     declared: tuple[ToolDeclaration, ...] = ()
+    instructions: str = ""
+    """What the servers of declared tools say of themselves; for the system prompt."""
     rejected: tuple[str, ...] = ()
     """The names of tools that are not declared, as the backend has rejected them."""
     rounds: tuple[Message, ...] = ()
@@ -385,10 +387,13 @@ def fit_to_context(
         quoted = msgspec.structs.replace(prompt, attachments=attachments)
     declared_tokens = count(_text_of(tools.declared)) if tools.declared else 0
     if tools.declared:
+        system = "\n\n".join(it for it in (prompt.system, tools.instructions) if it) or None
+        prompt = msgspec.structs.replace(prompt, system=system)
+        with_results = msgspec.structs.replace(quoted, system=system)
         # Without rounds the results have to be told, if there are any.
-        whole, told = (tools.rounds, prompt) if tools.rounds else ((), quoted)
+        whole, told = (tools.rounds, prompt) if tools.rounds else ((), with_results)
         tokens = declared_tokens + sum(tokens_of(message, count) for message in whole)
-        for rounds, asked, taken in ((whole, told, tokens), ((), quoted, declared_tokens)):
+        for rounds, asked, taken in ((whole, told, tokens), ((), with_results, declared_tokens)):
             try:
                 composed = compose(
                     asked, policy=policy, budget_tokens=budget_tokens - taken, count=count

@@ -402,8 +402,10 @@ class McpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     start_timeout_s: Seconds = 20.0
     """How long it may take until it has told its tools, in seconds."""
     timeout_s: Seconds = 30.0
-    """How long one call may take, in seconds; at most half of what is left of the request's
-    `deadline_s`."""
+    """How long one call may take, or may be without a sign of progress, in seconds; at most half of
+    what is left of the request's `deadline_s`."""
+    instructions: bool = True
+    """Whether models are told what the server says of itself, up to 2048 characters."""
     approve: Literal["ask", "always", "never"] | None = None
     """Whether its tools that are not read-only may run; `tools.approve` when absent."""
     trust_hints: bool = True
@@ -580,7 +582,7 @@ def profile_schema() -> dict[str, Any]:
 
 
 def field_docs(module: str = __file__) -> dict[str, dict[str, str]]:
-    """Read the docstrings below the fields of a module's structs; at run time they are gone."""
+    """Read the docstrings below a module's fields and enum members; at run time they are gone."""
     import ast
 
     tree = ast.parse(Path(module).read_text(encoding="utf-8"))
@@ -590,12 +592,13 @@ def field_docs(module: str = __file__) -> dict[str, dict[str, str]]:
             continue
         fields = docs.setdefault(struct.name, {})
         for field, below in zip(struct.body, struct.body[1:], strict=False):
+            named = field.targets[0] if isinstance(field, ast.Assign) else None
+            named = field.target if isinstance(field, ast.AnnAssign) else named
             if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
+                isinstance(named, ast.Name)
                 and isinstance(below, ast.Expr)
                 and isinstance(below.value, ast.Constant)
                 and isinstance(below.value.value, str)
             ):
-                fields[field.target.id.rstrip("_")] = below.value.value
+                fields[named.id.rstrip("_")] = below.value.value
     return docs

@@ -98,6 +98,8 @@ async def _sent(transport: httpx.AsyncHTTPTransport, request: Request) -> httpx.
         content=_telling(request.body, request.on_sent) if request.body else None,
         extensions={"timeout": {"connect": request.connect_timeout_s}},
     )
+    if not made.url.host:  # httpx's client says so, its transport looks the empty name up
+        raise httpx.UnsupportedProtocol("it names no host")
     if made.url.userinfo:
         next(httpx.BasicAuth(made.url.username, made.url.password).auth_flow(made))
     return await transport.handle_async_request(made)

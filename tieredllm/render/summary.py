@@ -19,6 +19,7 @@ from tieredllm.types import (
 )
 
 __all__ = [
+    "FIXES",
     "failure_lines",
     "fix_for",
     "format_cost",
@@ -35,7 +36,7 @@ SMALLEST, SMALLEST_SIZE = "smollm2-135m", "98 MB"
 _REASON_LIMIT = 120
 """Characters that each tier's reason may take in the summary, which is to stay a line or two."""
 
-_FIXES: dict[ErrorKind, str] = {
+FIXES: dict[ErrorKind, str] = {
     ErrorKind.QUOTA_EXHAUSTED: "add credit or raise the spending limit at the vendor",
     ErrorKind.SERVICE_UNAVAILABLE: "ask again later; the server has a problem",
     ErrorKind.CONNECTION: "check the network and the tier's base_url",
@@ -174,7 +175,7 @@ def fix_for(attempt: Attempt) -> str | None:
         if "/" in name or name.endswith(".gguf"):
             return "check that the file is there, complete, and fits in memory"
         return f"`tieredllm models pull {name}`, or `tieredllm models verify {name}`"
-    return _FIXES.get(error.kind)
+    return FIXES.get(error.kind)
 
 
 def _answered_by(answer: Answer, tier: str) -> str:

@@ -60,6 +60,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     parts: tuple[MessagePart, ...] = ()
     """What it gave besides; the text names it in its place."""
+    links: tuple[str, ...] = ()
+    """The addresses of what it could be asked for next."""
 
 
 class CallTime:

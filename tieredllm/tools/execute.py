@@ -14,7 +14,7 @@ for them: `records` has them all, for the tool messages of a tier that has tools
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -133,6 +133,10 @@ class ToolSession:
     def rounds_left(self) -> int:
         """How often models may still call tools; at 0 they must answer without."""
         return self._rounds_left
+
+    def instructions(self, tools: Iterable[Tool]) -> dict[str, str]:
+        """Return what the servers of some tools say of themselves, by their names."""
+        return self._toolbox.instructions(tools)
 
     async def tools(self, grant: Grant, *, deadline: float) -> tuple[Tool, ...]:
         """Return the tools of a tier, for its request; none once the rounds are used up.

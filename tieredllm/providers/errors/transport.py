@@ -215,9 +215,10 @@ def _protocol(info: RequestInfo, causes: list[BaseException]) -> FallbackTrigger
         return FallbackTriggerError(
             ErrorKind.MALFORMED_RESPONSE, f"what {info.host} sends is no valid HTTP{info.way}"
         )
+    when = "before its end" if objected else "without an answer"
     return FallbackTriggerError(
         ErrorKind.CONNECTION,
-        f"{info.host} closed the connection without an answer{info.way}",
+        f"{info.host} closed the connection {when}{info.way}",
         again=True,
     )
 

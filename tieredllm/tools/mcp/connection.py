@@ -15,7 +15,7 @@ from tieredllm.aio import in_thread
 from tieredllm.profile.schema import McpSettings
 from tieredllm.text import one_line
 from tieredllm.tools.base import Output, ToolFailureError
-from tieredllm.tools.mcp.results import RemoteTool, describe, links_of, output_of, resource_of
+from tieredllm.tools.mcp.results import RemoteTool, describe, output_of, resource_of
 from tieredllm.tools.mcp.transport import Stderr
 from tieredllm.version import __version__
 
@@ -109,14 +109,21 @@ class Connection:
         make: makes a life of the server; twice, when the first ends of a question it does not know.
         settings: the server's.
         era: what it speaks, where that is known.
+        said: takes each line that it says on stderr.
     """
 
-    def __init__(self, make: MakeLife, settings: McpSettings, era: Era | None = None) -> None:
+    def __init__(
+        self,
+        make: MakeLife,
+        settings: McpSettings,
+        era: Era | None = None,
+        said: Callable[[str], None] | None = None,
+    ) -> None:
         self._make = make
         self._settings = settings
         self.era = era
         """What it speaks; known once it has started."""
-        self._stderr = Stderr()
+        self._stderr = Stderr(said)
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -128,8 +135,6 @@ class Connection:
         self.remote_tools: tuple[RemoteTool, ...] = ()
         self.instructions = ""
         """What it tells a model about itself."""
-        self.links: dict[str, None] = {}
-        """The addresses of the resources that its results linked to."""
         self.list_is_cut = False
         """Whether it has more tools than are read."""
         self.list_has_changed = False
@@ -213,7 +218,6 @@ class Connection:
 
         result = await self._asked(server, call)
         output = output_of(result.content)
-        self.links |= dict.fromkeys(links_of(result.content))
         if result.is_error:
             what = output.text or "the tool reports an error, without saying which"
             raise ToolFailureError(what)
@@ -297,6 +301,7 @@ class Connection:
         except Exception as exc:  # noqa: BLE001 - whatever it is, the server cannot be used
             known = self._life.explain(exc) if self._life is not None else None
             self._settle(known or _said(exc), also="" if known else self._stderr.reason)
+            self._stderr.add(f"error: {known or _said(exc)}\n".encode())
         finally:
             self._session = None
             self._settle("it was stopped")

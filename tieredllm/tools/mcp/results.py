@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mcp_types import BlobResourceContents, ContentBlock, TextResourceContents
     from mcp_types import Tool as SdkTool
 
-__all__ = ["RemoteTool", "describe", "links_of", "mend", "output_of", "resource_of"]
+__all__ = ["RemoteTool", "describe", "mend", "output_of", "resource_of"]
 
 _HINTS = ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 _CAPABILITIES = ("completions", "logging", "prompts", "resources", "tools")
@@ -234,6 +234,7 @@ def output_of(blocks: Sequence[ContentBlock]) -> Output:
     """Return what a result gives: its texts and images; what is neither is named."""
     texts: list[str] = []
     images: list[Image] = []
+    links: list[str] = []
     for block in blocks:
         if block.type == "text":
             texts.append(block.text)
@@ -244,9 +245,11 @@ def output_of(blocks: Sequence[ContentBlock]) -> Output:
             facts = ", ".join(it for it in about if it)
             text = f"[{block.name}]({block.uri})" + (f" ({facts})" if facts else "")
             texts.append(f"{text}: {block.description}" if block.description else text)
+            links.append(block.uri)
         else:
             texts.append(_named(block.type, block.mime_type, block.data, images))
-    return Output(text="\n\n".join(text for text in texts if text), parts=tuple(images))
+    text = "\n\n".join(text for text in texts if text)
+    return Output(text=text, parts=tuple(images), links=tuple(links))
 
 
 def resource_of(contents: Sequence[TextResourceContents | BlobResourceContents]) -> Output:
@@ -254,11 +257,6 @@ def resource_of(contents: Sequence[TextResourceContents | BlobResourceContents])
     images: list[Image] = []
     texts = [_resource_text(it, images) for it in contents]
     return Output(text="\n\n".join(texts), parts=tuple(images))
-
-
-def links_of(blocks: Sequence[ContentBlock]) -> list[str]:
-    """Return the addresses of the resources that a result links to."""
-    return [block.uri for block in blocks if block.type == "resource_link"]
 
 
 def _resource_text(

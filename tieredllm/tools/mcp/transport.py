@@ -104,14 +104,25 @@ _USAGE = re.compile(r"^usage:\s*$", re.IGNORECASE | re.MULTILINE)
 
 
 class Stderr:
-    """The last of what a server has said on stderr."""
+    """The last of what a server has said on stderr.
 
-    def __init__(self) -> None:
+    Args:
+        said: takes each line of it.
+    """
+
+    def __init__(self, said: Callable[[str], None] | None = None) -> None:
         self._raw = b""
+        self._said = said
+        self._rest = b""
 
     def add(self, data: bytes) -> None:
         """Take more of it."""
         self._raw = (self._raw + data)[-STDERR_BYTES:]
+        if self._said is not None:
+            *lines, rest = (self._rest + data).split(b"\n")
+            self._rest = rest[-STDERR_BYTES:]
+            for line in lines:
+                self._said(clean(line.decode("utf-8", "replace")).rstrip())
 
     @property
     def text(self) -> str:
