@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-__all__ = ["Figures", "Pair", "alternate", "compare", "run"]
+__all__ = ["Figures", "Pair", "alternate", "compare", "first_byte_s", "run"]
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +66,23 @@ def run(command: Sequence[str], env: Mapping[str, str]) -> Figures:
         cpu_s=usage.ru_utime + usage.ru_stime,
         peak_mib=usage.ru_maxrss / 1024,
     )
+
+
+def first_byte_s(command: Sequence[str], env: Mapping[str, str]) -> float:
+    """Return the seconds from a process's start to the first byte of its output."""
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        os.read(process.stdout.fileno(), 1)
+        took_s = time.perf_counter() - started
+        process.stdout.read()
+    return took_s
 
 
 def alternate(

@@ -9,12 +9,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
 from benchmarks import gateway, local
-from benchmarks.measure import Figures, Pair, alternate, compare, run
+from benchmarks.measure import Figures, Pair, alternate, compare, first_byte_s, run
 from benchmarks.servers import REFUSING, running
 from tieredllm.local.ladder import WORDS, Job, best
 
@@ -63,16 +64,35 @@ def start_up(runs: int) -> list[Row]:
     with running("instant") as url, user(clouds(url)) as (command, env):
         floor = [PYTHON, str(FLOORS / "httpx_stream.py"), url]
         pairs = compare([*command, "ask", "hello"], floor, env, runs)
-        rows = [
+        return [
             _row("ask, instant server", "httpx, 12 lines", "s", pairs["wall_s"], 1.3),
             _row("ask, instant server: memory", "the same", "MiB", pairs["peak_mib"], 1.6),
         ]
-        llm = shutil.which("llm")
-        if llm is not None:
-            # Another tool's whole start-up, for the picture; it needs no server to be slow.
-            other = compare([llm, "--version"], floor, dict(os.environ), runs)
-            rows.append(_row("llm --version", "httpx, 12 lines", "s", other["wall_s"], None))
-        return rows
+
+
+def beside_llm(runs: int) -> list[Row]:
+    """Measure an `ask` beside `llm` asking the same server: the whole process, and the first word.
+
+    Its log is off, as ours is; both stream. Left out where `llm` is not installed.
+    """
+    if importlib.util.find_spec("llm") is None:
+        return []
+    with running("instant") as url, user(clouds(url)) as (command, env):
+        (Path(env["TIEREDLLM_HOME"]) / "extra-openai-models.yaml").write_text(
+            f"- {{model_id: bench, model_name: bench, api_base: '{url}'}}\n", encoding="utf-8"
+        )
+        env |= {"LLM_USER_PATH": env["TIEREDLLM_HOME"], "OPENAI_API_KEY": "none"}
+        ours = [*command, "ask", "--stream", "--no-log", "hello"]
+        other = [PYTHON, "-m", "llm", "-m", "bench", "--no-log", "hello"]
+        pairs = compare(ours, other, env, runs)
+        first = alternate(lambda: first_byte_s(ours, env), lambda: first_byte_s(other, env), runs)
+    name = f"llm {version('llm')}"
+    return [
+        _row("ask, whole process", name, "s", pairs["wall_s"], 0.4),
+        _row("its first word", name, "s", first, 0.4),
+        _row("its CPU time", name, "s", pairs["cpu_s"], 0.4),
+        _row("its peak memory", name, "MiB", pairs["peak_mib"], 0.7),
+    ]
 
 
 def rules(runs: int) -> list[Row]:
@@ -346,8 +366,36 @@ def _served(launch: gateway.Launch, count: int) -> Served:
         )
 
 
+def unused_tools(runs: int) -> list[Row]:
+    """Measure `ask` with an MCP server that is declared and not called, beside `ask` without."""
+    server = msgspec.json.encode([PYTHON, str(Path(__file__).parent / "servers.py"), "mcp"])
+    declared = f"tools: {{mcp: {{docs: {{command: {server.decode()}}}}}}}\n"
+    with (
+        running("instant") as url,
+        user(clouds(url, tools="all") + declared) as (command, env),
+        user(clouds(url)) as (plain, plain_env),
+    ):
+        rounds = [
+            (run([*command, "ask", "hello"], env), run([*plain, "ask", "hello"], plain_env))
+            for _ in range(runs + 1)
+        ][1:]
+
+    def pair(figure: str) -> Pair:
+        return Pair(
+            ours=tuple(getattr(a, figure) for a, _ in rounds),
+            floor=tuple(getattr(b, figure) for _, b in rounds),
+        )
+
+    what = "ask, an MCP server declared"
+    return [
+        _row(what, "ask without", "s", pair("wall_s"), 1.15),
+        _row(f"{what}: CPU", "ask without", "s", pair("cpu_s"), 1.15),
+    ]
+
+
 ROWS: dict[str, Callable[[int], list[Row]]] = {
     "start-up": start_up,
+    "llm": beside_llm,
     "rules": rules,
     "help": help_and_version,
     "offline": offline,
@@ -358,6 +406,7 @@ ROWS: dict[str, Callable[[int], list[Row]]] = {
     "serve": serving,
     "batch": batch,
     "several": several,
+    "tools": unused_tools,
     "health": health_decision,
     "silence": known_silence,
     "warm-up": warm_up,

@@ -12,6 +12,9 @@ from cli_support import Terminal, answering, cli, profile, served, two_clouds
 from test_chat_terminal import hold
 from wire_support import response
 
+from tieredllm.profile.schema import Log
+from tieredllm.store.history import MAX_MB, MAX_REQUESTS
+
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 
 
@@ -183,6 +186,18 @@ def test_logging_is_switched_off_for_good(logged):
     assert (len(off), len(on)) == (3, 4)
 
 
+def test_a_profile_bounds_the_log(tmp_path):
+    """`log: {keep: …}` of the profile says how many requests stay; else a hundred thousand."""
+    with served(answering("Yes.")) as server:
+        used = profile(tmp_path, PRICED.format(url=server.url) + "log: {keep: 2}\n")
+        for question in ("one", "two", "three"):
+            cli(tmp_path, "-p", used, question)
+        kept = json.loads(cli(tmp_path, "log", "--json").stdout)
+
+    assert [request["question"] for request in kept] == ["three", "two"]
+    assert (Log().keep, Log().max_mb) == (MAX_REQUESTS, MAX_MB) == (100_000, 512)
+
+
 def test_first_contact_says_how_to_begin(tmp_path):
     """With no key and no model three lines say what to do, instead of what is not set."""
     done = cli(tmp_path, "ask", "--allow-rules", "what is a monad?")
@@ -247,7 +262,8 @@ def test_a_profile_is_used_from_now_on(tmp_path):
         ["models", "show", "gemma-2-2b-it"], ["profile", "list"], ["profile", "show"],
         ["profile", "validate"], ["profile", "schema"], ["prompts", "list"], ["keys", "list"],
         ["rules", "list"], ["rules", "check", "builtin"], ["rules", "test", "hello"], ["log"],
-        ["log", "list"], ["stats"], ["tools", "list"], ["notify", "outbox"], ["drill"],
+        ["log", "list"], ["stats"], ["tools", "list"], ["tools", "approvals"],
+        ["notify", "outbox"], ["drill"],
     ],
 )  # fmt: skip
 def test_every_listing_has_json(tmp_path, arguments):
@@ -259,12 +275,31 @@ def test_every_listing_has_json(tmp_path, arguments):
     json.loads(done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["models", "find"], "no model in the stores of Ollama"),
+        (["-p", "offline", "keys", "list"], "no key"),
+        (["tools", "approvals"], "nothing was approved"),
+        (["notify", "outbox"], "nothing waits"),
+        (["log"], "no request was logged yet"),
+        (["prompts", "list"], "no prompt is kept yet"),
+    ],
+)
+def test_an_empty_listing_says_so(tmp_path, arguments, said):
+    """Where there is nothing to list a remark says it, and no heading stands over nothing."""
+    done = cli(tmp_path, *arguments, HOME=str(tmp_path))
+
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert said in done.stderr.decode()
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize(
     "arguments",
     [
         ["models", "list"], ["profile", "list"], ["keys", "list"], ["rules", "list"],
-        ["tools", "list"], ["drill"],
+        ["tools", "list"], ["drill"], ["rules", "test", "hello"],
     ],
 )  # fmt: skip
 def test_no_word_of_a_table_is_broken(tmp_path, arguments, columns):

@@ -110,6 +110,10 @@ def test_import_writes_servers_without_their_secrets(home):
         "git": {"command": "uvx", "args": ["mcp-server-git"], "env": {"GITHUB_TOKEN": "ghp_abc"}},
         "my crm": {"url": "https://x/mcp", "headers": {"Authorization": "Bearer s3cret"}},
         "plain": {"command": "serve", "env": {"PORT": "3000", "API_KEY": "${MINE}"}},
+        "db": {"command": "npx", "args": ["-y", "pg", "postgresql://me:s3cret@host/db"]},
+        "opts": {"command": "npx", "args": ["--access-token", "s3cret", "--api-key=s3cret", "x"]},
+        "remote": {"command": "npx", "args": ["--header", "Authorization: Bearer s3cret"]},
+        "keyed": {"url": "https://x/mcp?api_key=s3cret"},
     }
     (home / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
     code, out, err = tools(home, "import", str(home / "mcp.json"))
@@ -119,6 +123,16 @@ def test_import_writes_servers_without_their_secrets(home):
         "git": servers["git"] | {"env": {"GITHUB_TOKEN": "${GITHUB_TOKEN}"}},
         "my crm": servers["my crm"] | {"headers": {"Authorization": "Bearer ${MY_CRM_TOKEN}"}},
         "plain": servers["plain"],
+        "db": {"command": "npx", "args": ["-y", "pg", "${DB_URL}"]},
+        "opts": {
+            "command": "npx",
+            "args": ["--access-token", "${ACCESS_TOKEN}", "--api-key=${API_KEY}", "x"],
+        },
+        "remote": {
+            "command": "npx",
+            "args": ["--header", "Authorization: Bearer ${REMOTE_TOKEN}"],
+        },
+        "keyed": {"url": "${KEYED_URL}"},
     }
     assert "`tieredllm keys set GITHUB_TOKEN`" in err
     assert "`tieredllm keys set MY_CRM_TOKEN`" in err

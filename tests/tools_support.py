@@ -20,6 +20,7 @@ from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.registry import Toolbox
 
 MCP_SERVER = Path(__file__).parent / "tools_mcp_server.py"
+RAW_SERVER = Path(__file__).parent / "tools_raw_server.py"
 HERE = EgressPolicy(
     ports=None,
     allowed=(ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")),

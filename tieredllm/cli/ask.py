@@ -34,7 +34,7 @@ EXAMPLES = """Examples:
 \b
   tieredllm ask "why is the sky blue?"
   git diff | tieredllm ask "write a commit message for this"
-  tieredllm ask -x "a Python one-liner that reverses a file's lines" > reverse.py
+  tieredllm ask -x "a bash loop over all .txt files" > loop.sh
   tieredllm ask -f report.txt "what does this conclude?" --json | jq -r .tier
   tieredllm ask -c "and at sunset?"
   tieredllm ask -s "you are a strict reviewer" "review: {input}" --save review
@@ -278,7 +278,8 @@ def _answer(
     if not options.no_log or options.conversation is not None:
         from tieredllm.store.history import History
 
-        history = History(manager.database)
+        limits = manager.profile.log
+        history = History(manager.database, keep=limits.keep, max_mb=limits.max_mb)
     earlier = find_conversation(history, options.conversation)
     started = time.monotonic()
     prompt = _prompt(environment, words, options, stored, manager.profile.deadline_s)

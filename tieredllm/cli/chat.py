@@ -104,7 +104,8 @@ def _talk(
     approver = ChatApprover(environment)
     manager = make_manager(environment, options, approver)
     manager.check_tiers([options.start] if options.start is not None else [])
-    history = History(manager.database)
+    limits = manager.profile.log
+    history = History(manager.database, keep=limits.keep, max_mb=limits.max_mb)
     earlier = find_conversation(history, options.conversation)
     system = options.system
     if system is None and earlier is None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
+from tieredllm.aio import LoopTimeout
 from tieredllm.clock import Clock
 from tieredllm.engine.budget import silence_limit_s
 from tieredllm.engine.plan import answer_room
@@ -76,6 +75,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """What one attempt is told about tools."""
 
     declared: tuple[ToolDeclaration, ...] = ()
+    instructions: str = ""
+    """What the servers of declared tools say of themselves; for the system prompt."""
     rejected: tuple[str, ...] = ()
     """The names of tools that are not declared, as the backend has rejected them."""
     rounds: tuple[Message, ...] = ()
@@ -192,11 +193,12 @@ async def stream_attempt(
 
     What is waited for first (loading a local model, the first token) ends at the tier's first-token
     timeout, which a remote provider's request starts when it has been written; later waits at its
-    idle timeout; all at the deadline. An attempt that is not streaming has the tier's `timeout_s`
-    as a whole. Blanks are no token: those at the start are
-    held back until something else follows, and an answer of nothing else is an empty one. A piece
-    of a call is a token, too, but no text; a thought is neither, but no silence. The time that
-    whoever reads takes is not the backend's.
+    idle timeout; all at the deadline. But for the deadline they are counted in time in which the
+    event loop ran: a machine that is too busy to look says nothing about the backend. An attempt
+    that is not streaming has the tier's `timeout_s` as a whole. Blanks are no token: those at the
+    start are held back until something else follows, and an answer of nothing else is an empty one.
+    A piece of a call is a token, too, but no text; a thought is neither, but no silence. The time
+    that whoever reads takes is not the backend's.
 
     Args:
         request: what to ask, and for how long.
@@ -209,23 +211,20 @@ async def stream_attempt(
     """
     loop = asyncio.get_running_loop()
     wait = _Wait(request, now=loop.time())
-    limit = wait.until
     began = spoke = False
     try:
-        async with _Timer(limit) as timer:
+        async with LoopTimeout(wait.limit_s, until=request.deadline) as timer:
 
             def start_clock() -> None:
-                nonlocal limit
                 if not began:
                     wait.start_clock(now=loop.time())
-                    limit = wait.until
-                    timer.move(limit)
+                    timer.restart(wait.limit_s)
 
             call = await _compose_call(request, state, start_clock)
             async with aclosing(request.backend.answer(call)) as answer:
                 async for chunk in answer:
-                    timer.move(None)
-                    if isinstance(chunk, (Delta, ToolRequest)):
+                    timer.pause()
+                    if isinstance(chunk, Delta | ToolRequest):
                         await _tell(state.notices, request, emit)
                     if isinstance(chunk, Finish):
                         if not state.pieces:
@@ -243,11 +242,11 @@ async def stream_attempt(
                     event = state.take(chunk, request)
                     if event is not None:
                         await emit(event)
-                    if event is not None or isinstance(chunk, (CallPiece, ThoughtDelta)):
+                    timer.resume()
+                    if event is not None or isinstance(chunk, CallPiece | ThoughtDelta):
                         began, spoke = True, spoke or not isinstance(chunk, ThoughtDelta)
                         if request.stream:
-                            limit = wait.after_token(now=loop.time())
-                    timer.move(limit)
+                            timer.restart(wait.after_token(now=loop.time()))
     except TimeoutError:
         raise wait.timeout(began=began, spoke=spoke, now=loop.time()) from None
     if spoke:
@@ -280,57 +279,6 @@ def patience_s(tier: Tier, *, stream: bool, others_follow: bool) -> float:
     return max(tier.first_token_timeout_s, tier.timeout_s) if stream else tier.timeout_s
 
 
-class _Timer:
-    """The end of a wait, moved at every token: moving it away costs nothing.
-
-    asyncio's own is made anew each time it is moved; here one that goes off too early is put off.
-
-    Args:
-        until: when the wait ends, on the event loop's clock.
-
-    Raises:
-        TimeoutError: it has ended.
-    """
-
-    def __init__(self, until: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._timeout = asyncio.timeout(None)
-        self._until: float | None = until
-        self._handle: asyncio.TimerHandle | None = None
-
-    async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
-        self.move(self._until)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-        await self._timeout.__aexit__(kind, error, traceback)
-
-    def move(self, until: float | None) -> None:
-        """Let the wait end at another time; None for never."""
-        self._until = until
-        if self._timeout.when() is not None:  # it has just ended, and nobody knows yet
-            self._timeout.reschedule(None)
-        if until is not None and (self._handle is None or until < self._handle.when()):
-            if self._handle is not None:
-                self._handle.cancel()
-            self._handle = self._loop.call_at(until, self._go_off)
-
-    def _go_off(self) -> None:
-        self._handle = None
-        if self._until is not None and self._until <= self._loop.time():
-            self._timeout.reschedule(self._until)
-        else:
-            self.move(self._until)
-
-
 class _Wait:
     """The wait for an attempt's next token.
 
@@ -361,15 +309,14 @@ class _Wait:
         )
         self._started = self._last_at = now
         self._is_shortened = limit_s < timeout_s
-        self.until = now + limit_s
+        self.limit_s = limit_s
 
     def after_token(self, *, now: float) -> float:
-        """Return until when the next one is waited for."""
+        """Return for how long the next one is waited for."""
         tier, self._last_at = self._request.tier, now
-        until = now + tier.idle_timeout_s
-        if not self._request.others_follow:
-            until = max(until, self._started + tier.timeout_s)
-        return min(until, self._request.deadline)
+        if self._request.others_follow:
+            return tier.idle_timeout_s
+        return max(tier.idle_timeout_s, self._started + tier.timeout_s - now)
 
     def timeout(self, *, began: bool, spoke: bool, now: float) -> FallbackTriggerError:
         """Return what a wait that was cut off amounts to.
@@ -440,10 +387,13 @@ def fit_to_context(
         quoted = msgspec.structs.replace(prompt, attachments=attachments)
     declared_tokens = count(_text_of(tools.declared)) if tools.declared else 0
     if tools.declared:
+        system = "\n\n".join(it for it in (prompt.system, tools.instructions) if it) or None
+        prompt = msgspec.structs.replace(prompt, system=system)
+        with_results = msgspec.structs.replace(quoted, system=system)
         # Without rounds the results have to be told, if there are any.
-        whole, told = (tools.rounds, prompt) if tools.rounds else ((), quoted)
+        whole, told = (tools.rounds, prompt) if tools.rounds else ((), with_results)
         tokens = declared_tokens + sum(tokens_of(message, count) for message in whole)
-        for rounds, asked, taken in ((whole, told, tokens), ((), quoted, declared_tokens)):
+        for rounds, asked, taken in ((whole, told, tokens), ((), with_results, declared_tokens)):
             try:
                 composed = compose(
                     asked, policy=policy, budget_tokens=budget_tokens - taken, count=count

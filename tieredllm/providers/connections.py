@@ -16,14 +16,18 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import httpcore
 import httpx
 
+from tieredllm.aio import LoopTimeout
+
 __all__ = ["MAX_IDLE", "Connection", "ConnectionPool"]
+
+T = TypeVar("T")
 
 MAX_IDLE = 20
 """Idle connections that are kept, httpx's own default."""
@@ -48,17 +52,52 @@ class _Network(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect in a task that no cancellation of the request reaches, and remember it."""
-        opening = asyncio.create_task(
-            self._network.connect_tcp(host, port, timeout, local_address, socket_options)
-        )
+        connecting = self._network.connect_tcp(host, port, None, local_address, socket_options)
+        opening = asyncio.create_task(_within(timeout, connecting))
         self._opened.append(opening)
-        return await asyncio.shield(opening)
+        return _Stream(await asyncio.shield(opening))
 
     async def aclose(self) -> None:
         """Close every socket, whatever httpcore takes them for; never fails."""
         for opening in self._opened:
             with suppress(Exception):
                 await (await opening).aclose()
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection whose TLS handshake has its time as connecting has."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+    ) -> httpcore.AsyncNetworkStream:
+        return await _within(timeout, self._stream.start_tls(ssl_context, server_hostname))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+async def _within(limit_s: float | None, connecting: Awaitable[T]) -> T:
+    """Wait for a part of connecting, in time in which the event loop ran."""
+    try:
+        async with LoopTimeout(limit_s):
+            return await connecting
+    except TimeoutError as exc:
+        raise httpcore.ConnectTimeout from exc
 
 
 class Connection:

@@ -12,20 +12,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tieredllm.lenient_json import NotJsonError, cleaned, decode, encode
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
-from tieredllm.providers.json_path import (
-    NotJsonError,
-    cleaned,
-    content_text,
-    decode,
-    encode,
-    find_error,
-    get_count,
-    get_path,
-    get_str,
-)
+from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
