@@ -437,7 +437,11 @@ def keys(home: Path) -> list[Row]:
 
 
 def prune(home: Path) -> list[Row]:
-    """Ask 20 questions while the log's 100,000 requests are pruned, and go on from the last."""
+    """Ask 20 questions while a million requests are pruned, and go on from each second one.
+
+    The first request of all is the oldest, which the log drops by itself.
+    """
+    asked = 20
     with upstream() as url:
         path = str(profile(home, url))
         Run(home, "-p", path, "ask", "word w")
@@ -446,7 +450,7 @@ def prune(home: Path) -> list[Row]:
             columns = [row[1] for row in connection.execute("PRAGMA table_info(log)")]
             rest = ", ".join(name for name in columns if name not in ("number", "id", "asked_at"))
             connection.execute(
-                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 99000)"
+                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
                 f" INSERT INTO log (id, asked_at, {rest})"
                 f" SELECT lower(hex(randomblob(16))), asked_at - 1e7 - i, {rest}"
                 " FROM n, (SELECT * FROM log LIMIT 1)"
@@ -455,15 +459,28 @@ def prune(home: Path) -> list[Row]:
             [*PROGRAM, "log", "prune", "--older-than", "30", "--yes"], env=environment(home),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        asked = [Run(home, "-p", path, "ask", f"word w{at}") for at in range(20)]
+        codes, beside = set(), 0
+        for at in range(asked):
+            beside += pruning.poll() is None
+            codes.add(Run(home, "-p", path, "ask", *["-c"] * (at % 2), f"word w{at}").code)
         pruning.wait()
-        listed = subprocess.run(
-            [*PROGRAM, "log", "-n", "30", "--json"],
-            env=environment(home), capture_output=True, check=True,
-        )  # fmt: skip
-    logged = sum(f"word w{at}" in listed.stdout.decode() for at in range(20))
-    fine = logged == 20 and not any(run.code for run in asked) and pruning.returncode == 0
-    return [("20 asks while 99,000 requests are pruned", f"{logged} logged", "20", fine)]
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            logged = dict(
+                connection.execute(
+                    "SELECT json_extract(record, '$.prompt.question'), conversation_id FROM log"
+                )
+            )
+            left = connection.execute("SELECT count(*) FROM log").fetchone()[0]
+    kept = sum(f"word w{at}" in logged for at in range(asked))
+    right = sum(
+        logged.get(f"word w{at}") == logged.get(f"word w{at + 1}") for at in range(0, asked, 2)
+    )
+    different = len({logged.get(f"word w{at}") for at in range(0, asked, 2)})
+    found = f"{kept} logged ({beside} beside the pruning), {right} went on right, {left} left"
+    wanted = f"{asked}, {asked // 2}, {asked} left"
+    fine = (kept, right, different, left) == (asked, asked // 2, asked // 2, asked)
+    fine &= codes == {0} and pruning.returncode == 0
+    return [("20 asks while a million requests are pruned", found, wanted, fine)]
 
 
 @contextlib.contextmanager

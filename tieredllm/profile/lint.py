@@ -118,6 +118,11 @@ def _useless(tier: Tier, node: MappingNode) -> list[Finding]:
         if key in node.entries and tier.provider != owner
     ]
     providers = {tier.provider, *(alternate.provider for alternate in tier.alternates)}
+    found += [
+        (node.entries[key].place, f"`{key}` means something to a llama_cpp model only")
+        for key in ("threads", "gpu_layers")
+        if key in node.entries and "llama_cpp" not in providers
+    ]
     if "tools" in node.entries and tier.tools != "none" and providers.isdisjoint(KEY_VARIABLES):
         message = f"a {tier.provider} tier calls no tools: it gets what others found out as text"
         found.append((node.entries["tools"].place, message))

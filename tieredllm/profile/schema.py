@@ -219,6 +219,10 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     and of patterns (`docs__get_*`); one with a `-` before it takes away (`-docs__delete_*`)."""
     context_tokens: Annotated[int, Meta(ge=256, le=100_000_000)] = 128_000
     """The context window, in tokens; `max_tokens` of it are kept for the answer."""
+    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """For llama_cpp: how many threads compute; null: one per physical core."""
+    gpu_layers: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    """For llama_cpp built for a GPU: how many of the model's layers that gets; null: all."""
     stream: bool = True
     """Whether the answer is taken token by token."""
     connect_timeout_s: Seconds = 3.0
