@@ -437,7 +437,11 @@ def keys(home: Path) -> list[Row]:
 
 
 def prune(home: Path) -> list[Row]:
-    """Ask 20 questions while the log's 100,000 requests are pruned, and go on from the last."""
+    """Ask 20 questions while a million requests are pruned, and go on from each second one.
+
+    The first request of all is the oldest, which the log drops by itself.
+    """
+    asked = 20
     with upstream() as url:
         path = str(profile(home, url))
         Run(home, "-p", path, "ask", "word w")
@@ -446,7 +450,7 @@ def prune(home: Path) -> list[Row]:
             columns = [row[1] for row in connection.execute("PRAGMA table_info(log)")]
             rest = ", ".join(name for name in columns if name not in ("number", "id", "asked_at"))
             connection.execute(
-                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 99000)"
+                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
                 f" INSERT INTO log (id, asked_at, {rest})"
                 f" SELECT lower(hex(randomblob(16))), asked_at - 1e7 - i, {rest}"
                 " FROM n, (SELECT * FROM log LIMIT 1)"
@@ -455,47 +459,49 @@ def prune(home: Path) -> list[Row]:
             [*PROGRAM, "log", "prune", "--older-than", "30", "--yes"], env=environment(home),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        asked = [Run(home, "-p", path, "ask", f"word w{at}") for at in range(20)]
+        codes, beside = set(), 0
+        for at in range(asked):
+            beside += pruning.poll() is None
+            codes.add(Run(home, "-p", path, "ask", *["-c"] * (at % 2), f"word w{at}").code)
         pruning.wait()
-        listed = subprocess.run(
-            [*PROGRAM, "log", "-n", "30", "--json"],
-            env=environment(home), capture_output=True, check=True,
-        )  # fmt: skip
-    logged = sum(f"word w{at}" in listed.stdout.decode() for at in range(20))
-    fine = logged == 20 and not any(run.code for run in asked) and pruning.returncode == 0
-    return [("20 asks while 99,000 requests are pruned", f"{logged} logged", "20", fine)]
-
-
-@contextlib.contextmanager
-def served(home: Path, *urls: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run the gateway in front of servers; give its address and its process."""
-    path = str(profile(home, *urls))
-    server = subprocess.Popen(
-        [*PROGRAM, "-p", path, "serve", "--port", "0"], env=environment(home),
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert server.stderr is not None  # noqa: S101 - a pipe was asked for
-        url = ""
-        while not url:
-            words = server.stderr.readline().split()
-            url = next((word.rstrip(",.") for word in words if word.startswith("http://")), "")
-        yield url.split("/v1", maxsplit=1)[0], server
-    finally:
-        server.kill()
-        server.wait()
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            logged = dict(
+                connection.execute(
+                    "SELECT json_extract(record, '$.prompt.question'), conversation_id FROM log"
+                )
+            )
+            left = connection.execute("SELECT count(*) FROM log").fetchone()[0]
+    kept = sum(f"word w{at}" in logged for at in range(asked))
+    right = sum(
+        logged.get(f"word w{at}") == logged.get(f"word w{at + 1}") for at in range(0, asked, 2)
+    )
+    different = len({logged.get(f"word w{at}") for at in range(0, asked, 2)})
+    found = f"{kept} logged ({beside} beside the pruning), {right} went on right, {left} left"
+    wanted = f"{asked}, {asked // 2}, {asked} left"
+    fine = (kept, right, different, left) == (asked, asked // 2, asked // 2, asked)
+    fine &= codes == {0} and pruning.returncode == 0
+    return [("20 asks while a million requests are pruned", found, wanted, fine)]
 
 
 def gateway(home: Path, minutes: float) -> list[Row]:
     """Ask the gateway at twenty at once while its servers fail in every way they can."""
-    with (
-        upstream(faults=0.3) as first,
-        upstream(faults=0.3) as second,
-        served(home, first, second) as (url, server),
-    ):
-        found, sizes, open_ = asyncio.run(_asked(url, server.pid, minutes * 60))
-        server.send_signal(signal.SIGTERM)
-        code = server.wait(40)
+    with upstream(faults=0.3) as first, upstream(faults=0.3) as second:
+        path = str(profile(home, first, second))
+        server = subprocess.Popen(
+            [*PROGRAM, "-p", path, "serve", "--port", "0"], env=environment(home),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert server.stderr is not None  # noqa: S101 - a pipe was asked for
+            url = ""
+            while not url:
+                words = server.stderr.readline().split()
+                url = next((word.rstrip(",.") for word in words if word.startswith("http://")), "")
+            found, sizes, open_ = asyncio.run(_asked(url, server.pid, minutes * 60))
+            server.send_signal(signal.SIGTERM)
+            code = server.wait(40)
+        finally:
+            server.kill()
     said = ", ".join(f"{count} {what}" for what, count in found.most_common())
     grown = sizes[-1] - sizes[len(sizes) // 4]
     return [
@@ -508,33 +514,6 @@ def gateway(home: Path, minutes: float) -> list[Row]:
     ]  # fmt: skip
 
 
-def growth(home: Path) -> list[Row]:
-    """Measure the gateway's memory after 1,000 streamed answers and after 20,000."""
-
-    async def main(url: str, count: int) -> None:
-        places = asyncio.Semaphore(50)
-
-        async def once(at: int, http: httpx.AsyncClient) -> None:
-            async with places:
-                found = await _answer(http, f"w{at}", stream=True)
-            assert found == "whole", found  # noqa: S101 - this is a test
-
-        limits = httpx.Limits(max_connections=50, max_keepalive_connections=50)
-        async with httpx.AsyncClient(
-            base_url=url, limits=limits, timeout=60, trust_env=False
-        ) as http:
-            await asyncio.gather(*(once(at, http) for at in range(count)))
-
-    with upstream(pause_s=0) as behind, served(home, behind) as (url, server):
-        asyncio.run(main(url, 1000))
-        early = _size_mib(server.pid)
-        asyncio.run(main(url, 19_000))
-        late = _size_mib(server.pid)
-    times = late / early
-    found = f"{late:.1f} MiB, {times:.3f} times that after 1,000"
-    return [("the gateway's memory after 20,000 answers", found, "≤ 1.1 times", times <= 1.1)]
-
-
 def _size_mib(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() / 1024 / 1024
@@ -544,6 +523,7 @@ async def _asked(url: str, pid: int, for_s: float) -> tuple[Counter[str], list[f
     end = time.monotonic() + for_s
     found: Counter[str] = Counter()
     sizes: list[float] = []
+    base = url.split("/v1", maxsplit=1)[0]
 
     async def client(at: int, http: httpx.AsyncClient) -> None:
         rng = random.Random(at)  # noqa: S311 - no secret
@@ -557,7 +537,7 @@ async def _asked(url: str, pid: int, for_s: float) -> tuple[Counter[str], list[f
             sizes.append(_size_mib(pid))
             await asyncio.sleep(min(5.0, for_s / 20))
 
-    async with httpx.AsyncClient(base_url=url, timeout=DEADLINE_S + 5, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=base, timeout=DEADLINE_S + 5, trust_env=False) as http:
         await asyncio.gather(weigh(), *(client(at, http) for at in range(20)))
     await asyncio.sleep(1)
     links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]  # noqa: ASYNC240, PTH115
@@ -601,7 +581,6 @@ PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "processes": processes,
     "keys": keys,
     "prune": prune,
-    "growth": growth,
 }
 
 

@@ -141,6 +141,19 @@ def test_the_clock_ends_a_wait_all_the_same():
     assert is_cut_off(busy)
 
 
+def test_the_clock_ends_a_wait_that_never_seems_to_begin():
+    """Where every moment in which the loop runs is a pause, the time that was named holds too."""
+
+    async def between_pauses():
+        async with LoopTimeout(30, until=asyncio.get_running_loop().time() + 0.1) as timer:
+            for _ in range(2000):
+                timer.pause()
+                await asyncio.sleep(0.001)
+                timer.resume()
+
+    assert is_cut_off(between_pauses)
+
+
 def test_a_pause_counts_nothing():
     """Neither the limit nor the clock ends a pause; what was left before is left after it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -298,3 +299,95 @@ def test_processes_that_share_too_few_processors_blame_nobody(tmp_path):
             loop.wait()
 
     assert {(answer["tier"], answer["original_error"]) for answer in found} == {("primary", None)}
+
+
+def pouring(before: bytes, data: bytes):
+    """Make a server that says something once, and then something else for ever."""
+
+    async def play(connection):
+        with contextlib.suppress(ConnectionError):
+            await connection.send(before)
+            while True:
+                await connection.send(data)
+
+    return play
+
+
+def body(text: bytes) -> bytes:
+    """Make a whole JSON document."""
+    return response(200, text, {"Content-Type": "application/json"})
+
+
+SAYS = b'data: {"choices": [{"delta": {"content": "%s"}%s}]}\n\n'
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+
+HOSTILE = {
+    "comments": pouring(EVENTS + b"\r\n", b": x\n\n" * 10_000),
+    "empty events": pouring(EVENTS + b"\r\n", b"data: {}\n\n" * 6000),
+    "blank words": pouring(EVENTS + b"\r\n", SAYS % (b" ", b"") * 1000),
+    "words after the end": pouring(
+        EVENTS + b"\r\n", SAYS % (b"x", b', "finish_reason": "stop"') * 1000
+    ),
+    "events of many parts": pouring(EVENTS + b"\r\n", b"data: [%s{}]\n\n" % (b"{}," * 20_000)),
+    "chunks of a byte": pouring(
+        EVENTS + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n:\r\n" * 9000
+    ),
+    "early hints": pouring(b"", b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n" * 2000),
+    "headers": pouring(EVENTS, b"X-A: b\r\n" * 10_000),
+    "a document of many parts": body(b"[%s{}]" % (b"{}," * 190_000)),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_that_never_ends_keeps_the_deadline_from_being_heard(tmp_path, name):
+    """However much comes at once, whatever else wants to run is let run every few milliseconds.
+
+    The measure is this thread's own work, so that a busy machine is not taken for a busy program.
+    """
+    longest = 0.0
+
+    async def watch():
+        nonlocal longest
+        while True:
+            began = time.thread_time()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.thread_time() - began)
+
+    async def ask(url):
+        path = two_clouds(tmp_path, url + "/v1", extra=", first_token_timeout_s: 30")
+        places = Places.from_environment({"TIEREDLLM_HOME": str(tmp_path)})
+        async with FallbackManager(path, places=places) as manager:
+            await manager.process_with_fallbacks("hi", options=Options(deadline_s=0.05))
+            manager.forget()  # by now everything is imported
+            watching = asyncio.create_task(watch())
+            answer = await manager.process_with_fallbacks("hi", options=Options(deadline_s=0.7))
+            watching.cancel()
+            return answer
+
+    with served(HOSTILE[name]) as server:
+        answer = asyncio.run(ask(server.url))
+
+    assert answer.tier == "rules"
+    assert answer.latency_ms < 1300
+    assert longest < 0.15
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_ctrl_c_is_heard_while_events_pour_in(tmp_path):
+    """An endless stream of nothing does not keep the program from ending."""
+    asked = threading.Event()
+
+    async def play(connection):
+        asked.set()
+        await HOSTILE["comments"](connection)
+
+    with served(play) as server:
+        process = asking(tmp_path, two_clouds(tmp_path, server.url + "/v1"), "hi")
+        assert asked.wait(30)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert time.monotonic() - began < 3

@@ -33,7 +33,7 @@ elif sys.platform == "win32":
 else:
     from asyncio import SelectorEventLoop as _Base
 
-__all__ = ["LoopTimeout", "await_result", "in_thread", "run"]
+__all__ = ["LoopTimeout", "await_result", "give_way", "in_thread", "run"]
 
 T = TypeVar("T")
 
@@ -162,8 +162,12 @@ class LoopTimeout:
 
     def restart(self, limit_s: float | None) -> None:
         """Wait for that long from now on, unless the wait has been cut off."""
-        self._is_paused = self._timeout.expired()
+        self._is_paused = False
         self._left_s = math.inf if limit_s is None else limit_s
+        if self._left_s <= 0 or self._loop.time() >= self._until:
+            # At once: a source that never lets the wait begin would be asked for ever.
+            self._cut_off()
+            return
         if self._beat is not None:
             elapsed_s = self._elapsed_s
             if elapsed_s + self._left_s >= self._beat_s:  # the beat that has begun is part of it
@@ -198,9 +202,26 @@ class LoopTimeout:
             return
         self._left_s -= self._beat_s
         if self._left_s <= 0 or self._loop.time() >= self._until:
-            self._timeout.reschedule(self._began_at)
+            self._cut_off()
         else:
             self._begin()
+
+    def _cut_off(self) -> None:
+        if not self._timeout.expired():
+            self._timeout.reschedule(self._began_at)
+
+
+async def give_way(step: int) -> None:
+    """Let others run after each hundredth step of work that does not wait.
+
+    What was received at once may hold thousands of events, and one event as many parts: the
+    deadline and Ctrl-C are to be heard in between.
+
+    Args:
+        step: its number.
+    """
+    if step % 100 == 0:
+        await asyncio.sleep(0)
 
 
 async def in_thread(work: Callable[[], T], *, name: str = "tieredllm-work") -> T:

@@ -7,14 +7,16 @@ asked for as it is, and counted as it comes. Every exception leaves as a `Fallba
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 import msgspec
 
+from tieredllm.aio import give_way
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
@@ -123,8 +125,6 @@ class HttpClients:
 
     async def aclose(self) -> None:
         """Close the running loop's connections; a later request opens new ones."""
-        import asyncio
-
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
             await pool.aclose()
@@ -217,8 +217,6 @@ class HttpClients:
         return True
 
     def _pool(self) -> ConnectionPool:
-        import asyncio
-
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
@@ -262,8 +260,12 @@ class Reply:
     def __init__(self, response: httpx.Response, info: RequestInfo) -> None:
         self._response = response
         self._info = info
-        self._chunks = response.aiter_raw()
+        # Without httpx's own way to read it, which counts and cuts to a size besides.
+        assert isinstance(response.stream, AsyncIterable)  # noqa: S101 - of an async transport
+        self._chunks = aiter(response.stream)
         self._head = b""
+        self._taken = 0
+        """How many pieces and events have been."""
         self.headers: Mapping[str, str] = response.headers
         self.status: int = response.status_code
         self.content_type: str = response.headers.get("content-type", "").lower()
@@ -324,14 +326,16 @@ class Reply:
         decoder = Decoder()
         size = len(self._head)
         try:
-            for event in decoder.feed(self._head):
-                yield event
-            while (chunk := await self._next()) is not None:
-                size += len(chunk)
+            chunk: bytes | None = self._head
+            while chunk is not None:
+                for event in decoder.feed(chunk):
+                    self._taken += 1
+                    await give_way(self._taken)
+                    yield event
+                chunk = await self._next()
+                size += len(chunk or b"")
                 if size > MAX_STREAM_BYTES:
                     raise self._too_much(f"is longer than {MAX_STREAM_BYTES} bytes")
-                for event in decoder.feed(chunk):
-                    yield event
             for event in decoder.flush():
                 yield event
         except EventTooLongError as exc:
@@ -371,8 +375,6 @@ class Reply:
 
         There is nothing in a packed one.
         """
-        import asyncio
-
         body = b""
         if self._packing:
             return body
@@ -403,6 +405,8 @@ class Reply:
         return FallbackTriggerError(ErrorKind.MALFORMED_RESPONSE, message, status=self.status)
 
     async def _next(self) -> bytes | None:
+        self._taken += 1
+        await give_way(self._taken)
         try:
             return await anext(self._chunks, None)
         except Exception as exc:
