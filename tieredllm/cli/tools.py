@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from tieredllm.profile.load import Loaded
     from tieredllm.profile.schema import Tier
-    from tieredllm.tools.base import Tool, ToolResult
+    from tieredllm.tools.base import Tool
     from tieredllm.tools.registry import Toolbox
+    from tieredllm.types import ToolResult
 
 __all__ = ["app"]
 
@@ -305,8 +306,8 @@ async def _called(
 ) -> ToolResult:
     from tieredllm.cli.approval import terminal_approver
     from tieredllm.tools.approval import Approval, RememberedApprovals
-    from tieredllm.tools.base import ToolCall
     from tieredllm.tools.execute import ToolSession
+    from tieredllm.types import ToolCall
 
     profile = loaded.profile
     approval = Approval(
