@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Show what servers say on stderr, and to models."),
+]
 HEADINGS = ("tier", "tool", "effect", "about")
 
 app = typer.Typer(
@@ -47,14 +51,15 @@ EXAMPLES = """Examples:
 def list_tools(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """List what each tier may use, and what no tier may.
 
     Python functions are imported and MCP servers started for it. A tool that is not known to be
-    read-only is run after you have approved it. `-v` shows what servers say on stderr, and of
-    themselves to models. Exit code 1: a server could not be started.
+    read-only is run after you have approved it. Exit code 1: a server could not be started.
     """
     environment = current()
+    environment.verbose |= verbose
     loaded = _loaded(environment)
     toolbox = _toolbox(loaded, environment)
     grants, instructions = run(_granted(toolbox, loaded.profile.tiers))
@@ -82,6 +87,7 @@ def call(
         bool,
         typer.Option("--approve-tools", help="Run it even if it may change something."),
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Call a tool as a model would, and print its result.
 
@@ -89,6 +95,7 @@ def call(
     `--approve-tools`. Exit code 1: it was not approved, or gave an error, which is on stderr.
     """
     environment = current()
+    environment.verbose |= verbose
     loaded = _loaded(environment)
     toolbox = _toolbox(loaded, environment)
     result = run(
