@@ -12,7 +12,7 @@ import typer
 from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import GlobalOptions, takes_options
+from tieredllm.cli.options import GlobalOptions, RequestCommand, takes_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +47,9 @@ COLORS = {
 }
 
 
-@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @takes_options(GlobalOptions)
 def health(
     *,
