@@ -136,10 +136,8 @@ class Gateway:
             self._check_key(http)
             await self._route(http)
         except RefusedError as exc:
+            http.outcome = http.outcome or "refused"
             await self._refuse(http, exc)
-            if not http.ended.is_set():
-                path = printable_line(http.path, MAX_SHOWN_CHARS)
-                self._tell_of(http, path, "refused", began)
         except LostError:
             return
         except Exception as exc:  # noqa: BLE001 - a bug must not take the other requests away
@@ -147,18 +145,19 @@ class Gateway:
             if not http.is_open:
                 message = f"unexpected {type(exc).__name__} in the gateway"
                 await self._refuse(http, RefusedError(500, message))
+        finally:
+            if self._tell is not None and http.outcome is not None:
+                self._tell(self._line(http, (time.monotonic() - began) * 1000))
 
-    def _tell_of(self, http: Exchange, what: str, outcome: str, began: float) -> None:
-        """Tell of a request that has ended: who asked, who answered, for how much."""
-        if self._tell is None:
-            return
+    def _line(self, http: Exchange, took_ms: float) -> str:
+        """Return what is told of a request that has ended: who asked, who answered, how long."""
         answer, last = http.answer, next(reversed(http.attempts), None)
         facts: dict[str, Any] = {
             "id": http.request_id,
-            "request": what,
-            "outcome": outcome,
+            "request": http.protocol or printable_line(http.path, MAX_SHOWN_CHARS),
+            "outcome": http.outcome,
             "status": http.status,
-            "ms": round((time.monotonic() - began) * 1000),
+            "ms": round(took_ms),
             "attempts": len(http.attempts) or None,
             "tier": last and last.tier,
             "model": last and last.model,
@@ -166,7 +165,7 @@ class Gateway:
             "completion_tokens": answer and answer.usage.completion_tokens,
             "client": printable_line(http.headers.get("user-agent", ""), MAX_SHOWN_CHARS),
         }
-        self._tell(encode({k: v for k, v in facts.items() if v is not None}).decode())
+        return encode({name: fact for name, fact in facts.items() if fact is not None}).decode()
 
     async def stop(self, message: str) -> None:
         """End the requests that are being answered, each with its protocol's error.
@@ -225,7 +224,7 @@ class Gateway:
             work: answers it and returns how that ended.
         """
         outcome = "failed"
-        began = time.monotonic()
+        http.protocol = name
         self.running.add(http)
         self.metrics.running.inc()
         try:
@@ -248,7 +247,7 @@ class Gateway:
             self.metrics.running.dec()
             self.running.discard(http)
             http.ended.set()
-            self._tell_of(http, name, outcome, began)
+            http.outcome = outcome
 
     def _check_room(self) -> None:
         """Refuse a request while the gateway ends, or has enough to do.

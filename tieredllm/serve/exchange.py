@@ -67,8 +67,12 @@ class Exchange:
         self.is_open = False
         """Whether a stream has begun: its status and headers are sent."""
         self.ended = asyncio.Event()
+        self.protocol = ""
+        """Which one it is in, once it is let in."""
         self.status: int | None = None
         """The response's, once it is sent."""
+        self.outcome: str | None = None
+        """How it ended, in the words of the figures."""
         self.attempts: Sequence[Attempt] = ()
         """What was tried for it."""
         self.answer: Answer | None = None
