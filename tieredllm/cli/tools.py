@@ -29,6 +29,9 @@ Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Show what servers say on stderr, and to models."),
 ]
+ABOUT_CHARACTERS = 120
+"""How much of a description is listed."""
+
 HEADINGS = ("tier", "tool", "effect", "about")
 
 app = typer.Typer(
@@ -356,9 +359,12 @@ def _effect(tool: Tool) -> str:
 
 
 def _first_line(tool: Tool) -> str:
+    """Return the first line of a description: of a long one, the sentences that have room."""
     from tieredllm.text import one_line
 
-    return one_line(tool.description.strip().partition("\n")[0], 120)
+    line = one_line(tool.description.strip().partition("\n")[0])
+    end = line.rfind(". ", 0, ABOUT_CHARACTERS) if len(line) > ABOUT_CHARACTERS else -1
+    return line[: end + 1] if end > 0 else one_line(line, ABOUT_CHARACTERS)
 
 
 def _described(tier: Tier | None, tools: tuple[Tool, ...]) -> dict[str, Any]:
