@@ -405,6 +405,15 @@ def test_older_servers_are_asked_to_initialize(tmp_path, how, starts, first):
     assert lines(tmp_path, "heard")[0] == first
 
 
+def test_a_slow_server_may_end_of_the_first_question(tmp_path):
+    """One that hears `server/discover` late, and ends of it, is started again all the same."""
+    tools = listed(raw_box(tmp_path, "dies_of_discover", "slow=2.5"))
+
+    assert "state" in tools
+    assert lines(tmp_path, "heard")[:2] == ["server/discover", "initialize"]
+    assert len(lines(tmp_path, "starts")) == 2
+
+
 def test_what_a_server_speaks_is_remembered(tmp_path):
     """The second start asks it to initialize at once."""
     folder, cache = tmp_path / "server", tmp_path / "cache"
@@ -616,6 +625,24 @@ def test_the_line_that_says_why_is_found(said, reason):
     stderr.add(said.encode())
 
     assert stderr.reason == reason
+
+
+@pytest.mark.parametrize(
+    "logged",
+    [
+        # As @twilio-alpha/mcp 0.7.0 says that it has no account.
+        {"method": "log", "params": {"message": "Error: no account"}, "id": "f9"},
+        {"method": "notifications/message", "params": {"data": "Error: no account"}},
+    ],
+)
+def test_what_a_server_logs_over_the_connection_may_be_why_it_ends(tmp_path, logged):
+    """A server that logs an error as a message, and ends, has said why."""
+    line = json.dumps({"jsonrpc": "2.0", **logged})
+    box = raw_box(tmp_path, command=[sys.executable, "-c", f"print({line!r}, flush=True)"])
+    listed(box)
+
+    [trouble] = box.troubles
+    assert trouble.endswith("(Error: no account)")
 
 
 async def _serve(status, headers, body):

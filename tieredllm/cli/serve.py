@@ -109,6 +109,7 @@ def serve(
         strict_models=strict_models,
         require_llm=require_llm,
         report=environment.warn,
+        tell=environment.warn if environment.verbose else None,
     )
     sock = listen(host, port)
     bound = sock.getsockname()[1]

@@ -157,7 +157,8 @@ class McpServer:
             connection = await self._connected(deadline)
         except UnavailableError as exc:
             if exc.is_mute:
-                self._memory.learn_problem(str(exc))
+                era = None if self._connection is None else self._connection.era
+                self._memory.learn_problem(str(exc), era)
                 self._given_up = self._connection
             raise UnavailableError(f"{exc}{self._hint()}", is_mute=exc.is_mute) from exc
         await connection.refresh()
