@@ -55,6 +55,8 @@ POSTS: dict[str, tuple[str, Wire]] = {
 COUNT_TOKENS = "/v1/messages/count_tokens"
 MAX_SHOWN_CHARS = 80
 """How much is told of a client's own words: its name, a path that is not known."""
+MAX_NAMED = 50
+"""How many types of tools that are left out are named."""
 ANYBODY = frozenset({"/livez", "/readyz"})
 """What answers without a key, for those who only watch over the process."""
 
@@ -79,7 +81,7 @@ class Gateway:
         max_requests: how many requests are answered at the same time.
         strict_models: whether an unknown model's name is refused.
         require_llm: whether an answer by rules is a failure.
-        report: takes a line about what should not have happened.
+        report: takes a line about what is out of the ordinary.
         tell: takes a line about each request when it has ended: an object of JSON, without any of
             the request's text.
     """
@@ -107,6 +109,7 @@ class Gateway:
         self._strict_models = strict_models
         self._require_llm = require_llm
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._left_out: set[str] = set()
         self._is_local = is_loopback(host)
         self._hosts = {host.lower(), *(name.lower() for name in self.settings.hosts)}
         if not self._is_local:
@@ -266,6 +269,7 @@ class Gateway:
     async def _answer(self, http: Exchange, wire: Wire) -> str:
         body = await self._json(http)
         request = wire.read(body)
+        self._name_left_out(request.left_out)
         start = self._start(request.model)
         options = msgspec.structs.replace(
             request.options, start=start, require_llm=self._require_llm
@@ -285,6 +289,15 @@ class Gateway:
         finally:
             http.attempts, http.answer = answering.attempts, answering.answer
             self.metrics.observe(http.attempts, http.answer)
+
+    def _name_left_out(self, types: Iterable[str]) -> None:
+        """Say once of each type of tools that it is left out, so that nobody looks for it."""
+        for name in types:
+            if name not in self._left_out and len(self._left_out) < MAX_NAMED:
+                self._left_out.add(name)
+                shown = printable_line(name, MAX_SHOWN_CHARS)
+                reason = "only their vendor's own models know them"
+                self.report(f"tieredllm: tools of type {shown} are left out: {reason}")
 
     async def _count(self, http: Exchange) -> str:
         """Estimate a request's tokens: no model is loaded or asked for it."""
