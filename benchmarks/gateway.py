@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,13 +19,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from benchmarks.measure import cpu_seconds
+
 __all__ = ["Gateway", "answer_ms", "load", "running_gateway"]
 
 BODY = json.dumps(
     {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
 )
 LOAD = Path(__file__).parent / "floors" / "httpx_load.py"
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,9 +39,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     """From the start of the process to the end of its first answer."""
 
     def cpu_s(self) -> float:
-        """Return the CPU time that the process has taken (proc(5), fields 14 and 15)."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text("ascii").rpartition(") ")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        """Return the CPU time that the process has taken."""
+        return cpu_seconds(self.pid)
 
     def resident_mib(self) -> float:
         """Return what the process has in memory now (proc(5), `VmRSS`)."""
