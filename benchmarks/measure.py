@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-__all__ = ["Figures", "Pair", "alternate", "compare", "cpu_seconds", "run"]
+__all__ = ["Figures", "Pair", "alternate", "compare", "cpu_seconds", "first_byte_s", "run"]
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,23 @@ def cpu_seconds(pid: int) -> float:
     """
     fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def first_byte_s(command: Sequence[str], env: Mapping[str, str]) -> float:
+    """Return the seconds from a process's start to the first byte of its output."""
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        os.read(process.stdout.fileno(), 1)
+        took_s = time.perf_counter() - started
+        process.stdout.read()
+    return took_s
 
 
 def alternate(

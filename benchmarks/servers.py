@@ -1,4 +1,4 @@
-"""Be the other side: a server that answers at once, one that fails at once, one that is silent."""
+"""Be the other side: a server that answers at once, one that fails at once, or one of tools."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def _serve(kind: str) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+                length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0] or b"0")
                 await reader.readexactly(length)
                 if answer is not None:
                     writer.write(answer)
@@ -63,6 +63,32 @@ async def _serve(kind: str) -> None:
     port = server.sockets[0].getsockname()[1]
     print(f"http://127.0.0.1:{port}/v1", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+def _offer_tools() -> None:
+    """Be an MCP server with twenty tools, over stdin and stdout."""
+    arguments = {"path": {"type": "string", "description": "Where it is."}, "limit": TYPE_OF_LIMIT}
+    schema = {"type": "object", "properties": arguments, "required": ["path"]}
+    tools = [
+        {"name": f"tool_{n}", "description": "Find what is asked for. " * 5, "inputSchema": schema}
+        for n in range(20)
+    ]
+    about = {"serverInfo": {"name": "bench", "version": "1"}, "capabilities": {"tools": {}}}
+    answers = {
+        "initialize": {"protocolVersion": "2025-11-25", **about},
+        "tools/list": {"tools": tools},
+    }
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked["method"] in answers:
+            told = {"result": answers[asked["method"]]}
+        else:
+            told = {"error": {"code": -32601, "message": "Method not found"}}
+        if "id" in asked:
+            print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], **told}), flush=True)
+
+
+TYPE_OF_LIMIT = {"type": "integer", "minimum": 1, "default": 10}
 
 
 @contextlib.contextmanager
@@ -82,4 +108,7 @@ def running(kind: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1]))
+    if sys.argv[1] == "mcp":
+        _offer_tools()
+    else:
+        asyncio.run(_serve(sys.argv[1]))

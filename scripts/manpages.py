@@ -16,49 +16,14 @@ import typer
 from typer.core import TyperGroup
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from reference import FILES, VARIABLES, exit_meanings  # noqa: E402
 
 from tieredllm.cli.app import app  # noqa: E402
-from tieredllm.cli.exit_codes import ExitCode  # noqa: E402
 
-MEANINGS = {
-    ExitCode.OK: "it was done; for a question, a model's whole answer",
-    ExitCode.FAILURE: "it could not be done; for a question, no answer",
-    ExitCode.USAGE: "the command line, the profile or the input is wrong",
-    ExitCode.LESS: "an answer that is less: cut at a limit, or by rules",
-    ExitCode.INTERRUPTED: "Ctrl-C",
-}
-FILES = """.SH FILES
-The directories are the system's own, or below \\fBTIEREDLLM_HOME\\fR.
-.TP
-.I config/profiles/*.yaml
-your profiles
-.TP
-.I config/keys.yaml
-API keys, readable by you alone
-.TP
-.I config/prompts/*.yaml
-stored prompts
-.TP
-.I state/state.db
-health and the log
-.TP
-.I data/models/
-model files
-.SH ENVIRONMENT
-.TP
-.B TIEREDLLM_PROFILE
-the profile to use
-.TP
-.B TIEREDLLM_HOME
-one directory for everything
-.TP
-.B TIEREDLLM_DEBUG
-show the traceback of an error
-.TP
-.B NO_COLOR
-no colours
-"""
+FILES_SHOWN = ("config", "state", "data")
+"""The directories whose files a page names; a cache can go at any time."""
 
 
 def escape(text: str) -> str:
@@ -105,9 +70,20 @@ def page(name: str, command: Any) -> str:
         examples = textwrap.dedent(text.strip("\n"))
         lines += [".SH EXAMPLES", ".nf", escape(examples), ".fi"]
     lines.append('.SH "EXIT STATUS"')
-    for code, meaning in MEANINGS.items():
-        lines += [".TP", f".B {code.value}", escape(meaning)]
-    return "\n".join(lines) + "\n" + FILES
+    for code, meaning in exit_meanings().items():
+        lines += [".TP", f".B {code}", escape(meaning.replace("`", ""))]
+    lines += [".SH FILES", "The directories are the system's own, or below \\fBTIEREDLLM_HOME\\fR."]
+    for directory, file, meaning, _ in FILES:
+        if directory in FILES_SHOWN:
+            lines += [
+                ".TP",
+                f".I {escape(f'{directory}/{file}')}",
+                escape(meaning.replace("`", "")),
+            ]
+    lines.append(".SH ENVIRONMENT")
+    for variable, meaning in VARIABLES.items():
+        lines += [".TP", f".B {variable}", escape(meaning.replace("`", ""))]
+    return "\n".join(lines) + "\n"
 
 
 def pages() -> dict[str, str]:

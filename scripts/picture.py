@@ -1,14 +1,15 @@
 """Draw the README's picture: real commands on a real (pseudo-)terminal, exported as SVG by rich.
 
-Run by `make picture`. The commands run in directories of their own, with the small local model and
-without keys; nothing leaves this machine.
+Run by `make picture`. A server on this machine plays two vendors: the first one's stream dies in
+mid-answer. What is shown is what tieredllm makes of that; nothing is drawn by hand, and nothing
+leaves this machine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -19,32 +20,83 @@ from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
-TARGET = ROOT / "docs" / "terminal.svg"
-COLUMNS, ROWS = 100, 100
-COMMANDS = (
-    'tieredllm ask "Why do services need a fallback?" --simulate primary=quota_exhausted',
-    "tieredllm log show $(tieredllm log list --json -n 1 | grep -o '[0-9a-f]\\{32\\}' | head -1)",
-    "tieredllm health",
+sys.path.insert(0, str(ROOT / "tests"))
+
+from cli_support import served  # noqa: E402
+from wire_support import (  # noqa: E402
+    STREAM_HEAD,
+    Connection,
+    chunk,
+    closes,
+    ends,
+    opens,
+    says,
 )
+
+TARGET = ROOT / "docs" / "terminal.svg"
+COLUMNS, ROWS = 96, 100
+COMMANDS = {'tieredllm "How do I undo my last git commit?"': ROWS, "tieredllm log show": 12}
+"""The commands, and how many rows are shown of each: the log repeats question and answer."""
+PROFILE = """name: default
+tiers:
+  - {{name: primary, provider: openai, model: gpt-6.2-sol, base_url: "{url}/v1", api_key_env: null}}
+  - {{name: secondary, provider: anthropic, model: claude-sonnet-5-5, base_url: "{url}",
+     api_key_env: null}}
+  - {{name: minimal, provider: llama_cpp, model: gemma-2-2b-it}}
+  - {{name: rules, provider: rules}}
+"""
+DYING = """Use `git reset`. It has three modes:
+
+1. `--soft` keeps your changes staged
+2. `--mixed` keeps them, but"""
+GOOD = """Keep the changes and take the commit back:
+
+```sh
+git reset --soft HEAD~1
+```
+
+If it was **pushed already**, add a commit that undoes it instead:
+
+```sh
+git revert HEAD
+```
+"""
 NAMED = {"brown": "yellow", "brightbrown": "bright_yellow"}
 """Where pyte's names of colours differ from rich's."""
 
 
+async def vendors(connection: Connection) -> None:
+    """Play the two vendors, a word at a time; the first one breaks off."""
+    is_first = "chat/completions" in connection.received.path
+    vendor, model, text = (
+        ("openai", b"gpt-6.2-sol", DYING) if is_first else ("anthropic", b"claude-sonnet-5-5", GOOD)
+    )
+    words = [f"{word} " for word in text.split(" ")]
+    after = [] if is_first else [*ends(vendor), *closes(vendor)]
+    await asyncio.sleep(0.4)
+    await connection.send(STREAM_HEAD)
+    for event in (*opens(vendor), *(says(vendor, word) for word in words), *after):
+        await connection.send(chunk(event.replace(b"m-1", model)))
+        await asyncio.sleep(0.03)
+    if is_first:
+        connection.writer.transport.abort()
+    else:
+        await connection.send(b"0\r\n\r\n")
+
+
 def main() -> None:
     """Run the commands and write the picture."""
-    model = Path.home() / ".cache/tieredllm-tests/SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not model.exists():
-        sys.exit(f"{model} is not there: run `make test` once, which fetches it")
-    with tempfile.TemporaryDirectory() as home:
-        folder = Path(home) / "data" / "models"
+    with tempfile.TemporaryDirectory() as home, served(vendors) as server:
+        folder = Path(home) / "config" / "profiles"
         folder.mkdir(parents=True)
-        shutil.copy(model, folder)
+        (folder / "default.yaml").write_text(PROFILE.format(url=server.url), encoding="utf-8")
         console = Console(record=True, width=COLUMNS, file=io.StringIO())
-        for command in COMMANDS:
+        for command, rows in COMMANDS.items():
             console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
-            for line in screen(command, home):
+            lines = screen(command, home)
+            for line in lines[:rows]:
                 console.print(line)
-            console.print()
+            console.print(Text("…" if len(lines) > rows else "", style="dim"))
         TARGET.parent.mkdir(exist_ok=True)
         TARGET.write_text(console.export_svg(title="tieredllm"), encoding="utf-8")
     print(f"wrote {TARGET.relative_to(ROOT)}")

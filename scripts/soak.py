@@ -138,7 +138,7 @@ def _run_upstream(
 
     async def main() -> None:
         upstream = Upstream(faults, pause_s)
-        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, backlog=1024)
         ready.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -253,14 +253,8 @@ def cancelled(home: Path) -> list[Row]:
 
         await asyncio.gather(*(once(at) for at in range(3000)))
         kept = await settled(base + 20)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(7)[1]))
-        held = []
-        with contextlib.suppress(OSError):
-            while True:
-                held.append(os.open(os.devnull, os.O_RDONLY))
-        answer = await manager.process_with_fallbacks("hello w")
-        for descriptor in held:
-            os.close(descriptor)
+        with no_descriptors():
+            answer = await manager.process_with_fallbacks("hello w")
         await manager.aclose()
         return kept + 20, await settled(base), answer.tier
 
@@ -273,13 +267,28 @@ def cancelled(home: Path) -> list[Row]:
     ]  # fmt: skip
 
 
-def hedged(home: Path) -> list[Row]:
-    """Ask 5,000 questions with hedging, beside two busy loops."""
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Allow 64 descriptors, and take all."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    held = []
+    with contextlib.suppress(OSError):
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    try:
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
-    async def main(first: str, second: str) -> tuple[Counter[str], int, int]:
+
+def hedged(home: Path) -> list[Row]:
+    """Ask 5,000 questions with hedging, beside two busy loops; then without a free descriptor."""
+
+    async def main(manager: FallbackManager) -> tuple[Counter[str], int, int]:
         base = sockets()
-        path = profile(home, first, second, extra=", hedge_after_s: 0.01")
-        manager = FallbackManager(str(path))
         places = asyncio.Semaphore(50)
         found: Counter[str] = Counter()
 
@@ -295,12 +304,18 @@ def hedged(home: Path) -> list[Row]:
         return found, kept + 20, await settled(base)
 
     with upstream(pause_s=0.02) as first, upstream(pause_s=0.02) as second, busy_loops(2):
-        found, open_, left = asyncio.run(main(first, second))
+        path = profile(home, first, second, extra=", hedge_after_s: 0.01")
+        manager = FallbackManager(str(path))
+        found, open_, left = asyncio.run(main(manager))
+        with no_descriptors():
+            tiers = {manager.ask("hello w").tier for _ in range(10)}
     said = ", ".join(f"{count} {what}" for what, count in found.most_common())
     return [
         ("5,000 hedged beside two busy loops", said, "none wrong", found["wrong"] == 0),
         ("sockets open after them", f"{open_}, {left} when closed", "≤ 20, 0",
          open_ <= 20 and left <= 0),
+        ("`ask()` with 64 descriptors, none free", f"answered by {' '.join(map(str, tiers))}",
+         "answers", None not in tiers),
     ]  # fmt: skip
 
 
@@ -422,7 +437,11 @@ def keys(home: Path) -> list[Row]:
 
 
 def prune(home: Path) -> list[Row]:
-    """Ask 20 questions while the log's 100,000 requests are pruned, and go on from the last."""
+    """Ask 20 questions while a million requests are pruned, and go on from each second one.
+
+    The first request of all is the oldest, which the log drops by itself.
+    """
+    asked = 20
     with upstream() as url:
         path = str(profile(home, url))
         Run(home, "-p", path, "ask", "word w")
@@ -431,7 +450,7 @@ def prune(home: Path) -> list[Row]:
             columns = [row[1] for row in connection.execute("PRAGMA table_info(log)")]
             rest = ", ".join(name for name in columns if name not in ("number", "id", "asked_at"))
             connection.execute(
-                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 99000)"
+                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000)"
                 f" INSERT INTO log (id, asked_at, {rest})"
                 f" SELECT lower(hex(randomblob(16))), asked_at - 1e7 - i, {rest}"
                 " FROM n, (SELECT * FROM log LIMIT 1)"
@@ -440,15 +459,28 @@ def prune(home: Path) -> list[Row]:
             [*PROGRAM, "log", "prune", "--older-than", "30", "--yes"], env=environment(home),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        asked = [Run(home, "-p", path, "ask", f"word w{at}") for at in range(20)]
+        codes, beside = set(), 0
+        for at in range(asked):
+            beside += pruning.poll() is None
+            codes.add(Run(home, "-p", path, "ask", *["-c"] * (at % 2), f"word w{at}").code)
         pruning.wait()
-        listed = subprocess.run(
-            [*PROGRAM, "log", "-n", "30", "--json"],
-            env=environment(home), capture_output=True, check=True,
-        )  # fmt: skip
-    logged = sum(f"word w{at}" in listed.stdout.decode() for at in range(20))
-    fine = logged == 20 and not any(run.code for run in asked) and pruning.returncode == 0
-    return [("20 asks while 99,000 requests are pruned", f"{logged} logged", "20", fine)]
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            logged = dict(
+                connection.execute(
+                    "SELECT json_extract(record, '$.prompt.question'), conversation_id FROM log"
+                )
+            )
+            left = connection.execute("SELECT count(*) FROM log").fetchone()[0]
+    kept = sum(f"word w{at}" in logged for at in range(asked))
+    right = sum(
+        logged.get(f"word w{at}") == logged.get(f"word w{at + 1}") for at in range(0, asked, 2)
+    )
+    different = len({logged.get(f"word w{at}") for at in range(0, asked, 2)})
+    found = f"{kept} logged ({beside} beside the pruning), {right} went on right, {left} left"
+    wanted = f"{asked}, {asked // 2}, {asked} left"
+    fine = (kept, right, different, left) == (asked, asked // 2, asked // 2, asked)
+    fine &= codes == {0} and pruning.returncode == 0
+    return [("20 asks while a million requests are pruned", found, wanted, fine)]
 
 
 def gateway(home: Path, minutes: float) -> list[Row]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 
 from tieredllm.clock import SystemClock
 from tieredllm.engine.plan import TierPlan
-from tieredllm.engine.ports import NoMemory
+from tieredllm.engine.ports import Controls, NoMemory
 from tieredllm.engine.runner import FallbackRun, stream_events
 from tieredllm.engine.tool_loop import ToolLoop
 from tieredllm.errors import FallbackTriggerError
@@ -163,6 +163,7 @@ def make_run(
     prompt: Prompt | None = None,
     options: Options | None = None,
     tools: ToolLoop | None = None,
+    controls: Controls | None = None,
 ) -> FallbackRun:
     """Lay out one request over scripted tiers."""
     names = ["primary", "secondary", "minimal", "fourth", "fifth"]
@@ -201,4 +202,5 @@ def make_run(
         clock=SystemClock(),
         rng=random.Random(7),
         tools=tools,
+        controls=controls,
     )

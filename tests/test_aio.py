@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tieredllm.aio import in_thread, run
+from tieredllm.aio import LoopTimeout, in_thread, run
 
 HANGING = """
 import socket, sys, time
@@ -102,3 +102,91 @@ def test_work_nobody_waits_for_any_more_is_left_alone():
     release.set()
 
     assert ended.wait(20)
+
+
+def is_cut_off(wait) -> bool:
+    """Tell whether a wait, bound to a running loop, is cut off."""
+    try:
+        asyncio.run(wait())
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_time_in_which_the_loop_did_not_run_is_not_counted():
+    """A limit of 0.6 s outlasts twice as long in which nothing could be looked at."""
+
+    async def busy():
+        async with LoopTimeout(0.6):
+            for _ in range(4):
+                time.sleep(0.3)
+                await asyncio.sleep(0.01)
+
+    async def idle():
+        async with LoopTimeout(0.3):
+            await asyncio.sleep(30)
+
+    assert not is_cut_off(busy)
+    assert is_cut_off(idle)
+
+
+def test_the_clock_ends_a_wait_all_the_same():
+    """However little of it was counted, it is over at the time that was named."""
+
+    async def busy():
+        async with LoopTimeout(30, until=asyncio.get_running_loop().time() + 0.1):
+            time.sleep(0.2)
+            await asyncio.sleep(30)
+
+    assert is_cut_off(busy)
+
+
+def test_the_clock_ends_a_wait_that_never_seems_to_begin():
+    """Where every moment in which the loop runs is a pause, the time that was named holds too."""
+
+    async def between_pauses():
+        async with LoopTimeout(30, until=asyncio.get_running_loop().time() + 0.1) as timer:
+            for _ in range(2000):
+                timer.pause()
+                await asyncio.sleep(0.001)
+                timer.resume()
+
+    assert is_cut_off(between_pauses)
+
+
+def test_a_pause_counts_nothing():
+    """Neither the limit nor the clock ends a pause; what was left before is left after it."""
+
+    async def paused():
+        async with LoopTimeout(0.2, until=asyncio.get_running_loop().time() + 0.2) as timer:
+            await asyncio.sleep(0.05)
+            timer.pause()
+            await asyncio.sleep(0.5)
+
+    async def resumed():
+        async with LoopTimeout(0.2) as timer:
+            timer.pause()
+            await asyncio.sleep(0.5)
+            timer.resume()
+            await asyncio.sleep(30)
+
+    assert not is_cut_off(paused)
+    assert is_cut_off(resumed)
+
+
+def test_a_restart_counts_anew():
+    """A longer limit takes the place of what was left, and so does a shorter one."""
+
+    async def often():
+        async with LoopTimeout(0.25) as timer:
+            for _ in range(4):
+                await asyncio.sleep(0.15)
+                timer.restart(0.25)
+
+    async def shortened():
+        async with LoopTimeout(30) as timer:
+            timer.restart(0.02)
+            await asyncio.sleep(30)
+
+    assert not is_cut_off(often)
+    assert is_cut_off(shortened)

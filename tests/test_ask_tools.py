@@ -183,7 +183,15 @@ def test_programs_get_tools_too(home, counter, monkeypatch):
     assert sent["response"] == {"result": "counted to 2"}
 
 
-@pytest.mark.parametrize("vendor", ["openai", "anthropic", "gemini"])
+WIRES = {
+    "openai": ("openai", "/v1"),
+    "responses": ("openai, api: responses", "/v1"),
+    "anthropic": ("anthropic", ""),
+    "gemini": ("gemini", "/v1beta"),
+}
+
+
+@pytest.mark.parametrize("vendor", WIRES)
 def test_what_is_read_written_and_read_again_is_read_twice(home, tmp_path, vendor):
     """Over every wire a model that reads a file anew after its own write gets what it wrote."""
     module = f"note_over_{vendor}"  # each folder's own: Python keeps what it has imported
@@ -205,12 +213,12 @@ def test_what_is_read_written_and_read_again_is_read_twice(home, tmp_path, vendo
         await connection.send(rounds.pop(0))
 
     with served(model) as server:
-        url = server.url + {"openai": "/v1", "anthropic": "", "gemini": "/v1beta"}[vendor]
+        provider, root = WIRES[vendor]
         path = tmp_path / "profile.yaml"
         path.write_text(
             "name: test\ntiers:\n"
-            f"  - {{name: primary, provider: {vendor}, model: m-1, base_url: '{url}',"
-            " api_key_env: null, tools: all}\n"
+            f"  - {{name: primary, provider: {provider}, model: m-1,"
+            f" base_url: '{server.url}{root}', api_key_env: null, tools: all}}\n"
             f"tools: {{python: ['{module}:read', '{module}:write'], approve: always}}\n"
         )
         places = Places.from_environment({"TIEREDLLM_HOME": str(home)})

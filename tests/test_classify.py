@@ -830,6 +830,37 @@ def test_every_row_of_the_table_has_a_source_and_stands_alone():
             "not_found",
         ),
         (400, openai("litellm.ContextWindowExceededError: no"), "context_length"),
+        # A picture for a model that sees none: llama.cpp's server, Ollama, OpenRouter, LM Studio
+        (
+            500,
+            openai(
+                "image input is not supported - hint: if this is unexpected, you may need to "
+                "provide the mmproj",
+                kind="server_error",
+                code=500,
+            ),
+            "bad_request",
+        ),
+        (
+            500,
+            {
+                "error": "Failed to create new sequence: failed to process inputs: this model is "
+                "missing data required for image input"
+            },
+            "bad_request",
+        ),
+        (400, openai("this model does not support image input"), "bad_request"),
+        (
+            404,
+            {"error": {"message": "No endpoints found that support image input", "code": 404}},
+            "bad_request",
+        ),
+        (
+            400,
+            {"error": "Model does not support images. Please use a model that does."},
+            "bad_request",
+        ),
+        (404, {"error": {"message": "No endpoints found for x/y.", "code": 404}}, "not_found"),
         # xAI: theopenco/llmgateway#1785, openai/codex#1352
         (
             403,

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import time
 
+import pexpect
 import pytest
-from chat_support import talking
-from cli_support import Terminal, answering, cli, profile, served, two_clouds
+from chat_support import PROMPT, talking
+from cli_support import (
+    Terminal,
+    answering,
+    cli,
+    environment,
+    profile,
+    served,
+    tieredllm,
+    two_clouds,
+)
 from test_chat_terminal import hold
 from wire_support import response
+
+from tieredllm.profile.schema import Log
+from tieredllm.store.history import MAX_MB, MAX_REQUESTS
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 
@@ -181,6 +197,18 @@ def test_logging_is_switched_off_for_good(logged):
     assert (len(off), len(on)) == (3, 4)
 
 
+def test_a_profile_bounds_the_log(tmp_path):
+    """`log: {keep: …}` of the profile says how many requests stay; else a hundred thousand."""
+    with served(answering("Yes.")) as server:
+        used = profile(tmp_path, PRICED.format(url=server.url) + "log: {keep: 2}\n")
+        for question in ("one", "two", "three"):
+            cli(tmp_path, "-p", used, question)
+        kept = json.loads(cli(tmp_path, "log", "--json").stdout)
+
+    assert [request["question"] for request in kept] == ["three", "two"]
+    assert (Log().keep, Log().max_mb) == (MAX_REQUESTS, MAX_MB) == (100_000, 512)
+
+
 def test_first_contact_says_how_to_begin(tmp_path):
     """With no key and no model three lines say what to do, instead of what is not set."""
     done = cli(tmp_path, "ask", "--allow-rules", "what is a monad?")
@@ -245,7 +273,8 @@ def test_a_profile_is_used_from_now_on(tmp_path):
         ["models", "show", "gemma-2-2b-it"], ["profile", "list"], ["profile", "show"],
         ["profile", "validate"], ["profile", "schema"], ["prompts", "list"], ["keys", "list"],
         ["rules", "list"], ["rules", "check", "builtin"], ["rules", "test", "hello"], ["log"],
-        ["log", "list"], ["stats"], ["tools", "list"], ["notify", "outbox"], ["drill"],
+        ["log", "list"], ["stats"], ["tools", "list"], ["tools", "approvals"],
+        ["notify", "outbox"], ["drill"],
     ],
 )  # fmt: skip
 def test_every_listing_has_json(tmp_path, arguments):
@@ -257,12 +286,31 @@ def test_every_listing_has_json(tmp_path, arguments):
     json.loads(done.stdout)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["models", "find"], "no model in the stores of Ollama"),
+        (["-p", "offline", "keys", "list"], "no key"),
+        (["tools", "approvals"], "nothing was approved"),
+        (["notify", "outbox"], "nothing waits"),
+        (["log"], "no request was logged yet"),
+        (["prompts", "list"], "no prompt is kept yet"),
+    ],
+)
+def test_an_empty_listing_says_so(tmp_path, arguments, said):
+    """Where there is nothing to list a remark says it, and no heading stands over nothing."""
+    done = cli(tmp_path, *arguments, HOME=str(tmp_path))
+
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert said in done.stderr.decode()
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize(
     "arguments",
     [
         ["models", "list"], ["profile", "list"], ["keys", "list"], ["rules", "list"],
-        ["tools", "list"], ["drill"],
+        ["tools", "list"], ["drill"], ["rules", "test", "hello"],
     ],
 )  # fmt: skip
 def test_no_word_of_a_table_is_broken(tmp_path, arguments, columns):
@@ -318,13 +366,93 @@ def test_what_a_server_offers_is_listed_and_completed(tmp_path):
     assert b"primary=big" in completed
 
 
-def test_the_spinner_says_who_is_next(tmp_path):
-    """While nothing comes, the line names the tier that follows, and when."""
-    with talking({"hm": hold()}) as server:
+def test_the_spinner_says_who_is_next_and_a_key_asks_it(tmp_path):
+    """While nothing comes the line names the tier that follows, and when; Tab asks it now."""
+    with talking({"hm": hold()}) as slow, served(answering("From the second.")) as quick:
         used = two_clouds(
-            tmp_path, server.url + "/v1", server.url + "/v1", extra=", first_token_timeout_s: 7"
+            tmp_path, slow.url + "/v1", quick.url + "/v1", extra=", first_token_timeout_s: 60"
         )
         terminal = Terminal(tmp_path, "-p", used, "ask", "hm")
-        terminal.until("primary (m-1), secondary at 7 s")
-        terminal.type("\x03")
+        terminal.until("s → secondary at 60 s")
+        terminal.until("(Tab: now)")
+        terminal.type("\t")
+        code = terminal.run()
+
+    assert code == 0
+    assert "From the second." in terminal.lines
+    assert any(
+        "answered by secondary (m-1) after primary: no token in" in it for it in terminal.lines
+    )
+
+
+def test_keys_typed_while_an_answer_is_waited_for_are_kept(tmp_path):
+    """In a chat Tab moves on at once, and what was typed before it begins the next message."""
+    with talking({"hm": hold()}) as slow, talking() as quick:
+        used = two_clouds(
+            tmp_path, slow.url + "/v1", quick.url + "/v1", extra=", first_token_timeout_s: 60"
+        )
+        terminal = Terminal(tmp_path, "-p", used, "chat")
+        terminal.until(PROMPT)
+        terminal.type("hm\r")
+        terminal.until("(Tab: now)")
+        terminal.type("ähm")
+        time.sleep(0.3)
+        terminal.type("\t")
+        terminal.until("You said: hm")
+        terminal.until(f"{PROMPT} ähm")
+        terminal.type(" so\r")
+        terminal.until("(Tab: now)")
+        terminal.type("\t")
+        terminal.until("You said: ähm so")
+        terminal.type("\x04")
         terminal.run()
+
+    assert "primary is slow, secondary is answering" in terminal.lines
+
+
+def test_a_chat_says_until_when_another_tier_answers(tmp_path):
+    """When a tier is set aside for a while, the notice tells when it is back at the earliest."""
+    limited = response(429, {"error": {"message": "slow down"}}, {"Retry-After": "90"})
+    with served(limited) as busy, talking() as well:
+        used = two_clouds(tmp_path, busy.url + "/v1", well.url + "/v1")
+        terminal = Terminal(tmp_path, "-p", used, "chat", columns=120)
+        terminal.until(PROMPT)
+        terminal.type("hello\r")
+        terminal.until("You said: hello")
+        terminal.type("\x04")
+        terminal.run()
+
+    notice = next(line for line in terminal.lines if "is rate limited" in line)
+    assert re.fullmatch(
+        r"primary is rate limited \(back in (89|90) s at the earliest\), secondary is answering",
+        notice,
+    )
+
+
+MODES = "stty -a | grep -oE -- '-?(icanon|echo) ' | tr '\\n' ' '; echo shown"
+
+
+@pytest.mark.parametrize("key", ["\x03", "\x1a"], ids=["ctrl-c", "ctrl-z"])
+def test_the_terminal_is_left_as_it_was(tmp_path, key):
+    """Stopped or suspended while it listens for its key, and listening again once it goes on."""
+    with talking({"hm": hold()}) as slow, talking() as quick:
+        used = two_clouds(
+            tmp_path, slow.url + "/v1", quick.url + "/v1", extra=", first_token_timeout_s: 60"
+        )
+        shell = pexpect.spawn(
+            "bash", ["--norc", "-i"], env=environment(tmp_path, TERM="xterm", PS1="$ "), timeout=20
+        )
+        shell.expect(r"\$ ")
+        shell.sendline(shlex.join(tieredllm("-p", used, "ask", "hm")))
+        shell.expect("Tab: now")
+        shell.send(key)
+        shell.expect(r"\$ ")
+        shell.sendline(MODES)
+        shell.expect("icanon  echo  shown\r\n")
+        if key == "\x1a":
+            shell.sendline("fg")
+            shell.expect("Tab: now")
+            time.sleep(0.3)
+            shell.send("\t")
+            shell.expect("You said: hm")
+        shell.close(force=True)

@@ -10,13 +10,14 @@ import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, run_engine
 from error_table import ROWS
 
-from tieredllm.engine.ports import NoMemory, Standing
+from tieredllm.engine.ports import Controls, NoMemory, Standing
 from tieredllm.engine.runner import QUEUED_EVENTS, stream_events
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Delta, Finish
 from tieredllm.types import (
     Attachment,
     AttemptFailed,
+    AttemptStarted,
     FellBack,
     Message,
     Notice,
@@ -801,3 +802,90 @@ def test_silence_after_the_request_was_written_is_the_backend_s():
     )
 
     assert [(r.kind, r.counts) for r in memory.results if not r.ok] == [("timeout", True)]
+
+
+@pytest.mark.parametrize("steps", [[60.0, "late", END], ["half ", 60.0, END]])
+def test_a_caller_moves_on(steps):
+    """Moving on gives up who is being asked, also in mid-answer, and the next one answers."""
+    controls = Controls()
+    slow, quick = Scripted(steps, name="slow"), Scripted(["quick", END], name="quick")
+    run = make_run(slow, quick, rules(), controls=controls, tier={"idle_timeout_s": 60})
+
+    async def collect():
+        events = []
+        asyncio.get_running_loop().call_later(0.05, controls.move_on)
+        async for event in stream_events(run):
+            events.append(event)
+        controls.move_on()  # too late, and nothing happens
+        return events
+
+    events = asyncio.run(collect())
+    answer = events[-1].answer
+    failed = next(event for event in events if isinstance(event, AttemptFailed))
+
+    assert answer.text == "quick"
+    assert [(it.model, it.outcome) for it in answer.attempts] == [
+        ("slow", "cancelled"),
+        ("quick", "ok"),
+    ]
+    assert failed.attempt.reason == "you moved on"
+    assert failed.streamed == (steps[0] == "half ")
+
+
+def test_who_is_next_is_said():
+    """An attempt tells who is next: an alternate, who is well, then who is set aside, the rules."""
+    absent = Scripted([], name="absent", missing="no key")
+    _, events = run_engine(
+        (Scripted([fault("timeout")], name="own"), Scripted([fault("timeout")], name="other")),
+        absent,
+        Scripted([fault("timeout")], name="ill"),
+        Scripted([fault("timeout")], name="well"),
+        rules(),
+        health=Memory({"ill": Standing(state="open", retry_at=1e12)}),
+        tiers={0: {"first_token_timeout_s": 7}, 3: {"timeout_s": 25}},
+    )
+    started = [event for event in events if isinstance(event, AttemptStarted)]
+
+    assert [(it.model, it.next_tier, it.next_model, it.until_s) for it in started] == [
+        ("own", "primary", "other", 7),
+        ("other", "fourth", "well", 7),
+        ("well", "minimal", "ill", 25),
+        ("ill", "rules", "rules", 10),
+        ("rules", None, None, None),
+    ]
+
+
+@pytest.mark.parametrize("after_s", [0.01, 30.0])
+def test_a_caller_moves_on_from_a_race(after_s):
+    """In a race the slow first side is given up, be the other one running already or not."""
+    controls = Controls()
+    slow, quick = Scripted([60.0, "x", END], name="slow"), Scripted([0.1, "y", END], name="quick")
+    run = make_run(slow, quick, rules(), controls=controls, tiers={0: {"hedge_after_s": after_s}})
+
+    async def collect():
+        asyncio.get_running_loop().call_later(0.05, controls.move_on)
+        return [event async for event in stream_events(run)][-1].answer
+
+    started = time.monotonic()
+    answer = asyncio.run(collect())
+
+    assert answer.text == "y"
+    assert time.monotonic() - started < 5
+    assert [(it.model, it.reason) for it in answer.attempts if it.outcome == "cancelled"] == [
+        ("slow", "you moved on")
+    ]
+
+
+def test_who_moves_on_from_the_last_model_gets_the_rules():
+    """The backend that is given up is not asked again, and counts against nobody."""
+    controls, health = Controls(), Memory()
+    run = make_run(Scripted([60.0, "x", END]), rules(), controls=controls, health=health)
+
+    async def collect():
+        asyncio.get_running_loop().call_later(0.05, controls.move_on)
+        return [event async for event in stream_events(run)][-1].answer
+
+    answer = asyncio.run(collect())
+
+    assert answer.text == RULES_TEXT
+    assert [(result.ok, result.counts) for result in health.results] == [(False, False)]

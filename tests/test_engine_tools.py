@@ -8,7 +8,7 @@ import sys
 import msgspec
 import pytest
 from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, run_engine
-from tools_support import MCP_SERVER, session, stub
+from tools_support import MCP_SERVER, RAW_SERVER, session, stub
 
 from tieredllm.engine.ports import NoMemory
 from tieredllm.engine.runner import stream_events
@@ -18,11 +18,13 @@ from tieredllm.profile.schema import McpSettings, Tools
 from tieredllm.providers.base import CallPiece, ToolRequest
 from tieredllm.render.event_messages import remark
 from tieredllm.tools.approval import Approval
+from tieredllm.tools.base import Output
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.registry import Toolbox
 from tieredllm.types import (
     Answered,
     AttemptStarted,
+    Image,
     Notice,
     Options,
     Prompt,
@@ -94,6 +96,59 @@ def test_a_round_of_calls_ends_in_an_answer():
     kinds = [type(event) for event in events if "Tool" in type(event).__name__]
     assert kinds == [ToolsWanted, ToolStarted, ToolEnded]
     assert next(event for event in events if isinstance(event, ToolsWanted)).streamed
+
+
+def test_images_go_to_models_that_see():
+    """The next tier sees the image that a tool gave, or is told that there is one."""
+    png = Image(media_type="image/png", data=b"png")
+
+    async def look(_):
+        return Output(text="[image of type image/png]", parts=(png,))
+
+    first = Scripted([wants("look")], [fault("authentication")], name="first")
+    blind = Scripted([fault("authentication")], name="blind")
+    blind.capabilities = msgspec.structs.replace(blind.capabilities, images=False)
+    last = Scripted(["A cat.", END], name="last")
+    tooling = ToolLoop(session(stub("look", look)))
+    run_engine(first, blind, last, tier=ALL, tools=tooling)
+    told = [results(model.seen[-1])[0] for model in (first, blind, last)]
+
+    assert [it.parts for it in told] == [(png,), (), (png,)]
+    assert told[1].content == "[image of type image/png]\n(Images are not shown to you.)"
+
+
+def test_models_with_tools_are_told_what_servers_say(tmp_path):
+    """A server's instructions end the system prompt of tiers with its tools, quoted."""
+    server = McpSettings(command=(sys.executable, str(RAW_SERVER), str(tmp_path), "tells"))
+    toolbox = Toolbox(
+        Tools(builtin=("now",), mcp={"raw": server}),
+        cwd=tmp_path,
+        env={},
+        cache=tmp_path,
+    )
+    asyncio.run(_list_once(toolbox))
+    without = Scripted([fault("authentication")], name="without")
+    with_tools = Scripted(["Yes.", END], name="with")
+    run_engine(
+        without,
+        with_tools,
+        tiers={0: {"tools": ("now",)}, 1: ALL},
+        tools=ToolLoop(ToolSession(toolbox, approval=Approval("always"), max_rounds=2)),
+        prompt=Prompt(question="Hi", system="Be brief."),
+    )
+    systems = [model.seen[0].messages[0].content for model in (without, with_tools)]
+
+    assert systems[0] == "Be brief."
+    assert systems[1].startswith(
+        "Be brief.\n\nWhat the server of the tools `raw` says about them:\n> Call state first.\n> x"
+    )
+
+
+async def _list_once(toolbox):
+    try:
+        await toolbox.granted("all")
+    finally:
+        await toolbox.aclose()
 
 
 def test_parallel_calls_and_wrong_ones():

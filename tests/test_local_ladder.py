@@ -22,7 +22,7 @@ from tieredllm.local import ladder, probe_child
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 real, faults = probe_child._measure, {faults!r}
 def measure(settings, request):
-    rung = next(name for name, one in ladder.RUNGS.items() if one is settings)
+    rung = next(name for name, one in ladder.RUNGS.items() if one == settings)
     if faults.get(rung) == "NaN":
         raise ArithmeticError
     if rung in faults:

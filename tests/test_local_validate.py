@@ -9,18 +9,22 @@ import time
 
 import msgspec
 import pytest
-from local_support import smollm2, write_gemma
+from local_support import places, smollm2, write_gemma
 
+from tieredllm.client import FallbackManager
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.local import validate
 from tieredllm.local.gguf import read_header
 from tieredllm.local.ladder import RUNGS, Rates, Trial
-from tieredllm.local.llama_bindings import StoppedError
+from tieredllm.local.llama_bindings import Flag, StoppedError, bindings
+from tieredllm.local.machine import physical_cores
+from tieredllm.local.model import LoadedModel
 from tieredllm.local.probe import RejectedError, probe_in_child
 from tieredllm.local.probe_child import ProbeRequest
 from tieredllm.local.validate import needed_bytes, quick_check, validate_model
 from tieredllm.local.validation_cache import ValidationCache, Verdict, state_of
+from tieredllm.profile.schema import Profile, Tier
 
 
 @pytest.fixture
@@ -44,9 +48,11 @@ class FakeProbe:
         self.rejected = rejected
         self.rates = rates or {}
         self.asked = []
+        self.gpu_layers = []
 
     def __call__(self, request, go_on):
         self.asked.append(request.rungs)
+        self.gpu_layers.append(request.gpu_layers)
         if self.rejected is not None:
             raise RejectedError(ErrorKind.MODEL_UNAVAILABLE, self.rejected)
         trials = []
@@ -118,6 +124,30 @@ def test_another_llama_cpp_tries_again(tiny, verdicts, monkeypatch):
     validate_model(tiny, n_ctx=512, verdicts=verdicts, probe=trial)
 
     assert trial.runs == 1
+
+
+def test_another_share_of_a_gpu_tries_again(tiny, verdicts):
+    """A file is tried with the layers a GPU is to get, and anew with another number of them."""
+    trial = FakeProbe()
+    for layers in (None, 10, 10, None):
+        validate_model(tiny, n_ctx=512, verdicts=verdicts, gpu_layers=layers, probe=trial)
+
+    assert trial.gpu_layers == [None, 10, None]
+
+
+def test_a_tier_says_how_its_model_is_computed(tmp_path):
+    """`threads` and `gpu_layers` of a tier reach llama.cpp; without them its own ways hold."""
+    found = []
+    for settings in ({}, {"threads": 1, "gpu_layers": 0}):
+        tier = Tier(name="own", provider="llama_cpp", model=str(smollm2()), **settings)
+        manager = FallbackManager(Profile(tiers=(tier,)), places=places(tmp_path), env={})
+        [backend] = manager.plans[0].backends
+        _, used = backend._preparation(smollm2())(lambda: True)
+        model = LoadedModel(smollm2(), n_ctx=512, settings=used, stop=Flag(), go_on=lambda: True)
+        found.append((used.gpu_layers, bindings().llama_n_threads(model._context)))
+        model.close()
+
+    assert found == [(None, physical_cores()), (0, 1)]
 
 
 @pytest.mark.parametrize(

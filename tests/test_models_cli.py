@@ -121,7 +121,7 @@ def test_a_model_is_pulled_used_and_removed(run, home):
     assert "tiny\tinstalled\t0 MB\t-\t1024\tyes" in out.splitlines()
 
     out, _, _ = run("verify")
-    assert out.startswith("tiny: SHA-256 ")
+    assert out.startswith("tiny\n  SHA-256 ")
     assert out.splitlines()[0] == run("verify", "tiny")[0].splitlines()[0]
 
     assert f"{path}\n" == run("path", "tiny")[0]

@@ -116,6 +116,21 @@ def test_a_channel_that_fails_is_told_with_its_reason(notify):
     ]
 
 
+def test_what_came_of_a_test_is_told_as_json(notify):
+    """Each channel, and why its message has not arrived."""
+    with HttpServer(404, body=b"no_service") as slack, HttpServer() as web:
+        run = notify(ALL.format(port=free_port()))
+        run.env |= {"HOOK": web.url, "SLACK": slack.url}
+        code, out, _ = run("test", "--json")
+
+    assert code == 1
+    assert [(it["channel"], it["error"]) for it in json.loads(out)] == [
+        ("slack", "HTTP 404: no_service"),
+        ("email", "nothing listens there (connection refused)"),
+        ("webhook", None),
+    ]
+
+
 def test_a_variable_that_is_not_set_is_named(notify):
     """What to do is in the line."""
     run = notify("  slack: {}")

@@ -117,6 +117,7 @@ def doubted(tmp_path, places, text):
 
 
 LAST = "\n  - {name: r, provider: rules}\n"
+TIERS = f"tiers:{LAST}"
 
 
 def model(provider, more):
@@ -165,6 +166,10 @@ def model(provider, more):
         (
             model("openai", "base_url: http://localhost:1, api_key_env: null"),
             "2:43: an OpenAI-compatible `base_url` goes up to and with /v1",
+        ),
+        (
+            "tools:\n  mcp:\n    a: {type: sse, url: 'http://x/sse'}\n" + TIERS,
+            "3:5: MCP server `a`: SSE is not supported: give its streamable HTTP `url`",
         ),
         (
             model("gemini", "base_url: http://localhost:1, api_key_env: null"),

@@ -218,6 +218,35 @@ def test_the_file_of_servers_that_everybody_has_is_read(tmp_path, places):
     assert {"CRM_TOKEN", "KEY"} <= variables_of(Profile(tiers=(), tools=Tools(mcp=mcp)))
 
 
+VSCODE_JSON = """// Servers
+{
+  "servers": { /* not "mcpServers": that is others' */
+    "db": {
+      "command": "${workspaceFolder}/serve", // starts it
+      "args": ["http://x.example/y", "${userHome}/db"],
+      "env": {"KEY": "${input:db-key}", "TOKEN": "${env:DB_TOKEN}", "BARE": "$DB", "COST": "$5"},
+    },
+  },
+}
+"""
+
+
+def test_comments_and_variables_of_other_programs_are_read(tmp_path, places):
+    """VS Code's comments, and its and Gemini CLI's forms of variables, mean what they do there."""
+    write(tmp_path / ".vscode" / "mcp.json", VSCODE_JSON)
+    text = tier("provider: openai\nmodel: x") + "tools: {mcp: {file: .vscode/mcp.json}}"
+    server = load_profile(str(write(tmp_path / "p.yaml", text)), places).tools.mcp["db"]
+
+    assert server.command == f"{tmp_path}/serve"
+    assert server.args == ("http://x.example/y", "${HOME}/db")
+    assert server.env == {
+        "KEY": "${db_key}",
+        "TOKEN": "${DB_TOKEN}",
+        "BARE": "${DB}",
+        "COST": "$5",
+    }
+
+
 @pytest.mark.parametrize(
     ("content", "mistake"),
     [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from chat_support import asked, talking
-from cli_support import cli, environment, tieredllm, two_clouds
+from cli_support import cli, environment, served, tieredllm, two_clouds
 
 MB = 1024 * 1024
 
@@ -285,3 +285,75 @@ def test_what_was_waited_for_counts(home):
         )
 
     assert 2.5 < took_s < 4.3
+
+
+PAGES = {
+    "/notes.txt": (200, "text/plain; charset=latin-1", "The code is 4711, né.\n".encode("latin-1")),
+    "/page": (200, "text/html", b"<title>T</title><script>x()</script><p>The code is <b>4712</b>."),
+    "/app.bin": (200, "application/octet-stream", b"\0\1\2"),
+    "/nothing": (404, "text/html", b"<title>Not here</title>"),
+}
+
+
+async def web(connection):
+    """Serve pages, and send `/moved` on to the notes."""
+    path = connection.received.path
+    if path == "/moved":
+        await connection.send(
+            b"HTTP/1.1 302 Found\r\nLocation: /notes.txt\r\n"
+            b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        return
+    status, kind, body = PAGES[path]
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    await connection.send(head.encode() + body)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/notes.txt", "The code is 4711, né."),
+        ("/moved", "The code is 4711, né."),
+        ("/page", "The code is 4712."),
+    ],
+)
+def test_a_file_may_be_a_url(home, path, text):
+    """`-f URL` and `/file URL` fetch a text, from this machine too; of a page its text counts."""
+    with served(web) as pages, talking() as server:
+        used = two_clouds(home, server.url + "/v1")
+        done = cli(home, "-p", used, "ask", "-f", pages.url + path, "what code?")
+        by_option = asked(server)
+        cli(home, "-p", used, "chat", stdin=f"/file {pages.url}{path}\nwhat code?\n".encode())
+        by_command = asked(server)
+
+    assert done.returncode == 0, done.stderr
+    assert text in by_option
+    assert f"{pages.url}{path}" in by_option
+    assert "x()" not in by_option
+    assert text in by_command
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/nothing", "answered with status 404: Not here"),
+        ("/app.bin", "is application/octet-stream: only text can be read"),
+    ],
+)
+def test_a_url_that_is_no_text_is_refused(home, path, why):
+    """One line says what is wrong, and no tier is asked."""
+    with served(web) as pages, talking() as server:
+        used = two_clouds(home, server.url + "/v1")
+        done = cli(home, "-p", used, "ask", "-f", pages.url + path, "what code?")
+
+    assert (done.returncode, done.stdout, server.requests) == (2, b"", [])
+    assert why in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_url_that_cannot_be_reached_is_said(home):
+    """A refused connection is one line, and exit code 2."""
+    done = cli(home, "ask", "-f", "http://127.0.0.1:9/x", "why?")
+
+    assert done.returncode == 2
+    assert b"nothing listens there (connection refused)" in done.stderr

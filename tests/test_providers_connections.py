@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import gc
 import gzip
 import random
 import ssl
 import tracemalloc
 from pathlib import Path
 
+import httpx
 import pytest
 import trustme
 from wire_support import answers, attempt, backend, call, document, raw_server, response, tcp_server
@@ -19,6 +22,8 @@ from tieredllm.providers.request_info import RequestInfo
 
 TEXT = response(200, document("openai", "Hi"))
 FORGED = response(200, document("openai", "FORGED"))
+
+KEPT = (httpx.Request, httpx.Response, httpx.AsyncHTTPTransport)
 
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/fd").exists(), reason="sockets are counted in /proc"
@@ -253,6 +258,40 @@ def test_cookies_are_not_kept():
 
     assert len(requests) == 3
     assert not [got for got in requests if "cookie" in got.headers]
+
+
+def test_a_request_leaves_nothing_for_the_garbage_collector():
+    """What belongs to it is freed when it ends: a gateway's memory stays what it was."""
+
+    async def run():
+        http = HttpClients()
+        async with raw_server(answers("openai", "Hi")) as server:
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(5):
+                    assert (await attempt(backend("openai", server.url, http))).text == "Hi"
+                await http.aclose()
+                return sum(isinstance(kept, KEPT) for kept in gc.get_objects())
+            finally:
+                gc.enable()
+
+    assert asyncio.run(run()) == 0
+
+
+def test_a_url_may_have_a_user_and_a_password():
+    """They are sent as they always are: as Basic authentication, decoded."""
+
+    async def run():
+        http = HttpClients()
+        async with raw_server(TEXT) as server:
+            url = server.url.replace("//", "//ann%40home:s3cret@")
+            await attempt(backend("openai", url, http), call(stream=False))
+            await http.aclose()
+            return server.requests[0].headers
+
+    expected = f"Basic {base64.b64encode(b'ann@home:s3cret').decode()}"
+    assert asyncio.run(run())["authorization"] == expected
 
 
 @pytest.mark.parametrize("status", [200, 500])

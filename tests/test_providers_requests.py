@@ -799,6 +799,19 @@ def test_models_that_see_at_other_servers(model, images):
     assert not made.capabilities.documents
 
 
+def test_documents_of_other_models_on_anthropics_wire():
+    """Only Claude is sent documents: llama.cpp's server answers as if there had been none."""
+    claude, other = (
+        backend("anthropic", "http://127.0.0.1:9", HttpClients(), model=model)
+        for model in ("claude-opus-5-5", "gemma3:4b")
+    )
+    claude.vision = other.vision = True
+
+    assert claude.capabilities.documents
+    assert other.capabilities.images
+    assert not other.capabilities.documents
+
+
 @pytest.mark.parametrize(
     ("model", "most"),
     [

@@ -51,6 +51,22 @@ ODD = {
     "a reference into properties": {
         "properties": {"a": {"type": "string"}, "b": {"$ref": "#/properties/a"}}
     },
+    "references that are escaped": {
+        "properties": {"a": {"$ref": "#/$defs/X%3Cy%3E"}, "b": {"$ref": "#/$defs/p~1q"}},
+        "$defs": {"X<y>": {"type": "string"}, "p/q": {"type": "string"}},
+    },
+    "references by an anchor": {
+        "$recursiveAnchor": True,
+        "properties": {
+            "a": {"$ref": "#x"},
+            "b": {"$recursiveRef": "#"},
+            "c": {"$dynamicRef": "#x"},
+        },
+        "$defs": {"x": {"$anchor": "x"}},
+    },
+    "numbers that are none": {
+        "properties": {"a": {"maximum": float("inf"), "multipleOf": 0, "minLength": -1}}
+    },
     "a reference to elsewhere": {"properties": {"a": {"$ref": "https://example.com/x.json"}}},
     "a reference to nowhere": {"properties": {"a": {"$ref": "#/$defs/none"}}},
     "itself": {"properties": {"a": {"$ref": "#"}}},
@@ -202,6 +218,27 @@ def test_what_is_combined_at_the_top_is_merged():
     }
     assert "exactly one of these sets of arguments: id | n" in declared.description
     assert adapted(schema, "gemini").tools[0].parameters["oneOf"] == schema["oneOf"]
+
+
+@pytest.mark.parametrize("vendor", SAID)
+def test_references_are_followed_however_they_are_written(vendor):
+    """Escaped references, and those by the schema's own address, lead where they point."""
+    schema = {
+        "$id": "https://x.test/s.json",
+        "properties": {
+            "a": {"$ref": "#/$defs/X%3Cy%3E"},
+            "b": {"$ref": "https://x.test/s.json#/$defs/z"},
+            "c": {"$ref": "#z", "type": "STRING"},
+        },
+        "$defs": {"X<y>": {"type": "string"}, "z": {"$anchor": "z", "type": "integer"}},
+    }
+    [declared] = adapted(schema, vendor).tools
+
+    assert declared.parameters["properties"] == {
+        "a": {"type": "string"},
+        "b": {"type": "integer"},
+        "c": {"type": "string"},
+    }
 
 
 def test_renamed_arguments_come_back_under_their_own_names():

@@ -45,7 +45,7 @@ from wire_support import (
 
 from tieredllm.providers.http import HttpClients
 from tieredllm.providers.text_calls import CALL_MARKS, TextCalls
-from tieredllm.types import Message, ToolCall
+from tieredllm.types import Image, Message, ToolCall
 
 DATA = Path(__file__).parent / "data"
 VENDORS = ["openai", "responses", "anthropic", "gemini"]
@@ -347,6 +347,18 @@ def test_openai_is_told_of_rounds():
     assert [it["tool_call_id"] for it in results] == [first["id"], second["id"]]
     assert [it["content"] for it in results] == ["counted", "Error: none"]
     assert all(re.fullmatch("[a-z0-9]{9}", it["id"]) for it in said["tool_calls"])
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_images_of_results_go_along(vendor):
+    """An image that a tool gave is sent to each vendor, beside the result's text."""
+    said, *told = turn()
+    png = Image(media_type="image/png", data=b"png")
+    rounds = (said, *(msgspec.structs.replace(it, parts=(png,)) for it in told))
+    body = msgspec.json.encode(sent_with(vendor, call(tools=TOOLS, rounds=rounds))).decode()
+
+    assert body.count("cG5n") == len(told)
+    assert "counted" in body
 
 
 def test_anthropic_is_told_of_rounds():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from chat_support import PROMPT
+from cli_support import Terminal, answering, cli, install_model, served, two_clouds
 from profile_support import mistakes_in, places_in
 
 from tieredllm.profile.load import load_profile
@@ -20,6 +23,15 @@ EXAMPLE = re.compile(r"```yaml\n(# (?:rules|regeln|profile).*?)```", re.DOTALL)
 
 def examples(page):
     return EXAMPLE.findall((ROOT / "docs" / page).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def reference(monkeypatch):
+    """Give the script's module."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import reference
+
+    return reference
 
 
 def test_the_tables_are_as_in_the_code():
@@ -56,3 +68,60 @@ def test_the_rule_files_in_the_reference_pass_their_own_tests(tmp_path, name):
 
     assert matcher.rules.tests
     assert failed_tests(matcher) == []
+
+
+OTHERS = {"TIEREDLLM_COMPLETE", "TIEREDLLM_WEBHOOK_URL"}
+"""The shell's own way to ask for completions, and a default that the profile's reference has."""
+
+
+def test_the_variables_are_those_the_program_reads(reference):
+    """Each that is told of is read somewhere, and each of our own that is read is told of."""
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "tieredllm").rglob("*.py"))
+    own = set(re.findall(r"TIEREDLLM_[A-Z]+(?:_[A-Z]+)*", code)) - OTHERS
+
+    assert own == {name for name in reference.VARIABLES if name.startswith("TIEREDLLM_")}
+    assert [name for name in reference.VARIABLES if name.lower() not in code.lower()] == []
+
+
+def test_every_file_is_in_the_table(reference, tmp_path):
+    """What a day's work leaves is told of, and nobody else can read what is said to be private."""
+    install_model(tmp_path)
+    with served(answering("Yes.")) as server:
+        used = two_clouds(tmp_path, server.url)
+        for command in (
+            ["-p", used, "hello"],
+            ["-p", "offline", "hello"],
+            ["-p", "offline", "ask", "-c", "and how are you? " * 80],
+            ["ask", "-s", "Be brief.", "--save", "brief"],
+            ["profile", "use", "offline"],
+            ["log", "off"],
+            [
+                "models",
+                "add",
+                str(next((tmp_path / "data/models").glob("*.gguf"))),
+                "--name",
+                "own",
+            ],
+        ):
+            assert cli(tmp_path, *command).returncode == 0, command
+        cli(tmp_path, "keys", "set", "openai", stdin=b"sk-test-0123456789abcdef")
+        cli(tmp_path, "-p", used, "models", "list", "--tier", "primary")
+        terminal = Terminal(tmp_path, "-p", used, "chat")
+        terminal.until(PROMPT)
+        terminal.type("hello\r")
+        terminal.until("Yes.")
+        terminal.type("\x04")
+        terminal.run()
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and path != Path(used)]
+
+    for path in found:
+        name = str(path.relative_to(tmp_path))
+        rows = [
+            who
+            for place, file, _, who in reference.FILES
+            if fnmatch.fnmatch(name, f"{place}/{file}")
+        ]
+        assert len(rows) == 1, name
+        if rows == [reference.YOU]:
+            assert path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0, name
+    assert len(found) > 8

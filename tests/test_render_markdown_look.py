@@ -84,17 +84,47 @@ def test_code_is_highlighted_on_a_background():
     assert len({cell[2] for cell in cells[0]} - {"default"}) == 1
 
 
-@pytest.mark.parametrize("language", ["nosuchlanguage", "python {.x}", "c++", "", "brainf*ck"])
+@pytest.mark.parametrize("language", ["nosuchlanguage", "python {.x}", "c++", "brainf*ck"])
 def test_any_language_is_taken(language):
     """An unknown language is shown without colours."""
     assert shown(f"```{language}\ncode\n```").lines() == ["code"]
+
+
+def test_code_that_no_background_tells_has_a_mark_above_it():
+    """Code without a language is marked, all code without colours: on a line that is not copied."""
+    plain = Terminal(80, 40)
+    markdown = MarkdownStream(console_on(plain, color=False), frame_s=0, clock=FakeClock())
+    markdown.feed("```py\ncode\n```\n")
+    markdown.finish()
+
+    assert shown("So:\n\n```\ncode\n```\n").lines() == ["So:", "", "┄┄┄", "code"]
+    assert plain.lines() == ["┄┄┄", "code"]
+
+
+def test_tasks_have_boxes():
+    """An item that is done has a ticked box; what only looks like one is text."""
+    text = "- [ ] open\n- [x] done\n- [y] other\n- plain [x]\n"
+
+    assert shown(text).lines() == [" ☐ open", " ☑ done", " • [y] other", " • plain [x]"]
+
+
+def test_prose_is_not_wider_than_can_be_read():
+    """On a wide screen prose stays within a hundred columns; a table may use them all."""
+    words = "word " * 60
+    table = "| " + " | ".join("abcdefghij" * 2 for _ in range(6)) + " |\n" + "|---" * 6 + "|\n"
+
+    code = "- a\n\n  ```\n  " + "x" * 150 + "\n  ```\n"
+
+    assert max(map(len, shown(words, 200).lines())) <= 100
+    assert "x" * 150 in shown(code, 200).lines()[-1]
+    assert max(map(len, shown(table, 200).lines())) > 100
 
 
 def test_numbers_of_lists_stay_in_place():
     """Items keep their numbers and their place, whatever the list's last number is."""
     text = "\n".join(f"{n}. item" for n in range(8, 13))
 
-    assert shown(text).lines() == [f"{n:>3} item" for n in range(8, 13)]
+    assert shown(text).lines() == [f"{n:>2}. item" for n in range(8, 13)]
 
 
 def test_items_with_several_blocks_are_set_off():
@@ -102,14 +132,15 @@ def test_items_with_several_blocks_are_set_off():
     text = "1. a\n\n   ```\n   code\n   ```\n2. b\n   - c\n3.\n4. d\n"
 
     assert shown(text).lines() == [
-        "  1 a",
+        " 1. a",
         "",
+        "    ┄┄┄",
         "    code",
         "",
-        "  2 b",
+        " 2. b",
         "     • c",
-        "  3",
-        "  4 d",
+        " 3.",
+        " 4. d",
     ]
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.render.spinner import Spinner
-from tieredllm.types import Attempt, AttemptFailed, AttemptStarted, RetryScheduled, Token
+from tieredllm.types import Attempt, AttemptFailed, AttemptStarted, RetryScheduled, Thought, Token
 
 STARTED = AttemptStarted(tier="primary", level=0, provider="openai", model="gpt-5", number=1)
 BUSY = ErrorInfo(kind=ErrorKind.RATE_LIMIT, message="Too many requests", status=429)
@@ -182,3 +182,53 @@ def test_plain_characters_where_the_encoding_has_no_others():
     assert terminal.getvalue().isascii()
     assert terminal.text().startswith("| primary (long-name-")
     assert terminal.text().endswith("... - 1 s")
+
+
+class Key:
+    """A key that has been pressed, or not."""
+
+    name = "Tab"
+
+    def __init__(self) -> None:
+        self.listens = False
+
+    def listen(self) -> bool:
+        self.listens = True
+        return True
+
+    def rest(self) -> None:
+        self.listens = False
+
+
+def test_it_says_who_is_next_when_and_which_key_asks_them_now():
+    """The time is that of the line's own clock, from tier to tier; who thinks has none."""
+    terminal, key = Terminal(), Key()
+    spinner, clock = spinner_on(terminal, key=key)
+
+    def ask(tier, **following):
+        spinner.take(
+            AttemptStarted(tier=tier, level=0, provider="x", model="m", number=1, **following)
+        )
+        wait(spinner, clock, 4)
+        return terminal.text()[2:]
+
+    lines = [
+        ask("primary", next_tier="primary", next_model="other", until_s=10),
+        ask("primary", next_tier="secondary", next_model="m", until_s=10),
+    ]
+    spinner.take(Thought(tier="primary", text="hm"))
+    wait(spinner, clock, 1)
+    lines.append(terminal.text()[2:])
+    spinner.pause()
+    assert not key.listens
+    spinner.resume()
+    lines.append(ask("primary"))
+    spinner.stop()
+
+    assert lines == [
+        "primary (m) · 4 s → other at 10 s (Tab: now)",
+        "primary (m) · 8 s → secondary at 14 s (Tab: now)",
+        "primary is thinking · 9 s → secondary (Tab: now)",
+        "primary (m) · 13 s",
+    ]
+    assert not key.listens

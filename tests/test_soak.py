@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
+from chat_support import talking
+from cli_support import environment, served, tieredllm, two_clouds
 from wire_support import (
     KEY,
     KEY_ENVS,
@@ -183,7 +194,7 @@ def test_soak(tmp_path, seed):
         took = loop.time() - started
         outputs.append(out.getvalue() + err.getvalue())
 
-        assert took < DEADLINE_S + 0.3, answer
+        assert took < DEADLINE_S + 0.3, (took, answer)
         assert answer.text is not None, answer
         assert out.getvalue() == answer.text.rstrip("\n") + "\n"
         if answer.provider != "rules":
@@ -232,3 +243,151 @@ def test_soak(tmp_path, seed):
         if file.is_file():
             assert KEY.encode() not in file.read_bytes(), file
     assert set().union(*(server.faults for server in servers)) >= set(FAULTS)
+
+
+def asking(home: Path, path: str, question: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        tieredllm("-p", path, "ask", "--json", question),
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot stop a process")
+@pytest.mark.parametrize("part", [0, 1], ids=["before the first byte", "in the middle"])
+def test_a_process_that_does_not_run_blames_nobody(tmp_path, part):
+    """What arrived while a process was stopped is read, though its limits are over by the clock."""
+    whole = answers("openai", "in ", "time")
+    asked, goes_on = threading.Event(), threading.Event()
+
+    async def play(connection):
+        first = whole[: whole.index(b"time") - 100] if part else b""
+        await connection.send(first)
+        asked.set()
+        await asyncio.to_thread(goes_on.wait, 20)
+        await connection.send(whole[len(first) :])
+
+    with served(play) as server:
+        limits = ", first_token_timeout_s: 0.5, idle_timeout_s: 0.5, timeout_s: 0.5"
+        path = two_clouds(tmp_path, server.url + "/v1", extra=limits)
+        process = asking(tmp_path, path, "why?")
+        assert asked.wait(30)
+        time.sleep(0.2)  # it has begun to wait
+        process.send_signal(signal.SIGSTOP)
+        goes_on.set()
+        time.sleep(1.5)
+        process.send_signal(signal.SIGCONT)
+        answer = json.loads(process.communicate(timeout=30)[0])
+
+    assert (answer["tier"], answer["text"]) == ("primary", "in time")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows starts processes too slowly")
+def test_processes_that_share_too_few_processors_blame_nobody(tmp_path):
+    """Thirty at once beside busy loops, all with 1 s for the first token, open no circuit."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        with talking() as server:
+            limits = ", first_token_timeout_s: 1, timeout_s: 1, connect_timeout_s: 1"
+            path = two_clouds(tmp_path, server.url + "/v1", extra=limits)
+            running = [asking(tmp_path, path, f"number {at}") for at in range(30)]
+            found = [json.loads(process.communicate(timeout=100)[0]) for process in running]
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+    assert {(answer["tier"], answer["original_error"]) for answer in found} == {("primary", None)}
+
+
+def pouring(before: bytes, data: bytes):
+    """Make a server that says something once, and then something else for ever."""
+
+    async def play(connection):
+        with contextlib.suppress(ConnectionError):
+            await connection.send(before)
+            while True:
+                await connection.send(data)
+
+    return play
+
+
+def body(text: bytes) -> bytes:
+    """Make a whole JSON document."""
+    return response(200, text, {"Content-Type": "application/json"})
+
+
+SAYS = b'data: {"choices": [{"delta": {"content": "%s"}%s}]}\n\n'
+EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+
+HOSTILE = {
+    "comments": pouring(EVENTS + b"\r\n", b": x\n\n" * 10_000),
+    "empty events": pouring(EVENTS + b"\r\n", b"data: {}\n\n" * 6000),
+    "blank words": pouring(EVENTS + b"\r\n", SAYS % (b" ", b"") * 1000),
+    "words after the end": pouring(
+        EVENTS + b"\r\n", SAYS % (b"x", b', "finish_reason": "stop"') * 1000
+    ),
+    "events of many parts": pouring(EVENTS + b"\r\n", b"data: [%s{}]\n\n" % (b"{}," * 20_000)),
+    "chunks of a byte": pouring(
+        EVENTS + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n:\r\n" * 9000
+    ),
+    "early hints": pouring(b"", b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n" * 2000),
+    "headers": pouring(EVENTS, b"X-A: b\r\n" * 10_000),
+    "a document of many parts": body(b"[%s{}]" % (b"{}," * 190_000)),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_that_never_ends_keeps_the_deadline_from_being_heard(tmp_path, name):
+    """However much comes at once, whatever else wants to run is let run every few milliseconds.
+
+    The measure is this thread's own work, so that a busy machine is not taken for a busy program.
+    """
+    longest = 0.0
+
+    async def watch():
+        nonlocal longest
+        while True:
+            began = time.thread_time()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.thread_time() - began)
+
+    async def ask(url):
+        path = two_clouds(tmp_path, url + "/v1", extra=", first_token_timeout_s: 30")
+        places = Places.from_environment({"TIEREDLLM_HOME": str(tmp_path)})
+        async with FallbackManager(path, places=places) as manager:
+            await manager.process_with_fallbacks("hi", options=Options(deadline_s=0.05))
+            manager.forget()  # by now everything is imported
+            watching = asyncio.create_task(watch())
+            answer = await manager.process_with_fallbacks("hi", options=Options(deadline_s=0.7))
+            watching.cancel()
+            return answer
+
+    with served(HOSTILE[name]) as server:
+        answer = asyncio.run(ask(server.url))
+
+    assert answer.tier == "rules"
+    assert answer.latency_ms < 1300
+    assert longest < 0.15
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_ctrl_c_is_heard_while_events_pour_in(tmp_path):
+    """An endless stream of nothing does not keep the program from ending."""
+    asked = threading.Event()
+
+    async def play(connection):
+        asked.set()
+        await HOSTILE["comments"](connection)
+
+    with served(play) as server:
+        process = asking(tmp_path, two_clouds(tmp_path, server.url + "/v1"), "hi")
+        assert asked.wait(30)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert time.monotonic() - began < 3

@@ -500,9 +500,9 @@ def test_an_answer_from_the_future_is_not_given_again(history, clock):
     assert history.cached_answer("default", Prompt(question="Q?"), newer_than=NOW - 60) is None
 
 
-def test_the_log_keeps_the_latest_requests_only(history, monkeypatch):
+def test_the_log_keeps_the_latest_requests_only(database, clock):
     """Beyond the number it keeps, the oldest go, with what the statistics have of them."""
-    monkeypatch.setattr("tieredllm.store.history.MAX_REQUESTS", 10)
+    history = History(database, clock, keep=10)
     for number in range(15):
         ask(history, f"a{number:02}", attempts=[attempt()])
 
@@ -513,9 +513,9 @@ def test_the_log_keeps_the_latest_requests_only(history, monkeypatch):
     assert count.fetchone() == (10,)
 
 
-def test_the_log_does_not_outgrow_its_bytes(history, monkeypatch):
+def test_the_log_does_not_outgrow_its_bytes(database, clock):
     """Few requests with long texts go, too, once the file is full; the latest always stays."""
-    monkeypatch.setattr("tieredllm.store.history.MAX_BYTES", 1_000_000)
+    history = History(database, clock, max_mb=1)
     for number in range(40):
         ask(history, f"a{number:02}", "x" * 100_000)
 

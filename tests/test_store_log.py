@@ -240,35 +240,44 @@ def test_a_file_that_cannot_be_read_is_said(tieredllm, home, args):
 
 
 def test_stats_are_plain_when_piped(tieredllm, filled):
-    """Piped, the figures are a line of names and a line per tier, with tabs between."""
+    """Piped, the figures are a line per tier, or per model, with tabs between."""
     code, out, err = tieredllm("stats", "--days", "1")
-    head, *rows = [line.split("\t") for line in out.splitlines()]
+    rows = [line.split("\t") for line in out.splitlines()]
+    models = tieredllm("stats", "--days", "1", "--models")[1]
 
     assert (code, err) == (0, "")
-    assert head[:3] == ["tier", "requests", "success"]
-    assert [dict(zip(head, row, strict=True)) for row in rows] == [
-        {
-            "tier": "primary", "requests": "1", "success": "0%", "p50": "-", "p95": "-",
-            "first token": "-", "tokens in": "0", "tokens out": "0", "fell back": "100%",
-        },
-        {
-            "tier": "secondary", "requests": "1", "success": "100%", "p50": "500 ms",
-            "p95": "500 ms", "first token": "250 ms", "tokens in": "10", "tokens out": "20",
-            "fell back": "0%",
-        },
-        {
-            "tier": "rules", "requests": "1", "success": "100%", "p50": "5.0 ms", "p95": "5.0 ms",
-            "first token": "-", "tokens in": "10", "tokens out": "20", "fell back": "0%",
-        },
-    ]  # fmt: skip
+    assert rows == [
+        ["primary", "1", "0%", "100%", "-", "-", "-"],
+        ["secondary", "1", "100%", "0%", "500 ms", "500 ms", "250 ms"],
+        ["rules", "1", "100%", "0%", "5.0 ms", "5.0 ms", "-"],
+    ]
+    assert [line.split("\t") for line in models.splitlines()] == [
+        ["secondary", "gpt", "1", "500 ms", "250 ms", "10", "20", "-"],
+        ["rules", "gpt", "1", "5.0 ms", "-", "10", "20", "-"],
+    ]
 
 
 def test_stats_json_is_one_object(tieredllm, filled):
-    """`stats --json` has the whole and each tier."""
+    """`stats --json` has the whole, each tier and each model; its times are as everywhere."""
     found = json.loads(tieredllm("stats", "--json", "--days", "1")[1])
 
     assert (found["requests"], found["fallback_rate"]) == (2, 1.0)
     assert [tier["name"] for tier in found["tiers"]] == ["primary", "secondary", "rules"]
+    assert [model["answers"] for model in found["models"]] == [1, 1]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["since"])
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_stats_are_two_tables_on_a_terminal(tieredllm, filled, columns, monkeypatch):
+    """The tiers and the models have a table each; charts are where there is room for them."""
+    monkeypatch.setenv("COLUMNS", columns)
+    _, out, _ = tieredllm("stats", "--days", "1", terminal=True)
+
+    assert "tier        asked   answered   fell back   p50      p95      first token" in plain(out)
+    assert "tier        model   answers   p50      first token   tokens in   out   cost" in plain(
+        out
+    )
+    assert ("falls" in out) == (columns == "200")
 
 
 def test_stats_look_back_over_the_health_window(tieredllm, history):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from store_support import NOW, FakeClock, answer, attempt
 
 from tieredllm.kinds import ErrorInfo, ErrorKind
@@ -140,3 +141,22 @@ def test_the_charts_put_each_request_in_its_part_of_the_time(database):
 def test_percentiles_are_nearest_ranks(values, share, expected):
     """The percentile is a value that occurred."""
     assert percentile(list(values), share) == expected
+
+
+def test_models_are_summed_up_with_what_they_cost(database):
+    """A row for each model that answered: answers, tokens, and the sum of the costs it was told."""
+    one = [attempt(duration_ms=100, first_token_ms=40)]
+    save(
+        database,
+        replace(answer("a1", attempts=one), model_used="big", cost=0.25),
+        replace(answer("a2", attempts=one), model_used="big", cost=0.5),
+        replace(answer("a3", attempts=one), model_used="other"),
+        answer("a4", error=FAILED, attempts=[attempt(outcome="failed", kind=FAILED.kind)]),
+    )
+    found, _ = over_all(database)
+
+    assert [(it.tier, it.model, it.answers, it.cost) for it in found.models] == [
+        ("primary", "big", 2, 0.75),
+        ("primary", "other", 1, None),
+    ]
+    assert (found.models[0].prompt_tokens, found.models[0].completion_tokens) == (20, 40)

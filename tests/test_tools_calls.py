@@ -459,6 +459,22 @@ def test_what_was_read_is_read_again_after_a_change(tiers, repeated):
     assert last.repeated is repeated
 
 
+def test_who_asks_again_gets_what_is_so_by_now():
+    """A model that polls runs its call each time; the next tier's first one is remembered."""
+    tool, ran = counter(read_only=True)
+    tools = session(tool)
+
+    async def go():
+        for tier in ("primary", "primary", "primary", "secondary", "secondary"):
+            [result] = await carried_out(tools, call("count", {"n": 1}), tier=tier)
+            repeated.append(result.repeated)
+
+    repeated = []
+    asyncio.run(go())
+    assert repeated == [False, False, False, True, False]
+    assert len(ran) == 4
+
+
 def test_a_write_is_remembered_until_something_else_may_have_changed():
     """The next tier's same write runs nothing; with another write in between it runs."""
     tool, ran = counter(read_only=False)

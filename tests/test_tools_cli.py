@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 import yaml
-from tools_support import MCP_SERVER, servers
+from tools_support import MCP_SERVER, RAW_SERVER, servers
 
 from tieredllm.cli import lazy_group
 from tieredllm.cli.environment import Environment
@@ -104,12 +104,33 @@ def test_list_shows_what_no_tier_may_use(home):
     assert (last["tier"], [it["name"] for it in last["tools"]]) == (None, ["close_ticket"])
 
 
+def test_all_that_a_server_says_is_shown_with_v(home):
+    """`-v` shows each line of its stderr, and what it tells models of itself."""
+    server = [sys.executable, str(RAW_SERVER), str(home), "tells", "noisy"]
+    (home / "some.yaml").write_text(
+        "tiers: [{name: rules, provider: rules}]\n"
+        f"tools: {{mcp: {{raw: {{command: {json.dumps(server)}}}}}}}\n"
+    )
+    _, _, quiet = tools(home, "list", profile="some.yaml")
+    _, _, told = tools(home, "list", "-v", profile="some.yaml")
+    _, _, called = tools(home, "call", "-v", "raw__state", profile="some.yaml")
+
+    assert quiet == ""
+    said = "raw: reading the settings\nraw: ready\n"
+    assert told.startswith(f"{said}raw tells models (2048 characters):\nCall state first.\nxxx")
+    assert called.startswith(said)
+
+
 def test_import_writes_servers_without_their_secrets(home):
     """Another program's servers come as a profile's, secrets as names of variables."""
     servers = {
         "git": {"command": "uvx", "args": ["mcp-server-git"], "env": {"GITHUB_TOKEN": "ghp_abc"}},
         "my crm": {"url": "https://x/mcp", "headers": {"Authorization": "Bearer s3cret"}},
         "plain": {"command": "serve", "env": {"PORT": "3000", "API_KEY": "${MINE}"}},
+        "db": {"command": "npx", "args": ["-y", "pg", "postgresql://me:s3cret@host/db"]},
+        "opts": {"command": "npx", "args": ["--access-token", "s3cret", "--api-key=s3cret", "x"]},
+        "remote": {"command": "npx", "args": ["--header", "Authorization: Bearer s3cret"]},
+        "keyed": {"url": "https://x/mcp?api_key=s3cret"},
     }
     (home / "mcp.json").write_text(json.dumps({"mcpServers": servers}))
     code, out, err = tools(home, "import", str(home / "mcp.json"))
@@ -119,6 +140,16 @@ def test_import_writes_servers_without_their_secrets(home):
         "git": servers["git"] | {"env": {"GITHUB_TOKEN": "${GITHUB_TOKEN}"}},
         "my crm": servers["my crm"] | {"headers": {"Authorization": "Bearer ${MY_CRM_TOKEN}"}},
         "plain": servers["plain"],
+        "db": {"command": "npx", "args": ["-y", "pg", "${DB_URL}"]},
+        "opts": {
+            "command": "npx",
+            "args": ["--access-token", "${ACCESS_TOKEN}", "--api-key=${API_KEY}", "x"],
+        },
+        "remote": {
+            "command": "npx",
+            "args": ["--header", "Authorization: Bearer ${REMOTE_TOKEN}"],
+        },
+        "keyed": {"url": "${KEYED_URL}"},
     }
     assert "`tieredllm keys set GITHUB_TOKEN`" in err
     assert "`tieredllm keys set MY_CRM_TOKEN`" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -124,24 +125,33 @@ def house():
     made.server.server_close()
 
 
-def tieredllm(folder, house, *args):
-    """Run a command whose browser is a program that follows where it is led."""
-    browser = folder / "browser"
-    browser.write_text(f"#!{sys.executable}\n{BROWSER}\n")
-    browser.chmod(0o755)
+def environment(folder):
+    """Give the variables of a user without a browser."""
+    return {
+        "PATH": os.environ["PATH"],
+        "TIEREDLLM_HOME": str(folder / "home"),
+        "HOME": str(folder),
+    }
+
+
+def command(folder, house):
+    """Write a profile with the server; give a command line's beginning."""
     profile = folder / "profile.yaml"
     profile.write_text(
         "name: test\ntiers: [{name: rules, provider: rules}]\n"
         f"tools: {{mcp: {{crm: {{url: '{house.base}/mcp'}}, own: {{command: cat}}}}}}\n"
     )
+    return [sys.executable, "-m", "tieredllm", "-p", str(profile), "tools"]
+
+
+def tieredllm(folder, house, *args):
+    """Run a command whose browser is a program that follows where it is led."""
+    browser = folder / "browser"
+    browser.write_text(f"#!{sys.executable}\n{BROWSER}\n")
+    browser.chmod(0o755)
     return subprocess.run(
-        [sys.executable, "-m", "tieredllm", "-p", str(profile), "tools", *args],
-        env={
-            "PATH": os.environ["PATH"],
-            "BROWSER": f"{browser} %s",
-            "TIEREDLLM_HOME": str(folder / "home"),
-            "HOME": str(folder),
-        },
+        [*command(folder, house), *args],
+        env=environment(folder) | {"BROWSER": f"{browser} %s"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -171,6 +181,33 @@ def test_a_login_lasts_and_is_renewed(tmp_path, house):
     assert (after.stdout, again.stdout) == ("it is you\n", "it is you\n")
     assert house.grants == ["authorization_code", "refresh_token"]
     assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_browser_on_another_machine_will_do(tmp_path, house):
+    """Where no browser is, the address that one elsewhere ended at is pasted, at the second try."""
+    with subprocess.Popen(
+        [*command(tmp_path, house), "login", "crm"],
+        env=environment(tmp_path),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        address = program.stderr.readline().removeprefix("log in at ").strip()
+        parts = urllib.parse.urlsplit(address)
+        elsewhere = http.client.HTTPConnection(parts.netloc)
+        elsewhere.request("GET", f"{parts.path}?{parts.query}")
+        ended_at = elsewhere.getresponse().getheader("location")
+        elsewhere.close()
+        program.stdin.write(f"what now?\n{ended_at}\n")
+        program.stdin.flush()
+        said = [line.strip() for line in program.stderr]
+
+    assert program.returncode == 0
+    assert said[1:] == [
+        "no login is in that: paste the whole address, with its `?code=…`",
+        "logged in to crm: it has 1 tools",
+    ]
+    assert tieredllm(tmp_path, house, "call", "crm__who").stdout == "it is you\n"
 
 
 def test_a_login_that_makes_no_sense_is_told(tmp_path, house):

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from tools_support import call, carried_out, declared
+from tools_support import RAW_SERVER, alive, call, carried_out, declared
 
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.mcp.transport import Stderr
 from tieredllm.tools.registry import Toolbox
-
-RAW_SERVER = Path(__file__).parent / "tools_raw_server.py"
+from tieredllm.types import Image
 
 
 def raw_box(folder, *how, cache=None, env=None, **settings):
     """Declare the raw server under the name `raw`."""
     command = [sys.executable, str(RAW_SERVER), str(folder), *how]
     return Toolbox(
-        declared(mcp={"raw": {"command": command, **settings}}),
+        declared(mcp={"raw": {"command": command} | settings}),
         cwd=folder,
         env={"PATH": os.environ["PATH"], **(env or {})},
         cache=cache,
@@ -43,8 +44,9 @@ def called(box, *names, left_s=20.0):
         tools = ToolSession(box, approval=Approval("always"), max_rounds=50)
         try:
             found = []
-            for number, name in enumerate(names):
-                made = call(f"raw__{name}", call_id=str(number))
+            for number, wanted in enumerate(names):
+                name, arguments = (wanted, None) if isinstance(wanted, str) else wanted
+                made = call(f"raw__{name}", arguments, call_id=str(number))
                 found += await carried_out(tools, made, left_s=left_s)
             return found
         finally:
@@ -98,6 +100,204 @@ def test_no_part_of_a_result_is_lost(tmp_path, name, text):
     assert (result.outcome, result.text) == ("ok", text)
 
 
+BLOCK = '{"type":"text","text":"x"}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        # What an envelope may lack, or have too much of.
+        '{"id":ID,"result":{"content":[BLOCK]}}',
+        '{"jsonrpc":"2.0","id":ID.0,"error":null,"result":{"content":[BLOCK]}}',
+        '[{"jsonrpc":"2.0","id":"ID","result":{"content":[BLOCK]}}]',
+        '\ufeff{"jsonrpc":"2.0","id":ID,"result":{"content":[BLOCK]}}',
+        'Ready {"id":ID,"jsonrpc":"2.0","result":{"content":[BLOCK]}}',
+        # What a result may be made of.
+        '{"jsonrpc":"2.0","id":ID,"result":"x"}',
+        '{"jsonrpc":"2.0","id":ID,"result":[BLOCK]}',
+        '{"jsonrpc":"2.0","id":ID,"result":{"_meta":"odd","content":BLOCK}}',
+        # server-filesystem 2026.8.31 has the content in the structured content once more.
+        '{"jsonrpc":"2.0","id":ID,"result":{"content":[BLOCK],"structuredContent":{"c":[BLOCK]}}}',
+    ],
+)
+def test_a_loose_answer_is_read_as_it_is_meant(tmp_path, line):
+    """Whatever a server makes of an answer's form, the model gets what is in it."""
+    box = raw_box(tmp_path, timeout_s=5)
+    [result] = called(box, ("say", {"line": line.replace("BLOCK", BLOCK)}))
+
+    assert (result.outcome, result.text) == ("ok", "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        # What Python's and JavaScript's own encoders write.
+        ('"content":["half \\ud83d"]', "half \ufffd"),
+        ('"structuredContent":{"x":NaN}', '{"x":null}'),
+        ('"toolResult":{"a":1}', '{"toolResult":{"a":1}}'),
+        ('"content":[{"type":"text","text":{"a":1}}]', '{"a":1}'),
+        ('"content":[{"type":"json","json":1}]', '{"type":"json","json":1}'),
+        ('"content":[{"type":"resource","resource":{"text":"x"}}]', "x"),
+        (
+            '"content":[{"type":"resource","resource":{"mimeType":"text/csv","blob":"aGk="}}]',
+            "hi",
+        ),
+        ('"content":[{"type":"resource_link","uri":"a:b","size":"big"}]', "[a:b](a:b)"),
+        (
+            '"content":[{"type":"resource_link","uri":"a:b","name":"n","description":"all"}]',
+            "[n](a:b): all",
+        ),
+    ],
+)
+def test_a_loose_block_is_told(tmp_path, content, text):
+    """A block of an unknown kind, or without what its kind needs, is told as well as it can be."""
+    line = f'{{"jsonrpc":"2.0","id":ID,"result":{{{content}}}}}'
+    [result] = called(raw_box(tmp_path, timeout_s=5), ("say", {"line": line}))
+
+    assert (result.outcome, result.text) == ("ok", text)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('{"jsonrpc":"2.0","id":ID,"error":"full"}', "the MCP server raw failed: full"),
+        (
+            '{"jsonrpc":"2.0","id":ID,"error":{"code":"E1","message":"full"}}',
+            'the MCP server raw failed: {"code":"E1","message":"full"}',
+        ),
+        (
+            '{"jsonrpc":"2.0","id":ID}',
+            "the MCP server raw failed: an answer with neither a result nor an error",
+        ),
+        (
+            '{"jsonrpc":"2.0","id":ID,"error":{"code":-32000,"message":"Connection closed"}}',
+            "the MCP server raw failed: Connection closed",
+        ),
+        ('{"jsonrpc":"2.0","id":ID,"result":{"content":["x"],"isError":"true"}}', "x"),
+        (
+            '{"jsonrpc":"2.0","id":ID,"result":{"resultType":"input_required"}}',
+            "the tool wants to ask the user something first, which is not supported",
+        ),
+    ],
+)
+def test_a_loose_error_is_one_at_once(tmp_path, line, text):
+    """An error of any shape ends its call with what it says, and the server lives on."""
+    box = raw_box(tmp_path, timeout_s=5)
+    result, after = called(box, ("say", {"line": line}), "state")
+
+    assert (result.outcome, result.text) == ("failed", text)
+    assert after.outcome == "ok"
+    assert len(lines(tmp_path, "starts")) == 1
+
+
+def test_an_image_is_passed_on(tmp_path):
+    """What is an image by its first bytes goes along beside the text; anything else is named."""
+    png = b"\x89PNG\r\n\x1a\n rest"
+    blocks = [
+        {"type": "text", "text": "see"},
+        {"type": "image", "mimeType": "image/jpeg", "data": b64encode(png).decode()},
+        {"type": "image", "mimeType": "image/png", "data": b64encode(b"no image").decode()},
+    ]
+    line = json.dumps({"jsonrpc": "2.0", "id": "ID", "result": {"content": blocks}})
+    [result] = called(raw_box(tmp_path), ("say", {"line": line}))
+
+    assert result.text == (
+        "see\n\n[image of type image/png, 13 bytes]\n\n"
+        "[image of type image/png, 8 bytes, not shown]"
+    )
+    assert result.as_message().parts == (Image(media_type="image/png", data=png),)
+
+
+def test_progress_keeps_a_call_alive(tmp_path):
+    """A call may take longer than `timeout_s` while its server says that it is at work."""
+    box = raw_box(tmp_path, timeout_s=2)
+    [result] = called(box, "works")
+
+    assert (result.outcome, result.text) == ("ok", "done")
+    assert result.duration_ms > 2_500
+
+
+def test_progress_does_not_outlast_the_request(tmp_path):
+    """However much progress there is, half of the request's time is all a call gets."""
+    [result] = called(raw_box(tmp_path, timeout_s=2), "works", left_s=4)
+
+    assert result.outcome == "timeout"
+    assert "(half of what was left of deadline_s)" in result.text
+
+
+def test_a_server_that_ends_now_and_then_is_started_each_time(tmp_path, monkeypatch):
+    """Only a server that ends again and again at once is given up."""
+    given_up = called(raw_box(tmp_path), *["dies"] * 4)
+    monkeypatch.setattr("tieredllm.tools.mcp.server.RETRY_S", 0)
+    kept = called(raw_box(tmp_path), *["dies"] * 4, "state")
+
+    assert "it has ended 3 times: Error: out of memory" in given_up[-1].text
+    assert kept[-1].outcome == "ok"
+
+
+def test_a_resource_that_a_result_links_to_can_be_read(tmp_path):
+    """There is a tool for it from the first link on, and for nothing that was not linked to."""
+    before = listed(raw_box(tmp_path))
+    early, _, read, other = called(
+        raw_box(tmp_path),
+        ("read_resource", {"uri": "raw://log"}),
+        "links",
+        ("read_resource", {"uri": "raw://log"}),
+        ("read_resource", {"uri": "file:///etc/passwd"}),
+    )
+
+    assert "read_resource" not in before
+    assert early.outcome == "unknown"
+    assert (read.outcome, read.text) == ("ok", "all of raw://log")
+    assert (other.outcome, other.text) == (
+        "failed",
+        "no result of raw linked to it, but to raw://log",
+    )
+    assert lines(tmp_path, "heard").count("resources/read") == 1
+
+
+def test_what_a_server_says_of_itself_is_remembered(tmp_path):
+    """Its instructions are there without starting it, up to 2048 characters, unless refused."""
+
+    def told(**settings):
+        box = raw_box(tmp_path, "tells", cache=tmp_path / "cache", **settings)
+
+        async def go():
+            try:
+                return box.instructions(await box.granted("all"))
+            finally:
+                await box.aclose()
+
+        return asyncio.run(go())
+
+    first, second, refused = told(), told(), told(instructions=False)
+    assert first["raw"].startswith("Call state first.\nxxx")
+    assert len(first["raw"]) == 2048
+    assert (second, refused) == (first, {})
+    assert len(lines(tmp_path, "starts")) == 2
+
+
+def test_all_that_a_server_says_on_stderr_can_be_heard(tmp_path):
+    """Each line comes as it is said, with the server's name, cleaned."""
+    script = tmp_path / "noisy.py"
+    script.write_text("import sys; print('one\\n\\x1b[31mtwo', file=sys.stderr)")
+    heard = []
+    box = Toolbox(
+        declared(mcp={"raw": {"command": [sys.executable, str(script)]}}),
+        cwd=tmp_path,
+        env={},
+        said=lambda *it: heard.append(it),
+    )
+    listed(box)
+
+    assert heard[:2] == [("raw", "one"), ("raw", "two")]
+
+
+def test_lists_in_place_of_objects_cost_nothing(tmp_path):
+    """A server that writes `[]` for what is empty has its tools all the same."""
+    assert [*listed(raw_box(tmp_path, "forgets_types"))] == ["state"]
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -139,6 +339,44 @@ def test_a_bad_entry_costs_itself_alone(tmp_path):
     )
 
 
+ALL_OF_THEM = "now a_b__get_x a_b__get_y a_b__put a_b_648fa9__get_x a_b_648fa9__put"
+
+
+@pytest.mark.parametrize(
+    ("grant", "granted"),
+    [
+        ("all", ALL_OF_THEM),
+        (("all", "-now"), ALL_OF_THEM.removeprefix("now ")),
+        (("a.b",), "a_b__get_x a_b__get_y a_b__put"),
+        (("a_b",), "a_b_648fa9__get_x a_b_648fa9__put"),
+        (("now", "a_b__get_*"), "now a_b__get_x a_b__get_y"),
+        (("*__get_x",), "a_b__get_x a_b_648fa9__get_x"),
+        (("a.b", "-a_b__get_*"), "a_b__put"),
+        (("-a.b",), "now a_b_648fa9__get_x a_b_648fa9__put"),
+        # By the server's own name, whatever models are told.
+        (("a.b", "-a.b__put"), "a_b__get_x a_b__get_y"),
+        (("a_b", "-a_b__put"), "a_b_648fa9__get_x"),
+    ],
+)
+def test_grants_name_tools_servers_and_patterns(tmp_path, grant, granted):
+    """A grant gives what it names, less what it takes away, of servers with like names, too."""
+
+    def server(tools):
+        return {"command": [sys.executable, str(RAW_SERVER), str(tmp_path), f"only={tools}"]}
+
+    servers = {"a.b": server("get_x,get_y,put"), "a_b": server("get_x,put")}
+    box = Toolbox(declared(builtin=("now",), mcp=servers), cwd=tmp_path, env={})
+
+    async def go():
+        try:
+            return [tool.name for tool in await box.granted(grant)]
+        finally:
+            await box.aclose()
+
+    assert asyncio.run(go()) == granted.split()
+    assert box.troubles == ()
+
+
 def test_the_users_word_on_what_is_read_only_counts(tmp_path):
     """`read_only` names tools that are, and `trust_hints: false` believes no hint."""
     tools = listed(raw_box(tmp_path, trust_hints=False, read_only=["sum*"]))
@@ -165,6 +403,15 @@ def test_older_servers_are_asked_to_initialize(tmp_path, how, starts, first):
     assert took < 9  # the SDK waits 10 s for an answer to `server/discover`
     assert len(lines(tmp_path, "starts")) == starts
     assert lines(tmp_path, "heard")[0] == first
+
+
+def test_a_slow_server_may_end_of_the_first_question(tmp_path):
+    """One that hears `server/discover` late, and ends of it, is started again all the same."""
+    tools = listed(raw_box(tmp_path, "dies_of_discover", "slow=2.5"))
+
+    assert "state" in tools
+    assert lines(tmp_path, "heard")[:2] == ["server/discover", "initialize"]
+    assert len(lines(tmp_path, "starts")) == 2
 
 
 def test_what_a_server_speaks_is_remembered(tmp_path):
@@ -245,18 +492,20 @@ def test_a_list_that_changes_is_read_again(tmp_path):
     assert (before.text, added.outcome, added.text) == ("added a tool", "ok", "added")
 
 
-def test_a_server_outlives_no_kill(tmp_path):
-    """SIGKILL of the program ends a server that is busy and would never notice."""
+@pytest.mark.parametrize("launcher", [[], ["sh", "-c", '"$@"; true', "launcher"]])
+def test_a_server_outlives_no_kill(tmp_path, launcher):
+    """SIGKILL of the program ends a server that would never notice, what launched it or not."""
     import signal
     import subprocess
 
+    command = [*launcher, sys.executable, str(RAW_SERVER), str(tmp_path), "slow=600"]
     script = f"""
 import asyncio, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_tools_mcp_odd import raw_box
 async def go():
-    box = raw_box(Path({str(tmp_path)!r}), "slow=600", start_timeout_s=600)
+    box = raw_box(Path({str(tmp_path)!r}), command={command!r}, start_timeout_s=600)
     await box.granted("all", deadline=asyncio.get_running_loop().time() + 600)
 asyncio.run(go())
 """
@@ -269,15 +518,13 @@ asyncio.run(go())
         program.send_signal(signal.SIGKILL)
         program.wait()
         until = time.monotonic() + 5
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+        while alive(pid) and time.monotonic() < until:
             time.sleep(0.05)
-        state = Path(f"/proc/{pid}/stat")
-        gone = not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
     finally:
         program.kill()
         program.wait()
 
-    assert gone
+    assert not alive(pid)
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
@@ -343,6 +590,32 @@ def test_a_signal_ends_the_program_and_its_servers(tmp_path, name, code):
             "no licence was found\nProcessing request of type CallToolRequest\n",
             "no licence was found",
         ),
+        (
+            "panic: no token\n\ngoroutine 1 [running]:\nmain.main()\n\t/m.go:5\nexit status 2\n",
+            "panic: no token",
+        ),
+        (
+            "Error: no token\n\nCaused by:\n    0: reading\n    1: No such file (os error 2)\n",
+            "Error: no token",
+        ),
+        (
+            "docker: no daemon.\n\nRun 'docker run --help' for more information\n",
+            "docker: no daemon.",
+        ),
+        (
+            "Error: no contexts are defined.\nUsage:\n  k [flags]\n\nFlags:\n  --log error log\n",
+            "Error: no contexts are defined.",
+        ),
+        (
+            (
+                "  \xd7 No solution found when resolving tool dependencies:\n"
+                "  ╰─▶ Because x was not found in the package registry and you\n"
+                "      require x, we can conclude that your requirements are\n"
+                "      unsatisfiable.\n"
+            ),
+            "╰─▶ Because x was not found in the package registry and you",
+        ),
+        ("\x1b[31mError:\x1b[0m no token\n", "Error: no token"),
         ("", ""),
     ],
 )
@@ -352,6 +625,24 @@ def test_the_line_that_says_why_is_found(said, reason):
     stderr.add(said.encode())
 
     assert stderr.reason == reason
+
+
+@pytest.mark.parametrize(
+    "logged",
+    [
+        # As @twilio-alpha/mcp 0.7.0 says that it has no account.
+        {"method": "log", "params": {"message": "Error: no account"}, "id": "f9"},
+        {"method": "notifications/message", "params": {"data": "Error: no account"}},
+    ],
+)
+def test_what_a_server_logs_over_the_connection_may_be_why_it_ends(tmp_path, logged):
+    """A server that logs an error as a message, and ends, has said why."""
+    line = json.dumps({"jsonrpc": "2.0", **logged})
+    box = raw_box(tmp_path, command=[sys.executable, "-c", f"print({line!r}, flush=True)"])
+    listed(box)
+
+    [trouble] = box.troubles
+    assert trouble.endswith("(Error: no account)")
 
 
 async def _serve(status, headers, body):
@@ -385,6 +676,9 @@ async def _serve(status, headers, body):
             '{"error": "database down"}',
             ["HTTP 500", "database down", "server is at fault"],
         ),
+        (402, [], "", ["HTTP 402 Payment Required", "refuses what it was asked"]),
+        (200, ["Content-Type: text/html"], "<p>Log in", ["HTTP 200 OK", "text/html", "/mcp"]),
+        (200, ["Content-Type: application/json"], '{"ok": 1}', ["HTTP 200 OK", "/mcp"]),
     ],
 )
 def test_an_error_of_http_is_told_with_what_to_do(tmp_path, status, headers, body, expected):
@@ -405,6 +699,100 @@ def test_an_error_of_http_is_told_with_what_to_do(tmp_path, status, headers, bod
     assert f"from http://127.0.0.1:{port}/mcp" in trouble
     for part in expected:
         assert part in trouble
+
+
+def test_a_server_that_cannot_be_reached_is_named(tmp_path):
+    """A closed port is told with its address, without what may be secret in it."""
+    box = Toolbox(
+        declared(mcp={"raw": {"url": "http://127.0.0.1:9/mcp?key=s3cret"}}), cwd=tmp_path, env={}
+    )
+    listed(box)
+
+    [trouble] = box.troubles
+    assert trouble.startswith("MCP server raw: http://127.0.0.1:9/mcp cannot be reached: ")
+
+
+class ForgetfulServer:
+    """A server over HTTP that is restarted after each session's first call: it knows none then.
+
+    Args:
+        forgotten: what it answers to a session that it does not know.
+    """
+
+    def __init__(self, forgotten):
+        self._forgotten = forgotten
+        self.sessions = 0
+        self.calls = []
+
+    async def answer(self, reader, writer):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        headers = dict(it.split(": ", 1) for it in head.split("\r\n")[1:] if ": " in it)
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        status, extra, answer = self._answer(
+            head.split(" ")[0], headers.get("mcp-session-id"), json.loads(body or "{}")
+        )
+        lines = [f"HTTP/1.1 {status} X", *extra, f"Content-Length: {len(answer)}"]
+        writer.write("\r\n".join([*lines, "Connection: close", "", answer]).encode())
+        await writer.drain()
+        writer.close()
+
+    def _answer(self, verb, session, message):
+        method, request_id = message.get("method"), message.get("id")
+        if verb != "post":
+            return 405, [], ""
+        if request_id is None:
+            return 202, [], ""
+        if method == "initialize":
+            self.sessions += 1
+            result = {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "forgetful", "version": "1"},
+            }
+        elif method == "tools/list":
+            result = {"tools": [{"name": "count", "inputSchema": {"type": "object"}}]}
+        elif method == "tools/call":
+            if session in self.calls:
+                return self._forgotten
+            self.calls.append(session)
+            result = {"content": [{"type": "text", "text": str(len(self.calls))}]}
+        else:
+            answer = {"error": {"code": -32601, "message": "Method not found"}}
+            return 200, [JSON], json.dumps({"jsonrpc": "2.0", "id": request_id, **answer})
+        extra = [JSON, *([f"Mcp-Session-Id: s{self.sessions}"] if method == "initialize" else [])]
+        return 200, extra, json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+JSON = "Content-Type: application/json"
+NO_SESSION = '{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"%s"}}'
+
+
+@pytest.mark.parametrize(
+    "forgotten",
+    [
+        (404, [], ""),
+        (404, [JSON], NO_SESSION % "Session not found"),
+        # As the examples of the TypeScript SDK 1.30 have it.
+        (400, [JSON], NO_SESSION % "Bad Request: No valid session ID provided"),
+    ],
+)
+def test_a_session_that_a_server_forgot_is_begun_anew(tmp_path, forgotten):
+    """A call that meets a restarted server runs in a new session, once, however often."""
+
+    async def go():
+        served = ForgetfulServer(forgotten)
+        server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        box = Toolbox(declared(mcp={"raw": {"url": url}}), cwd=tmp_path, env={})
+        tools = ToolSession(box, approval=Approval("always"), max_rounds=9)
+        try:
+            return [(await carried_out(tools, call("raw__count")))[0] for _ in range(3)]
+        finally:
+            await box.aclose()
+            server.close()
+
+    results = asyncio.run(go())
+    assert [(it.outcome, it.text) for it in results] == [("ok", "1"), ("ok", "2"), ("ok", "3")]
 
 
 def test_everything_a_server_is_told_may_name_variables(tmp_path):

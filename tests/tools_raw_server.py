@@ -6,7 +6,11 @@ Run as a program: `python tools_raw_server.py FOLDER [BEHAVIOUR…]`. Each start
 - `dies_of_discover`, `silent_to_discover`: what servers older than 2026-07-28 do when asked
 - `mute`: never answers anything
 - `banner`: a line without its end, before the first answer
+- `tells`: instructions for models, of 3,000 characters
+- `only=A,B`: tools of these names
+- `noisy`: two lines on stderr
 - `odd_list`: entries that are none, beside good ones
+- `forgets_types`: lists where objects are wanted
 - `slow=S`: seconds before the first message is read
 """
 
@@ -40,7 +44,8 @@ def send(message: dict) -> None:
 
 
 def tools() -> list:
-    names = [*CALLS, "added"] if (FOLDER / "added").exists() else list(CALLS)
+    names = [*CALLS, "say", "added"] if (FOLDER / "added").exists() else [*CALLS, "say"]
+    names = HOW["only"].split(",") if "only" in HOW else names
     good = [
         {"name": name, "inputSchema": OBJECT, "annotations": {"readOnlyHint": name == "state"}}
         for name in names
@@ -68,9 +73,11 @@ def text(*texts: str, **more) -> dict:
     return {"content": [{"type": "text", "text": it} for it in texts], **more}
 
 
-def call(name: str) -> dict | None:
+def call(name: str, arguments: dict) -> dict | None:
     """Give what answers a call: a result, or an error."""
     calls.append(name)
+    if name == "say":
+        return raw(f"{arguments['line']}".replace("ID", str(request_id)).encode())
     return CALLS[name]() if name in CALLS else {"result": text("added")}
 
 
@@ -86,6 +93,14 @@ def adds() -> dict:
     (FOLDER / "added").touch()
     send({"method": "notifications/tools/list_changed"})
     return {"result": text("added a tool")}
+
+
+def works() -> dict:
+    for step in range(6):
+        time.sleep(0.5)
+        told = {"progressToken": progress_token, "progress": step, "total": 6}
+        send({"method": "notifications/progress", "params": told})
+    return {"result": text("done")}
 
 
 CALLS = {
@@ -116,20 +131,38 @@ CALLS = {
     "half": lambda: raw(b'{"jsonrpc":"2.0","id":%d,"result":{"content":[' % request_id),
     "big": lambda: {"result": text("x" * (33 * 1024 * 1024))},
     "adds": adds,
+    "links": lambda: {
+        "result": {"content": [{"type": "resource_link", "uri": "raw://log", "name": "log"}]}
+    },
+    "works": works,
+    "dies": lambda: sys.exit("Error: out of memory"),
 }
+LOOSE = {
+    "initialize": {"protocolVersion": "2025-11-25", "capabilities": [], "_meta": "x"},
+    "tools/list": {"tools": [{"name": "state", "inputSchema": []}], "_meta": "x"},
+}
+"""What servers send that have one name for an empty object and an empty list."""
 request_id = 0
+progress_token = None
 
 
 def main() -> None:
-    global request_id
+    global request_id, progress_token
     note("starts", str(os.getpid()))
     time.sleep(float(HOW.get("slow") or 0))
+    if "noisy" in HOW:
+        print("reading the settings\nready", file=sys.stderr, flush=True)
     if "banner" in HOW:
         write(b"Server is up ")
     for line in sys.stdin:
         message = json.loads(line)
+        about = (message.get("params") or {}).get("_meta", {})
         method, request_id = message["method"], message.get("id")
+        [progress_token] = [about.get("progressToken")]
         note("heard", method)
+        if "forgets_types" in HOW and request_id is not None and method in LOOSE:
+            send({"id": request_id, "result": LOOSE[method]})
+            continue
         if "mute" in HOW or request_id is None:
             continue
         answer: dict | None
@@ -145,12 +178,16 @@ def main() -> None:
                     "protocolVersion": "2025-11-25",
                     "capabilities": {"tools": {"listChanged": True}},
                     "serverInfo": {"name": "raw", "version": "1"},
+                    "instructions": f"Call state first.\n{'x' * 3000}" if "tells" in HOW else None,
                 }
             }
         elif method == "tools/list":
             answer = {"result": {"tools": tools()}}
+        elif method == "resources/read":
+            uri = message["params"]["uri"]
+            answer = {"result": {"contents": [{"uri": uri, "text": f"all of {uri}"}]}}
         elif method == "tools/call":
-            answer = call(message["params"]["name"])
+            answer = call(message["params"]["name"], message["params"]["arguments"])
         else:
             answer = {"error": {"code": -32601, "message": "Method not found"}}
         if answer is not None:

@@ -14,6 +14,7 @@ from tieredllm.version import __version__
 
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
+    from tieredllm.engine.ports import Controls
     from tieredllm.errors import (
         FallbackTriggerError,
         NoAnswerError,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "client": ("FallbackManager",),
+    "engine.ports": ("Controls",),
     "errors": (
         "FallbackTriggerError",
         "NoAnswerError",
@@ -115,6 +117,7 @@ __all__ = [
     "AttemptFailed",
     "AttemptStarted",
     "CallsMade",
+    "Controls",
     "Document",
     "ErrorInfo",
     "ErrorKind",

@@ -32,7 +32,7 @@ from tieredllm.telemetry import Telemetry
 from tieredllm.types import Answer, Answered, Event, Options, Prompt
 
 if TYPE_CHECKING:
-    from tieredllm.engine.ports import Gate
+    from tieredllm.engine.ports import Controls, Gate
     from tieredllm.engine.preview import Preview
     from tieredllm.engine.tool_loop import ToolLoop
     from tieredllm.health.fleet import FleetHealth
@@ -210,6 +210,7 @@ class FallbackManager:
         context: Mapping[str, Any] | None = None,
         *,
         options: Options | None = None,
+        controls: Controls | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Yield what happens to one request; the last event is `Answered`.
 
@@ -221,6 +222,7 @@ class FallbackManager:
                 `Prompt`, which keeps attached text apart.
             context: `request_id` (32 hexadecimal digits) and `system` are looked at.
             options: what the request asks for besides.
+            controls: what the caller may do while it runs: move on to the next model at once.
 
         Raises:
             UsageError: the prompt is empty or of no known shape, or no tier has the name to
@@ -244,6 +246,7 @@ class FallbackManager:
             rng=self._rng,
             tools=self._tooling(),
             gate=self._gate,
+            controls=controls,
         )
         telemetry = Telemetry(at=self._clock.wall(), profile=self.profile.name)
         async with aclosing(stream_events(request)) as events:
@@ -364,15 +367,21 @@ class FallbackManager:
             self.plans, self._health, self._parameters, probe=probe, deep=deep, on_tier=on_tier
         )
 
-    def cooldowns_s(self) -> list[float]:
-        """Return for each open circuit in how many seconds it may be probed."""
-        backends = [backend.identity for plan in self.plans for backend in plan.backends]
+    def cooldowns_s(self) -> dict[str, float]:
+        """Return, by tier, in how many seconds one of its models may be asked: where none may now.
+
+        That is, where the circuit of each model that is configured is open.
+        """
         now = self._clock.wall()
-        return [
-            max(0.0, standing.retry_at - now)
-            for standing in self._health.standings(backends).values()
-            if standing.state == "open" and standing.retry_at is not None
-        ]
+        waits: dict[str, float] = {}
+        for plan in self.plans:
+            able = [backend.identity for backend in plan.backends if backend.missing() is None]
+            standings = self._health.standings(able).values() if plan.is_language_model else ()
+            times = [it.retry_at if it.state == "open" else None for it in standings]
+            known = [time for time in times if time is not None]
+            if known and len(known) == len(times):
+                waits[plan.tier.name] = max(0.0, min(known) - now)
+        return waits
 
     async def use_model(self, tier: str, model: str) -> None:
         """Ask another model in one tier from now on; its alternates stay.

@@ -13,23 +13,42 @@ class ErrorKind(StrEnum):
     """Why an attempt failed."""
 
     RATE_LIMIT = "rate_limit"
+    """429: too many requests, or tokens, at a time."""
     QUOTA_EXHAUSTED = "quota_exhausted"
+    """402, or a code or sentence that says so, whatever the status: money or the month's share
+    is used up."""
     SERVICE_UNAVAILABLE = "service_unavailable"
+    """408, 409, 425, 5xx, 529, or an error inside a 200."""
     CONNECTION = "connection"
+    """Refused, no such name, reset."""
     TLS = "tls"
+    """A certificate, or the handshake."""
     TIMEOUT = "timeout"
+    """No first token, no answer, or nothing after the thoughts, in time."""
     AUTHENTICATION = "authentication"
+    """401, or the vendor's word for a wrong key."""
     PERMISSION = "permission"
+    """403."""
     NOT_FOUND = "not_found"
+    """404: the model or the address."""
     CONTEXT_LENGTH = "context_length"
+    """The question does not fit, whatever the status; a 429 for more than the limit itself."""
     CONTENT_FILTER = "content_filter"
+    """The vendor or the model refuses."""
     BAD_REQUEST = "bad_request"
+    """Other 4xx; a redirect, which is never followed."""
     MALFORMED_RESPONSE = "malformed_response"
+    """HTML, half JSON, no answer in it."""
     EMPTY_RESPONSE = "empty_response"
+    """Blank text, or nothing but thoughts."""
     STREAM_INTERRUPTED = "stream_interrupted"
+    """Cut, silent or failed after the answer began."""
     MODEL_UNAVAILABLE = "model_unavailable"
+    """A model file that is missing, damaged or too large for the memory; llama.cpp fails."""
     DEADLINE = "deadline"
+    """The request's own time was up."""
     UNEXPECTED = "unexpected"
+    """Anything else."""
 
 
 class KindPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +89,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One failure as data: what JSON, the log and the notifications show."""
 
     kind: ErrorKind
+    """One of the closed set."""
     message: str
     """One line, at most 300 characters, without keys or markup."""
     status: int | None = None

@@ -70,16 +70,7 @@ Outcome = Literal["ok", "failed", "skipped", "cancelled"]
 SkipReason = Literal[
     "not_configured", "circuit_open", "half_open", "degraded", "no_time", "context", "capability"
 ]
-"""Why a backend was not asked:
-
-not_configured  a key or a file is missing
-circuit_open    it failed repeatedly, or was told to wait
-half_open       another request is probing it at this moment
-degraded        its recent requests break a threshold
-no_time         nothing is left of the request's time
-context         not even the question fits
-capability      it lacks what the request needs
-"""
+"""Why a backend was not asked: see `Skip.why`."""
 ToolOutcome = Literal["ok", "failed", "timeout", "cancelled", "invalid", "unknown", "denied"]
 """How a tool call ended. After the last three nothing ran."""
 
@@ -102,6 +93,24 @@ class _Media(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """The file itself; empty beside a URL."""
     url: str | None = None
     """Where the vendor fetches it."""
+
+
+_MEDIA = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"%PDF-", "application/pdf"),
+)
+"""First bytes of what can be attached (PNG 5.2, JFIF, GIF89a, ISO 32000); WebP has its own after a
+RIFF header. These are the kinds that all three vendors take."""
+
+
+def media_type(data: bytes | bytearray) -> str | None:
+    """Return what an image or a PDF is by its first bytes; None for anything else."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for start, kind in _MEDIA if data.startswith(start)), None)
 
 
 class Image(_Media, frozen=True, kw_only=True, tag="image"):
@@ -289,6 +298,10 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
     """Why a backend was not asked, as data."""
 
     why: SkipReason
+    """`not_configured`, a key or a file is missing; `circuit_open`, it failed repeatedly or was
+    told to wait; `half_open`, another request is probing it; `degraded`, its recent requests
+    break a threshold; `no_time`, the request's time is up; `context`, the question does not fit;
+    `capability`, it lacks what the request needs."""
     cause: ErrorKind | None = None
     """The kind of error behind it, where one kind is: what opened the circuit."""
     fix: str | None = None
@@ -301,12 +314,17 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One call of one backend, or why there was none."""
 
     tier: str
+    """The tier's name."""
     level: int
     """The tier's place in the profile, 0 for the first."""
     provider: str
+    """Whose wire it speaks."""
     model: str
+    """The model that was asked."""
     outcome: Outcome
+    """`ok`; `failed`; `skipped`, it was not asked; `cancelled`, it lost a race or was given up."""
     error: ErrorInfo | None = None
+    """Why it failed."""
     skip: Skip | None = None
     """Why it was skipped."""
     reason: str | None = None
@@ -314,6 +332,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     started_ms: float
     """Milliseconds from the request's start."""
     duration_ms: float
+    """How long it took."""
     first_token_ms: float | None = None
     """Milliseconds from the attempt's start to its first token."""
 
@@ -336,6 +355,8 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     """What the tool gave, or what went wrong."""
     outcome: ToolOutcome
+    parts: tuple[MessagePart, ...] = ()
+    """The images it gave; the text names each in its place."""
     repeated: bool = False
     """Whether it is remembered from the same call earlier in the request; nothing ran again."""
     duration_ms: float = 0.0
@@ -355,7 +376,12 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
     def as_message(self) -> Message:
         """Return the message that tells a model of it."""
         return Message(
-            "tool", self.content, call_id=self.call_id, name=self.name, is_error=self.is_error
+            "tool",
+            self.content,
+            parts=self.parts,
+            call_id=self.call_id,
+            name=self.name,
+            is_error=self.is_error,
         )
 
 
@@ -389,12 +415,19 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     request_id: str
+    """32 hexadecimal digits."""
     text: str | None = None
+    """The answer; null when there is none."""
     tier: str | None = None
+    """The tier that answered."""
     fallback_level: int | None = None
+    """Its place in the profile, 0 for the first."""
     fallback_used: bool = False
+    """Whether it is not the first."""
     provider: str | None = None
+    """Its provider."""
     model_used: str | None = None
+    """The model as its server names it."""
     latency_ms: float
     """Milliseconds from the request's start to the complete answer."""
     first_token_ms: float | None = None
@@ -403,6 +436,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """`stop`; `length` when the answer ended at `max_tokens`; `repetition` when it ran in circles
     and was cut to its first round; `tool_calls` when it is calls of the caller's tools."""
     truncated: bool = False
+    """Whether it was cut, at a limit or because it ran in circles."""
     reasoning: str | None = None
     """What the model thought before it answered, where it says so; no part of the answer."""
     calls: tuple[ToolCall, ...] = ()
@@ -410,15 +444,21 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     left_out: LeftOut | None = None
     """What the tier that answered was not sent; None when it was sent everything."""
     usage: Usage = Usage()
+    """`prompt_tokens` and `completion_tokens`, as far as the backend told."""
     cost: float | None = None
     """What the answer cost, where the profile names prices; in their currency."""
     original_error: str | None = None
+    """Why each tier before gave way, the first one first."""
     ref_code: str | None = None
+    """Of an answer by rules: what `log show` finds it by."""
     intent: str | None = None
+    """What the rules took the question for."""
     cached_at: str | None = None
     """When a cached answer was first given (ISO 8601), for the cache tier."""
     error: ErrorInfo | None = None
+    """Why nothing answered."""
     attempts: tuple[Attempt, ...] = ()
+    """What was tried, and passed over, in the order in which it began."""
     tool_calls: tuple[ToolUse, ...] = ()
     """What models called, all tiers together; also when the request failed."""
 
@@ -476,9 +516,12 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     """1 for the first try on this backend, 2 for its first retry."""
     next_tier: str | None = None
-    """The configured tier that is asked if this one does not answer; None when it is the last."""
+    """The tier that is asked if this backend does not answer; None when nobody is left. It may be
+    the same tier with another model."""
+    next_model: str | None = None
+    """That tier's model."""
     until_s: float | None = None
-    """Seconds that the first token of a tier with a next one is waited for, at most."""
+    """Seconds that a model's first token is waited for, at most, where somebody is next."""
     without: tuple[str, ...] = ()
     """The parameters and tools it is asked without, as it has rejected them."""
 

@@ -11,6 +11,7 @@ from typing import IO, Literal
 
 import msgspec
 
+from tieredllm.aio import in_thread
 from tieredllm.chat import transcript
 from tieredllm.chat.controller import Chat
 from tieredllm.chat.conversation import Dialogue
@@ -170,7 +171,7 @@ async def attach(chat: Chat, argument: str) -> None:
         chat.services.show_dim("nothing is attached")
         return
     if argument:
-        texts, parts = chat.services.read_file(argument)
+        texts, parts = await in_thread(lambda: chat.services.read_file(argument))
         chat.attachments, chat.parts = (*chat.attachments, *texts), (*chat.parts, *parts)
     named = [each.name or "piped text" for each in chat.attachments]
     named += [
@@ -549,7 +550,7 @@ KEYS = (
     ("Ctrl-O", "write the message in your $EDITOR"),
     ("Ctrl-C", "stop the answer"),
     ("Ctrl-R", "search what was typed before"),
-    ("Tab", "complete a command, tier, model or file"),
+    ("Tab", "complete a command, tier, model or file; while you wait, ask the next model now"),
     ("//", "begin a message that starts with /"),
 )
 """What the keys do, for `/help`."""

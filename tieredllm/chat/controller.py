@@ -34,6 +34,7 @@ from tieredllm.types import (
 if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
     from tieredllm.engine.plan import TierPlan
+    from tieredllm.engine.ports import Controls
     from tieredllm.health.report import HealthReport
     from tieredllm.store.history import History
     from tieredllm.store.record import LoggedRequest
@@ -126,6 +127,7 @@ class Chat:
         services: what the command line does for a chat.
         reader: where messages come from.
         history: where requests are kept; None to keep nothing.
+        controls: move a running request on.
         interactive: whether a person is typing; else messages come from a pipe or a file.
         usage: whether to tell tokens and time after each answer.
         attachments: text the first message is about.
@@ -143,6 +145,7 @@ class Chat:
         services: Services,
         reader: Reader,
         history: History | None,
+        controls: Controls,
         interactive: bool,
         usage: bool = False,
         attachments: tuple[Attachment, ...] = (),
@@ -158,7 +161,7 @@ class Chat:
         self.interactive = interactive
         self.totals = UsageTotals()
         names = [plan.tier.name for plan in manager.plans]
-        self.status = TierStatus(names, self.usual.tier.name)
+        self.status = TierStatus(names, self.usual.tier.name, manager.cooldowns_s)
         self.last_prompt: Prompt | None = None
         """The last question, whatever came of it."""
         self.last_answer: Answer | None = None
@@ -178,6 +181,7 @@ class Chat:
         self.has_shown_text = False
         """Whether some of the answer under way is on the screen."""
         self._history = history
+        self._controls = controls
         self._shows_usage = usage
         self.attachments = attachments
         """The texts that the next message is about."""
@@ -270,7 +274,9 @@ class Chat:
         if start is not None:
             options = msgspec.structs.replace(options, start=start)
         request_id = os.urandom(16).hex()
-        events = self.manager.stream(prompt, {"request_id": request_id}, options=options)
+        events = self.manager.stream(
+            prompt, {"request_id": request_id}, options=options, controls=self._controls
+        )
         watched = _Watched(view, self)
         try:
             answer = await show(events, watched, animated=animated)

@@ -1,18 +1,18 @@
-"""Read messages line by line, where lines cannot be edited; and set what a terminal's keys do."""
+"""Read messages line by line, where lines cannot be edited."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TextIO
 
 from tieredllm.chat.input import is_unfinished
 from tieredllm.errors import UsageError
 
-__all__ = ["LineReader", "line_keys", "quiet_keys"]
+__all__ = ["LineReader"]
 
 CHUNK_BYTES = 65_536
 
@@ -129,57 +129,3 @@ class LineReader:
                 self._has_warned = True
                 self._warn("stdin is not UTF-8: characters were replaced")
             return line.decode(encoding, "replace")
-
-
-@contextlib.contextmanager
-def quiet_keys(stdin: TextIO | None) -> Iterator[None]:
-    """Turn a terminal's echo off, but leave Ctrl-C and Ctrl-Z working.
-
-    Keys typed meanwhile wait in the terminal's input, one by one (not line by line), as the next
-    prompt wants them. Does nothing where there is no terminal, or no POSIX one.
-
-    Args:
-        stdin: the terminal.
-    """
-    with _keys(stdin, quiet=True):
-        yield
-
-
-@contextlib.contextmanager
-def line_keys(stdin: TextIO | None) -> Iterator[None]:
-    """Let a terminal take a line with echo for a while: a question, or an editor, needs it.
-
-    Args:
-        stdin: the terminal.
-    """
-    with _keys(stdin, quiet=False):
-        yield
-
-
-@contextlib.contextmanager
-def _keys(stdin: TextIO | None, *, quiet: bool) -> Iterator[None]:
-    try:
-        import termios
-
-        if stdin is None or not stdin.isatty():
-            yield
-            return
-        descriptor = stdin.fileno()
-        former = termios.tcgetattr(descriptor)
-    except (ImportError, OSError, ValueError):
-        yield
-        return
-    wanted = termios.tcgetattr(descriptor)
-    if quiet:
-        wanted[0] &= ~termios.ICRNL  # Enter stays Enter: line feed is another key
-        wanted[3] &= ~(termios.ECHO | termios.ICANON)
-    else:
-        wanted[0] |= termios.ICRNL
-        wanted[3] |= termios.ECHO | termios.ICANON
-    with contextlib.suppress(termios.error):
-        termios.tcsetattr(descriptor, termios.TCSANOW, wanted)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(termios.error):
-            termios.tcsetattr(descriptor, termios.TCSANOW, former)

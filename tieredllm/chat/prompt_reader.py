@@ -23,14 +23,16 @@ from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.vt100_parser import Vt100Parser
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 
 from tieredllm.chat.input import Choices, candidates, is_unfinished
-from tieredllm.chat.line_reader import quiet_keys
+from tieredllm.render.keys import quiet_keys
 
 __all__ = ["PromptReader", "open_history"]
 
@@ -66,6 +68,7 @@ class PromptReader:
         edit: opens the user's editor on a text.
         tell: prints a line; what it says is to be seen.
         color: whether colours are wanted.
+        typed_meanwhile: gives the keys that were pressed while an answer was waited for.
     """
 
     def __init__(
@@ -78,8 +81,10 @@ class PromptReader:
         edit: Callable[[str], str],
         tell: Callable[[str], None],
         color: bool,
+        typed_meanwhile: Callable[[], bytes],
     ) -> None:
         self._stdin = stdin
+        self._typed_meanwhile = typed_meanwhile
         self._folds: dict[str, str] = {}
         """What stands for a long paste → the paste."""
         self._edit = edit
@@ -108,6 +113,11 @@ class PromptReader:
             EOFError: Ctrl-D was pressed on an empty line.
             KeyboardInterrupt: Ctrl-C was pressed on an empty line; elsewhere it drops the line.
         """
+        keys: list[KeyPress] = []
+        parser = Vt100Parser(keys.append)
+        parser.feed(self._typed_meanwhile().decode("utf-8", "replace"))
+        parser.flush()
+        store_typeahead(self._session.app.input, keys)
         text = await self._session.prompt_async(default=prefill, handle_sigint=False)
         return self._unfolded(text)
 

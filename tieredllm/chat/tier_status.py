@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 from tieredllm.kinds import ErrorKind
 from tieredllm.text import one_line
 from tieredllm.types import (
@@ -58,10 +60,17 @@ class TierStatus:
     Args:
         levels: the tiers' names, the first one first.
         usual: the tier that is expected to answer.
+        cooldowns_s: gives, by tier, in how many seconds it may be asked, where it may not now.
     """
 
-    def __init__(self, levels: list[str], usual: str) -> None:
+    def __init__(
+        self,
+        levels: list[str],
+        usual: str,
+        cooldowns_s: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
         self._levels = {name: level for level, name in enumerate(levels)}
+        self._cooldowns_s = cooldowns_s
         self._last = usual
         """The tier that answered last, or is expected to."""
         self._reasons: dict[str, str] = {}
@@ -119,12 +128,23 @@ class TierStatus:
         tiers: dict[str, list[str]] = {}
         for name in between:
             if name in self._reasons or name == before:
-                tiers.setdefault(self._reasons.get(name, "is slow"), []).append(one_line(name))
+                tiers.setdefault(self._reasons.get(name, "is slow"), []).append(name)
         reasons = [
-            f"{' and '.join(names)} {words if len(names) == 1 else _plural(words)}"
+            f"{' and '.join(map(one_line, names))} {words if len(names) == 1 else _plural(words)}"
+            f"{self._until(names)}"
             for words, names in tiers.items()
         ]
         return f"{', '.join(reasons)}, {self._subject(tier)} answering"
+
+    def _until(self, tiers: Sequence[str]) -> str:
+        """Say when the first of some tiers may be asked again, if that takes a while."""
+        cooldowns_s = self._cooldowns_s()
+        waits = [cooldowns_s[tier] for tier in tiers if cooldowns_s.get(tier, 0) >= 1]
+        if not waits or len(waits) < len(tiers):
+            return ""
+        wait_s = min(waits)
+        shown = f"{wait_s:.0f} s" if wait_s < 120 else f"{wait_s / 60:.0f} min"
+        return f" (back in {shown} at the earliest)"
 
     def _subject(self, tier: str) -> str:
         backend = self._backends.get(tier)

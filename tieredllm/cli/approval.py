@@ -105,7 +105,7 @@ class ChatApprover:
 
     async def __call__(self, question: Question) -> Reply:
         """Ask; no where nobody could answer."""
-        from tieredllm.chat.line_reader import line_keys
+        from tieredllm.render.keys import line_keys
 
         approver = terminal_approver(self._session)
         if approver is None or self.view is None:

@@ -20,7 +20,9 @@ from tieredllm.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from tieredllm.engine.ports import Controls
     from tieredllm.prompts.stored import StoredPrompt
+    from tieredllm.render.keys import MoveOnKey
     from tieredllm.types import Answer, Prompt
 
 __all__ = ["app"]
@@ -32,7 +34,7 @@ EXAMPLES = """Examples:
 \b
   tieredllm ask "why is the sky blue?"
   git diff | tieredllm ask "write a commit message for this"
-  tieredllm ask -x "a Python one-liner that reverses a file's lines" > reverse.py
+  tieredllm ask -x "a bash loop over all .txt files" > loop.sh
   tieredllm ask -f report.txt "what does this conclude?" --json | jq -r .tier
   tieredllm ask -c "and at sunset?"
   tieredllm ask -s "you are a strict reviewer" "review: {input}" --save review
@@ -255,8 +257,10 @@ def _answer(
     from tieredllm.aio import run
     from tieredllm.cli.approval import beside, terminal_approver
     from tieredllm.cli.output import make_view
+    from tieredllm.engine.ports import Controls
     from tieredllm.render.view import show
 
+    controls = Controls()
     view, animated = make_view(
         environment,
         raw=options.raw,
@@ -265,6 +269,7 @@ def _answer(
         printed_later=options.as_json or options.extract or options.shape is not None,
         allow_rules=options.allow_rules,
         reasoning=options.show_reasoning,
+        key=_move_on_key(environment, controls),
     )
     manager = make_manager(
         environment, options, beside(view, terminal_approver(environment)), one_question=True
@@ -273,7 +278,8 @@ def _answer(
     if not options.no_log or options.conversation is not None:
         from tieredllm.store.history import History
 
-        history = History(manager.database)
+        limits = manager.profile.log
+        history = History(manager.database, keep=limits.keep, max_mb=limits.max_mb)
     earlier = find_conversation(history, options.conversation)
     started = time.monotonic()
     prompt = _prompt(environment, words, options, stored, manager.profile.deadline_s)
@@ -295,7 +301,7 @@ def _answer(
                 previews = await manager.preview(prompt, options=request)
                 print_previews(previews, environment, as_json=options.as_json)
                 return ExitCode.OK
-            events = manager.stream(prompt, options=request)
+            events = manager.stream(prompt, options=request, controls=controls)
             answer = await show(events, view, animated=animated)
             code = _finish(environment, options, answer)
             if getattr(view, "is_broken", False) and code == ExitCode.OK:
@@ -323,6 +329,16 @@ def _answer(
         return run(answered())
     finally:
         view.close()
+
+
+def _move_on_key(environment: Environment, controls: Controls) -> MoveOnKey | None:
+    """Return the key that moves on; None unless all of the terminal is this process's own."""
+    stdin = environment.stdin
+    if stdin is None or not environment.is_interactive or not environment.stdout.isatty():
+        return None
+    from tieredllm.render.keys import MoveOnKey
+
+    return MoveOnKey(stdin, controls.move_on, keeps_typed=False)
 
 
 def _finish(environment: Environment, options: AskOptions, answer: Answer) -> int:

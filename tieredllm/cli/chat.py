@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from tieredllm.chat.input import Choices
     from tieredllm.cli.approval import ChatApprover
     from tieredllm.client import FallbackManager
+    from tieredllm.engine.ports import Controls
     from tieredllm.health.report import HealthReport
+    from tieredllm.render.keys import MoveOnKey
     from tieredllm.render.view import View
     from tieredllm.store.record import LoggedRequest
     from tieredllm.types import Attachment, MessagePart
@@ -96,20 +98,24 @@ def _talk(
     from tieredllm.chat.controller import Chat
     from tieredllm.chat.conversation import Dialogue
     from tieredllm.cli.approval import ChatApprover
+    from tieredllm.engine.ports import Controls
     from tieredllm.store.history import History
 
     approver = ChatApprover(environment)
     manager = make_manager(environment, options, approver)
     manager.check_tiers([options.start] if options.start is not None else [])
-    history = History(manager.database)
+    limits = manager.profile.log
+    history = History(manager.database, keep=limits.keep, max_mb=limits.max_mb)
     earlier = find_conversation(history, options.conversation)
     system = options.system
     if system is None and earlier is None:
         system = manager.profile.system
     interactive = environment.is_interactive
     aside = _aside(environment, interactive=interactive)
+    controls = Controls()
+    key = _move_on_key(environment, controls, interactive=interactive)
     services = _services(
-        environment, aside, manager, approver, options=options, interactive=interactive
+        environment, aside, manager, approver, options=options, interactive=interactive, key=key
     )
     chat = Chat(
         manager,
@@ -124,7 +130,9 @@ def _talk(
             manager,
             interactive=interactive,
             log=not options.no_log,
+            key=key,
         ),
+        controls=controls,
         history=None if options.no_log else history,
         interactive=interactive,
         usage=options.usage,
@@ -177,6 +185,7 @@ def _services(
     *,
     options: RequestOptions,
     interactive: bool,
+    key: MoveOnKey | None,
 ) -> Services:
     def view(heading: Callable[[str], str | None] | None) -> tuple[View, bool]:
         from tieredllm.cli.output import make_view
@@ -187,6 +196,7 @@ def _services(
             allow_rules=options.allow_rules,
             reasoning=options.show_reasoning,
             heading=heading,
+            key=key,
         )
         approver.view = made
         return made, animated
@@ -210,8 +220,8 @@ def _services(
             print(file=environment.stdout, flush=True)
 
     def edit(text: str) -> str:
-        from tieredllm.chat.line_reader import line_keys
         from tieredllm.cli.editor import edit_text
+        from tieredllm.render.keys import line_keys
 
         with line_keys(environment.stdin):
             return edit_text(text, environment.env).rstrip("\r\n")
@@ -232,6 +242,22 @@ def _services(
     )
 
 
+def _move_on_key(
+    environment: Environment, controls: Controls, *, interactive: bool
+) -> MoveOnKey | None:
+    """Return the key that moves a request on; None where lines cannot be edited either."""
+    can_edit = (
+        interactive
+        and environment.stdout.isatty()
+        and environment.env.get("TERM") not in CANNOT_EDIT
+    )
+    if not can_edit or environment.stdin is None:
+        return None
+    from tieredllm.render.keys import MoveOnKey
+
+    return MoveOnKey(environment.stdin, controls.move_on, keeps_typed=True)
+
+
 def _reader(
     environment: Environment,
     aside: Environment,
@@ -240,14 +266,10 @@ def _reader(
     *,
     interactive: bool,
     log: bool,
+    key: MoveOnKey | None,
 ) -> Reader:
     """Return line editing on a terminal that can do it, else lines as they come."""
-    can_edit = (
-        interactive
-        and environment.stdout.isatty()
-        and environment.env.get("TERM") not in CANNOT_EDIT
-    )
-    if can_edit and environment.stdin is not None:
+    if key is not None and environment.stdin is not None:
         from tieredllm.chat.prompt_reader import PromptReader
 
         return PromptReader(
@@ -258,6 +280,7 @@ def _reader(
             edit=services.edit,
             tell=services.tell,
             color=environment.color,
+            typed_meanwhile=key.take_typed,
         )
     from tieredllm.chat.line_reader import LineReader
 

@@ -145,12 +145,23 @@ class Environment:
         except (OSError, ValueError):
             return 80
 
-    def print(self, text: str) -> None:
-        """Print a line on stdout: for a terminal without what would do something else there."""
+    def print(self, text: str, *, wrap: bool = False) -> None:
+        """Print lines on stdout: for a terminal without what would do something else there.
+
+        Args:
+            text: the lines.
+            wrap: whether a terminal breaks long ones between words; not what is to be copied.
+        """
         if self.stdout.isatty():
             from tieredllm.text import clean
 
             text = clean(text)
+            if wrap:
+                width = self.columns(self.stdout)
+                text = "\n".join(
+                    _wrapped(line, width, hang=2 if line.startswith(" ") else 0)
+                    for line in text.split("\n")
+                )
         print(text, file=self.stdout)
 
     def say(self, text: str) -> None:
@@ -161,15 +172,24 @@ class Environment:
     def warn(self, text: str) -> None:
         """Print a line on stderr; on a terminal a long one is broken between words."""
         if self.stderr.isatty():
-            import textwrap
-
             from tieredllm.text import clean
 
             text = clean(text)
-            width = self.columns(self.stderr)
-            if len(text) > width and "\n" not in text:
-                text = textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
+            if "\n" not in text:
+                text = _wrapped(text, self.columns(self.stderr))
         print(text, file=self.stderr, flush=True)
+
+
+def _wrapped(line: str, width: int, *, hang: int = 2) -> str:
+    """Break a line that is too long between words; a long word stays whole, to be copied."""
+    if len(line) <= width:
+        return line
+    import textwrap
+
+    indent = " " * (len(line) - len(line.lstrip()) + hang)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
 
 
 def _nowhere() -> TextIO:

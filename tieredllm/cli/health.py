@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import GlobalOptions, takes_options
+from tieredllm.cli.options import GlobalOptions, RequestCommand, takes_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,7 +47,9 @@ COLORS = {
 }
 
 
-@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @takes_options(GlobalOptions)
 def health(
     *,
@@ -168,7 +171,10 @@ async def _watched(
         with Live(console=console, auto_refresh=False, screen=False) as live:
             while True:
                 report = await manager.check(deep=deep)
-                live.update(_table(report.tiers, manager, console.width), refresh=True)
+                table = _table(report.tiers, manager, console.width)
+                table.caption = time.strftime("at %H:%M:%S")
+                table.caption_justify = "left"
+                live.update(table, refresh=True)
                 await asyncio.sleep(seconds)
     finally:
         await manager.aclose()
@@ -249,7 +255,7 @@ def _table(known: Sequence[TierReport], manager: FallbackManager, width: int) ->
     if width >= 100:
         window = f"last {manager.profile.health.window_minutes:g} min"
         table.add_column(window, no_wrap=True)
-    table.add_column("", overflow="fold")
+    table.add_column("now", overflow="fold")
     by_level = {tier.level: tier for tier in known}
     for plan in manager.plans:
         tier = by_level.get(plan.level)

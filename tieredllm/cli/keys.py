@@ -83,7 +83,8 @@ def list_keys(
         print_json([dict(zip(fields, row, strict=True)) for row in cells], environment)
         return
     rows = [(name, at or "not set", mask or "") for name, at, mask in cells]
-    print_table(("key", "where", "value"), rows, environment)
+    empty = "the profile names no key, and none is kept: `tieredllm keys set NAME` keeps one"
+    print_table(("key", "where", "value"), rows, environment, empty=empty)
 
 
 @app.command("rm")

@@ -28,7 +28,7 @@ COMMANDS = {
     "prompts": "List, show, edit and remove stored prompts.",
     "rules": "Show and try the rules of the last tier.",
     "log": "Show recent requests, and how each went.",
-    "stats": "Show how each tier did.",
+    "stats": "Show how each tier did, and each model.",
     "tools": "Show and call the tools that models may use.",
     "notify": "Try the notification channels, and show what waits.",
     "drill": "Rehearse every fault on every tier, without a network.",
@@ -39,6 +39,18 @@ line must be the first of its own help (a test compares them)."""
 
 DEFAULT = "ask"
 """What a question without a command is for."""
+
+ELSEWHERE = {
+    "help": "--help",
+    "version": "--version",
+    "list": "models list",
+    "ls": "models list",
+    "init": "profile init",
+    "config": "profile",
+    "login": "keys set",
+    "history": "log",
+}
+"""What other programs call a thing → what it is here. Alone, none of them is a question."""
 
 
 class LazyGroup(TyperGroup):
@@ -59,6 +71,12 @@ class LazyGroup(TyperGroup):
         app: typer.Typer = import_module(f"tieredllm.cli.{cmd_name}").app
         command: Command = typer.main.get_command(app)
         command.name = cmd_name
+        if isinstance(command, TyperGroup):
+            for child in command.commands.values():
+                # In the list of its siblings its first sentence is broken, where Click cuts it.
+                child.short_help = child.short_help or " ".join(
+                    (child.help or "").partition("\n\n")[0].split()
+                )
         return command
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
@@ -130,8 +148,12 @@ class LazyGroup(TyperGroup):
                 raise UsageError(f"{first} stands before the command: try `{second} {first}`")
             return
         near = get_close_matches(first, COMMANDS, n=1)
-        if first == "help" or near:
-            hint = "`tieredllm --help`" if first == "help" else repr(near[0])
+        hint = repr(near[0]) if near else None
+        if first == "help" and second in COMMANDS:
+            hint = f"`tieredllm {second} --help`"
+        elif first in ELSEWHERE and (second is None or first == "help"):
+            hint = f"`tieredllm {ELSEWHERE[first]}`"
+        if hint is not None:
             raise UsageError(
                 f"no such command {first!r}: did you mean {hint}? "
                 f"(`tieredllm ask {first} ...` asks a model)"

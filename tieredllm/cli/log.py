@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
@@ -21,6 +21,8 @@ from tieredllm.store.record import LoggedRequest, user_turn
 from tieredllm.text import clean, one_line, pluralize
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from tieredllm.store.history import History, Unreadable
 
 __all__ = ["app", "show_request"]
@@ -38,7 +40,8 @@ T = TypeVar("T")
 DAY_S = 86_400.0
 
 Number = Annotated[
-    int, typer.Option("--number", "-n", min=1, help="How many requests, the latest first.")
+    int,
+    typer.Option("--number", "-n", metavar="N", min=1, help="How many requests, the latest first."),
 ]
 Search = Annotated[
     str | None,
@@ -338,12 +341,13 @@ def show_request(environment: Environment, request: LoggedRequest) -> None:
 
 
 def _print_table(environment: Environment, requests: Iterable[LoggedRequest]) -> None:
-    from rich.table import Table
+    from rich.cells import cell_len
     from rich.text import Text
+
+    from tieredllm.cli.output import GAP, make_table
 
     console = environment.console()
     width = console.width
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", expand=True)
     columns = {
         "when": width >= 60,
         "id": True,
@@ -351,15 +355,7 @@ def _print_table(environment: Environment, requests: Iterable[LoggedRequest]) ->
         "model": width >= 100,
         "time": width >= 80,
     }
-    for name, shown in columns.items():
-        if shown:
-            table.add_column(
-                name,
-                no_wrap=True,
-                justify="right" if name == "time" else "left",
-                max_width=max(width // 5, 8) if name in {"tier", "model"} else None,
-            )
-    table.add_column("asked", no_wrap=True, overflow="ellipsis", ratio=1)
+    rows = []
     for request in requests:
         answer = request.answer
         style = "red" if answer.tier is None else "yellow" if answer.fallback_used else ""
@@ -370,9 +366,22 @@ def _print_table(environment: Environment, requests: Iterable[LoggedRequest]) ->
             "model": Text(one_line(answer.model_used or "")),
             "time": Text(duration(answer.latency_ms)),
         }
-        shown_cells = [cell for name, cell in cells.items() if columns[name]]
-        table.add_row(*shown_cells, Text(_asked(request)))
+        for name in ("tier", "model"):
+            cells[name].truncate(max(width // 5, 8), overflow="ellipsis")
+        asked = Text(_asked(request))
+        rows.append([*(cell for name, cell in cells.items() if columns[name]), asked])
+    headings = [*(name for name, shown in columns.items() if shown), "asked"]
+    before = [max(map(cell_len, column)) for column in _columns(headings, rows)][:-1]
+    for row in rows:
+        row[-1].truncate(max(width - sum(before) - GAP * len(before), 8), overflow="ellipsis")
+    table = make_table(headings, [[cell.plain for cell in row] for row in rows], width)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+
+
+def _columns(headings: Sequence[str], rows: Sequence[Sequence[Text]]) -> Iterator[tuple[str, ...]]:
+    return zip(headings, *([cell.plain for cell in row] for row in rows), strict=True)
 
 
 def _print_time_line(environment: Environment, request: LoggedRequest) -> None:

@@ -179,15 +179,14 @@ def find_models(
         for model in _library(environment).elsewhere()
         if text is None or text.lower() in model.name.lower()
     ]
-    if not models and not as_json:
-        about = f" whose name has {text!r} in it" if text else ""
-        environment.say(
-            f"no model{about} in the stores of Ollama, LM Studio, llama.cpp and the hub's cache"
-        )
-    _print_models(models, environment, as_json=as_json)
+    about = f" whose name has {text!r} in it" if text else ""
+    empty = f"no model{about} in the stores of Ollama, LM Studio, llama.cpp and the hub's cache"
+    _print_models(models, environment, as_json=as_json, empty=empty)
 
 
-def _print_models(models: list[LocalModel], environment: Environment, *, as_json: bool) -> None:
+def _print_models(
+    models: list[LocalModel], environment: Environment, *, as_json: bool, empty: str | None = None
+) -> None:
     facts = [_facts(model) for model in models]
     if as_json:
         print_json(facts, environment)
@@ -203,7 +202,7 @@ def _print_models(models: list[LocalModel], environment: Environment, *, as_json
         )
         for row in facts
     ]
-    print_table(HEADINGS, rows, environment)
+    print_table(HEADINGS, rows, environment, empty=empty)
 
 
 def _facts(model: LocalModel) -> dict[str, Any]:
@@ -496,10 +495,11 @@ def verify_models(name: MaybeName = None, *, as_json: Json = False) -> None:
             )
             continue
         sha256 = f"SHA-256 {found.sha256}" if found.sha256 else "its SHA-256 is not known"
-        session.print(f"{model.name}: {sha256}")
+        session.print(model.name)
+        session.print(f"  {sha256}")
         for trial in found.validated.trials:
             used = "; used for a short question" if trial.rung == found.validated.rung else ""
-            session.print(f"  {_trial(trial)}{used}")
+            session.print(f"  {_trial(trial)}{used}", wrap=True)
     if as_json:
         print_json(rows, session)
     if failures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from tieredllm.aio import run
@@ -37,6 +38,9 @@ HEADINGS = (
 )  # fmt: skip
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+
+
 @app.command("test")
 def send_test(
     channel: Annotated[
@@ -47,6 +51,8 @@ def send_test(
             show_default=False,
         ),
     ] = None,
+    *,
+    as_json: Json = False,
 ) -> None:
     """Send a real test message to each channel of the profile, or to one.
 
@@ -60,7 +66,7 @@ def send_test(
         deliveries = run(notifier.send_test(wanted))
     finally:
         database.close()
-    _print(deliveries, environment)
+    _print(deliveries, environment, as_json=as_json)
     if any(delivery.error is not None for delivery in deliveries):
         raise typer.Exit(ExitCode.FAILURE)
 
@@ -68,7 +74,7 @@ def send_test(
 @app.command()
 def outbox(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the messages that wait, of every profile.
 
@@ -87,14 +93,12 @@ def outbox(
     if as_json:
         print_json([_row(entry) for entry in waiting], environment)
         return
-    if not waiting:
-        environment.say("nothing waits")
-        return
-    print_table(HEADINGS, [_cells(entry) for entry in waiting], environment)
+    rows = [_cells(entry) for entry in waiting]
+    print_table(HEADINGS, rows, environment, empty="nothing waits")
 
 
 @app.command()
-def flush() -> None:
+def flush(*, as_json: Json = False) -> None:
     """Send what waits for another try now, on the profile's channels.
 
     What is held back because a message of the same cause was sent less than `min_interval_s` ago
@@ -107,9 +111,7 @@ def flush() -> None:
         deliveries = run(notifier.flush())
     finally:
         database.close()
-    if not deliveries:
-        environment.say("nothing is to be sent")
-    _print(deliveries, environment)
+    _print(deliveries, environment, as_json=as_json)
     if any(delivery.error is not None for delivery in deliveries):
         raise typer.Exit(ExitCode.FAILURE)
 
@@ -149,16 +151,19 @@ def _wanted(notifier: Notifier, channel: str | None) -> Sequence[str]:
     return channels if channel is None else [channel]
 
 
-def _print(deliveries: Sequence[Delivery], environment: Environment) -> None:
+def _print(deliveries: Sequence[Delivery], environment: Environment, *, as_json: bool) -> None:
     """Print a line for each message."""
+    if as_json:
+        print_json(msgspec.to_builtins(deliveries), environment)
+        return
     rows = []
     for delivery in deliveries:
         remark = f" ({delivery.remark})" if delivery.remark else ""
         result = f"sent{remark}" if delivery.error is None else f"failed: {delivery.error}"
         cells = (delivery.channel, result)
         rows.append(cells if delivery.cause == "test" else (*cells, delivery.cause))
-    if rows:
-        print_table(("channel", "result", "cause")[: len(rows[0])], rows, environment)
+    headings = ("channel", "result", "cause")[: len(rows[0]) if rows else None]
+    print_table(headings, rows, environment, empty="nothing is to be sent")
 
 
 def _row(entry: Entry) -> dict[str, str | int | None]:

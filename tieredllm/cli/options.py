@@ -12,7 +12,6 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
 
 import typer
@@ -163,12 +162,13 @@ class RequestOptions(GlobalOptions):
         ),
     ] = False
     file: Annotated[
-        list[Path] | None,
+        list[Any] | None,
         typer.Option(
             "--file",
             "-f",
-            metavar="PATH",
-            help="A text file to ask about; `-` is stdin (repeatable).",
+            metavar="PATH|URL",
+            path_type=str,  # a URL has two slashes, and a `Path` one
+            help="A text file to ask about, or a URL; `-` is stdin (repeatable).",
         ),
     ] = None
     attach: Annotated[
@@ -327,7 +327,7 @@ def takes_options(
 
 
 class RequestCommand(TyperCommand):
-    """A command that asks: its help has the examples before the many options.
+    """A command of many options: its help has the examples before them.
 
     It has options that take a name and a value, for which Typer has no type.
     """

@@ -17,10 +17,12 @@ from tieredllm.types import Event, Thought, Token
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tieredllm.render.keys import MoveOnKey
     from tieredllm.render.plain import ThoughtView
     from tieredllm.render.spinner import Spinner
 
 __all__ = [
+    "fits",
     "make_table",
     "make_view",
     "print_json",
@@ -58,7 +60,11 @@ def print_json_list(values: Iterable[Any], environment: Environment) -> None:
 
 
 def print_table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], environment: Environment
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    environment: Environment,
+    *,
+    empty: str | None = None,
 ) -> None:
     """Print rows: a table on a terminal; else a tab between the cells, for `cut` and `awk`.
 
@@ -66,7 +72,11 @@ def print_table(
         headings: what stands above the columns on a terminal; into a pipe go the rows alone.
         rows: as many cells each. The last one may be long: it goes on below itself.
         environment: where to.
+        empty: what to remark where there are no rows.
     """
+    if not rows:
+        environment.say(empty or "there are none")
+        return
     if not environment.stdout.isatty():
         for row in rows:
             print("\t".join(row), file=environment.stdout)
@@ -92,13 +102,9 @@ def make_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: in
         width: the terminal's.
     """
     from rich import box
-    from rich.cells import cell_len
     from rich.table import Table
 
-    columns = list(zip(headings, *rows, strict=True))
-    natural = [max(map(cell_len, column)) for column in columns]
-    before = sum(natural[:-1]) + GAP * (len(natural) - 1)
-    fits = before + min(natural[-1] if natural else 0, LAST_COLUMN) <= width
+    fitting = fits(headings, rows, width, last_column=LAST_COLUMN)
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -110,8 +116,31 @@ def make_table(headings: Sequence[str], rows: Sequence[Sequence[str]], width: in
     )
     for index, heading in enumerate(headings):
         is_last = index == len(headings) - 1
-        table.add_column(heading, overflow="fold", no_wrap=fits and not is_last)
+        table.add_column(heading, overflow="fold", no_wrap=fitting and not is_last)
     return table
+
+
+def fits(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    *,
+    last_column: int | None = None,
+) -> bool:
+    """Return whether a table needs no line to be broken.
+
+    Args:
+        headings: what stands above the columns.
+        rows: the cells.
+        width: the terminal's.
+        last_column: what is enough for the last one, which may be broken; None: all it has.
+    """
+    from rich.cells import cell_len
+
+    natural = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
+    if natural and last_column is not None:
+        natural[-1] = min(natural[-1], last_column)
+    return sum(natural) + GAP * (len(natural) - 1) <= width
 
 
 def make_view(
@@ -124,6 +153,7 @@ def make_view(
     allow_rules: bool = False,
     reasoning: bool = False,
     heading: Callable[[str], str | None] | None = None,
+    key: MoveOnKey | None = None,
 ) -> tuple[View, bool]:
     """Choose the view, and say whether it needs ticks.
 
@@ -140,6 +170,7 @@ def make_view(
         printed_later: print no answer; whoever asks does, as for `--json` and `--extract`.
         allow_rules: whether an answer by rules may go into a pipe.
         heading: on a terminal, gives the dim line above a tier's text, by the tier's name.
+        key: on a terminal, moves the request on while it is waited for.
     """
     if environment.stdout.isatty() and not printed_later:
         from tieredllm.render.terminal import TerminalAnswer
@@ -153,6 +184,7 @@ def make_view(
             stream=not no_stream,
             reasoning=reasoning or environment.verbose,
             heading=heading,
+            key=key,
         )
         return view, True
     from tieredllm.render.plain import PlainAnswer

@@ -1,4 +1,4 @@
-"""Take in what the user gives: words, piped text, files; bounded in size, stdin in time too."""
+"""Take in what the user gives: words, piped text, files, URLs; bounded in size, and in time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 
 from tieredllm.cli.environment import Environment
 from tieredllm.errors import TieredLLMError, UsageError
-from tieredllm.types import Attachment, MessagePart
+from tieredllm.types import Attachment, MessagePart, media_type
 
 __all__ = ["MAX_BYTES", "Patience", "question_and_attachments", "read_files", "read_media"]
 
@@ -43,15 +43,13 @@ LONGEST_MARK = 4
 """Bytes of UTF-32's byte order marks."""
 
 
-MEDIA = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"%PDF-", "application/pdf"),
-)
-"""First bytes of what can be attached (PNG 5.2, JFIF, GIF89a, ISO 32000); WebP has its own after a
-RIFF header. These are the kinds that all three vendors take."""
+MEDIA_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf")
+"""Of a URL, whose first bytes only the vendor sees."""
+
+URL_SILENCE_S = 15.0
+"""The longest silence of a server that a file is fetched from."""
+
+MAX_REDIRECTS = 5
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +71,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 def question_and_attachments(
     environment: Environment,
     words: list[str],
-    files: list[Path],
+    files: list[str],
     *,
     patience: Patience,
     read_stdin: bool = True,
@@ -95,7 +93,7 @@ def question_and_attachments(
         UsageError: stdin or a file is too large, no text, or cannot be read.
         TieredLLMError: stdin did not end in time.
     """
-    is_named = Path("-") in files
+    is_named = "-" in files
     if not read_stdin and (words == ["-"] or is_named):
         raise UsageError("`-` means stdin, and --no-stdin leaves it alone")
     if words == ["-"]:
@@ -115,7 +113,7 @@ def question_and_attachments(
 
 def read_files(
     environment: Environment,
-    files: list[Path],
+    files: list[str],
     *,
     patience: Patience,
     stdin: str | None = None,
@@ -124,7 +122,7 @@ def read_files(
 
     Args:
         environment: where warnings go.
-        files: their paths; `-` is stdin.
+        files: their paths; `-` is stdin, and a URL is fetched.
         patience: how long a shell's `<(command)` is waited for.
         stdin: what stdin held; None where it is not to be read.
 
@@ -132,15 +130,16 @@ def read_files(
         UsageError: one is too large, no text, no plain file, or cannot be read.
     """
     attachments = []
-    for path in files:
-        if path == Path("-"):
+    for name in files:
+        if name == "-":
             if stdin is None:
                 raise UsageError("-f -: stdin is where the messages come from")
             attachments.append(Attachment(name="stdin", text=stdin))
+        elif _is_url(name):
+            attachments.append(Attachment(name=name, text=_read_url(name, patience)))
         else:
-            data = _read_file(environment, path, patience)
-            text = _decode(environment, data, str(path))
-            attachments.append(Attachment(name=str(path), text=text))
+            data = _read_file(environment, Path(name), patience)
+            attachments.append(Attachment(name=name, text=_decode(environment, data, name)))
     return tuple(attachments)
 
 
@@ -161,8 +160,8 @@ def read_media(
 
     parts: list[MessagePart] = []
     for name in names:
-        if name.startswith(("http://", "https://")):
-            is_pdf = name.partition("?")[0].lower().endswith(".pdf")
+        if _is_url(name):
+            is_pdf = _path_of(name).endswith(".pdf")
             parts.append(Document(url=name) if is_pdf else Image(url=name))
             continue
         if name == "-":
@@ -189,25 +188,95 @@ def read_any(
 
     Args:
         environment: where warnings go.
-        name: its path, or the URL of an image or a PDF.
+        name: its path, or its URL; that of an image or a PDF ends as such a file's name does.
 
     Raises:
         UsageError: it is none of them, too large, or cannot be read.
     """
     patience = Patience()
-    if name.startswith(("http://", "https://")):
+    if _is_url(name):
+        is_media = _path_of(name).endswith(MEDIA_SUFFIXES)
+    else:
+        is_media = (
+            media_type(_read_file(environment, Path(name), patience, binary=True)) is not None
+        )
+    if is_media:
         return (), read_media(environment, [name], patience=patience)
-    path = Path(name)
-    if media_type(_read_file(environment, path, patience, binary=True)) is None:
-        return read_files(environment, [path], patience=patience), ()
-    return (), read_media(environment, [name], patience=patience)
+    return read_files(environment, [name], patience=patience), ()
 
 
-def media_type(data: bytes | bytearray) -> str | None:
-    """Return what an image or a PDF is by its first bytes; None for anything else."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for start, kind in MEDIA if data.startswith(start)), None)
+def _is_url(name: str) -> bool:
+    return name.lower().startswith(("http://", "https://"))
+
+
+def _path_of(url: str) -> str:
+    """Return a URL without its query, in lower case."""
+    return url.partition("?")[0].partition("#")[0].lower()
+
+
+def _read_url(url: str, patience: Patience) -> str:
+    """Fetch a text, as `curl -L` would: from any address, for it was the user who named it.
+
+    A page of HTML becomes the text that is in it.
+
+    Raises:
+        UsageError: it is too large, no text, or cannot be fetched.
+    """
+    from urllib.parse import urlsplit
+
+    from tieredllm.notify.http_post import network_error, trusting
+    from tieredllm.providers.http import spare_httpx_its_command_line
+    from tieredllm.proxies import UnusableProxyError, proxy_for
+    from tieredllm.tools.base import ToolFailureError
+    from tieredllm.tools.builtin.fetch_url import Page, read_page
+
+    spare_httpx_its_command_line()
+    import httpx
+
+    until = time.monotonic() + patience.total_s
+    silence_s = min(URL_SILENCE_S, patience.total_s, patience.silence_s)
+    try:
+        if not urlsplit(url).hostname:
+            raise UsageError(f"cannot fetch {url}: it names no host")
+        proxy = proxy_for(url)
+        with (
+            httpx.Client(
+                verify=trusting(),
+                proxy=None if proxy is None else proxy.url,
+                trust_env=False,
+                follow_redirects=True,
+                max_redirects=MAX_REDIRECTS,
+                timeout=silence_s,
+                headers={
+                    "User-Agent": "tieredllm",
+                    "Accept": "text/*, application/json, */*;q=0.5",
+                },
+            ) as client,
+            client.stream("GET", url) as response,
+        ):
+            pieces = response.iter_bytes(CHUNK_BYTES)
+
+            def read_next() -> bytes:
+                if time.monotonic() > until:
+                    raise TieredLLMError(f"{url} was not there within {patience.total_s:g} s")
+                return next(pieces, b"")
+
+            page = Page(
+                url=str(response.url),
+                status=response.status_code,
+                content_type=response.headers.get("content-type", "").strip().lower(),
+                body=bytes(_read(read_next, url, binary=True)),
+                whole=True,
+            )
+        return read_page(page)[1]
+    except (ToolFailureError, UnusableProxyError) as exc:
+        raise UsageError(f"cannot read {url}: {exc}") from exc
+    except (httpx.TooManyRedirects, httpx.InvalidURL) as exc:
+        raise UsageError(f"cannot fetch {url}: {exc}") from exc
+    except httpx.TimeoutException as exc:
+        raise UsageError(f"cannot fetch {url}: no answer for {silence_s:g} s") from exc
+    except (httpx.HTTPError, OSError, ValueError, ImportError) as exc:
+        raise UsageError(f"cannot fetch {url}: {network_error(exc)}") from exc
 
 
 def _read_stdin_bytes(environment: Environment, patience: Patience) -> bytearray:

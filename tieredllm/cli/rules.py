@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -204,7 +205,7 @@ def _explanation(given: RuleAnswer) -> dict[str, Any]:
 
 def _print_explained(given: RuleAnswer, *, several: bool, environment: Environment) -> None:
     finding = given.finding
-    out = environment.print
+    out = partial(environment.print, wrap=True)
     out(f"intent: {given.intent}")
     if several:
         out(f"language: {given.lang}")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.errors import TieredLLMError
-from tieredllm.render.plain import write
+from tieredllm.render.summary import format_cost
 from tieredllm.render.timeline import duration, sparkline
-from tieredllm.store.statistics import Statistics, TierStatistics
-from tieredllm.text import one_line
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+from tieredllm.store.statistics import ModelStatistics, Statistics, TierStatistics
+from tieredllm.text import one_line, pluralize
 
 __all__ = ["app"]
 
@@ -38,13 +34,17 @@ def stats(
             show_default=False,
         ),
     ] = None,
+    by_model: Annotated[
+        bool, typer.Option("--models", help="The models alone, one line for each.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show how each tier did.
+    """Show how each tier did, and each model.
 
-    Per tier: requests, the share it answered, the time its answers took, their first token and
-    tokens, and the share of requests that went on to a lower tier. Requests asked with `--no-log`
-    are not among them.
+    Per tier: how often it was asked, the share it answered, the share of requests that went on to
+    a lower tier, the time its answers took (half and 95 % within), and their first token. Per
+    model: its answers, tokens, and cost where the profile names prices. Requests asked with
+    `--no-log` are not among them.
     """
     import time
 
@@ -66,7 +66,7 @@ def stats(
     elif not found.requests:
         environment.say(f"no request was logged in the last {_words(span_s)}")
     else:
-        _show(environment, found, span=_words(span_s))
+        _show(environment, found, span=_words(span_s), by_model=by_model)
 
 
 def _window_s(environment: Environment) -> float:
@@ -82,81 +82,47 @@ def _words(seconds: float) -> str:
     return f"{seconds / 60:g} minutes"
 
 
-COLUMNS = (
-    "tier", "requests", "success", "p50", "p95", "first token", "tokens in", "tokens out",
-    "fell back",
-)  # fmt: skip
+TIERS = ("tier", "asked", "answered", "fell back", "p50", "p95", "first token")
+CHARTS = ("latency", "falls")
+MODELS = ("tier", "model", "answers", "p50", "first token", "tokens in", "out", "cost")
 
 
-WIDEST = 1000
-"""Columns in which any table fits, to find out how many it needs."""
-
-
-def _show(environment: Environment, found: Statistics, *, span: str) -> None:
+def _show(environment: Environment, found: Statistics, *, span: str, by_model: bool) -> None:
     """Print the figures of a stretch of time.
 
     Args:
         environment: where to.
         found: the figures.
         span: the stretch of time, for people.
+        by_model: whether to print those of the models alone.
     """
-    if not environment.stdout.isatty():
-        lines = ["\t".join(COLUMNS), *("\t".join(_cells(tier)) for tier in found.tiers)]
-        write(environment.stdout, "\n".join(lines) + "\n")
+    from tieredllm.cli.output import fits, print_table
+
+    models = [_model_cells(model) for model in found.models]
+    tiers = [_cells(tier) for tier in found.tiers]
+    if by_model or not environment.stdout.isatty():
+        print_table(MODELS if by_model else TIERS, models if by_model else tiers, environment)
         return
     from rich.text import Text
 
     console = environment.console()
     went_on = f", {_percent(found.fallback_rate)} not answered by the first tier"
     unanswered = f", {found.unanswered} not at all" if found.unanswered else ""
-    console.print(Text(f"last {span}: {found.requests} requests{went_on}{unanswered}", style="dim"))
+    about = f"last {span}: {pluralize(found.requests, 'request')}{went_on}{unanswered}"
+    console.print(Text(about, style="dim"))
     console.print()
     ascii_only = not console.encoding.lower().startswith("utf")
-    table = _table(found, ascii_only=ascii_only)
-    if (
-        console.measure(table, options=console.options.update(width=WIDEST)).maximum
-        <= console.width
-    ):
-        console.print(table)
+    charted = [
+        [*cells, *_charts(tier, ascii_only=ascii_only)]
+        for cells, tier in zip(tiers, found.tiers, strict=True)
+    ]
+    if fits((*TIERS, *CHARTS), charted, console.width):
+        print_table((*TIERS, *CHARTS), charted, environment)
     else:
-        _print_blocks(console, found, ascii_only=ascii_only)
-
-
-def _table(found: Statistics, *, ascii_only: bool) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in COLUMNS:
-        table.add_column(
-            name, no_wrap=True, justify="left" if name == "tier" else "right", max_width=24
-        )
-    table.add_column("latency", no_wrap=True)
-    table.add_column("fell back", no_wrap=True)
-    for tier in found.tiers:
-        latency, fallback = _charts(tier, ascii_only=ascii_only)
-        table.add_row(
-            *map(Text, _cells(tier)), Text(latency, style="cyan"), Text(fallback, style="yellow")
-        )
-    return table
-
-
-def _print_blocks(console: Console, found: Statistics, *, ascii_only: bool) -> None:
-    """Print a few short lines per tier: they fit 40 columns."""
-    from rich.text import Text
-
-    for tier in found.tiers:
-        latency, fallback = _charts(tier, ascii_only=ascii_only)
-        name, requests, success, p50, p95, first, tokens_in, tokens_out, fell_back = _cells(tier)
-        console.print(Text.assemble((name, "bold"), f"  {requests} asked, {success} answered"))
-        console.print(Text(f"  took p50 {p50}, p95 {p95}"))
-        console.print(Text(f"  first token {first}"))
-        console.print(Text(f"  tokens {tokens_in} in, {tokens_out} out"))
-        console.print(Text(f"  fell back {fell_back}"))
-        if latency.strip():
-            console.print(Text.assemble("  latency   ", (latency, "cyan")))
-        if fallback.strip():
-            console.print(Text.assemble("  fell back ", (fallback, "yellow")))
+        print_table(TIERS, tiers, environment)
+    if models:
+        console.print()
+        print_table(MODELS, models, environment)
 
 
 def _cells(tier: TierStatistics) -> list[str]:
@@ -164,12 +130,23 @@ def _cells(tier: TierStatistics) -> list[str]:
         one_line(tier.name),
         str(tier.requests),
         _percent(tier.success_rate),
+        _percent(tier.fallback_rate),
         _duration(tier.latency_p50_ms),
         _duration(tier.latency_p95_ms),
         _duration(tier.first_token_p50_ms),
-        str(tier.prompt_tokens),
-        str(tier.completion_tokens),
-        _percent(tier.fallback_rate),
+    ]
+
+
+def _model_cells(model: ModelStatistics) -> list[str]:
+    return [
+        one_line(model.tier),
+        one_line(model.model),
+        str(model.answers),
+        _duration(model.latency_p50_ms),
+        _duration(model.first_token_p50_ms),
+        str(model.prompt_tokens),
+        str(model.completion_tokens),
+        "-" if model.cost is None else format_cost(model.cost),
     ]
 
 

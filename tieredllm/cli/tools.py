@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 
     from tieredllm.profile.load import Loaded
     from tieredllm.profile.schema import Tier
-    from tieredllm.tools.base import Tool, ToolResult
+    from tieredllm.tools.base import Tool
     from tieredllm.tools.registry import Toolbox
+    from tieredllm.types import ToolResult
 
 __all__ = ["app"]
+
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Show what servers say on stderr, and to models."),
+]
+ABOUT_CHARACTERS = 120
+"""How much of a description is listed."""
 
 HEADINGS = ("tier", "tool", "effect", "about")
 
@@ -46,6 +54,7 @@ EXAMPLES = """Examples:
 def list_tools(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """List what each tier may use, and what no tier may.
 
@@ -53,14 +62,18 @@ def list_tools(
     read-only is run after you have approved it. Exit code 1: a server could not be started.
     """
     environment = current()
+    environment.verbose |= verbose
     loaded = _loaded(environment)
     toolbox = _toolbox(loaded, environment)
-    grants = run(_granted(toolbox, loaded.profile.tiers))
+    grants, instructions = run(_granted(toolbox, loaded.profile.tiers))
     if as_json:
         print_json([_described(tier, tools) for tier, tools in grants], environment)
     else:
         rows = [row for tier, tools in grants for row in _rows(tier, tools)]
         print_table(HEADINGS, rows, environment)
+    if environment.verbose:
+        for server, text in instructions.items():
+            environment.say(f"{server} tells models ({len(text)} characters):\n{text}")
     for trouble in toolbox.troubles:
         environment.warn(f"tieredllm: {trouble}")
     raise typer.Exit(ExitCode.FAILURE if toolbox.troubles else ExitCode.OK)
@@ -77,6 +90,7 @@ def call(
         bool,
         typer.Option("--approve-tools", help="Run it even if it may change something."),
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Call a tool as a model would, and print its result.
 
@@ -84,6 +98,7 @@ def call(
     `--approve-tools`. Exit code 1: it was not approved, or gave an error, which is on stderr.
     """
     environment = current()
+    environment.verbose |= verbose
     loaded = _loaded(environment)
     toolbox = _toolbox(loaded, environment)
     result = run(
@@ -171,22 +186,20 @@ def approvals(
     if as_json:
         print_json([{"server": server, "tool": tool} for server, tool in rows], environment)
     else:
-        print_table(("server", "tool"), rows, environment)
+        print_table(
+            ("server", "tool"), rows, environment, empty="nothing was approved for good yet"
+        )
 
 
 async def _logged_in(toolbox: Toolbox, name: str, environment: Environment) -> int:
     from tieredllm.aio import in_thread
     from tieredllm.tools.mcp.connection import UnavailableError
 
-    async def show(address: str, take: Callable[[str], None]) -> None:
-        import webbrowser
-
+    async def show(address: str, take: Callable[[str], bool]) -> None:
         environment.warn(f"log in at {address}")
-        await in_thread(lambda: webbrowser.open(address))
-        stdin = environment.stdin
-        if stdin is not None and stdin.isatty():
-            environment.warn("or paste here the address that the browser ends at:")
-            pasted.append(asyncio.create_task(_pasted(stdin, take)))
+        await in_thread(lambda: _open_browser(address, environment))
+        environment.warn("or paste here the address that a browser elsewhere ends at:")
+        pasted.append(asyncio.create_task(_take_pasted(environment, take)))
 
     pasted: list[asyncio.Task[None]] = []
     try:
@@ -199,10 +212,29 @@ async def _logged_in(toolbox: Toolbox, name: str, environment: Environment) -> i
         await toolbox.aclose()
 
 
-async def _pasted(stdin: TextIO, take: Callable[[str], None]) -> None:
+def _open_browser(address: str, environment: Environment) -> None:
+    """Open a browser that has a window; one in the terminal would take that from whoever pastes."""
+    import webbrowser
+
+    try:
+        browser = webbrowser.get()
+    except webbrowser.Error:
+        return
+    # The module's class for lynx, w3m and the like, and for whatever $BROWSER names.
+    if environment.env.get("BROWSER") or type(browser) is not webbrowser.GenericBrowser:
+        browser.open(address)
+
+
+async def _take_pasted(environment: Environment, take: Callable[[str], bool]) -> None:
+    """Read lines of stdin until one is an address that answers."""
     from tieredllm.aio import in_thread
 
-    take(await in_thread(stdin.readline))
+    stdin = environment.stdin
+    while stdin is not None and (line := await in_thread(stdin.readline)):
+        if take(line):
+            return
+        if line.strip():
+            environment.warn("no login is in that: paste the whole address, with its `?code=…`")
 
 
 def _known_files() -> list[Path]:
@@ -229,6 +261,9 @@ def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
     from tieredllm.keys import Keys
     from tieredllm.tools.registry import Toolbox
 
+    def said(server: str, line: str) -> None:
+        environment.warn(f"{server}: {line}")
+
     keys_file = environment.places.keys_file
     return Toolbox(
         loaded.profile.tools,
@@ -239,6 +274,7 @@ def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
         private=(keys_file,),
         cache=environment.places.cache,
         state=environment.places.state,
+        said=said if environment.verbose else None,
     )
 
 
@@ -246,7 +282,8 @@ Granted = list[tuple["Tier | None", tuple["Tool", ...]]]
 """Each tier's tools; at the end, without a tier, those that are granted to none."""
 
 
-async def _granted(toolbox: Toolbox, tiers: tuple[Tier, ...]) -> Granted:
+async def _granted(toolbox: Toolbox, tiers: tuple[Tier, ...]) -> tuple[Granted, dict[str, str]]:
+    """Return each tier's tools, and what servers say of themselves."""
     from tieredllm.providers.base import WITH_TOOLS
 
     try:
@@ -262,7 +299,8 @@ async def _granted(toolbox: Toolbox, tiers: tuple[Tier, ...]) -> Granted:
         names = {tool.name for _, tools in granted for tool in tools}
         everything = await toolbox.granted("all", fresh=True)
         left = tuple(tool for tool in everything if tool.name not in names)
-        return [*granted, (None, left)] if left else granted
+        instructions = toolbox.instructions(everything)
+        return ([*granted, (None, left)] if left else granted), instructions
     finally:
         await toolbox.aclose()
 
@@ -278,8 +316,8 @@ async def _called(
 ) -> ToolResult:
     from tieredllm.cli.approval import terminal_approver
     from tieredllm.tools.approval import Approval, RememberedApprovals
-    from tieredllm.tools.base import ToolCall
     from tieredllm.tools.execute import ToolSession
+    from tieredllm.types import ToolCall
 
     profile = loaded.profile
     approval = Approval(
@@ -321,9 +359,12 @@ def _effect(tool: Tool) -> str:
 
 
 def _first_line(tool: Tool) -> str:
+    """Return the first line of a description: of a long one, the sentences that have room."""
     from tieredllm.text import one_line
 
-    return one_line(tool.description.strip().partition("\n")[0], 120)
+    line = one_line(tool.description.strip().partition("\n")[0])
+    end = line.rfind(". ", 0, ABOUT_CHARACTERS) if len(line) > ABOUT_CHARACTERS else -1
+    return line[: end + 1] if end > 0 else one_line(line, ABOUT_CHARACTERS)
 
 
 def _described(tier: Tier | None, tools: tuple[Tool, ...]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import msgspec
 
+from tieredllm.aio import LoopTimeout
 from tieredllm.clock import Clock
 from tieredllm.engine.budget import silence_limit_s
 from tieredllm.engine.plan import answer_room
@@ -55,6 +56,7 @@ __all__ = [
     "ToolCalls",
     "ToolContext",
     "fit_to_context",
+    "patience_s",
     "stream_attempt",
 ]
 
@@ -73,6 +75,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """What one attempt is told about tools."""
 
     declared: tuple[ToolDeclaration, ...] = ()
+    instructions: str = ""
+    """What the servers of declared tools say of themselves; for the system prompt."""
     rejected: tuple[str, ...] = ()
     """The names of tools that are not declared, as the backend has rejected them."""
     rounds: tuple[Message, ...] = ()
@@ -189,11 +193,12 @@ async def stream_attempt(
 
     What is waited for first (loading a local model, the first token) ends at the tier's first-token
     timeout, which a remote provider's request starts when it has been written; later waits at its
-    idle timeout; all at the deadline. An attempt that is not streaming has the tier's `timeout_s`
-    as a whole. Blanks are no token: those at the start are
-    held back until something else follows, and an answer of nothing else is an empty one. A piece
-    of a call is a token, too, but no text; a thought is neither, but no silence. The time that
-    whoever reads takes is not the backend's.
+    idle timeout; all at the deadline. But for the deadline they are counted in time in which the
+    event loop ran: a machine that is too busy to look says nothing about the backend. An attempt
+    that is not streaming has the tier's `timeout_s` as a whole. Blanks are no token: those at the
+    start are held back until something else follows, and an answer of nothing else is an empty one.
+    A piece of a call is a token, too, but no text; a thought is neither, but no silence. The time
+    that whoever reads takes is not the backend's.
 
     Args:
         request: what to ask, and for how long.
@@ -206,22 +211,19 @@ async def stream_attempt(
     """
     loop = asyncio.get_running_loop()
     wait = _Wait(request, now=loop.time())
-    limit = wait.until
     began = spoke = False
     try:
-        async with asyncio.timeout_at(limit) as timer:
+        async with LoopTimeout(wait.limit_s, until=request.deadline) as timer:
 
             def start_clock() -> None:
-                nonlocal limit
                 if not began:
                     wait.start_clock(now=loop.time())
-                    limit = wait.until
-                    timer.reschedule(limit)
+                    timer.restart(wait.limit_s)
 
             call = await _compose_call(request, state, start_clock)
             async with aclosing(request.backend.answer(call)) as answer:
                 async for chunk in answer:
-                    timer.reschedule(None)
+                    timer.pause()
                     if isinstance(chunk, Delta | ToolRequest):
                         await _tell(state.notices, request, emit)
                     if isinstance(chunk, Finish):
@@ -240,11 +242,11 @@ async def stream_attempt(
                     event = state.take(chunk, request)
                     if event is not None:
                         await emit(event)
+                    timer.resume()
                     if event is not None or isinstance(chunk, CallPiece | ThoughtDelta):
                         began, spoke = True, spoke or not isinstance(chunk, ThoughtDelta)
                         if request.stream:
-                            limit = wait.after_token(now=loop.time())
-                    timer.reschedule(limit)
+                            timer.restart(wait.after_token(now=loop.time()))
     except TimeoutError:
         raise wait.timeout(began=began, spoke=spoke, now=loop.time()) from None
     if spoke:
@@ -261,23 +263,36 @@ async def _tell(messages: Sequence[str], request: AttemptRequest, emit: Emit) ->
             await emit(notice)
 
 
+def patience_s(tier: Tier, *, stream: bool, others_follow: bool) -> float:
+    """Return how many seconds a tier's first token, or its whole answer, is waited for.
+
+    Where no other language model is left, none is given up before `timeout_s` is over: a slow
+    answer is better than none.
+
+    Args:
+        tier: whose limits hold.
+        stream: whether it streams.
+        others_follow: whether another language model could still be asked afterwards.
+    """
+    if stream and others_follow:
+        return tier.first_token_timeout_s
+    return max(tier.first_token_timeout_s, tier.timeout_s) if stream else tier.timeout_s
+
+
 class _Wait:
     """The wait for an attempt's next token.
 
     Until a remote provider's request is written it is this machine, or the way there, that is
     waited for: connecting has its own limit, and the rest, however slow, says nothing about the
     backend. It has `timeout_s` in all.
-
-    Where no other language model is left, none is given up before `timeout_s` is over: a slow
-    answer is better than none.
     """
 
     def __init__(self, request: AttemptRequest, *, now: float) -> None:
         tier = request.tier
         self._request = request
-        self._timeout_s = tier.first_token_timeout_s if request.stream else tier.timeout_s
-        if not request.others_follow:
-            self._timeout_s = max(self._timeout_s, tier.timeout_s)
+        self._timeout_s = patience_s(
+            tier, stream=request.stream, others_follow=request.others_follow
+        )
         self._is_sent = request.backend.provider not in REMOTE
         self._begin(self._timeout_s if self._is_sent else max(self._timeout_s, tier.timeout_s), now)
 
@@ -294,15 +309,14 @@ class _Wait:
         )
         self._started = self._last_at = now
         self._is_shortened = limit_s < timeout_s
-        self.until = now + limit_s
+        self.limit_s = limit_s
 
     def after_token(self, *, now: float) -> float:
-        """Return until when the next one is waited for."""
+        """Return for how long the next one is waited for."""
         tier, self._last_at = self._request.tier, now
-        until = now + tier.idle_timeout_s
-        if not self._request.others_follow:
-            until = max(until, self._started + tier.timeout_s)
-        return min(until, self._request.deadline)
+        if self._request.others_follow:
+            return tier.idle_timeout_s
+        return max(tier.idle_timeout_s, self._started + tier.timeout_s - now)
 
     def timeout(self, *, began: bool, spoke: bool, now: float) -> FallbackTriggerError:
         """Return what a wait that was cut off amounts to.
@@ -373,10 +387,13 @@ def fit_to_context(
         quoted = msgspec.structs.replace(prompt, attachments=attachments)
     declared_tokens = count(_text_of(tools.declared)) if tools.declared else 0
     if tools.declared:
+        system = "\n\n".join(it for it in (prompt.system, tools.instructions) if it) or None
+        prompt = msgspec.structs.replace(prompt, system=system)
+        with_results = msgspec.structs.replace(quoted, system=system)
         # Without rounds the results have to be told, if there are any.
-        whole, told = (tools.rounds, prompt) if tools.rounds else ((), quoted)
+        whole, told = (tools.rounds, prompt) if tools.rounds else ((), with_results)
         tokens = declared_tokens + sum(tokens_of(message, count) for message in whole)
-        for rounds, asked, taken in ((whole, told, tokens), ((), quoted, declared_tokens)):
+        for rounds, asked, taken in ((whole, told, tokens), ((), with_results, declared_tokens)):
             try:
                 composed = compose(
                     asked, policy=policy, budget_tokens=budget_tokens - taken, count=count

@@ -18,6 +18,8 @@ from tieredllm.types import Answer, Attempt, Outcome, Skip, ToolUse, last_failur
 __all__ = ["AttemptLog", "Winner"]
 
 
+MOVED_ON = "you moved on"
+
 SHARED = tuple(name for name in Finish.__struct_fields__ if name in Answer.__struct_fields__)
 """What a backend says at its answer's end and the answer passes on as it is."""
 
@@ -91,9 +93,32 @@ class AttemptLog:
             started=self.now(),
         )
 
+    def move_on(self, plan: TierPlan, backend: Backend) -> Attempt:
+        """Return the attempt that the caller has given up, recorded as such."""
+        cancelled = self.attempts.pop() if self._is_cancelled(plan, backend) else None
+        self._ended.add(id(backend))
+        if cancelled is None:
+            return self._add(
+                plan, backend, outcome="cancelled", error=None, reason=MOVED_ON, started=self.now()
+            )
+        self.attempts.append(msgspec.structs.replace(cancelled, reason=MOVED_ON))
+        return self.attempts[-1]
+
+    def _is_cancelled(self, plan: TierPlan, backend: Backend) -> bool:
+        last = self.attempts[-1] if self.attempts else None
+        return (
+            last is not None
+            and last.outcome == "cancelled"
+            and (last.tier, last.model) == (plan.tier.name, backend.model)
+        )
+
+    def has_ended(self, backend: Backend) -> bool:
+        """Whether a backend was tried or passed over, to no avail."""
+        return id(backend) in self._ended
+
     def is_exhausted(self, plan: TierPlan) -> bool:
         """Whether every backend of a tier was tried or passed over, to no avail."""
-        return all(id(backend) in self._ended for backend in plan.backends)
+        return all(self.has_ended(backend) for backend in plan.backends)
 
     def last_other(self, tier: str) -> Attempt | None:
         """Return the latest attempt that was not this tier's."""

@@ -1,12 +1,14 @@
-"""Define what the engine needs from outside: a memory of health, and one of rejected parameters.
+"""Define what the engine needs from outside: memories, a gate, and what a caller may do meanwhile.
 
-The engine works without either (`NoMemory`). An implementation never raises and never blocks for
-longer than a tenth of a second: what cannot be read is unknown, what cannot be written is lost.
+The engine works without any memory (`NoMemory`). An implementation never raises and never blocks
+for longer than a tenth of a second: what cannot be read is unknown, what cannot be written is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Literal, Protocol
 
 import msgspec
@@ -15,6 +17,7 @@ from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.types import Event
 
 __all__ = [
+    "Controls",
     "Emit",
     "Gate",
     "HealthMemory",
@@ -125,6 +128,36 @@ class OpenGate:
 
     def leave(self, identity: str, first_token_s: float | None) -> None:
         """Take no note."""
+
+
+class Controls:
+    """What a caller may do while its request runs; of one request at a time."""
+
+    def __init__(self) -> None:
+        self._turns: list[asyncio.Timeout] = []
+
+    def move_on(self) -> None:
+        """Give up the backend that is being asked, so that the next one is; of two, the first.
+
+        Nothing happens where nobody is asked, or where nobody is left to be.
+        """
+        if self._turns:
+            self._turns.pop(0).reschedule(asyncio.get_running_loop().time())
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncGenerator[None]:
+        """Let a backend have its turn.
+
+        Raises:
+            TimeoutError: the caller has moved on; what was going on is cancelled.
+        """
+        async with asyncio.timeout(None) as turn:
+            self._turns.append(turn)
+            try:
+                yield
+            finally:
+                if turn in self._turns:
+                    self._turns.remove(turn)
 
 
 class NoMemory:

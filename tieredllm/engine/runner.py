@@ -24,13 +24,15 @@ from tieredllm.engine.attempt import (
     StreamState,
     ToolCalls,
     ToolContext,
+    patience_s,
     stream_attempt,
 )
 from tieredllm.engine.attempt_log import AttemptLog, Winner
-from tieredllm.engine.budget import models_deadline_s
+from tieredllm.engine.budget import models_deadline_s, silence_limit_s
 from tieredllm.engine.hedge import hedge
 from tieredllm.engine.plan import TierPlan, lacking, leading_models, merged, selected
 from tieredllm.engine.ports import (
+    Controls,
     Emit,
     Gate,
     HealthMemory,
@@ -42,7 +44,7 @@ from tieredllm.engine.ports import (
 from tieredllm.engine.retry import bench_s, counts, retry_wait_s
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
-from tieredllm.profile.schema import Profile
+from tieredllm.profile.schema import Profile, Tier
 from tieredllm.providers.base import Backend, Finish, ToolRequest
 from tieredllm.types import (
     Answer,
@@ -101,6 +103,7 @@ class FallbackRun:
         rng: where jitter comes from.
         tools: what models may call; None for nothing.
         gate: who decides when a backend may be asked; nobody when None.
+        controls: what the caller may do meanwhile.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class FallbackRun:
         rng: random.Random,
         tools: ToolLoop | None = None,
         gate: Gate | None = None,
+        controls: Controls | None = None,
     ) -> None:
         self._plans = selected(plans, options)
         self._profile = profile
@@ -129,6 +133,7 @@ class FallbackRun:
         self._rng = rng
         self._tools = tools
         self._gate = gate or OpenGate()
+        self._controls = controls or Controls()
         self._needed = frozenset(
             name
             for name, is_needed in (
@@ -266,7 +271,16 @@ class FallbackRun:
     ) -> Completed | Failed | None:
         skipped, probe = self._admit(plan, backend, ignore_health=ignore_health)
         if skipped is None:
-            return await self._try_backend(plan, backend, emit, probe=probe)
+            if self._following(plan, backend) is None:
+                return await self._try_backend(plan, backend, emit, probe=probe)
+            try:
+                async with self._controls.turn():
+                    return await self._try_backend(plan, backend, emit, probe=probe)
+            except TimeoutError:
+                attempt = self._log.move_on(plan, backend)
+                streamed = attempt.first_token_ms is not None
+                await emit(AttemptFailed(attempt=attempt, streamed=streamed))
+                return None
         await emit(TierSkipped(attempt=self._log.skip(plan, backend, *skipped)))
         self._warm_up(plan.level)
         return None
@@ -476,7 +490,7 @@ class FallbackRun:
             params=merged(tier, self._options.params, is_first=plan.level == self._plans[0].level),
             schema=self._options.schema,
             request_id=self._request_id,
-            stream=tier.stream if self._options.stream is None else self._options.stream,
+            stream=self._is_streamed(tier),
             omit=omit,
             deadline=self._deadline if plan.is_language_model else float("inf"),
             others_follow=self._models_follow(plan, backend),
@@ -546,22 +560,58 @@ class FallbackRun:
             last = self._log.last_other(tier)
             if last is not None:
                 await emit(FellBack(from_tier=last.tier, to_tier=tier, reason=last.why))
-        later = [each for each in self._plans if each.level > plan.level]
-        following = next((each for each in later if _is_configured(each)), None)
-        is_streamed = self._options.stream is not False and plan.tier.stream
-        limit_s = plan.tier.first_token_timeout_s if is_streamed else plan.tier.timeout_s
+        following = self._following(plan, backend)
+        until_s = None
+        if following is not None and plan.is_language_model:
+            others_follow = self._models_follow(plan, backend)
+            until_s = silence_limit_s(
+                timeout_s=patience_s(
+                    plan.tier, stream=self._is_streamed(plan.tier), others_follow=others_follow
+                ),
+                left_s=max(0.0, self._left_s()),
+                others_follow=others_follow,
+            )
         await emit(
             AttemptStarted(
-                next_tier=following.tier.name if following is not None else None,
-                until_s=limit_s if following is not None else None,
                 tier=tier,
                 level=plan.level,
                 provider=backend.provider,
                 model=backend.model,
+                next_tier=following[0].tier.name if following is not None else None,
+                next_model=following[1].model if following is not None else None,
+                until_s=until_s,
                 number=number,
                 without=without,
             )
         )
+
+    def _is_streamed(self, tier: Tier) -> bool:
+        return tier.stream if self._options.stream is None else self._options.stream
+
+    def _following(self, plan: TierPlan, backend: Backend) -> tuple[TierPlan, Backend] | None:
+        """Return who is asked next if a backend does not answer, as far as can be told now.
+
+        Those whose health is bad come after those whose health is good, as when they are asked.
+        """
+        rest = [(plan, other) for other in plan.backends[plan.backends.index(backend) + 1 :]]
+        for later in self._plans:
+            if later.level > plan.level:
+                rest += [(later, other) for other in later.backends]
+        able = [
+            each
+            for each in rest
+            if each[1].missing() is None
+            and lacking(each[1].capabilities, self._prompt, self._options) is None
+            and not self._log.has_ended(each[1])
+        ]
+        models = [each for each in able if each[0].is_language_model]
+        set_aside = [(it, other) for it in self._set_aside for other in it.backends]
+        well = [each for each in models if self._is_well(each[1])]
+        return next(iter([*well, *set_aside, *models, *able]), None)
+
+    def _is_well(self, backend: Backend) -> bool:
+        standing = self._standings.get(backend.identity, Standing())
+        return self._unhealthy(standing) is None
 
     def _models_follow(self, plan: TierPlan, backend: Backend) -> bool:
         """Whether another configured language model comes after this one."""
@@ -627,8 +677,3 @@ async def stream_events(request: FallbackRun) -> AsyncGenerator[Event, None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-def _is_configured(plan: TierPlan) -> bool:
-    """Whether any backend of a tier can be asked."""
-    return any(backend.missing() is None for backend in plan.backends)

@@ -57,6 +57,7 @@ class ToolLoop:
         self._uses: list[ToolUse] = []
         self._declared: dict[str, tuple[int, tuple[ToolDeclaration, ...]]] = {}
         """For each tier its tools, and how many rounds there were when they were looked up."""
+        self._instructions: dict[str, str] = {}
         self._spent: dict[str, Usage] = {}
         self._problems: list[str] = []
         self._told: set[str] = set()
@@ -124,10 +125,12 @@ class ToolLoop:
             declared = self._selected(
                 tuple(tool for tool in offered if tool.rejected_as not in omit), backend
             )
+        shown = self._rounds if backend.capabilities.images else map(_in_words, self._rounds)
         return ToolContext(
             declared=declared,
+            instructions=self._instructions.get(tier.name, ""),
             rejected=rejected,
-            rounds=tuple(self._rounds) if declared else (),
+            rounds=tuple(shown) if declared else (),
             choice=ToolChoice(mode="auto" if self._session.rounds_left > 0 else "none"),
             results=self._quoted(),
             spent=self._spent.get(backend.identity, Usage()),
@@ -233,6 +236,8 @@ class ToolLoop:
             )
             for tool in tools
         )
+        told = self._session.instructions(tools).items()
+        self._instructions[tier.name] = "\n\n".join(_introduced(*each) for each in told)
         self._declared[tier.name] = (len(self._rounds), declared)
         return declared
 
@@ -254,6 +259,20 @@ def add_usage(one: Usage, other: Usage) -> Usage:
         prompt_tokens=both(one.prompt_tokens, other.prompt_tokens),
         completion_tokens=both(one.completion_tokens, other.completion_tokens),
     )
+
+
+def _introduced(server: str, instructions: str) -> str:
+    """Return what a server says of itself, such that it cannot pass for somebody else's words."""
+    lines = "\n".join(f"> {line}" for line in instructions.split("\n"))
+    return f"What the server of the tools `{server}` says about them:\n{lines}"
+
+
+def _in_words(message: Message) -> Message:
+    """Return a message for a model that sees no images; its text names them."""
+    if not message.parts:
+        return message
+    content = f"{message.content}\n(Images are not shown to you.)"
+    return msgspec.structs.replace(message, content=content, parts=())
 
 
 def _use(tier: str, call: ToolCall, result: ToolResult) -> ToolUse:

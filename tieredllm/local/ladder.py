@@ -34,6 +34,8 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     flash_attention: bool = True
     threads: int | None = None
     """How many threads compute; None for one per physical core."""
+    gpu_layers: int | None = None
+    """How many layers a GPU gets, in a build for one; None for llama.cpp's default: all."""
     sequences: int = 1
     """How many answers may be under way at the same time, in one context."""
     more_tokens: int = 0

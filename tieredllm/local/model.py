@@ -173,6 +173,8 @@ class LoadedModel:
             return not stopped
 
         params.use_extra_bufts = self._settings.repack
+        if self._settings.gpu_layers is not None:
+            params.n_gpu_layers = self._settings.gpu_layers
         params.progress_callback = llama.llama_progress_callback(progress)
         last_complaint()
         model = llama.llama_model_load_from_file(str(path).encode(), params)

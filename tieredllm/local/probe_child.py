@@ -40,6 +40,8 @@ class ProbeRequest(msgspec.Struct, frozen=True, kw_only=True):
     n_ctx: int
     budget_s: float
     """About how long the large batch of prompt tokens may take; it is as large as that allows."""
+    gpu_layers: int | None = None
+    """See `LoadSettings`."""
 
 
 class ProbeLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +85,8 @@ def _try(rung: Rung, request: ProbeRequest) -> ProbeLine:
     from tieredllm.local.model import BadFileError
 
     try:
-        rates = _measure(RUNGS[rung], request)
+        settings = msgspec.structs.replace(RUNGS[rung], gpu_layers=request.gpu_layers)
+        rates = _measure(settings, request)
     except FallbackTriggerError as exc:
         return ProbeLine(rung=rung, rejected=exc.message, bad_file=isinstance(exc, BadFileError))
     except ArithmeticError:

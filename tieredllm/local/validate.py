@@ -95,6 +95,7 @@ def validate_model(
     n_ctx: int,
     verdicts: ValidationCache,
     sha256: str | None = None,
+    gpu_layers: int | None = None,
     job: Job = Job(),  # noqa: B008 - it is frozen
     thorough: bool = False,
     go_on: GoOn = lambda: True,
@@ -108,6 +109,7 @@ def validate_model(
         n_ctx: the context wanted, in tokens.
         verdicts: what is remembered.
         sha256: what the file's hash must be, where that is known.
+        gpu_layers: see `LoadSettings`; with another number it is tried anew.
         job: what it is to be loaded for.
         thorough: try each way that may be the best, whatever is remembered, with whole batches.
         go_on: asked every now and then; False stops it.
@@ -118,7 +120,7 @@ def validate_model(
         FallbackTriggerError: it cannot be used (`model_unavailable`), and why.
         StoppedError: `go_on` said so.
     """
-    verdict = _known(path, verdicts)
+    verdict = _known(path, verdicts, gpu_layers)
     if verdict.header is None:
         verdict = _with_header(path, verdict)
         if verdict.reason is not None:
@@ -130,7 +132,7 @@ def validate_model(
             verdicts.put(path, verdict)
         _check_hash(path, verdict.sha256, sha256)
     _check_memory(path, header, n_ctx, available())
-    verdict = msgspec.structs.replace(verdict, stamp=_stamp())
+    verdict = msgspec.structs.replace(verdict, stamp=_stamp(gpu_layers))
     if thorough:
         verdict = msgspec.structs.replace(verdict, trials=())
         job = msgspec.structs.replace(job, questions=max(2, job.questions))
@@ -142,6 +144,7 @@ def validate_model(
             rungs=tuple(rungs),
             n_ctx=context_for(header, PROBE_CONTEXT_TOKENS),
             budget_s=THOROUGH_BUDGET_S if thorough else BUDGET_S,
+            gpu_layers=gpu_layers,
         )
         try:
             trials = (probe or probe_in_child)(request, go_on)
@@ -165,6 +168,7 @@ def quick_check(
     n_ctx: int,
     verdicts: ValidationCache,
     sha256: str | None = None,
+    gpu_layers: int | None = None,
     go_on: GoOn = lambda: True,
     available: Callable[[], int | None] = available_bytes,
 ) -> Validated:
@@ -175,13 +179,14 @@ def quick_check(
         n_ctx: the context wanted, in tokens.
         verdicts: what is remembered; nothing is added.
         sha256: what the file's hash must be, where that is known.
+        gpu_layers: see `LoadSettings`.
         go_on: asked while a hash is computed that is not remembered; False leaves it at that.
         available: tells the bytes of memory there are.
 
     Raises:
         FallbackTriggerError: it cannot be used, and why.
     """
-    verdict = _known(path, verdicts)
+    verdict = _known(path, verdicts, gpu_layers)
     if verdict.header is None:
         verdict = _with_header(path, verdict)
     header = _usable_header(path, verdict)
@@ -189,7 +194,7 @@ def quick_check(
         with suppress(StoppedError):
             _check_hash(path, verdict.sha256 or hash_file(path, go_on), sha256)
     _check_memory(path, header, n_ctx, available())
-    _stamp()
+    _stamp(gpu_layers)
     if not verdict.trials:
         return Validated(header=header, n_ctx=context_for(header, n_ctx))
     return _validated(path, header, verdict, n_ctx=n_ctx, job=Job())
@@ -215,22 +220,24 @@ def _no_way(name: str, trials: tuple[Trial, ...]) -> str:
     )
 
 
-def _stamp() -> str:
-    """Tell builds of llama.cpp and kinds of processors from one another.
+def _stamp(gpu_layers: int | None) -> str:
+    """Tell builds of llama.cpp, kinds of processors and what a GPU gets from one another.
 
     Raises:
         FallbackTriggerError: there is no llama.cpp.
     """
-    return hashlib.sha256(f"{binding_stamp()} {processor_stamp()}".encode()).hexdigest()[:16]
+    shared = "" if gpu_layers is None else f" {gpu_layers}"
+    text = f"{binding_stamp()} {processor_stamp()}{shared}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _known(path: Path, verdicts: ValidationCache) -> Verdict:
+def _known(path: Path, verdicts: ValidationCache, gpu_layers: int | None) -> Verdict:
     """Return what is remembered of a file, without what another llama.cpp or processor found."""
     try:
         verdict = verdicts.get(path, state_of(path))
     except OSError as exc:
         raise unusable(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    if verdict.stamp is not None and verdict.stamp != _stamp():
+    if verdict.stamp is not None and verdict.stamp != _stamp(gpu_layers):
         verdict = Verdict(state=verdict.state, sha256=verdict.sha256)
     return verdict
 

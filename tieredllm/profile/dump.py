@@ -18,6 +18,7 @@ __all__ = ["dump", "write_yaml"]
 _OF_RULES = ("name", "provider", "rules", "vars")
 _OF_CACHE = ("name", "provider", "max_age_h")
 _OF_A_SERVER = ("api", "api_version", "headers", "headers_env", "body")
+_OF_A_FILE = frozenset({"threads", "gpu_layers"})
 _LEFT_OUT = frozenset({"rules", "vars", "max_age_h", "base_url", "api_key_env", *_OF_A_SERVER})
 _SECRET_MAPPINGS = frozenset({"env", "headers"})
 """Where an MCP server's settings hold secrets."""
@@ -104,7 +105,7 @@ def _tier(tier: Tier) -> dict[str, Any]:
         elif key == "alternates":
             alternates = tier.alternates
             shown[key] = [{"provider": each.provider} | _backend(each) for each in alternates]
-        elif key not in _LEFT_OUT:
+        elif key not in _LEFT_OUT and (key not in _OF_A_FILE or tier.provider == "llama_cpp"):
             shown[key] = value
     return shown
 

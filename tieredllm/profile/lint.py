@@ -37,6 +37,11 @@ def lint(loaded: Loaded) -> list[Mistake]:
             *_backends(tier, node),
         ):
             found.append(place.mistake(message))
+    for name, server in profile.tools.mcp.items():
+        declared_at = _server_place(tree, name)
+        if server.type == "sse" and declared_at is not None:
+            message = f"MCP server `{name}`: SSE is not supported: give its streamable HTTP `url`"
+            found.append(declared_at.mistake(message))
     health = tree.get("health")
     if profile.health.cooldown_s > profile.health.max_cooldown_s and isinstance(
         health, MappingNode
@@ -47,6 +52,14 @@ def lint(loaded: Loaded) -> list[Mistake]:
 
 
 Finding = tuple[Place, str]
+
+
+def _server_place(tree: MappingNode, name: str) -> Place | None:
+    """Return where a profile itself declares an MCP server."""
+    tools = tree.get("tools")
+    servers = tools.get("mcp") if isinstance(tools, MappingNode) else None
+    entry = servers.entries.get(name) if isinstance(servers, MappingNode) else None
+    return None if entry is None else entry.place
 
 
 def _order(profile: Profile, level: int, node: MappingNode) -> list[Finding]:
@@ -105,6 +118,11 @@ def _useless(tier: Tier, node: MappingNode) -> list[Finding]:
         if key in node.entries and tier.provider != owner
     ]
     providers = {tier.provider, *(alternate.provider for alternate in tier.alternates)}
+    found += [
+        (node.entries[key].place, f"`{key}` means something to a llama_cpp model only")
+        for key in ("threads", "gpu_layers")
+        if key in node.entries and "llama_cpp" not in providers
+    ]
     if "tools" in node.entries and tier.tools != "none" and providers.isdisjoint(KEY_VARIABLES):
         message = f"a {tier.provider} tier calls no tools: it gets what others found out as text"
         found.append((node.entries["tools"].place, message))

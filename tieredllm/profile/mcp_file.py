@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tieredllm.errors import Mistake, ProfileError
 from tieredllm.profile.nodes import (
     Entry,
@@ -22,7 +24,7 @@ from tieredllm.profile.nodes import (
 )
 from tieredllm.profile.semantics import path_at
 from tieredllm.profile.yaml_reader import MAX_BYTES, parse_yaml
-from tieredllm.redaction import looks_like_key
+from tieredllm.redaction import looks_like_key, mask_url
 
 __all__ = ["as_settings", "read_servers", "with_servers_of_files"]
 
@@ -36,6 +38,15 @@ _KEYS = {
     "serverUrl": "url",  # Windsurf
     "transport": "type",
 }
+_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
+"""A text, or a comment."""
+_BARE = re.compile(r"^\$([A-Z_][A-Z0-9_]*)$")
+"""Gemini CLI's other form of a variable (its guide to settings.json)."""
+_VS_CODE = re.compile(
+    r"\$\{(?:(?P<fixed>workspaceFolder|userHome)|(?:env|input):(?P<name>[^}]+))\}"
+)
+"""VS Code's variables (https://code.visualstudio.com/docs/reference/variables-reference), which
+Cursor and Windsurf have, too; what VS Code would ask for is a variable, or a stored key, here."""
 _TYPES = frozenset({"stdio", "http", "streamable-http", "streamable_http", "sse"})
 
 
@@ -91,9 +102,10 @@ def read_servers(path: Path) -> dict[str, Entry]:
     """
     with path.open("rb") as file:
         raw = file.read(MAX_BYTES)
-    # JSON is YAML but for tabs, which it has between values only.
+    # JSON is YAML but for tabs, which it has between values only, and for VS Code's and Zed's
+    # comments.
     text = raw.decode("utf-8", "replace").removeprefix("\ufeff").replace("\t", " ")
-    root, mistakes = parse_yaml(text, str(path))
+    root, mistakes = parse_yaml(_COMMENT.sub(_blanked, text), str(path))
     if mistakes:
         raise ProfileError(mistakes)
     listed = None
@@ -102,7 +114,42 @@ def read_servers(path: Path) -> dict[str, Entry]:
     if not isinstance(root, MappingNode) or not isinstance(listed, MappingNode):
         place = root.place if root is not None else Place(str(path), 1, 1)
         raise ProfileError([place.mistake("there are no servers: they are under `mcpServers`")])
-    return {name: Entry(it.place, _server(it.node)) for name, it in listed.entries.items()}
+    folder = path.resolve().parent
+    # What lies in `.vscode` or `.cursor` is said of the folder around it.
+    workspace = folder.parent if folder.name.startswith(".") else folder
+    return {
+        name: Entry(it.place, _server(_with_our_variables(it.node, str(workspace))))
+        for name, it in listed.entries.items()
+    }
+
+
+def _blanked(found: re.Match[str]) -> str:
+    """Return a text as it is, and a comment as blanks, so that places stay."""
+    text = found[0]
+    return text if text.startswith('"') else re.sub(r"[^\n]", " ", text)
+
+
+def _with_our_variables(node: Node, workspace: str) -> Node:
+    """Return a node with other programs' variables written as ours, at any depth."""
+    if isinstance(node, MappingNode):
+        entries = {
+            key: Entry(it.place, _with_our_variables(it.node, workspace))
+            for key, it in node.entries.items()
+        }
+        return MappingNode(place=node.place, entries=entries)
+    if isinstance(node, ListNode):
+        items = tuple(_with_our_variables(it, workspace) for it in node.items)
+        return msgspec.structs.replace(node, items=items)
+    if not isinstance(node, ScalarNode) or not isinstance(node.value, str):
+        return node
+    value = _BARE.sub(r"${\1}", node.value)
+
+    def of_vs_code(found: re.Match[str]) -> str:
+        if found["fixed"]:
+            return workspace if found["fixed"] == "workspaceFolder" else "${HOME}"
+        return "${" + re.sub(r"[^A-Za-z0-9_]", "_", found["name"]) + "}"
+
+    return msgspec.structs.replace(node, value=_VS_CODE.sub(of_vs_code, value))
 
 
 def as_settings(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -126,21 +173,48 @@ def as_settings(path: Path) -> tuple[dict[str, Any], list[str]]:
                     each: _without_secret(name, each, value, variables)
                     for each, value in given.items()
                 }
+        if isinstance(server.get("args"), list):
+            server["args"] = _arguments_without_secrets(name, server["args"], variables)
+        if "url" in server:
+            server["url"] = _without_secret(name, f"{name}_url", server["url"], variables)
     return servers, list(variables)
+
+
+def _arguments_without_secrets(
+    server: str, given: list[Any], variables: dict[str, None]
+) -> list[Any]:
+    """Return arguments whose secrets are variables: `--token x`, `--token=x`, `Name: x`, keys."""
+    found = []
+    option = ""
+    for value in given:
+        named = _NAMED.match(value) if isinstance(value, str) else None
+        if named is not None:
+            secret = _without_secret(server, named["name"], named["value"], variables)
+            found.append(f"{named['name']}{named['between']}{secret}")
+        else:
+            name = option or f"{server}_{'url' if '://' in str(value) else 'key'}"
+            is_option = isinstance(value, str) and value.startswith("-")
+            found.append(value if is_option else _without_secret(server, name, value, variables))
+        option = value if isinstance(value, str) and value.startswith("-") and not named else ""
+    return found
+
+
+_NAMED = re.compile(r"(?P<name>-*[A-Za-z][\w-]*)(?P<between>=|: )(?P<value>.+)$", re.DOTALL)
+"""An argument that names what it gives: an option, or a header."""
 
 
 def _without_secret(server: str, name: str, value: Any, variables: dict[str, None]) -> Any:
     if not isinstance(value, str) or "${" in value:
         return value
-    if not (_SECRET_NAME.search(name) or looks_like_key(value)):
+    known = looks_like_key(value) or ("://" in value and mask_url(value) != value)
+    if not (_SECRET_NAME.search(name) or known):
         return value
     if name.lower() == "authorization":
         scheme, _, secret = value.rpartition(" ")
         variable = re.sub(r"[^A-Z0-9]", "_", server.upper()) + "_TOKEN"
         variables[variable] = None
         return f"{scheme} ${{{variable}}}" if scheme and secret else f"${{{variable}}}"
-    variable = re.sub(r"[^A-Za-z0-9]", "_", name)
-    variable = variable if name.isupper() else variable.upper()
+    variable = re.sub(r"[^A-Z0-9]", "_", name.lstrip("-").upper())
     variables[variable] = None
     return f"${{{variable}}}"
 

@@ -161,7 +161,8 @@ class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     api_key_env: VariableName | UnsetType | None = UNSET
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
     vision: bool | None = None
-    """Whether the model sees images and PDF documents; null: as known of its name."""
+    """Whether the model sees images and PDF documents; null: as known of its name. On Anthropic's
+    interface only Claude is sent documents: other servers drop them silently."""
     api: Literal["responses", "chat"] | None = None
     """For openai: which of its interfaces the server has; null: responses at OpenAI's own host,
     chat (completions) anywhere else."""
@@ -192,7 +193,8 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     api_key_env: VariableName | UnsetType | None = UNSET
     """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
     vision: bool | None = None
-    """Whether the model sees images and PDF documents; null: as known of its name."""
+    """Whether the model sees images and PDF documents; null: as known of its name. On Anthropic's
+    interface only Claude is sent documents: other servers drop them silently."""
     api: Literal["responses", "chat"] | None = None
     """For openai: which of its interfaces the server has; null: responses at OpenAI's own host,
     chat (completions) anywhere else."""
@@ -217,6 +219,10 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     and of patterns (`docs__get_*`); one with a `-` before it takes away (`-docs__delete_*`)."""
     context_tokens: Annotated[int, Meta(ge=256, le=100_000_000)] = 128_000
     """The context window, in tokens; `max_tokens` of it are kept for the answer."""
+    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """For llama_cpp: how many threads compute; null: one per physical core."""
+    gpu_layers: Annotated[int, Meta(ge=0, le=1000)] | None = None
+    """For llama_cpp built for a GPU: how many of the model's layers that gets; null: all."""
     stream: bool = True
     """Whether the answer is taken token by token."""
     connect_timeout_s: Seconds = 3.0
@@ -400,8 +406,10 @@ class McpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     start_timeout_s: Seconds = 20.0
     """How long it may take until it has told its tools, in seconds."""
     timeout_s: Seconds = 30.0
-    """How long one call may take, in seconds; at most half of what is left of the request's
-    `deadline_s`."""
+    """How long one call may take, or may be without a sign of progress, in seconds; at most half of
+    what is left of the request's `deadline_s`."""
+    instructions: bool = True
+    """Whether models are told what the server says of itself, up to 2048 characters."""
     approve: Literal["ask", "always", "never"] | None = None
     """Whether its tools that are not read-only may run; `tools.approve` when absent."""
     trust_hints: bool = True
@@ -450,6 +458,15 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Web origins, such as `https://chat.example.org`, whose pages may send requests."""
 
 
+class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much the log of requests keeps; beyond either, each new request drops the oldest ones."""
+
+    keep: Annotated[int, Meta(ge=1, le=100_000)] = 100_000
+    """The most requests."""
+    max_mb: Annotated[int, Meta(ge=1, le=65_536)] = 512
+    """The most that may be in use of the database's file, in MiB, however few requests that are."""
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole profile."""
 
@@ -477,6 +494,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Who is told when a tier gives way."""
     tools: Tools = Tools()
     """Which tools there are."""
+    log: Log = Log()
+    """How much the log of requests keeps."""
     serve: Serve = Serve()
     """How programs use the tiers through `tieredllm serve`."""
 
@@ -567,7 +586,7 @@ def profile_schema() -> dict[str, Any]:
 
 
 def field_docs(module: str = __file__) -> dict[str, dict[str, str]]:
-    """Read the docstrings below the fields of a module's structs; at run time they are gone."""
+    """Read the docstrings below a module's fields and enum members; at run time they are gone."""
     import ast
 
     tree = ast.parse(Path(module).read_text(encoding="utf-8"))
@@ -577,12 +596,13 @@ def field_docs(module: str = __file__) -> dict[str, dict[str, str]]:
             continue
         fields = docs.setdefault(struct.name, {})
         for field, below in zip(struct.body, struct.body[1:], strict=False):
+            named = field.targets[0] if isinstance(field, ast.Assign) else None
+            named = field.target if isinstance(field, ast.AnnAssign) else named
             if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
+                isinstance(named, ast.Name)
                 and isinstance(below, ast.Expr)
                 and isinstance(below.value, ast.Constant)
                 and isinstance(below.value.value, str)
             ):
-                fields[field.target.id.rstrip("_")] = below.value.value
+                fields[named.id.rstrip("_")] = below.value.value
     return docs

@@ -8,16 +8,17 @@ read fails the attempt: nothing lost is ever called whole.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
 
 import msgspec
 
+from tieredllm.aio import LoopTimeout, give_way
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
+from tieredllm.lenient_json import DONE, NotJsonError, decode_all, join_halves
 from tieredllm.providers.base import (
     CallPiece,
     Delta,
@@ -26,14 +27,21 @@ from tieredllm.providers.base import (
     ThoughtDelta,
     ToolRequest,
 )
-from tieredllm.providers.json_path import DONE, NotJsonError, decode_all, join_halves
 from tieredllm.providers.sse import Event
 from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
 from tieredllm.thoughts import HeldStart, Split, ThoughtSplitter
 from tieredllm.types import ToolCall, Usage
 
-__all__ = ["DRAIN_S", "ENDINGS", "Ending", "Part", "ResponseAccumulator", "Said", "stream_chunks"]
+__all__ = [
+    "DRAIN_S",
+    "ENDINGS",
+    "Ending",
+    "Part",
+    "ResponseAccumulator",
+    "Said",
+    "stream_chunks",
+]
 
 Ending = Literal["stop", "length", "content_filter", "tool", "broken_call", "denied", "failed"]
 """What a finish reason means here."""
@@ -576,7 +584,8 @@ async def stream_chunks(
     async with aclosing(events):
         is_done = False
         while not is_done and (event := await _next(events, answer)) is not None:
-            for part in _parts(event, answer, parse):
+            for number, part in enumerate(_parts(event, answer, parse), 1):
+                await give_way(number)
                 for chunk in answer.take(part):
                     yield chunk
                 if part.done:
@@ -596,7 +605,7 @@ async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator
         if tail_s is None:  # the way of every token
             event = await anext(events, None)
         else:
-            async with asyncio.timeout(tail_s):
+            async with LoopTimeout(tail_s):
                 event = await anext(events, None)
     except TimeoutError:
         return None
@@ -614,7 +623,7 @@ async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator
 
 def _parts(
     event: Event, answer: ResponseAccumulator, parse: Callable[[dict[str, Any]], Part]
-) -> Sequence[Part]:
+) -> Iterable[Part]:
     """Read an event, mostly a single part."""
     data = event.data.strip()
     if not data:
@@ -632,7 +641,7 @@ def _parts(
         return (parse(values[0]),)
     if len(values) == 1 and isinstance(values[0], list):  # Google's endpoints send lists, too
         values = values[0]
-    return [
+    return (
         Part(done=True, candidates=False)
         if value is DONE
         else Part(error=value or data)
@@ -640,12 +649,12 @@ def _parts(
         else parse(value)
         for value in values
         if value is DONE or is_error or isinstance(value, dict)
-    ]
+    )
 
 
 async def _drain(events: AsyncGenerator[Event, None]) -> None:
     try:
-        async with asyncio.timeout(DRAIN_S):
+        async with LoopTimeout(DRAIN_S):
             while await anext(events, None) is not None:
                 pass
     except (TimeoutError, FallbackTriggerError):

@@ -9,18 +9,11 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from tieredllm.lenient_json import cleaned, encode
 from tieredllm.providers.accumulator import Part
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
-from tieredllm.providers.json_path import (
-    cleaned,
-    content_text,
-    encode,
-    find_error,
-    get_count,
-    get_path,
-    get_str,
-)
+from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -60,11 +53,17 @@ class AnthropicBackend(CloudBackend):
 
         Claude sees pictures from 3 on and reads PDF documents from 3.5 on; older names are no more
         (LiteLLM's table of models, `supports_vision`, `supports_pdf_input`). Answers can be held
-        to a schema from 4.5 on (the same, `supports_response_schema`).
+        to a schema from 4.5 on (the same, `supports_response_schema`). Other models on this wire
+        get no documents: llama.cpp's server (xllamacpp 2026.10) drops them without a word.
         """
         sees = "claude" in self.model if self.vision is None else self.vision
         old = self._at_home and (0, 0) < _version(self.model) < (4, 1)
-        return Capabilities(tools=True, images=sees, documents=sees, schema=not old)
+        return Capabilities(
+            tools=True,
+            images=sees,
+            documents=sees and "claude" in self.model,
+            schema=not old,
+        )
 
     def _build_request(self, call: Call) -> WireRequest:
         stream = call.is_streamed

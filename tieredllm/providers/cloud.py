@@ -7,6 +7,7 @@ finish reasons mean (`finish_reasons`) and how its model list looks (`_names`).
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -17,12 +18,19 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 
+from tieredllm.aio import give_way
 from tieredllm.clock import Clock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorInfo, ErrorKind
+from tieredllm.lenient_json import DONE, NotJsonError, decode, decode_all
 from tieredllm.profile.schema import BASE_URLS, Params
 from tieredllm.prompts.fit import estimate_tokens
-from tieredllm.providers.accumulator import Part, ResponseAccumulator, Said, stream_chunks
+from tieredllm.providers.accumulator import (
+    Part,
+    ResponseAccumulator,
+    Said,
+    stream_chunks,
+)
 from tieredllm.providers.base import (
     DEEP_PROBE_S,
     PROBE_S,
@@ -38,7 +46,7 @@ from tieredllm.providers.base import (
     ToolRequest,
 )
 from tieredllm.providers.http import HttpClients, Reply, Request
-from tieredllm.providers.json_path import DONE, NotJsonError, decode, decode_all, find_error
+from tieredllm.providers.json_path import find_error
 from tieredllm.providers.request_info import RequestInfo, host_of
 from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
@@ -248,7 +256,8 @@ class CloudBackend(ABC):
             if await reply.form() == "body":
                 values, is_whole = self._documents(await reply.body(), info, reply)
                 assembly = self._assembly(reply, info, calls, call.tools, whole=is_whole)
-                for value in values:
+                for number, value in enumerate(values, 1):
+                    await give_way(number)
                     said += assembly.take(read(value))
                 said += assembly.flush()
                 assembly.end()
@@ -269,8 +278,6 @@ class CloudBackend(ABC):
 
     async def probe(self, *, deep: bool = False) -> ProbeResult:
         """List the vendor's models, which is free; or, when `deep`, ask for one real token."""
-        import asyncio
-
         start = self._clock.monotonic()
         limit_s = DEEP_PROBE_S if deep else PROBE_S
         try:
@@ -461,7 +468,7 @@ class CloudBackend(ABC):
         Raises:
             FallbackTriggerError: it gives no list, or cannot be reached.
         """
-        from tieredllm.providers.json_path import NotJsonError
+        from tieredllm.lenient_json import NotJsonError
 
         try:
             names = await self._listed()
@@ -531,8 +538,6 @@ class CloudBackend(ABC):
 
     async def _is_public(self) -> bool:
         """Return whether the list comes without the key as well: then it says nothing of it."""
-        import asyncio
-
         if not self._key() or self._at_home or is_own_host(self._base_url, OPENROUTER):
             return False
         try:

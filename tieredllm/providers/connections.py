@@ -14,15 +14,20 @@ Only `http.py` imports this module: importing it loads httpx.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import httpcore
 import httpx
 
+from tieredllm.aio import LoopTimeout
+
 __all__ = ["MAX_IDLE", "Connection", "ConnectionPool"]
+
+T = TypeVar("T")
 
 MAX_IDLE = 20
 """Idle connections that are kept, httpx's own default."""
@@ -31,25 +36,12 @@ KEEP_ALIVE_S = 30.0
 """How long an idle connection is kept for the next turn of a chat."""
 
 
-class Connection(httpcore.AsyncNetworkBackend):
-    """An HTTP client that carries one request at a time, and every socket it opened.
+class _Network(httpcore.AsyncNetworkBackend):
+    """What one transport connects with: it remembers every socket."""
 
-    Args:
-        client: a client of its own, fresh.
-    """
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
+    def __init__(self) -> None:
         self._network = httpcore.AnyIOBackend()
         self._opened: list[asyncio.Task[httpcore.AsyncNetworkStream]] = []
-        # httpx has no public way to give its transport a network; a test counts the sockets.
-        self._pools: list[httpcore.AsyncConnectionPool] = [
-            transport._pool  # noqa: SLF001
-            for transport in (client._transport, *client._mounts.values())  # noqa: SLF001
-            if isinstance(transport, httpx.AsyncHTTPTransport)
-        ]
-        for pool in self._pools:
-            pool._network_backend = self  # noqa: SLF001
 
     async def connect_tcp(
         self,
@@ -60,26 +52,10 @@ class Connection(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect in a task that no cancellation of the request reaches, and remember it."""
-        opening = asyncio.create_task(
-            self._network.connect_tcp(host, port, timeout, local_address, socket_options)
-        )
+        connecting = self._network.connect_tcp(host, port, None, local_address, socket_options)
+        opening = asyncio.create_task(_within(timeout, connecting))
         self._opened.append(opening)
-        return await asyncio.shield(opening)
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether the last exchange ended as it should, with nothing after it.
-
-        What follows a complete response would be read as the next request's.
-        """
-        kept = [connection for pool in self._pools for connection in pool.connections]
-        return len(kept) == 1 and not _has_rest(kept[0])
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether an idle connection is still good: not too old, not closed, silent since."""
-        kept = [connection for pool in self._pools for connection in pool.connections]
-        return len(kept) == 1 and not kept[0].has_expired() and not kept[0].is_closed()
+        return _Stream(await asyncio.shield(opening))
 
     async def aclose(self) -> None:
         """Close every socket, whatever httpcore takes them for; never fails."""
@@ -88,18 +64,94 @@ class Connection(httpcore.AsyncNetworkBackend):
                 await (await opening).aclose()
 
 
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection whose TLS handshake has its time as connecting has."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+    ) -> httpcore.AsyncNetworkStream:
+        return await _within(timeout, self._stream.start_tls(ssl_context, server_hostname))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+async def _within(limit_s: float | None, connecting: Awaitable[T]) -> T:
+    """Wait for a part of connecting, in time in which the event loop ran."""
+    try:
+        async with LoopTimeout(limit_s):
+            return await connecting
+    except TimeoutError as exc:
+        raise httpcore.ConnectTimeout from exc
+
+
+class Connection:
+    """A transport that carries one request at a time, and every socket it opened.
+
+    No client is around it: httpx's binds each response to its own stream and back, and such rings
+    of a request are memory until the garbage collector comes by.
+
+    Args:
+        transport: a transport of its own, fresh.
+    """
+
+    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
+        self.transport = transport
+        self._network = _Network()
+        # httpx has no public way to give its transport a network; a test counts the sockets.
+        self._pool: httpcore.AsyncConnectionPool = transport._pool  # noqa: SLF001
+        self._pool._network_backend = self._network  # noqa: SLF001
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the last exchange ended as it should, with nothing after it.
+
+        What follows a complete response would be read as the next request's.
+        """
+        kept = self._pool.connections
+        return len(kept) == 1 and not _has_rest(kept[0])
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether an idle connection is still good: not too old, not closed, silent since."""
+        kept = self._pool.connections
+        return len(kept) == 1 and not kept[0].has_expired() and not kept[0].is_closed()
+
+    async def aclose(self) -> None:
+        """Close every socket; never fails."""
+        await self._network.aclose()
+
+
 class ConnectionPool:
     """One event loop's connections: at most one request on each.
 
     Args:
-        make_client: makes the client for a new connection to a URL, through a proxy or none.
+        make_transport: makes that of a new connection to a URL, through a proxy or none.
     """
 
-    def __init__(self, make_client: Callable[[str, str | None], httpx.AsyncClient]) -> None:
-        self._make_client = make_client
+    def __init__(
+        self, make_transport: Callable[[str, str | None], httpx.AsyncHTTPTransport]
+    ) -> None:
+        self._make_transport = make_transport
         self._idle: dict[str, list[Connection]] = {}
         self._busy: dict[Connection, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._looked_at = -math.inf
 
     def take(self, url: str, proxy: str | None = None) -> Connection:
         """Return a connection to a URL's host, a kept one where there is one, for one request.
@@ -110,8 +162,16 @@ class ConnectionPool:
         """
         origin = " ".join(filter(None, ("/".join(url.split("/", 3)[:3]).lower(), proxy)))
         self._drop_dead()
-        waiting = self._idle.get(origin)
-        connection = waiting.pop() if waiting else Connection(self._make_client(url, proxy))
+        connection: Connection | None = None
+        waiting = self._idle.get(origin, [])
+        while waiting and connection is None:
+            kept = waiting.pop()
+            if kept.is_alive:
+                connection = kept
+            else:
+                self._close(kept)
+        if connection is None:
+            connection = Connection(self._make_transport(url, proxy))
         self._busy[connection] = origin
         return connection
 
@@ -136,6 +196,11 @@ class ConnectionPool:
         return sum(len(idle) for idle in self._idle.values())
 
     def _drop_dead(self) -> None:
+        """Close what nobody could use any more: one look at all of them in a second."""
+        now = asyncio.get_running_loop().time()
+        if now < self._looked_at + 1:
+            return
+        self._looked_at = now
         for origin, idle in list(self._idle.items()):
             for connection in [kept for kept in idle if not kept.is_alive]:
                 idle.remove(connection)

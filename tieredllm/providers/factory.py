@@ -114,6 +114,8 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
             job=lambda: around.job,
             keep_contexts=around.keep_contexts,
             sequences=around.sequences,
+            threads=tier.threads,
+            gpu_layers=tier.gpu_layers,
         )
     if source.provider == "cache":
         from tieredllm.providers.static import CacheBackend

@@ -9,17 +9,11 @@ import re
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+from tieredllm.lenient_json import cleaned, encode
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
-from tieredllm.providers.json_path import (
-    cleaned,
-    encode,
-    find_error,
-    get_count,
-    get_path,
-    get_str,
-)
+from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,

@@ -7,14 +7,16 @@ asked for as it is, and counted as it comes. Every exception leaves as a `Fallba
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 import msgspec
 
+from tieredllm.aio import give_way
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
@@ -80,24 +82,29 @@ async def _telling(body: bytes, on_sent: Callable[[], None] | None) -> AsyncIter
         on_sent()
 
 
-async def _sent(client: httpx.AsyncClient, request: Request) -> httpx.Response:
+async def _sent(transport: httpx.AsyncHTTPTransport, request: Request) -> httpx.Response:
     import httpx
 
-    return await client.send(
-        client.build_request(
-            request.method,
-            request.url,
-            headers={
-                **request.headers,
-                # Packed, a few hundred bytes may be gigabytes; and it holds tokens back.
-                "Accept-Encoding": "identity",
-                **({"Content-Length": str(len(request.body))} if request.body else {}),
-            },
-            content=_telling(request.body, request.on_sent) if request.body else None,
-            timeout=httpx.Timeout(None, connect=request.connect_timeout_s),
-        ),
-        stream=True,
+    made = httpx.Request(
+        request.method,
+        request.url,
+        headers={
+            "user-agent": f"tieredllm/{__version__}",
+            "accept": "*/*",
+            "connection": "keep-alive",
+            **{name.lower(): value for name, value in request.headers.items()},
+            # Packed, a few hundred bytes may be gigabytes; and it holds tokens back.
+            "accept-encoding": "identity",
+            **({"content-length": str(len(request.body))} if request.body else {}),
+        },
+        content=_telling(request.body, request.on_sent) if request.body else None,
+        extensions={"timeout": {"connect": request.connect_timeout_s}},
     )
+    if not made.url.host:  # httpx's client says so, its transport looks the empty name up
+        raise httpx.UnsupportedProtocol("it names no host")
+    if made.url.userinfo:
+        next(httpx.BasicAuth(made.url.username, made.url.password).auth_flow(made))
+    return await transport.handle_async_request(made)
 
 
 class HttpClients:
@@ -118,8 +125,6 @@ class HttpClients:
 
     async def aclose(self) -> None:
         """Close the running loop's connections; a later request opens new ones."""
-        import asyncio
-
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
             await pool.aclose()
@@ -147,16 +152,16 @@ class HttpClients:
         except Exception as exc:
             raise _classified(info, exc) from exc
         try:
-            async with self._exchange(connection.client, request, info) as reply:
+            async with self._exchange(connection.transport, request, info) as reply:
                 yield reply
         finally:
             pool.release(connection)
 
     @asynccontextmanager
     async def _exchange(
-        self, client: httpx.AsyncClient, request: Request, info: RequestInfo
+        self, transport: httpx.AsyncHTTPTransport, request: Request, info: RequestInfo
     ) -> AsyncIterator[Reply]:
-        response = await self._respond(client, request, info)
+        response = await self._respond(transport, request, info)
         try:
             reply = Reply(response, info)
             if not 200 <= response.status_code < 300:
@@ -177,16 +182,16 @@ class HttpClients:
             await response.aclose()
 
     async def _respond(
-        self, client: httpx.AsyncClient, request: Request, info: RequestInfo
+        self, transport: httpx.AsyncHTTPTransport, request: Request, info: RequestInfo
     ) -> httpx.Response:
         try:
             try:
-                return await _sent(client, request)
+                return await _sent(transport, request)
             except Exception as exc:
                 if not self._knows_more_authorities(exc):
                     raise
                 # The handshake failed, so nothing was sent.
-                return await _sent(client, request)
+                return await _sent(transport, request)
         except Exception as exc:
             raise _classified(info, exc) from exc
 
@@ -212,35 +217,27 @@ class HttpClients:
         return True
 
     def _pool(self) -> ConnectionPool:
-        import asyncio
-
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
             spare_httpx_its_command_line()
             from tieredllm.providers.connections import ConnectionPool
 
-            pool = self._pools[loop] = ConnectionPool(self._client)
+            pool = self._pools[loop] = ConnectionPool(self._transport)
         return pool
 
-    def _client(self, url: str, proxy: str | None) -> httpx.AsyncClient:
-        from http.cookiejar import CookieJar, DefaultCookiePolicy
-
+    def _transport(self, url: str, proxy: str | None) -> httpx.AsyncHTTPTransport:
         import httpx
 
         from tieredllm.providers.connections import KEEP_ALIVE_S
 
-        return httpx.AsyncClient(
-            headers={"User-Agent": f"tieredllm/{__version__}", "Accept": "*/*"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        return httpx.AsyncHTTPTransport(
             verify=self._ssl_context(
                 secure="https:" in (url[:6].lower(), (proxy or "")[:6].lower())
             ),
             proxy=proxy,
             trust_env=False,
-            follow_redirects=False,
             limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEP_ALIVE_S),
-            http2=False,
         )
 
     def _ssl_context(self, *, secure: bool) -> SSLContext:
@@ -263,8 +260,12 @@ class Reply:
     def __init__(self, response: httpx.Response, info: RequestInfo) -> None:
         self._response = response
         self._info = info
-        self._chunks = response.aiter_raw()
+        # Without httpx's own way to read it, which counts and cuts to a size besides.
+        assert isinstance(response.stream, AsyncIterable)  # noqa: S101 - of an async transport
+        self._chunks = aiter(response.stream)
         self._head = b""
+        self._taken = 0
+        """How many pieces and events have been."""
         self.headers: Mapping[str, str] = response.headers
         self.status: int = response.status_code
         self.content_type: str = response.headers.get("content-type", "").lower()
@@ -325,14 +326,16 @@ class Reply:
         decoder = Decoder()
         size = len(self._head)
         try:
-            for event in decoder.feed(self._head):
-                yield event
-            while (chunk := await self._next()) is not None:
-                size += len(chunk)
+            chunk: bytes | None = self._head
+            while chunk is not None:
+                for event in decoder.feed(chunk):
+                    self._taken += 1
+                    await give_way(self._taken)
+                    yield event
+                chunk = await self._next()
+                size += len(chunk or b"")
                 if size > MAX_STREAM_BYTES:
                     raise self._too_much(f"is longer than {MAX_STREAM_BYTES} bytes")
-                for event in decoder.feed(chunk):
-                    yield event
             for event in decoder.flush():
                 yield event
         except EventTooLongError as exc:
@@ -372,8 +375,6 @@ class Reply:
 
         There is nothing in a packed one.
         """
-        import asyncio
-
         body = b""
         if self._packing:
             return body
@@ -404,6 +405,8 @@ class Reply:
         return FallbackTriggerError(ErrorKind.MALFORMED_RESPONSE, message, status=self.status)
 
     async def _next(self) -> bytes | None:
+        self._taken += 1
+        await give_way(self._taken)
         try:
             return await anext(self._chunks, None)
         except Exception as exc:

@@ -49,7 +49,7 @@ HASHED_S = 3.0
 """How long a probe may compute a hash that is not remembered; a larger file's is checked before it
 is first used."""
 
-Key = tuple[Path, FileState, int, Path | None, int]
+Key = tuple[Path, FileState, int, Path | None, int, int | None, int | None]
 
 
 class _AbsentError(FallbackTriggerError):
@@ -72,6 +72,8 @@ class LlamaCppBackend:
         job: tells what the model is loaded for, when it is.
         keep_contexts: whether what was read and said is kept for later processes, and looked for.
         sequences: how many answers it makes at the same time.
+        threads: how many compute; None for one per physical core.
+        gpu_layers: how many layers a GPU gets, in a build for one; None for all.
         pool: where loaded models are shared; the process's own by default.
     """
 
@@ -86,6 +88,8 @@ class LlamaCppBackend:
         job: Callable[[], Job] = lambda: SESSION,
         keep_contexts: bool = False,
         sequences: int = 1,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
         pool: RunnerPool | None = None,
     ) -> None:
         self._model = model
@@ -95,6 +99,8 @@ class LlamaCppBackend:
         self._job = job
         self._keep_contexts = keep_contexts
         self._sequences = sequences
+        self._threads = threads
+        self._gpu_layers = gpu_layers
         self._pool = pool
         self._verdicts = ValidationCache(places.cache)
         self._env = env
@@ -216,6 +222,7 @@ class LlamaCppBackend:
                     n_ctx=self._context_tokens,
                     verdicts=self._verdicts,
                     sha256=found_as.pulled_sha256() if found_as is not None else None,
+                    gpu_layers=self._gpu_layers,
                     go_on=lambda: time.perf_counter() - started < HASHED_S,
                 )
             )
@@ -293,7 +300,8 @@ class LlamaCppBackend:
         """
         path, state = self._file()
         cache = self._places.cache if self._keep_contexts else None
-        key = (path, state, self._context_tokens, cache, self._sequences)
+        compute = (self._sequences, self._threads, self._gpu_layers)
+        key = (path, state, self._context_tokens, cache, *compute)
         if self._taken is not None and self._taken[0] != key:
             self._give_back()
         if self._taken is None:
@@ -335,10 +343,16 @@ class LlamaCppBackend:
                 n_ctx=n_ctx,
                 verdicts=verdicts,
                 sha256=found_as.pulled_sha256() if found_as is not None else None,
+                gpu_layers=self._gpu_layers,
                 job=self._job(),
                 go_on=go_on,
             )
             settings = found.settings
+            settings = msgspec.structs.replace(
+                settings,
+                threads=settings.threads or self._threads,
+                gpu_layers=self._gpu_layers,
+            )
             if sequences > 1:
                 settings = msgspec.structs.replace(
                     settings,

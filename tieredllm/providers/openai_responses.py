@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from tieredllm.lenient_json import cleaned
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Chunk
 from tieredllm.providers.cloud import WireRequest, base64_of
-from tieredllm.providers.json_path import cleaned, find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
 from tieredllm.providers.openai import THINKING, OpenAIBackend
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -288,8 +289,9 @@ def _items(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:
     for turn in with_valid_ids(turns, identity=identity):
         if turn.role == "tool":
             told = f"Error: {turn.content}" if turn.is_error else turn.content
+            output = _content(msgspec.structs.replace(turn, content=told))
             items.append(
-                {"type": "function_call_output", "call_id": turn.call_id or "", "output": told}
+                {"type": "function_call_output", "call_id": turn.call_id or "", "output": output}
             )
             continue
         own = turn.raw if turn.made_by == identity and isinstance(turn.raw, list) else None

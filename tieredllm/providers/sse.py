@@ -135,8 +135,8 @@ class Decoder:
         """Take a line of JSON that is no field: all of it, or of what is printed over several."""
         is_first = not self._bare
         self._bare.append(line)
-        self._data_bytes += len(line)
-        self._check(self._data_bytes)
+        self._data_bytes += len(line) + 1
+        self._check(self._data_bytes - 1)
         close = b"]" if self._bare[0].startswith(b"[") else b"}"
         if line and not (line.rstrip().endswith(close) if is_first else line.startswith(close)):
             return None

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from tieredllm.providers.json_path import NotJsonError, decode, encode, get_path, get_str
+from tieredllm.lenient_json import NotJsonError, decode, encode
+from tieredllm.providers.json_path import get_path, get_str
 from tieredllm.providers.tool_calls import with_unique_ids
 from tieredllm.thoughts import is_in_code
 from tieredllm.types import ToolCall, ToolDeclaration

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tieredllm.providers.json_path import NotJsonError, cleaned, decode, join_halves
+from tieredllm.lenient_json import NotJsonError, cleaned, decode, join_halves
 from tieredllm.types import Message, ToolCall
 
 __all__ = [

@@ -8,14 +8,16 @@ to be renamed are given back to the tool as it knows them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import UNSET
 
-from tieredllm.providers.json_path import NotJsonError, decode
+from tieredllm.lenient_json import NotJsonError, decode
 from tieredllm.types import ToolCall, ToolDeclaration
 
 __all__ = ["AdaptedTools", "SchemaRules", "adapt_tools", "rules_of", "select_tools"]
@@ -75,8 +77,15 @@ _VALUES: dict[str, type | tuple[type, ...]] = {
 }
 """What the value of a keyword is; draft 2020-12, https://json-schema.org/draft/2020-12/schema."""
 _DEFINITIONS = frozenset({"$defs", "definitions"})
-_IDENTITY = frozenset({"$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$vocabulary"})
-"""Says where a schema is from; "Unknown name "$schema" at 'tools[0]…'" (Gemini)."""
+_IDENTITY = frozenset(
+    {
+        *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$vocabulary"),
+        *("$dynamicRef", "$recursiveRef", "$recursiveAnchor"),
+    }
+)
+"""Says where a schema is from, or leads there; "Unknown name "$schema" at 'tools[0]…'" (Gemini)."""
+_PLAIN_REFERENCE = re.compile(r"#/(\$defs|definitions)/[\w.-]+$")
+"""What every vendor that follows references can follow."""
 
 MAX_NODES = 5000
 """The most parts of one schema; beyond it references are left open instead of being followed."""
@@ -271,7 +280,7 @@ class _Mender:
         target = self._target(reference)
         if target is None:
             return self._schema_of(rest, within)
-        if self._rules.references and re.match(r"#/(\$defs|definitions)/[^/]+$", reference):
+        if self._rules.references and _PLAIN_REFERENCE.match(reference):
             return {"$ref": reference, **self._schema_of(rest, within)}
         if reference in within or self._left <= 0:
             # It contains itself: what is deeper is left open.
@@ -291,10 +300,14 @@ class _Mender:
 
     def _target(self, reference: Any) -> dict[str, Any] | None:
         """Return what a reference into the schema itself points to; None where there is nothing."""
-        if not isinstance(reference, str) or not reference.startswith("#"):
+        if not isinstance(reference, str):
+            return None
+        own = self._schema.get("$id")
+        pointer = reference.removeprefix(own) if isinstance(own, str) else reference
+        if pointer != "#" and not pointer.startswith("#/"):
             return None
         node: Any = self._schema
-        for step in reference[1:].split("/")[1:]:
+        for step in unquote(pointer).split("/")[1:]:  # RFC 6901, 6
             name = step.replace("~1", "/").replace("~0", "~")
             if isinstance(node, dict):
                 node = node.get(name)
@@ -327,14 +340,21 @@ def _is_valid(key: str, value: Any) -> bool:
         return True
     if isinstance(value, bool) and wanted is not bool:
         return False
-    return isinstance(value, wanted) and not (key == "enum" and not value)
+    if not isinstance(value, wanted) or (key == "enum" and not value):
+        return False
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return True
+    lowest_is_out = (key in _COUNTS and value < 0) or (key == "multipleOf" and value <= 0)
+    return math.isfinite(value) and not lowest_is_out
 
 
 def _type(value: Any) -> str | list[str] | None:
     if isinstance(value, str):
-        return value if value in _TYPES else None
+        kind = value.lower()  # Google's own are capitals
+        return kind if kind in _TYPES else None
     if isinstance(value, list):
-        return [it for it in dict.fromkeys(_names(value)) if it in _TYPES] or None
+        kinds = dict.fromkeys(it.lower() for it in _names(value))
+        return [it for it in kinds if it in _TYPES] or None
     return None
 
 

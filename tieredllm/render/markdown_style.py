@@ -25,6 +25,7 @@ from rich.markdown import (
     Markdown,
     MarkdownContext,
     MarkdownElement,
+    Paragraph,
     TableElement,
 )
 from rich.segment import Segment
@@ -39,6 +40,18 @@ __all__ = ["Document", "Row", "Rows", "code_lines", "trimmed"]
 
 _THEME = "monokai"
 """The colours of code, on their own background, so that they suit light and dark terminals."""
+
+CODE_MARK = "┄┄┄"
+"""Stands above code that has no background to be known by, on a line of its own."""
+
+MARKED = re.compile(r"\[([ xX])\] ")
+"""How an item of a list of tasks begins (GitHub Flavored Markdown 0.29, section 5.3)."""
+
+WIDEST_PROSE = 100
+"""Columns beyond which the eye loses the line it reads; what has code or a table may be wider."""
+
+WIDE = frozenset({"table_open", "fence", "code_block"})
+"""The tokens of what is no prose, be it within a list."""
 
 LEADING_BLANKS = re.compile(r"\A(?:[ \t]*\n)+")
 
@@ -68,7 +81,8 @@ def code_lines(
 ) -> list[list[list[Segment]]]:
     """Highlight code: for each of its lines, the rows it takes, at most as wide as the options say.
 
-    A line is broken where the width ends, as a terminal breaks it, and nothing is added to it.
+    A line is broken where the width ends, as a terminal breaks it, and nothing is added to it. Code
+    of no named language, and all of it where there are no colours, has a mark above its first line.
 
     Args:
         console: whose theme is used.
@@ -86,13 +100,28 @@ def code_lines(
     except Exception:  # noqa: BLE001 - a lexer is anybody's plug-in, and colours are no answer
         text = Text(code)
     text.stylize_before(background)
+    has_colors = console.color_system is not None and not console.no_color
+    mark = Text("" if has_colors and info.strip() else CODE_MARK, style="dim")
+    if not _can_show(console, CODE_MARK):
+        mark = Text("-" * len(mark.plain), style="dim")
     return [
-        [
-            list(piece.render(console))
-            for piece in line.divide(_breaks(line.plain, options.max_width))
-        ]
-        for line in text.split("\n", allow_blank=True)[: code.count("\n") + 1]
+        *([[list(mark.render(console))]] if mark else []),
+        *(
+            [
+                list(piece.render(console))
+                for piece in line.divide(_breaks(line.plain, options.max_width))
+            ]
+            for line in text.split("\n", allow_blank=True)[: code.count("\n") + 1]
+        ),
     ]
+
+
+def _can_show(console: Console, text: str) -> bool:
+    try:
+        text.encode(console.encoding)
+    except (LookupError, UnicodeError):
+        return False
+    return True
 
 
 def _breaks(line: str, width: int) -> list[int]:
@@ -111,6 +140,11 @@ def _breaks(line: str, width: int) -> list[int]:
 
 class _Code(CodeBlock):
     """Show code from the first column on, so that it can be copied."""
+
+    @classmethod
+    def create(cls, markdown: Markdown, token: Token) -> _Code:  # noqa: ARG003 - rich's interface
+        """Keep what stands behind the opening fence, also if that is nothing."""
+        return cls(token.info or "", _THEME)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for rows in code_lines(console, options, str(self.text), self.lexer_name):
@@ -152,6 +186,15 @@ class _Item(ListItem):
         self.children.append(child)
         return False
 
+    def take_box(self) -> str | None:
+        """Take the mark of a task out of the text, and return its box; None where it has none."""
+        first = self.children[0] if self.children else None
+        found = MARKED.match(first.text.plain) if isinstance(first, Paragraph) else None
+        if found is None or not isinstance(first, Paragraph):
+            return None
+        first.text = first.text[found.end() :]
+        return "☐" if found[1] == " " else "☑"
+
     @property
     def is_roomy(self) -> bool:
         """Whether a blank row sets the next item off: it has more than a paragraph and lists."""
@@ -159,7 +202,7 @@ class _Item(ListItem):
 
 
 class _List(ListElement):
-    """Show a list so that no item depends on those below it: every number has two columns."""
+    """Show a list so that no item depends on those below it: a number has two columns and a dot."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         items = [item for item in self.items if isinstance(item, _Item)]
@@ -169,9 +212,10 @@ class _List(ListElement):
             if self.list_type == "ordered_list_open":
                 number = (1 if self.list_start is None else self.list_start) + index
                 style = console.get_style("markdown.item.number")
-                marker = Segment(f"{number:>3} ", style)
+                marker = Segment(f"{number:>2}. ", style)
             else:
-                marker = Segment(" • ", console.get_style("markdown.item.bullet"))
+                box = item.take_box() if _can_show(console, "☐☑") else None
+                marker = Segment(f" {box or '•'} ", console.get_style("markdown.item.bullet"))
             markers = (marker, Segment(" " * marker.cell_length))
             yield from _behind(console, options, item.children, markers=markers, style=item.style)
 
@@ -316,7 +360,8 @@ class Rows:
 
     def block(self, tokens: Sequence[Token], width: int) -> list[Row]:
         """Render the tokens of one block, without blank rows above and below it."""
-        options = self._options(width)
+        is_prose = WIDE.isdisjoint(token.type for token in tokens)
+        options = self._options(min(width, WIDEST_PROSE) if is_prose else width)
         self._document.parsed = list(tokens)
         lines = self._console.render_lines(self._document, options, pad=False)
         return [self._row(line) for line in trimmed(lines)]

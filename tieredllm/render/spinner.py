@@ -24,6 +24,8 @@ from tieredllm.types import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tieredllm.render.keys import MoveOnKey
+
 __all__ = ["Spinner"]
 
 _SHOWN_AFTER_S = 0.2
@@ -34,7 +36,10 @@ _ASCII_FRAMES = "|/-\\"
 
 
 class Spinner:
-    """Draw a line such as `⠹ primary (gpt-5) · 3 s` while no token has come.
+    """Draw a line while no token has come.
+
+    It says who is asked, for how long it has been, who is next and when, and the key that moves on:
+    `⠹ primary (gpt-5.5) · 3 s → secondary at 10 s (Tab: now)`.
 
     There is no thread: the caller calls `tick` some ten times a second. The line is drawn with
     carriage returns and spaces alone, and the cursor is left in its first column, so there is
@@ -45,16 +50,27 @@ class Spinner:
     Args:
         console: for the error stream; nothing is shown unless it is a terminal that can do this.
         enabled: False to show nothing at all.
+        key: moves the request on; None where nobody could press it.
         clock: tells how long it has been.
     """
 
     def __init__(
-        self, console: Console, *, enabled: bool = True, clock: Clock | None = None
+        self,
+        console: Console,
+        *,
+        enabled: bool = True,
+        key: MoveOnKey | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._console = console
         self._clock = clock or SystemClock()
         self._enabled = enabled and console.file.isatty() and not console.is_dumb_terminal
+        self._key = key
         self._waits: dict[str, Callable[[float], tuple[str, str]]] = {}
+        self._asked: AttemptStarted | None = None
+        """The attempt that is waited for alone."""
+        self._until: float | None = None
+        """When its wait for a token is over, at the latest, on the clock."""
         self._since: float | None = None
         self._drawn_cells = 0
         self._paused = False
@@ -67,13 +83,19 @@ class Spinner:
         match event:
             case AttemptStarted():
                 self._wait_for(event.tier, _asked(event))
+                self._asked, self._until = event, None
+                if event.until_s is not None:
+                    self._until = self._clock.monotonic() + event.until_s
             case RetryScheduled():
                 now = self._clock.monotonic()
+                self._until = None
                 self._wait_for(event.tier, _again(event, at=now + event.wait_s))
             case ToolsWanted():
                 line = called_tools(event.tier, event.names)
+                self._until = None
                 self._wait_for(event.tier, lambda _now: (line, ""))
             case Thought() if self._waits:
+                self._until = None  # who thinks is not silent
                 self._wait_for(event.tier, _thinking(event))
             case AttemptFailed():
                 self._waits.pop(event.attempt.tier, None)
@@ -93,12 +115,14 @@ class Spinner:
             head, detail = parts[0]
         else:
             head, detail = " and ".join(self._waits), ""
-        line = self._fitted(head, detail, int(waited_s))
+        key = self._key if self._key is not None and self._has_next and self._key.listen() else None
+        line = self._fitted(head, detail, int(waited_s), self._next(key))
         self._draw(f"{next(self._frames)} {line}")
 
     def pause(self) -> None:
         """Take the line off the screen and draw none, until `resume`."""
         self.clear()
+        self._rest()
         self._paused = True
 
     def resume(self) -> None:
@@ -112,20 +136,47 @@ class Spinner:
             self._drawn_cells = 0
             write(self._console.file, f"\r{blank}\r")
 
+    def _rest(self) -> None:
+        if self._key is not None:
+            self._key.rest()
+
     def stop(self) -> None:
         """Take the line off the screen and wait for nothing more."""
         self.clear()
+        self._rest()
         self._waits.clear()
-        self._since = None
+        self._asked = self._until = self._since = None
 
     def _wait_for(self, tier: str, describe: Callable[[float], tuple[str, str]]) -> None:
         if self._since is None:
             self._since = self._clock.monotonic()
         self._waits[tier] = describe
 
-    def _fitted(self, head: str, detail: str, waited_s: int) -> str:
-        """Shorten the detail, then the head, so that the line leaves the last column free."""
+    @property
+    def _has_next(self) -> bool:
+        return self._asked is not None and self._asked.next_tier is not None
+
+    def _next(self, key: MoveOnKey | None) -> str:
+        """Say who is next and when, and which key asks it now."""
+        asked = self._asked
+        if asked is None or asked.next_tier is None:
+            return ""
+        following = asked.next_tier if asked.next_tier != asked.tier else asked.next_model
+        at = ""
+        if self._until is not None and self._since is not None and len(self._waits) == 1:
+            at = f" at {self._until - self._since:.0f} s"
+        now = f" ({key.name}: now)" if key is not None else ""
+        arrow = "→" if self._fancy else "->"
+        return f" {arrow} {one_line(following or '', 40)}{at}{now}" if at or now else ""
+
+    def _fitted(self, head: str, detail: str, waited_s: int, following: str) -> str:
+        """Shorten the line so that it leaves the last column free.
+
+        First the detail goes, then who is next, then the head is cut.
+        """
         tail = f" {'·' if self._fancy else '-'} {waited_s} s"
+        if len(head) + len(tail) + len(following) < self._console.width - 3:
+            tail += following
         room = max(self._console.width - 3 - len(tail), 0)
         head = self._cut(head, room)
         detail = self._cut(detail, room - len(head))
@@ -152,10 +203,7 @@ class Spinner:
 def _asked(event: AttemptStarted) -> Callable[[float], tuple[str, str]]:
     again = f", try {event.number}" if event.number > 1 else ""
     model = f" ({one_line(event.model)})" if event.model else ""
-    after = ""
-    if event.next_tier is not None and event.until_s is not None:
-        after = f", {one_line(event.next_tier)} at {event.until_s:g} s"
-    return lambda _now: (f"{one_line(event.tier)}{again}", f"{model}{after}")
+    return lambda _now: (f"{one_line(event.tier)}{again}", model)
 
 
 def _thinking(event: Thought) -> Callable[[float], tuple[str, str]]:

@@ -19,8 +19,10 @@ from tieredllm.types import (
 )
 
 __all__ = [
+    "FIXES",
     "failure_lines",
     "fix_for",
+    "format_cost",
     "setup_lines",
     "summary_line",
     "unconfigured_models",
@@ -34,7 +36,7 @@ SMALLEST, SMALLEST_SIZE = "smollm2-135m", "98 MB"
 _REASON_LIMIT = 120
 """Characters that each tier's reason may take in the summary, which is to stay a line or two."""
 
-_FIXES: dict[ErrorKind, str] = {
+FIXES: dict[ErrorKind, str] = {
     ErrorKind.QUOTA_EXHAUSTED: "add credit or raise the spending limit at the vendor",
     ErrorKind.SERVICE_UNAVAILABLE: "ask again later; the server has a problem",
     ErrorKind.CONNECTION: "check the network and the tier's base_url",
@@ -129,9 +131,14 @@ def usage_line(answer: Answer) -> str:
         if usage.completion_tokens and writing_s > 0.05:
             times.append(f"{usage.completion_tokens / writing_s:.0f} tokens/s")
     if answer.cost is not None:
-        times.append(f"cost {answer.cost:.6f}".rstrip("0").rstrip("."))
+        times.append(f"cost {format_cost(answer.cost)}")
     who = f"{_who(answer, answer.tier)}: " if answer.tier else ""
     return f"tieredllm: {who}{tokens}, {', '.join(times)}"
+
+
+def format_cost(cost: float) -> str:
+    """Word an amount of money, down to a millionth."""
+    return f"{cost:.6f}".rstrip("0").rstrip(".")
 
 
 def failure_lines(answer: Answer) -> list[str]:
@@ -168,7 +175,7 @@ def fix_for(attempt: Attempt) -> str | None:
         if "/" in name or name.endswith(".gguf"):
             return "check that the file is there, complete, and fits in memory"
         return f"`tieredllm models pull {name}`, or `tieredllm models verify {name}`"
-    return _FIXES.get(error.kind)
+    return FIXES.get(error.kind)
 
 
 def _answered_by(answer: Answer, tier: str) -> str:

@@ -25,6 +25,8 @@ from tieredllm.types import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tieredllm.render.keys import MoveOnKey
+
 __all__ = ["TerminalAnswer", "print_dim", "takes_markdown"]
 
 
@@ -55,6 +57,7 @@ class TerminalAnswer:
         stream: False to show nothing of the answer until it is complete.
         reasoning: show what the model thinks before it answers, too, dim.
         heading: gives the dim line above a tier's text, by the tier's name; None for no line.
+        key: moves the request on while it is waited for; None where nobody could press it.
         clock: tells the time for the spinner and the redrawing.
     """
 
@@ -69,6 +72,7 @@ class TerminalAnswer:
         stream: bool = True,
         reasoning: bool = False,
         heading: Callable[[str], str | None] | None = None,
+        key: MoveOnKey | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.answer: Answer | None = None
@@ -85,7 +89,7 @@ class TerminalAnswer:
         if reasoning and stdout_console.is_terminal:
             dim = takes_markdown(stdout_console)
             self._thoughts = ThoughtView(stdout_console.file, dim=dim)
-        self._spinner = Spinner(stderr_console, enabled=not quiet, clock=self._clock)
+        self._spinner = Spinner(stderr_console, enabled=not quiet, key=key, clock=self._clock)
         self._text: _TextSink | None = None
         self._speaker: str | None = None
         """The tier whose text is on the screen."""

@@ -5,7 +5,7 @@ request's. What a conversation goes on from are its complete answers only: a fai
 that the rules answered, is in the log but is no turn, so no model ever reads a rule answer as
 something it said. After one, `ask -c` goes on from the turns before it in the same conversation.
 
-The log bounds itself: beyond `MAX_REQUESTS` or `MAX_BYTES`, each new request drops the oldest ones.
+The log bounds itself: beyond the limits it is given, each new request drops the oldest ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 __all__ = [
-    "MAX_BYTES",
+    "MAX_MB",
     "MAX_REQUESTS",
     "CachedAnswer",
     "Conversation",
@@ -47,17 +47,17 @@ __all__ = [
 MAX_TURNS = 1000
 """How many of the latest turns a conversation goes on from; no model's context holds more."""
 
-MAX_REQUESTS = 100_000
-"""How many requests the log keeps; a request has some kilobyte."""
-
-MAX_BYTES = 512 * 1024 * 1024
-"""How much of the file may be in use before the oldest requests go, however few there are."""
-
 PRUNED_AT_ONCE = 500
 """How many requests one transaction drops: others that want to write wait for no more."""
 
 PRUNED_BY_EACH = 20
-"""How many a new request drops at most, where there are too many."""
+"""How many a new request drops at most, where there are too many: none waits for long."""
+
+MAX_REQUESTS = 100_000
+"""How many requests the log keeps where a profile says nothing; a request has some kilobyte."""
+
+MAX_MB = 512
+"""What may be in use of the file then, in MiB."""
 
 PAGE = 100
 """How many requests are read at once; each may have megabytes of text."""
@@ -127,11 +127,22 @@ class History:
     Args:
         database: where it is kept.
         clock: the time.
+        keep: the most requests it keeps.
+        max_mb: the most MiB of the file that may be in use, however few requests that are.
     """
 
-    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock | None = None,
+        *,
+        keep: int = MAX_REQUESTS,
+        max_mb: int = MAX_MB,
+    ) -> None:
         self._database = database
         self._clock = clock or SystemClock()
+        self._keep = keep
+        self._max_bytes = max_mb * 1024 * 1024
         self.unsaved: str | None = None
         """Why the latest request is not in the log; None when it is."""
 
@@ -195,7 +206,7 @@ class History:
                     INSERT_TURN,
                     [(asked_at, added.lastrowid, *msgspec.structs.astuple(turn)) for turn in turns],
                 )
-                _bound(connection)
+                _bound(connection, self._keep, self._max_bytes)
             return True
 
         kept = self._database.write(keep, default=False, wait_s=SAVE_WAIT_S)
@@ -492,17 +503,17 @@ def _record(request_id: str, text: bytes) -> LoggedRequest | Unreadable:
         return Unreadable(request_id=str(request_id), reason=str(error))
 
 
-def _bound(connection: Connection) -> None:
+def _bound(connection: Connection, keep: int, max_bytes: int) -> None:
     """Drop the oldest requests while there are too many, a few for each new one."""
     oldest_first = "SELECT number, asked_at FROM log WHERE number <= ? ORDER BY number LIMIT ?"
     newest: int = connection.execute("SELECT max(number) FROM log").fetchone()[0]
-    _drop(connection, oldest_first, (newest - MAX_REQUESTS, PRUNED_BY_EACH))
+    _drop(connection, oldest_first, (newest - keep, PRUNED_BY_EACH))
     for _ in range(PRUNED_BY_EACH):
         pages, unused, size = (
             connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
         )
-        if (pages - unused) * size <= MAX_BYTES:
+        if (pages - unused) * size <= max_bytes:
             break
         if not _drop(connection, oldest_first, (newest - 1, 1)):
             break

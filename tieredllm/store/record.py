@@ -84,6 +84,10 @@ class TierTurn(msgspec.Struct, frozen=True, kw_only=True):
     first_token_ms: float | None
     prompt_tokens: int
     completion_tokens: int
+    model: str | None
+    """The one that answered."""
+    cost: float | None
+    """Of its answer, where the profile names prices."""
 
 
 _encoder = msgspec.json.Encoder()
@@ -220,4 +224,6 @@ def _tier_turn(answer: Answer, attempts: list[Attempt]) -> TierTurn:
         first_token_ms=ended.first_token_ms if ended else None,
         prompt_tokens=(answer.usage.prompt_tokens or 0) if won else 0,
         completion_tokens=(answer.usage.completion_tokens or 0) if won else 0,
+        model=answer.model_used if won else None,
+        cost=answer.cost if won else None,
     )

@@ -230,4 +230,9 @@ STEPS: Steps = (
         "CREATE INDEX log_by_reuse ON log (reusable_as, asked_at) WHERE reusable_as IS NOT NULL",
         "CREATE INDEX log_by_code ON log (ref_code) WHERE ref_code IS NOT NULL",
     ),
+    (
+        # Which of the tier's models answered, and what that cost where the profile names prices.
+        "ALTER TABLE tier_turns ADD COLUMN model TEXT",
+        "ALTER TABLE tier_turns ADD COLUMN cost REAL",
+    ),
 )

@@ -1,4 +1,4 @@
-"""Sum up the log per tier over a stretch of time: what `stats` shows."""
+"""Sum up the log per tier and per model over a stretch of time: what `stats` shows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tieredllm.clock import iso
 from tieredllm.store.database import Database
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-__all__ = ["Statistics", "TierStatistics", "percentile", "statistics"]
+__all__ = ["ModelStatistics", "Statistics", "TierStatistics", "percentile", "statistics"]
 
 MOMENTS = 24
 """Into how many equal parts the time is divided for the small charts."""
@@ -44,17 +45,35 @@ class TierStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The fallback rate per part of the time."""
 
 
-class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """How all tiers did from one time to another (seconds since the epoch)."""
+class ModelStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What one model of a tier has answered."""
 
-    since: float
-    until: float
+    tier: str
+    model: str
+    answers: int
+    latency_p50_ms: float | None
+    """From the attempt's start to the whole answer."""
+    first_token_p50_ms: float | None
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    """Of all its answers, where the profile named prices; in their currency."""
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """How all tiers did from one time to another."""
+
+    since: str
+    """ISO 8601, in UTC."""
+    until: str
     requests: int
     fallback_rate: float | None
     """The share of the requests that the first tier didn't answer."""
     unanswered: int
     tiers: tuple[TierStatistics, ...]
     """The first tier first."""
+    models: tuple[ModelStatistics, ...]
+    """Those that have answered: in the order of the tiers, who answered most first."""
 
 
 def statistics(database: Database, *, since: float, until: float) -> Statistics:
@@ -64,7 +83,13 @@ def statistics(database: Database, *, since: float, until: float) -> Statistics:
         DatabaseError: the log cannot be read.
     """
     nothing = Statistics(
-        since=since, until=until, requests=0, fallback_rate=None, unanswered=0, tiers=()
+        since=iso(since),
+        until=iso(until),
+        requests=0,
+        fallback_rate=None,
+        unanswered=0,
+        tiers=(),
+        models=(),
     )
     return database.require(lambda connection: _sum_up(connection, since, until), nothing)
 
@@ -114,6 +139,29 @@ class _Tier:
         )
 
 
+class _Model:
+    """What is summed up of one model of a tier."""
+
+    def __init__(self) -> None:
+        self.latencies: list[float] = []
+        self.first_tokens: list[float] = []
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.costs: list[float] = []
+
+    def result(self, tier: str, model: str) -> ModelStatistics:
+        return ModelStatistics(
+            tier=tier,
+            model=model,
+            answers=len(self.latencies),
+            latency_p50_ms=percentile(self.latencies, 0.5),
+            first_token_p50_ms=percentile(self.first_tokens, 0.5),
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cost=math.fsum(self.costs) if self.costs else None,
+        )
+
+
 def _sum_up(connection: Connection, since: float, until: float) -> Statistics:
     """Let SQLite count, and sort what percentiles are of: a million requests take seconds."""
     span = {
@@ -144,8 +192,10 @@ def _sum_up(connection: Connection, since: float, until: float) -> Statistics:
         tier.went_on[at] += went_on
         tier.prompt_tokens += prompt
         tier.completion_tokens += completion
-    for name, at, latency_ms, first_token_ms in connection.execute(
-        f"SELECT tier, {moment}, latency_ms, first_token_ms FROM tier_turns"  # noqa: S608
+    models: dict[tuple[int, str, str], _Model] = {}
+    for name, at, latency_ms, first_token_ms, used, cost, prompt, completion in connection.execute(
+        f"SELECT tier, {moment}, latency_ms, first_token_ms, model, cost,"  # noqa: S608
+        " prompt_tokens, completion_tokens FROM tier_turns"
         " WHERE asked_at >= :since AND asked_at < :until AND latency_ms IS NOT NULL",
         span,
     ):
@@ -153,14 +203,30 @@ def _sum_up(connection: Connection, since: float, until: float) -> Statistics:
         tier.latencies[at].append(latency_ms)
         if first_token_ms is not None:
             tier.first_tokens.append(first_token_ms)
+        if used is None:
+            continue
+        model = models.setdefault((tier.level, name, used), _Model())
+        model.latencies.append(latency_ms)
+        if first_token_ms is not None:
+            model.first_tokens.append(first_token_ms)
+        if cost is not None:
+            model.costs.append(cost)
+        model.prompt_tokens += prompt
+        model.completion_tokens += completion
     found = (tier.result(name) for name, tier in tiers.items())
     return Statistics(
-        since=since,
-        until=until,
+        since=iso(since),
+        until=iso(until),
         requests=requests,
         fallback_rate=_share(fell_back or 0, requests),
         unanswered=unanswered or 0,
         tiers=tuple(sorted(found, key=lambda tier: (tier.level, tier.name))),
+        models=tuple(
+            model.result(name, used)
+            for (_, name, used), model in sorted(
+                models.items(), key=lambda it: (it[0][:2], -len(it[1].latencies), it[0])
+            )
+        ),
     )
 
 

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
 
-from tieredllm.types import ToolCall, ToolOutcome, ToolResult
+from tieredllm.types import MessagePart
 
 __all__ = [
     "MAX_RESULT_BYTES",
     "ArgumentsError",
+    "CallTime",
     "Check",
     "Grant",
-    "Outcome",
+    "Output",
     "Policy",
     "Run",
     "Tool",
-    "ToolCall",
     "ToolFailureError",
-    "ToolResult",
     "shorten",
 ]
 
 Arguments = dict[str, Any]
 Check = Callable[[Arguments], Arguments]
 """Return arguments in the form that equal calls share; raise `ArgumentsError` for mistakes."""
-Run = Callable[[Arguments, float], Awaitable[str]]
-"""Run with checked arguments, until a deadline on the event loop's clock; give the result."""
 Grant = Literal["all", "none"] | tuple[str, ...]
 """Which tools a tier may use: its `tools` in the profile."""
-Outcome = ToolOutcome
 Policy = Literal["ask", "always", "never"]
 """The profile's `tools.approve`."""
 
@@ -53,6 +50,48 @@ class ArgumentsError(Exception):
     """Tell the model what is wrong with the arguments of its call."""
 
 
+class Output(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tool gave."""
+
+    text: str
+    parts: tuple[MessagePart, ...] = ()
+    """What it gave besides; the text names it in its place."""
+    links: tuple[str, ...] = ()
+    """The addresses of what it could be asked for next."""
+
+
+class CallTime:
+    """The time of one call: what its tool may take, which signs of life begin anew.
+
+    Args:
+        timer: ends the call.
+        timeout_s: how long the tool may be silent, in seconds.
+        last: when the call ends whatever the tool says, on the event loop's clock.
+    """
+
+    def __init__(self, timer: asyncio.Timeout, timeout_s: float, last: float) -> None:
+        self._timer = timer
+        self._timeout_s = timeout_s
+        self._last = last
+        self.deadline = min(asyncio.get_running_loop().time() + timeout_s, last)
+        """When the call ends, as far as is known, on the event loop's clock."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is the request's end that the call would end at, not the tool's own."""
+        return self.deadline >= self._last
+
+    def renew(self) -> None:
+        """Begin the tool's time anew: it is at work."""
+        self.deadline = min(asyncio.get_running_loop().time() + self._timeout_s, self._last)
+        if not self._timer.expired():
+            self._timer.reschedule(self.deadline)
+
+
+Run = Callable[[Arguments, CallTime], Awaitable[str | Output]]
+"""Run with checked arguments, within a time; give the result."""
+
+
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """One tool."""
 
@@ -67,7 +106,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     """Where it comes from: `builtin`, `python`, or `mcp:` and the server's name."""
     timeout_s: float = TIMEOUT_S
-    """The longest one call may take, in seconds."""
+    """How long one call may take, or be without a sign of life, in seconds."""
     approve: Policy | None = None
     """Whether it may run when it is not read-only; the profile's `tools.approve` when None."""
     private: bool = False

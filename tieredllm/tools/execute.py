@@ -14,7 +14,7 @@ for them: `records` has them all, for the tool messages of a tier that has tools
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,14 +24,14 @@ from tieredllm.text import clean, one_line
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.base import (
     ArgumentsError,
+    CallTime,
     Grant,
-    Outcome,
+    Output,
     Tool,
-    ToolCall,
     ToolFailureError,
-    ToolResult,
     shorten,
 )
+from tieredllm.types import MessagePart, ToolCall, ToolOutcome, ToolResult
 
 if TYPE_CHECKING:
     from tieredllm.tools.registry import Toolbox
@@ -131,6 +131,10 @@ class ToolSession:
         """How often models may still call tools; at 0 they must answer without."""
         return self._rounds_left
 
+    def instructions(self, tools: Iterable[Tool]) -> dict[str, str]:
+        """Return what the servers of some tools say of themselves, by their names."""
+        return self._toolbox.instructions(tools)
+
     async def tools(self, grant: Grant, *, deadline: float) -> tuple[Tool, ...]:
         """Return the tools of a tier, for its request; none once the rounds are used up.
 
@@ -167,7 +171,7 @@ class ToolSession:
         conversation = conversation or tier
         if self._rounds_left <= 0:
             reason = "no more tools may be called for this question: answer with what is known"
-            return [_result(call, "denied", reason) for call in calls]
+            return [_result(call, "denied", Output(text=reason)) for call in calls]
         self._rounds_left -= 1
         tools = {tool.name: tool for tool in await self._toolbox.granted(grant, deadline=deadline)}
         results: dict[int, ToolResult] = {}
@@ -175,12 +179,12 @@ class ToolSession:
         for index, call in enumerate(calls):
             if index >= MAX_CALLS:
                 reason = f"only {MAX_CALLS} tools may be called at once"
-                results[index] = _result(call, "denied", reason)
+                results[index] = _result(call, "denied", Output(text=reason))
                 continue
             try:
                 checked[index] = check_call(call, tools)
             except RejectedError as exc:
-                results[index] = _result(call, exc.outcome, str(exc))
+                results[index] = _result(call, exc.outcome, Output(text=str(exc)))
         readers = [index for index, it in checked.items() if it.tool.read_only is True]
         async with asyncio.TaskGroup() as group:
             tasks = {
@@ -210,23 +214,24 @@ class ToolSession:
         if (known := self._remembered(checked, conversation)) is not None:
             return msgspec.structs.replace(known, call_id=call.id, repeated=True, duration_ms=0.0)
         started = self._clock.monotonic()
-        outcome: Outcome = "denied"
-        text = "the call was cut off before it was approved"
+        outcome: ToolOutcome = "denied"
+        output = Output(text="the call was cut off before it was approved")
         try:
             refusal = await self._approval.refusal(
                 checked.tool, checked.canonical, deadline=deadline, given=checked.arguments
             )
             if refusal is None:
                 outcome = "cancelled"
-                text = "the call was cut off before its result came; it may have taken effect"
+                cut_off = "the call was cut off before its result came; it may have taken effect"
+                output = Output(text=cut_off)
                 if checked.tool.read_only is not True:
                     self._changes += 1
-                outcome, text = await run_call(checked, deadline=deadline)
+                outcome, output = await run_call(checked, deadline=deadline)
             else:
-                text = refusal
+                output = Output(text=refusal)
         finally:
             duration_ms = (self._clock.monotonic() - started) * 1000
-            result = _result(call, outcome, text, duration_ms=duration_ms)
+            result = _result(call, outcome, output, duration_ms=duration_ms)
             if outcome in ("ok", "failed"):
                 self._approval.note_result(checked.tool)
             if outcome == "ok":
@@ -248,9 +253,16 @@ class ToolSession:
         return success.result if success.changes == self._changes else None
 
 
-def _result(call: ToolCall, outcome: Outcome, text: str, *, duration_ms: float = 0.0) -> ToolResult:
+def _result(
+    call: ToolCall, outcome: ToolOutcome, output: Output, *, duration_ms: float = 0.0
+) -> ToolResult:
     return ToolResult(
-        call_id=call.id, name=call.name, text=text, outcome=outcome, duration_ms=duration_ms
+        call_id=call.id,
+        name=call.name,
+        text=output.text,
+        parts=output.parts,
+        outcome=outcome,
+        duration_ms=duration_ms,
     )
 
 
@@ -261,8 +273,8 @@ class RejectedError(Exception):
         outcome: `unknown` or `invalid`.
     """
 
-    def __init__(self, outcome: Outcome, message: str) -> None:
-        self.outcome: Outcome = outcome
+    def __init__(self, outcome: ToolOutcome, message: str) -> None:
+        self.outcome: ToolOutcome = outcome
         super().__init__(message)
 
 
@@ -305,7 +317,7 @@ def check_call(call: ToolCall, tools: Mapping[str, Tool]) -> Checked:
     return Checked(tool=tool, arguments=arguments, canonical=canonical)
 
 
-async def run_call(checked: Checked, *, deadline: float) -> tuple[Outcome, str]:
+async def run_call(checked: Checked, *, deadline: float) -> tuple[ToolOutcome, Output]:
     """Run a tool; give how it ended and its result, cleaned and limited in size.
 
     Args:
@@ -317,29 +329,30 @@ async def run_call(checked: Checked, *, deadline: float) -> tuple[Outcome, str]:
     """
     tool = checked.tool
     now = asyncio.get_running_loop().time()
-    limit_s = max(0.0, min(tool.timeout_s, (deadline - now) * SHARE_OF_REST))
-    until = now + limit_s
-    outcome: Outcome = "failed"
-    timer = asyncio.timeout_at(until)
+    timer = asyncio.timeout(None)
+    time = CallTime(timer, tool.timeout_s, now + max(0.0, deadline - now) * SHARE_OF_REST)
+    outcome: ToolOutcome = "failed"
+    parts: tuple[MessagePart, ...] = ()
     try:
         async with timer:
-            text = await tool.run(checked.arguments, until)
+            timer.reschedule(time.deadline)
+            given = await tool.run(checked.arguments, time)
         outcome = "ok"
+        text, parts = (given, ()) if isinstance(given, str) else (given.text, given.parts)
     except ToolFailureError as exc:
         text = str(exc)
     except TimeoutError as exc:
         if timer.expired():
             outcome = "timeout"
-            share_is_less = limit_s < tool.timeout_s
-            whose = "half of what was left of deadline_s" if share_is_less else "its timeout_s"
-            text = f"the tool did not finish within {limit_s:.3g} s ({whose})"
+            whose = "half of what was left of deadline_s" if time.is_last else "its timeout_s"
+            text = f"the tool did not finish within {time.deadline - now:.3g} s ({whose})"
             if not tool.read_only:
                 text += "; what it did until then may have taken effect"
         else:
             text = _broken(exc)
     except Exception as exc:  # noqa: BLE001 - whatever a tool does wrong is a result
         text = _broken(exc)
-    return outcome, shorten(clean(text)) or "(The result is empty.)"
+    return outcome, Output(text=shorten(clean(text)) or "(The result is empty.)", parts=parts)
 
 
 def _broken(exc: BaseException) -> str:

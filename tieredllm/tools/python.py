@@ -29,7 +29,7 @@ from msgspec import UNSET, Meta, UnsetType
 from tieredllm.aio import in_thread
 from tieredllm.errors import UsageError
 from tieredllm.text import one_line
-from tieredllm.tools.base import Tool, ToolFailureError
+from tieredllm.tools.base import CallTime, Tool, ToolFailureError
 from tieredllm.tools.schema import UnsuitableTypeError, checker, schema_of
 
 __all__ = ["load_function", "make_function_tool", "name_of", "parse_docstring"]
@@ -101,7 +101,7 @@ def make_function_tool(function: Callable[..., Any], *, name: str) -> Tool:
     )
     asynchronous = inspect.iscoroutinefunction(_plain(function))
 
-    async def run(arguments: dict[str, Any], deadline: float) -> str:  # noqa: ARG001
+    async def run(arguments: dict[str, Any], time: CallTime) -> str:  # noqa: ARG001
         given = _values(msgspec.convert(arguments, struct), signature)
         first = [given.pop(each) for each in positional if each in given]
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ class Toolbox:
         reach: what `fetch_url` may connect to; for tests.
         cache: where what MCP servers offer is remembered; None for nowhere.
         state: where logins to MCP servers are kept; None for nowhere.
+        said: takes the name of a server and a line that it says on stderr.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Toolbox:
         reach: EgressPolicy | None = None,
         cache: Path | None = None,
         state: Path | None = None,
+        said: Callable[[str, str], None] | None = None,
     ) -> None:
         self._declared = declared
+        self._said = said
         self._cache = None if cache is None else cache / "mcp"
         self._state = state
         self._cwd = cwd
@@ -136,6 +140,12 @@ class Toolbox:
             known = ", ".join(self._declared.mcp) or "none"
             raise UsageError(f"no MCP server `{name}` is declared: there are {known}")
         return self._server(name, prefix)
+
+    def instructions(self, tools: Iterable[Tool]) -> dict[str, str]:
+        """Return what the servers of some tools say of themselves, by their names."""
+        servers = dict.fromkeys(tool.server for tool in tools if tool.server in self._servers)
+        told = {name: self._servers[name].instructions for name in servers if name is not None}
+        return {name: text for name, text in told.items() if text}
 
     async def aclose(self) -> None:
         """End what was started, within a second."""
@@ -227,6 +237,9 @@ class Toolbox:
             for server, tools in zip(needed, lists, strict=True)
             for tool in tools
             if wanted.takes(tool.name, server.name)
+            # Who takes a tool away may know it by its server's name in the profile, of which models
+            # are told another form where it does not fit or is another's.
+            and not wanted.drops(f"{server.name}__{tool.name.removeprefix(server.prefix)}")
         ]
 
     def _server(self, name: str, prefix: str) -> McpServer:
@@ -247,6 +260,7 @@ class Toolbox:
                 cache=self._cache,
                 state=self._state,
                 clock=self._clock,
+                said=None if self._said is None else partial(self._said, name),
             )
         return self._servers[name]
 

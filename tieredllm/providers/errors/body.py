@@ -22,8 +22,9 @@ from typing import Any
 
 import msgspec
 
+from tieredllm.lenient_json import NotJsonError, decode
 from tieredllm.providers.errors.retry_after import duration_s
-from tieredllm.providers.json_path import NotJsonError, decode, get_path, get_str
+from tieredllm.providers.json_path import get_path, get_str
 
 __all__ = ["ErrorBody", "read_error", "read_error_text"]
 

@@ -36,6 +36,8 @@ class Sign(msgspec.Struct, frozen=True, kw_only=True):
     """The request parameter that can be left out instead."""
     truncated: bool = False
     """Whether the limit of tokens was used up before an answer began."""
+    whatever_the_status: bool = False
+    """Whether it means this also where the status says that the server or the model is missing."""
 
 
 SIGNS: tuple[Sign, ...] = (
@@ -328,6 +330,20 @@ SIGNS: tuple[Sign, ...] = (
             r"requires --(?:jinja|enable-auto-tool-choice)",
         ),
         parameter="tools",
+    ),
+    # What the model cannot do; its server and its name are well, and the next text is answered.
+    Sign(
+        means=ErrorKind.BAD_REQUEST,
+        source="A picture for a model that sees none: llama.cpp's server (500, xllamacpp 2026.10),"
+        " Ollama (500 and 400, ha-llmvision#691, ollama#17301), OpenRouter (404,"
+        " openclaw#99078), LM Studio (400, lmstudio-bug-tracker#908)",
+        words=(
+            r"image input is not supported",
+            r"missing data required for image input",
+            r"no endpoints found that support image input",
+            r"model does not support image",
+        ),
+        whatever_the_status=True,
     ),
     Sign(
         means=ErrorKind.BAD_REQUEST,

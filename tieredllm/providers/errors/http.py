@@ -115,7 +115,10 @@ def _error(
     sign = None if error.is_page else sign_of_words(error.message)
     said = kind_of_codes(error.codes)
     words = sign.means if sign is not None and isinstance(sign.means, ErrorKind) else None
-    kind = _kind(error, meant, said=said, words=words, inside_200=status < 300)
+    if words is not None and sign is not None and sign.whatever_the_status:
+        kind = words
+    else:
+        kind = _kind(error, meant, said=said, words=words, inside_200=status < 300)
     tool, parameter, lasting = None, None, True
     if kind is ErrorKind.BAD_REQUEST and info.tools and is_about_a_tool(error):
         # One tool's declaration is at fault; that says nothing of tools as such.

@@ -72,6 +72,9 @@ _HOPELESS = frozenset(
     }
 )
 
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+"""This process has none left, or the system: no server is to blame."""
+
 
 def classify_exception(info: RequestInfo, exc: BaseException) -> FallbackTriggerError:
     """Decide what went wrong when no response, or no more of it, came.
@@ -82,12 +85,9 @@ def classify_exception(info: RequestInfo, exc: BaseException) -> FallbackTrigger
     """
     if isinstance(exc, FallbackTriggerError):
         return exc
-    import ssl
-
     causes = list(_causes(exc))
-    for cause in system_causes(exc):
-        if isinstance(cause, ssl.SSLError):
-            return _tls(info, cause)
+    if (error := _of_the_system(info, exc)) is not None:
+        return error
     if not type(exc).__module__.startswith("httpx"):
         return _foreign(info, exc)
     name = type(exc).__name__
@@ -142,6 +142,19 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
         waiting += [found.__cause__, found.__context__]
         if isinstance(found, BaseExceptionGroup):
             waiting += found.exceptions
+
+
+def _of_the_system(info: RequestInfo, exc: BaseException) -> FallbackTriggerError | None:
+    """Judge by what the system or TLS said, where that alone decides."""
+    import ssl
+
+    for cause in system_causes(exc):
+        if cause.errno in _NO_DESCRIPTOR:
+            message = "no file descriptor is free to connect with (ulimit -n)"
+            return FallbackTriggerError(ErrorKind.CONNECTION, message, again=False, counts=False)
+        if isinstance(cause, ssl.SSLError):
+            return _tls(info, cause)
+    return None
 
 
 def _tls(info: RequestInfo, cause: BaseException) -> FallbackTriggerError:
@@ -202,9 +215,10 @@ def _protocol(info: RequestInfo, causes: list[BaseException]) -> FallbackTrigger
         return FallbackTriggerError(
             ErrorKind.MALFORMED_RESPONSE, f"what {info.host} sends is no valid HTTP{info.way}"
         )
+    when = "before its end" if objected else "without an answer"
     return FallbackTriggerError(
         ErrorKind.CONNECTION,
-        f"{info.host} closed the connection without an answer{info.way}",
+        f"{info.host} closed the connection {when}{info.way}",
         again=True,
     )
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from tieredllm.tools.base import Tool, ToolFailureError
+from tieredllm.tools.base import CallTime, Tool, ToolFailureError
 from tieredllm.tools.builtin.math_functions import (
     CONSTANTS,
     FUNCTIONS,
@@ -218,7 +218,7 @@ def _known() -> str:
 def make_calculate() -> Tool:
     """Make the tool."""
 
-    async def run(arguments: dict[str, Any], deadline: float) -> str:  # noqa: ARG001
+    async def run(arguments: dict[str, Any], time: CallTime) -> str:  # noqa: ARG001
         try:
             return format_number(evaluate(arguments["expression"]))
         except ArithmeticalError as exc:

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from tieredllm.aio import in_thread
 from tieredllm.text import clean, one_line
-from tieredllm.tools.base import Tool, ToolFailureError
+from tieredllm.tools.base import CallTime, Tool, ToolFailureError
 from tieredllm.tools.builtin.egress import PUBLIC, EgressPolicy
 from tieredllm.tools.builtin.html_text import title_and_text
 from tieredllm.tools.schema import checker, schema_of
@@ -20,7 +20,7 @@ from tieredllm.tools.schema import checker, schema_of
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["MAX_BYTES", "MAX_REDIRECTS", "Page", "fetch", "make_fetch_url"]
+__all__ = ["MAX_BYTES", "MAX_REDIRECTS", "Page", "fetch", "make_fetch_url", "read_page"]
 
 MAX_BYTES = 1024 * 1024
 """How much of a page is read."""
@@ -85,7 +85,7 @@ def make_fetch_url(policy: EgressPolicy = PUBLIC) -> Tool:
         policy: what may be connected to; tests have another one.
     """
 
-    async def run(arguments: dict[str, Any], deadline: float) -> str:  # noqa: ARG001
+    async def run(arguments: dict[str, Any], time: CallTime) -> str:  # noqa: ARG001
         page = await fetch(arguments["url"], policy)
         return await in_thread(lambda: _presented(page))
 
@@ -264,7 +264,12 @@ async def _body(response: httpx.Response) -> tuple[bytes, bool]:
     return bytes(body), True
 
 
-def _presented(page: Page) -> str:
+def read_page(page: Page) -> tuple[str, str]:
+    """Return a page's title and text; what is no HTML has no title, and its text as it is.
+
+    Raises:
+        ToolFailureError: it is no text, or the server sent it with a status that means failure.
+    """
     kind = page.content_type
     is_page = bool(_PAGES.match(kind)) or (not kind and page.body.lstrip()[:1] == b"<")
     if (kind and not _TEXTS.match(kind)) or (not kind and b"\0" in page.body[:_SNIFFED_BYTES]):
@@ -279,6 +284,11 @@ def _presented(page: Page) -> str:
         raise ToolFailureError(
             f"{page.url} answered with status {page.status}: {said}".rstrip(": ")
         )
+    return title, text
+
+
+def _presented(page: Page) -> str:
+    title, text = read_page(page)
     head = [f"URL: {page.url}"]
     if title:
         head.append(f"Title: {one_line(title, 300)}")

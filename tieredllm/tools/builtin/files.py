@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from tieredllm.aio import in_thread
-from tieredllm.tools.base import MAX_RESULT_BYTES, Tool, ToolFailureError
+from tieredllm.tools.base import MAX_RESULT_BYTES, CallTime, Tool, ToolFailureError
 from tieredllm.tools.builtin.sandbox import Sandbox
 from tieredllm.tools.schema import checker, schema_of
 
@@ -80,7 +80,7 @@ def make_read_file(root: Path, private: Sequence[Path] = ()) -> Tool:
     """
     sandbox = Sandbox(root, private=private)
 
-    async def run(arguments: dict[str, Any], deadline: float) -> str:  # noqa: ARG001
+    async def run(arguments: dict[str, Any], time: CallTime) -> str:  # noqa: ARG001
         asked = msgspec.convert(arguments, ReadArguments)
         return await in_thread(lambda: _read(sandbox, asked))
 
@@ -108,7 +108,7 @@ def make_list_files(root: Path) -> Tool:
     """
     sandbox = Sandbox(root)
 
-    async def run(arguments: dict[str, Any], deadline: float) -> str:  # noqa: ARG001
+    async def run(arguments: dict[str, Any], time: CallTime) -> str:  # noqa: ARG001
         asked = msgspec.convert(arguments, ListArguments)
         return await in_thread(lambda: _listed(sandbox, asked))
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from tieredllm.clock import Clock
-from tieredllm.tools.base import Tool, ToolFailureError
+from tieredllm.tools.base import CallTime, Tool, ToolFailureError
 from tieredllm.tools.schema import checker, schema_of
 
 __all__ = ["make_now"]
@@ -32,7 +32,7 @@ def make_now(clock: Clock) -> Tool:
         clock: the time.
     """
 
-    async def run(arguments: dict[str, Any], deadline: float) -> str:  # noqa: ARG001
+    async def run(arguments: dict[str, Any], time: CallTime) -> str:  # noqa: ARG001
         return told(clock.wall(), arguments["timezone"])
 
     return Tool(

@@ -7,22 +7,25 @@ own; calls come from any.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from tieredllm.aio import in_thread
 from tieredllm.profile.schema import McpSettings
 from tieredllm.text import one_line
-from tieredllm.tools.base import ToolFailureError
-from tieredllm.tools.mcp.results import RemoteTool, describe, text_of
+from tieredllm.tools.base import Output, ToolFailureError
+from tieredllm.tools.mcp.results import RemoteTool, describe, output_of, resource_of
 from tieredllm.tools.mcp.transport import Stderr
 from tieredllm.version import __version__
 
 if TYPE_CHECKING:
     from mcp import ClientSession
+    from mcp_types import CallToolResult
 
-__all__ = ["Connection", "Era", "Life", "UnavailableError"]
+__all__ = ["Connection", "Era", "Life", "SessionLostError", "UnavailableError"]
+
+T = TypeVar("T")
 
 Era = Literal["modern", "handshake"]
 """Whether a server answers `server/discover` (2026-07-28), or `initialize` (until 2025-11-25)."""
@@ -32,11 +35,6 @@ CLOSE_S = 0.8
 
 DISCOVER_S = 2.0
 """How long a server may be silent to `server/discover`; then it is asked to `initialize`."""
-
-_LOST = frozenset({(-32000, "Connection closed"), (-32600, "Session terminated")})
-"""What the SDK says of a connection that is gone, and of a session that a server has ended (mcp
-2.3.0, `shared/jsonrpc_dispatcher.py` and `client/streamable_http.py`). The codes alone are those of
-any error of a server: -32000 is what servers use for theirs."""
 
 _UNSUPPORTED_VERSION = -32022
 """Says, in answer to `initialize`, that a server has heard an earlier `server/discover`."""
@@ -56,6 +54,10 @@ class UnavailableError(Exception):
     def __init__(self, reason: str, *, is_mute: bool = False) -> None:
         self.is_mute = is_mute
         super().__init__(reason)
+
+
+class SessionLostError(ToolFailureError):
+    """Report that a server does not know the session any more: the call has not run."""
 
 
 class Life(Protocol):
@@ -83,6 +85,15 @@ class Life(Protocol):
         """Is set when it is gone."""
         ...
 
+    def is_over(self, exc: BaseException) -> bool:
+        """Whether a failure means that it is gone; an error of a server's own does not."""
+        ...
+
+    @property
+    def has_lost_session(self) -> bool:
+        """Whether it is gone as the server does not know it any more."""
+        ...
+
     def explain(self, exc: BaseException) -> str | None:
         """Say what the transport knows of a failure, and the SDK does not tell; None: nothing."""
         ...
@@ -98,14 +109,21 @@ class Connection:
         make: makes a life of the server; twice, when the first ends of a question it does not know.
         settings: the server's.
         era: what it speaks, where that is known.
+        said: takes each line that it says on stderr.
     """
 
-    def __init__(self, make: MakeLife, settings: McpSettings, era: Era | None = None) -> None:
+    def __init__(
+        self,
+        make: MakeLife,
+        settings: McpSettings,
+        era: Era | None = None,
+        said: Callable[[str], None] | None = None,
+    ) -> None:
         self._make = make
         self._settings = settings
         self.era = era
         """What it speaks; known once it has started."""
-        self._stderr = Stderr()
+        self._stderr = Stderr(said)
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -115,6 +133,8 @@ class Connection:
         self._task.add_done_callback(_noted)
         self._ready.add_done_callback(_noted)
         self.remote_tools: tuple[RemoteTool, ...] = ()
+        self.instructions = ""
+        """What it tells a model about itself."""
         self.list_is_cut = False
         """Whether it has more tools than are read."""
         self.list_has_changed = False
@@ -127,7 +147,8 @@ class Connection:
     @property
     def alive(self) -> bool:
         """Whether it runs, or is being started, in the event loop that asks."""
-        return not self._task.done() and self._loop is asyncio.get_running_loop()
+        over = self._task.done() or self._stop.is_set()
+        return not over and self._loop is asyncio.get_running_loop()
 
     @property
     def is_settled(self) -> bool:
@@ -173,16 +194,54 @@ class Connection:
         except Exception as exc:  # noqa: BLE001 - the old list is better than none
             self._stderr.add(f"error: tools/list failed: {_said(exc)}\n".encode())
 
-    async def call(self, server: str, tool: str, arguments: dict[str, Any]) -> str:
+    async def call(
+        self, server: str, tool: str, arguments: dict[str, Any], renew: Callable[[], None]
+    ) -> Output:
         """Call a tool. Who gives up waiting is not held up by the server.
+
+        Args:
+            server: its name, for messages.
+            tool: the tool's name.
+            arguments: the tool's.
+            renew: is called at each notification of progress.
 
         Raises:
             ToolFailureError: the tool reports an error, or the server failed.
+            SessionLostError: the server did not know the session, and the call has not run.
         """
+
+        async def note_progress(progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
+            renew()
+
+        def call(session: ClientSession) -> Awaitable[CallToolResult]:
+            return session.call_tool(tool, arguments, progress_callback=note_progress)
+
+        result = await self._asked(server, call)
+        output = output_of(result.content)
+        if result.is_error:
+            what = output.text or "the tool reports an error, without saying which"
+            raise ToolFailureError(what)
+        return output
+
+    async def read(self, server: str, uri: str) -> Output:
+        """Read a resource.
+
+        Args:
+            server: the server's name, for messages.
+            uri: the resource's address.
+
+        Raises:
+            ToolFailureError: the server failed, or has no such resource.
+        """
+        result = await self._asked(server, lambda session: session.read_resource(uri))
+        return resource_of(result.contents)
+
+    async def _asked(self, server: str, ask: Callable[[ClientSession], Awaitable[T]]) -> T:
+        """Ask the server, until it has ended."""
         session = self._session
         if session is None:
             raise ToolFailureError(f"the MCP server {server} has ended")
-        task = asyncio.create_task(session.call_tool(tool, arguments))
+        task = asyncio.ensure_future(ask(session))
         task.add_done_callback(_noted)
         try:
             await asyncio.wait({task, self._task}, return_when=asyncio.FIRST_COMPLETED)
@@ -192,19 +251,17 @@ class Connection:
         if not task.done():
             raise ToolFailureError(await self._ended(server))
         try:
-            result = task.result()
+            return task.result()
         except Exception as exc:
-            known = self._life.explain(exc) if self._life is not None else None
-            if (getattr(exc, "code", None), str(exc)) in _LOST and known is None:
+            life = self._life
+            if life is not None and life.is_over(exc):
                 self._stop.set()  # the next use connects anew
+            reason = (life.explain(exc) if life is not None else None) or _said(exc)
+            if life is not None and life.has_lost_session:
+                raise SessionLostError(f"the MCP server {server} failed: {reason}") from exc
             if self._stop.is_set() or self._task.done():
                 raise ToolFailureError(await self._ended(server)) from exc
-            reason = known or _said(exc)
             raise ToolFailureError(f"the MCP server {server} failed: {reason}") from exc
-        text = text_of(result)
-        if result.is_error:
-            raise ToolFailureError(text or "the tool reports an error, without saying which")
-        return text
 
     async def close(self) -> None:
         """End it."""
@@ -244,6 +301,7 @@ class Connection:
         except Exception as exc:  # noqa: BLE001 - whatever it is, the server cannot be used
             known = self._life.explain(exc) if self._life is not None else None
             self._settle(known or _said(exc), also="" if known else self._stderr.reason)
+            self._stderr.add(f"error: {known or _said(exc)}\n".encode())
         finally:
             self._session = None
             self._settle("it was stopped")
@@ -306,25 +364,29 @@ class Connection:
                     await session.discover()
             except Exception as exc:
                 # An error, silence and nonsense all mean: it may know `initialize`.
-                if (getattr(exc, "code", None), str(exc)) in _LOST:
-                    await asyncio.wait_for(life.has_ended.wait(), CLOSE_S)
-                if life.has_ended.is_set():
+                if life.is_over(exc):
                     if self.era == "modern":
                         raise
                     return False
             else:
-                self.era = "modern"
+                self._greeted(session, "modern")
                 return True
         try:
             await session.initialize()
-            self.era = "handshake"
+            self._greeted(session, "handshake")
         except Exception as exc:
+            if self.era is None and life.is_over(exc):
+                return False  # it was slow to start, and ended of the first question
             if getattr(exc, "code", None) != _UNSUPPORTED_VERSION:
                 raise
             # It was slow to start, and has heard the first question by now.
             await session.discover()
-            self.era = "modern"
+            self._greeted(session, "modern")
         return True
+
+    def _greeted(self, session: ClientSession, era: Era) -> None:
+        self.era = era
+        self.instructions = session.instructions or ""
 
     async def _list(self, session: ClientSession) -> None:
         """Read the list of tools, page by page, up to a bound."""

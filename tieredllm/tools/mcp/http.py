@@ -28,11 +28,10 @@ BODY_CHARACTERS = 300
 
 
 class HttpProblem(msgspec.Struct, frozen=True, kw_only=True):
-    """An HTTP response that was an error."""
+    """An HTTP response that was no answer."""
 
     status: int
     url: str
-    method: str
     body: str = ""
     retry_after: str | None = None
 
@@ -62,15 +61,17 @@ class HttpProblem(msgspec.Struct, frozen=True, kw_only=True):
             return f"the token of {authorized_by} was rejected"
         if self.status == 403:
             return f"the token of {authorized_by or 'nobody'} may not use it"
-        if self.status in (404, 405, 406):
+        if self.status in (404, 405, 406) or self.status < 400:
+            what = "no answer that can be read" if self.status < 400 else "no MCP server"
             return (
-                "there is no MCP server over streamable HTTP at this address (its path is often "
+                f"there is {what} over streamable HTTP at this address (a server's path is often "
                 "`/mcp`; servers of the old kind, at `/sse`, are not supported)"
             )
         if self.status == 429:
             wait = f" after {self.retry_after} s" if self.retry_after else " later"
             return f"it has had too many requests: try again{wait}"
-        return "the server is at fault, or what stands before it"
+        at_fault = "the server is at fault, or what stands before it"
+        return at_fault if self.status >= 500 else "it refuses what it was asked"
 
 
 class HttpLife:
@@ -104,6 +105,7 @@ class HttpLife:
         self._headers: Mapping[str, str] = {}
         self._problem: HttpProblem | None = None
         self.has_ended = asyncio.Event()
+        self.has_lost_session = False
 
     async def start(self) -> None:
         """Find out what is sent with each request.
@@ -133,40 +135,66 @@ class HttpLife:
     async def abandon(self) -> None:
         """Do nothing: there is nothing to end."""
 
+    def is_over(self, exc: BaseException) -> bool:
+        """Whether a failure means that the session is gone."""
+        return self.has_ended.is_set() or (getattr(exc, "code", None), str(exc)) == _CLOSED
+
     def explain(self, exc: BaseException) -> str | None:
         """Say which HTTP error is behind a failure, if one is."""
+        import httpx2
+
+        while isinstance(exc, BaseExceptionGroup):
+            exc = exc.exceptions[0]
+        if isinstance(exc, httpx2.TransportError):
+            return f"{without_query(self._url)} cannot be reached: {one_line(str(exc), 200)}"
+        code, said = getattr(exc, "code", None), str(exc)
         problem, self._problem = self._problem, None
         if problem is None:
             return None
-        code, said = getattr(exc, "code", None), str(exc)
-        told_by_the_server = code is not None and said not in _OF_THE_SDK
-        if told_by_the_server and problem.status not in (401, 403):
+        made_up = code is None or said in _OF_THE_SDK or problem.status in (401, 403)
+        if not (said.startswith(_NO_ANSWER) if problem.status < 400 else made_up):
             return None
         return problem.explain(self._server, self._authorized_by)
 
     async def _note(self, response: httpx2.Response) -> None:
-        """Keep what an error says; `GET` is a stream that many servers do not offer."""
-        if response.status_code < 400:
-            if response.request.method == "POST":
-                self._problem = None
-            return
+        """Keep what a response says; `GET` is a stream that many servers do not offer."""
         if response.request.method != "POST":
             return
         body = ""
-        if "json" in response.headers.get("content-type", "") or "text/plain" in (
-            response.headers.get("content-type", "")
-        ):
+        kind = response.headers.get("content-type", "")
+        if response.status_code >= 400 and ("json" in kind or "text/plain" in kind):
             raw = await response.aread()
             body = one_line(raw[:4096].decode("utf-8", "replace"), BODY_CHARACTERS)
-        parts = urlsplit(str(response.request.url))
+        elif response.status_code < 400:
+            body = one_line(kind, BODY_CHARACTERS) or "an empty answer"
         self._problem = HttpProblem(
             status=response.status_code,
-            url=f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
-            f"{parts.path}",
-            method=response.request.method,
+            url=without_query(str(response.request.url)),
             body=body,
             retry_after=response.headers.get("retry-after"),
         )
+        # "When a client receives HTTP 404 in response to a request containing an Mcp-Session-Id, it
+        # MUST start a new session" (specification 2025-11-25, basic/transports). Servers made after
+        # the TypeScript SDK's examples say 400 "No valid session ID provided".
+        of_session = "mcp-session-id" in response.request.headers
+        if of_session and (
+            response.status_code == 404
+            or (response.status_code == 400 and "session" in body.lower())
+        ):
+            self.has_lost_session = True
+            self.has_ended.set()
+
+
+_CLOSED = (-32000, "Connection closed")
+"""What the SDK says of a connection that is gone (mcp 2.3.0, `shared/jsonrpc_dispatcher.py`)."""
+_NO_ANSWER = ("Unexpected content type", "Failed to parse JSON response")
+"""How the SDK calls a success that holds no answer."""
+
+
+def without_query(url: str) -> str:
+    """Return an address without what may be secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
 _OF_THE_SDK = frozenset(

@@ -203,11 +203,13 @@ class Loopback:
         async with asyncio.timeout(LOGIN_S):
             return await self._given
 
-    def take(self, address: str) -> None:
-        """Take the address that a browser was led back to."""
+    def take(self, address: str) -> bool:
+        """Take the address that a browser was led back to; return whether it says anything."""
         query = parse_qs(urlsplit(address.strip()).query)
-        if self._given is not None and not self._given.done() and query:
+        answers = "code" in query or "error" in query
+        if self._given is not None and not self._given.done() and answers:
             self._given.set_result({name: values[0] for name, values in query.items()})
+        return answers
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, ValueError, asyncio.IncompleteReadError):

@@ -33,6 +33,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     listed_at: float = 0.0
     """Seconds since the epoch."""
     tools: tuple[RemoteTool, ...] = ()
+    instructions: str = ""
     era: Era | None = None
     mute_at: float = 0.0
     """When it was waited for in vain."""
@@ -63,11 +64,11 @@ class ServerMemory:
         except (OSError, msgspec.DecodeError, ValueError):
             return Remembered()
 
-    def tools(self) -> tuple[RemoteTool, ...] | None:
-        """Return the list of tools, if it is not too old."""
+    def offer(self) -> Remembered | None:
+        """Return what the server offers, if it is not too long ago that it said so."""
         known = self.load()
         age_s = self._clock.wall() - known.listed_at
-        return known.tools if known.listed_at and 0 <= age_s < FORGET_S else None
+        return known if known.listed_at and 0 <= age_s < FORGET_S else None
 
     def problem(self) -> str | None:
         """Return why the server is left alone, if it is."""
@@ -80,14 +81,21 @@ class ServerMemory:
             "`tieredllm tools list` tries it at once"
         )
 
-    def learn(self, tools: tuple[RemoteTool, ...], era: Era | None) -> None:
-        """Keep a list of tools; what cannot be written is not remembered."""
-        self._save(Remembered(listed_at=self._clock.wall(), tools=tools, era=era))
-
-    def learn_problem(self, problem: str) -> None:
-        """Keep that the server never answered."""
+    def learn(self, tools: tuple[RemoteTool, ...], instructions: str, era: Era | None) -> None:
+        """Keep what a server offers; what cannot be written is not remembered."""
         self._save(
-            msgspec.structs.replace(self.load(), mute_at=self._clock.wall(), problem=problem)
+            Remembered(
+                listed_at=self._clock.wall(), tools=tools, instructions=instructions, era=era
+            )
+        )
+
+    def learn_problem(self, problem: str, era: Era | None) -> None:
+        """Keep that the server never answered, and what it speaks if that was found out."""
+        known = self.load()
+        self._save(
+            msgspec.structs.replace(
+                known, mute_at=self._clock.wall(), problem=problem, era=era or known.era
+            )
         )
 
     def _save(self, known: Remembered) -> None:

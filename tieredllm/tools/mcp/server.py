@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import os
 import re
 import shlex
 import shutil
 import stat
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from fnmatch import fnmatchcase
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +25,56 @@ import msgspec
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.profile.schema import REFERENCE, McpSettings
 from tieredllm.text import clean, one_line
-from tieredllm.tools.base import ArgumentsError, Check, Tool, ToolFailureError
-from tieredllm.tools.mcp.connection import Connection, Life, UnavailableError
+from tieredllm.tools.base import (
+    CallTime,
+    Output,
+    Run,
+    Tool,
+    ToolFailureError,
+)
+from tieredllm.tools.mcp.connection import (
+    Connection,
+    Life,
+    SessionLostError,
+    UnavailableError,
+)
 from tieredllm.tools.mcp.remembered import ServerMemory
 from tieredllm.tools.mcp.results import RemoteTool
 from tieredllm.tools.mcp.transport import INHERITED, ServerProcess, Stderr
+from tieredllm.tools.schema import schema_checker
 
-__all__ = ["MAX_NAME", "McpServer", "prefixes", "schema_checker", "wire_name"]
+__all__ = ["MAX_NAME", "McpServer", "prefixes", "wire_name"]
 
 Lookup = Callable[[str], str | None]
 
 MAX_STARTS = 3
-"""How often a server is started in one run of the program."""
+"""How often in a row a server is started that ends at once."""
 
 RETRY_S = 60.0
-"""How long a server that could not be started is left alone."""
+"""How long a server that could not be started is left alone, and one must live to have not ended at
+once."""
 
 DESCRIPTION_CHARACTERS = 4096
 SCHEMA_BYTES = 64 * 1024
 """How much a model is told of one tool; one with a longer schema is left out."""
 
+INSTRUCTIONS_CHARACTERS = 2048
+"""How much of what a server says of itself a model is told: as much as Claude Code 2.1.285."""
+
+READER = "read_resource"
+READER_SCHEMA = {
+    "type": "object",
+    "properties": {"uri": {"type": "string", "description": "The address, as it was given."}},
+    "required": ["uri"],
+}
+MAX_LINKS = 1000
+MAX_SHOWN_LINKS = 10
+"""How many of the last links can be read, and how many of them a model is told."""
+
 MAX_NAME = 64
 """The longest name of a tool that all vendors take (OpenAI's limit)."""
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]")
-
-MAX_MISTAKES = 5
-SHOWN_CHARACTERS = 200
-"""How many mistakes in its arguments a model is told, and how much of each."""
 
 
 class McpServer:
@@ -71,6 +90,7 @@ class McpServer:
         cache: where what it offers is remembered; None for nowhere.
         state: where logins are kept; None for nowhere.
         clock: the time.
+        said: takes each line that it says on stderr.
     """
 
     def __init__(
@@ -85,10 +105,12 @@ class McpServer:
         cache: Path | None = None,
         state: Path | None = None,
         clock: Clock | None = None,
+        said: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
+        self._said = said
         self._settings = settings
-        self._prefix = prefix
+        self.prefix = prefix
         self._env = env
         self._lookup = lookup
         self._cwd = cwd
@@ -101,6 +123,9 @@ class McpServer:
         self._next_start_at = 0.0
         self._listed: tuple[RemoteTool, ...] | None = None
         self._tools: tuple[Tool, ...] = ()
+        self._instructions = ""
+        self._links: dict[str, None] = {}
+        """The resources that its results linked to."""
         self._memory = ServerMemory(cache, self._identity(), clock or SystemClock())
         self.left_out: tuple[str, ...] = ()
         """Which of its tools cannot be used, and why, a line each."""
@@ -119,10 +144,11 @@ class McpServer:
         if connection is not None and not connection.alive:
             connection = None
         if connection is None and not fresh and self._listed is not None:
-            return self._tools
+            return self._with_reader()
         running = connection is not None
-        if not running and not fresh and (known := self._memory.tools()) is not None:
-            return self._made(known)
+        if not running and not fresh and (known := self._memory.offer()) is not None:
+            self._instructions = known.instructions
+            return self._made(known.tools)
         if not running and not fresh and (problem := self._memory.problem()) is not None:
             raise UnavailableError(problem)
         if connection is not None and connection is self._given_up and not connection.is_settled:
@@ -131,11 +157,20 @@ class McpServer:
             connection = await self._connected(deadline)
         except UnavailableError as exc:
             if exc.is_mute:
-                self._memory.learn_problem(str(exc))
+                era = None if self._connection is None else self._connection.era
+                self._memory.learn_problem(str(exc), era)
                 self._given_up = self._connection
             raise UnavailableError(f"{exc}{self._hint()}", is_mute=exc.is_mute) from exc
         await connection.refresh()
+        self._instructions = connection.instructions
         return self._made(connection.remote_tools)
+
+    @property
+    def instructions(self) -> str:
+        """What models are told of it, in its own words, once its tools are known."""
+        if not self._settings.instructions:
+            return ""
+        return clean(self._instructions).strip()[:INSTRUCTIONS_CHARACTERS]
 
     async def aclose(self) -> None:
         """End it, within a second."""
@@ -149,16 +184,18 @@ class McpServer:
             if connection is not None and not connection.started:
                 if asyncio.get_running_loop().time() < self._next_start_at:
                     raise UnavailableError(connection.problem)
+            elif asyncio.get_running_loop().time() >= self._next_start_at:
+                self._starts = 0  # it has lived for a while
             elif self._starts >= MAX_STARTS and connection is not None:
                 reason = f"it has ended {MAX_STARTS} times: {connection.last_words}"
                 raise UnavailableError(reason)
             self._starts += 1
             self._next_start_at = asyncio.get_running_loop().time() + RETRY_S
             era = self._memory.load().era
-            connection = Connection(self._life, self._settings, era)
+            connection = Connection(self._life, self._settings, era, self._said)
             self._connection = connection
             await connection.until_ready(deadline)
-            self._memory.learn(connection.remote_tools, connection.era)
+            self._memory.learn(connection.remote_tools, connection.instructions, connection.era)
         else:
             await connection.until_ready(deadline)
         return connection
@@ -193,7 +230,7 @@ class McpServer:
             authorized_by=self._authorized_by(),
         )
 
-    async def login(self, show: Callable[[str, Callable[[str], None]], Awaitable[None]]) -> int:
+    async def login(self, show: Callable[[str, Callable[[str], bool]], Awaitable[None]]) -> int:
         """Log in, and return how many tools there are then.
 
         Args:
@@ -220,7 +257,7 @@ class McpServer:
             connection = Connection(lambda _: self._http_life(url, auth), patient, era="handshake")
             self._connection = connection
             await connection.until_ready(asyncio.get_running_loop().time() + LOGIN_S)
-        self._memory.learn(connection.remote_tools, None)
+        self._memory.learn(connection.remote_tools, connection.instructions, None)
         return len(connection.remote_tools)
 
     def _identity(self) -> Any:
@@ -261,7 +298,9 @@ class McpServer:
         return os.path.abspath(os.sep)  # noqa: PTH100 - the root, on Windows the drive's
 
     def _hint(self) -> str:
-        """Return what to do when it may look for a file where it does not run."""
+        """Return what to do when its command is likely not meant as it is."""
+        if any(re.match(r"\$[A-Za-z_]", word) for word in _words(self._settings)):
+            return "; a variable is written ${NAME}"
         if self._settings.cwd is not None or self._settings.command is None:
             return ""
         named = [word for word in _words(self._settings) if not word.startswith("-")]
@@ -320,7 +359,7 @@ class McpServer:
 
     def _made(self, remote_tools: tuple[RemoteTool, ...]) -> tuple[Tool, ...]:
         if remote_tools is self._listed:
-            return self._tools
+            return self._with_reader()
         tools: dict[str, Tool] = {}
         left_out = []
         for remote in remote_tools:
@@ -331,27 +370,56 @@ class McpServer:
                 what = "it runs as a task only, which is not supported"
                 left_out.append(f"{one_line(remote.name, 80)} is left out: {what}")
             else:
-                tool = self._tool(remote)
+                tool = self._tool(remote, self._caller(remote))
                 tools.setdefault(tool.name, tool)
         if self._connection is not None and self._connection.list_is_cut:
             left_out.append(f"it has more than {len(remote_tools)} tools: the rest is left out")
         self.left_out = tuple(left_out)
         self._listed, self._tools = remote_tools, tuple(tools.values())
-        return self._tools
+        return self._with_reader()
 
-    def _tool(self, remote: RemoteTool) -> Tool:
-        async def run(arguments: dict[str, Any], deadline: float) -> str:
+    def _with_reader(self) -> tuple[Tool, ...]:
+        """Return the tools, with one that reads what results linked to, once one did."""
+        name = wire_name(self.prefix, READER)
+        if not self._links or any(tool.name == name for tool in self._tools):
+            return self._tools
+
+        async def run(arguments: dict[str, Any], time: CallTime) -> Output:
+            uri = arguments["uri"]
+            if uri not in self._links:
+                known = ", ".join(list(self._links)[-MAX_SHOWN_LINKS:])
+                raise ToolFailureError(f"no result of {self.name} linked to it, but to {known}")
+            connection = await self._at_hand(time)
+            return await connection.read(self.name, uri)
+
+        about = f"Read what a result of {self.name} linked to."
+        reader = RemoteTool(
+            name=READER,
+            description=about,
+            input_schema=READER_SCHEMA,
+            read_only=True,
+        )
+        return (*self._tools, self._tool(reader, run))
+
+    def _caller(self, remote: RemoteTool) -> Run:
+        """Return what calls a tool."""
+
+        async def run(arguments: dict[str, Any], time: CallTime) -> Output:
+            connection = await self._at_hand(time)
             try:
-                connection = await self._connected(deadline)
-            except UnavailableError as exc:
-                raise ToolFailureError(
-                    f"the MCP server {self.name} is not available: {exc}"
-                ) from exc
-            return await connection.call(self.name, remote.name, arguments)
+                output = await connection.call(self.name, remote.name, arguments, time.renew)
+            except SessionLostError:  # the call has not run
+                connection = await self._at_hand(time)
+                output = await connection.call(self.name, remote.name, arguments, time.renew)
+            self._links = dict.fromkeys([*self._links, *output.links][-MAX_LINKS:])
+            return output
 
+        return run
+
+    def _tool(self, remote: RemoteTool, run: Run) -> Tool:
         about = remote.description or f"{remote.name} of {self.name}."
         return Tool(
-            name=wire_name(self._prefix, remote.name),
+            name=wire_name(self.prefix, remote.name),
             description=clean(about)[:DESCRIPTION_CHARACTERS],
             parameters={"type": "object", **remote.input_schema},
             read_only=self._is_read_only(remote),
@@ -365,6 +433,14 @@ class McpServer:
             check=schema_checker(remote.input_schema),
             run=run,
         )
+
+    async def _at_hand(self, time: CallTime) -> Connection:
+        """Return the connection for a call; its start is part of the call's time."""
+        try:
+            return await self._connected(time.deadline)
+        except UnavailableError as exc:
+            reason = f"the MCP server {self.name} is not available: {exc}"
+            raise ToolFailureError(reason) from exc
 
     def _is_read_only(self, remote: RemoteTool) -> bool | None:
         """Return what the user says, and else what the server says, if it is believed."""
@@ -402,6 +478,11 @@ class _ProcessLife:
     async def abandon(self) -> None:
         if self._process is not None:
             await self._process.stop()
+
+    has_lost_session = False
+
+    def is_over(self, exc: BaseException) -> bool:  # noqa: ARG002
+        return self.has_ended.is_set()
 
     def explain(self, exc: BaseException) -> str | None:  # noqa: ARG002
         return None
@@ -467,89 +548,3 @@ def wire_name(prefix: str, tool: str) -> str:
         return name
     digest = hashlib.sha256(f"{prefix}{tool}".encode()).hexdigest()[:6]
     return f"{name[: MAX_NAME - 7]}_{digest}"
-
-
-CHECK_S = 0.1
-"""How long the check of one call's arguments may take; a usual one takes a millisecond."""
-
-_LEFT_OUT = (
-    "pattern",  # a regular expression from outside can take for ever,
-    "patternProperties",  # and Python cannot stop it
-    "uniqueItems",  # jsonschema compares each item with each
-    "unevaluatedItems",  # these two walk through the schema once more, on their own
-    "unevaluatedProperties",
-)
-
-
-def schema_checker(schema: dict[str, Any]) -> Check:
-    """Make the function that checks arguments against the JSON Schema that a server gives.
-
-    `jsonschema` comes with the SDK, and is loaded when it is first used. Some keywords are left to
-    the server, which checks its arguments anyway (`_LEFT_OUT`).
-
-    What cannot be checked (a schema that is none, refers to somewhere else, or takes longer than
-    `CHECK_S`) is passed on: the server has the last word.
-    """
-    limit = _Limit()
-    validators: list[Any] = []
-
-    def check(arguments: dict[str, Any]) -> dict[str, Any]:
-        limit.start()
-        try:
-            if not validators:
-                validators.append(_validator(schema, limit))
-            mistakes = [
-                _describe(it) for it in islice(validators[0].iter_errors(arguments), MAX_MISTAKES)
-            ]
-        except Exception:  # noqa: BLE001 - the schema is at fault, or refers to elsewhere
-            return arguments
-        if mistakes:
-            raise ArgumentsError("; ".join(mistakes))
-        return arguments
-
-    return check
-
-
-class _TooLongError(Exception):
-    """A check takes too long."""
-
-
-class _Limit:
-    """The time that one check may take: everything else of this process waits for it."""
-
-    _until = math.inf
-
-    def start(self) -> None:
-        """Begin a check."""
-        self._until = time.monotonic() + CHECK_S
-
-    def of(self, keyword: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a keyword's function that gives up when the time is over.
-
-        A few references that each lead to two others are a schema of a hundred bytes, and of 2³⁰
-        steps; each of them comes by here.
-        """
-
-        def limited(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-            if time.monotonic() > self._until:
-                raise _TooLongError
-            return keyword(validator, value, instance, schema)
-
-        return limited
-
-
-def _validator(schema: dict[str, Any], limit: _Limit) -> Any:
-    from jsonschema import Draft202012Validator, validators
-    from referencing import Registry
-
-    kind = validators.validator_for(schema, default=Draft202012Validator)
-    keywords: dict[str, Any] = {name: limit.of(check) for name, check in kind.VALIDATORS.items()}
-    bounded = validators.extend(kind, keywords | dict.fromkeys(_LEFT_OUT))
-    # An empty registry: a reference leads nowhere but into the schema itself.
-    return bounded(schema, registry=Registry())
-
-
-def _describe(mistake: Any) -> str:
-    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in mistake.path)
-    said = one_line(str(mistake.message), SHOWN_CHARACTERS)
-    return f"`{where.lstrip('.')}`: {said}" if where else said

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tieredllm.text import one_line
+from tieredllm.lenient_json import NotJsonError, decode, encode
+from tieredllm.text import clean, one_line
 from tieredllm.tools.mcp.results import mend
 
 if TYPE_CHECKING:
@@ -76,28 +77,52 @@ MAX_STRAY_LINES = 1000
 
 STDERR_BYTES = 16 * 1024
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-_PR_SET_PDEATHSIG = 1
-"""Linux, `prctl(2)`."""
+_ONCE_ALONE = 'read -r _; kill -s KILL -- "-$0"'
+"""Waits until nobody could write any more, then ends a process group."""
 
+_INTERNAL = -32603
+"""JSON-RPC 2.0, 5.1: an internal error."""
+_MESSAGE = re.compile(r'\{\s*"(?:jsonrpc|id|result|error)"\s*:')
+"""How a message begins that is glued to something else."""
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,15}|"[^"\\]{1,100}")')
 _NO_REASON = re.compile(
     r"^(?:Node\.js v[0-9]|npm (?:error|ERR!) (?:A complete log|code |[A-Za-z]:\\|/)|\s*at )"
     r"|Processing request of type|transport 'stdio'|^\s*File \"|^Traceback|^[\s^~]*$|^\s*[})\]]"
+    r"|^\s*(?:note: |exit status \d|goroutine \d|(?:main|[\w.-]+/[\w./-]+)\.[\w.*()]+\()"
+    r"|^\s*(?:\d+: |\.\.\. \d+ more|Caused by: *|\[cause\]:)|^Run '[^']*--help'"
 )
 """Lines of stderr that say nothing of what went wrong: Node's and npm's last lines, frames of
-tracebacks, what servers of the `mcp` and `fastmcp` packages log."""
-_REASON = re.compile(r"\b\w*(?:Error|Exception)\b|\berror\b|\bfatal\b", re.IGNORECASE)
+tracebacks, what servers of the `mcp` and `fastmcp` packages log, what Go, Rust, Java and docker say
+after it."""
+_REASON = re.compile(
+    r"\b\w*(?:Error|Exception)\b|\berror\b|\bfatal\b|^panic: |^thread '.*' panicked"
+    r"|was not found in the package registry",  # uv 0.9's, of several lines
+    re.IGNORECASE,
+)
+_USAGE = re.compile(r"^usage:\s*$", re.IGNORECASE | re.MULTILINE)
+"""How the help begins that Go's cobra prints after an error."""
 
 
 class Stderr:
-    """The last of what a server has said on stderr."""
+    """The last of what a server has said on stderr.
 
-    def __init__(self) -> None:
+    Args:
+        said: takes each line of it.
+    """
+
+    def __init__(self, said: Callable[[str], None] | None = None) -> None:
         self._raw = b""
+        self._said = said
+        self._rest = b""
 
     def add(self, data: bytes) -> None:
         """Take more of it."""
         self._raw = (self._raw + data)[-STDERR_BYTES:]
+        if self._said is not None:
+            *lines, rest = (self._rest + data).split(b"\n")
+            self._rest = rest[-STDERR_BYTES:]
+            for line in lines:
+                self._said(clean(line.decode("utf-8", "replace")).rstrip())
 
     @property
     def text(self) -> str:
@@ -110,7 +135,11 @@ class Stderr:
 
         That is the last one that names an error; of npm's, which comments its errors, the first.
         """
-        lines = [it.strip() for it in self.text.splitlines() if not _NO_REASON.search(it)]
+        text = clean(self.text)
+        help_at = _USAGE.search(text)
+        if help_at is not None and _REASON.search(text, 0, help_at.start()):
+            text = text[: help_at.start()]
+        lines = [it.strip() for it in text.splitlines() if not _NO_REASON.search(it)]
         of_npm = [it for it in lines if it.startswith(("npm error", "npm ERR!"))]
         if of_npm:
             return of_npm[0]
@@ -119,51 +148,109 @@ class Stderr:
 
 
 class Exchange:
-    """What was asked over one connection, so that answers are mended before the SDK sees them."""
+    """What was asked over one connection, so that answers are mended before the SDK sees them.
 
-    def __init__(self) -> None:
-        self._methods: dict[Any, str] = {}
+    Args:
+        stderr: gets what a server logs over the connection.
+    """
+
+    def __init__(self, stderr: Stderr | None = None) -> None:
+        self._methods: dict[str, str] = {}
+        self._stderr = stderr
 
     def sent(self, message: Any) -> None:
         """Take note of a request."""
         method = getattr(message, "method", None)
         if method is not None and getattr(message, "id", None) is not None:
-            self._methods[message.id] = method
+            self._methods[str(message.id)] = method
 
     def answered(self, request_id: Any, result: Any) -> dict[str, Any]:
         """Return a result as the SDK takes it."""
-        return mend(self._methods.pop(request_id, ""), result)
+        return mend(self._methods.pop(str(request_id), ""), result)
 
-    def read(self, line: bytes) -> dict[str, Any] | None:
-        """Return the message of a line; None when it holds none.
+    def read(self, line: bytes) -> list[dict[str, Any]]:
+        """Return the messages of a line: one, a batch of them, or none.
 
         A banner without a newline is glued to the first message: what is before the message is
         left aside. An answer that cannot be read is an error of the call it answers.
         """
-        start = 0 if line.lstrip().startswith(b"{") else line.find(b'{"jsonrpc"')
-        if start < 0:
+        text = line.decode("utf-8", "replace").lstrip("\ufeff \t\r")
+        glued = _MESSAGE.search(text)
+        starts = [0] if text.startswith(("{", "[")) else []
+        if glued is not None and glued.start() > 0:
+            starts.append(glued.start())
+        broken: NotJsonError | None = None
+        for start in starts:
+            try:
+                value = decode(text[start:])
+            except NotJsonError as exc:
+                broken = exc
+                continue
+            values = value if isinstance(value, list) else [value]
+            return [message for it in values if (message := self._message(it)) is not None]
+        if broken is None:
+            return []
+        return self.unreadable(line, f"an answer that is no JSON: {broken}")
+
+    def _message(self, value: Any) -> dict[str, Any] | None:
+        """Return a message as the SDK takes it; None for what is none, such as a line of a log."""
+        if not isinstance(value, dict):
             return None
-        text = line[start:].decode("utf-8", "replace")
-        try:
-            value = msgspec.json.decode(text)
-        except (msgspec.DecodeError, ValueError, RecursionError) as exc:
-            return self.unreadable(line, f"an answer that is no JSON: {exc}")
-        if not isinstance(value, dict) or "jsonrpc" not in value:
+        if "method" in value:
+            return self._noted(value) if "jsonrpc" in value else None
+        request_id = value.get("id")
+        if isinstance(request_id, float) and request_id.is_integer():
+            request_id = int(request_id)
+        if "jsonrpc" not in value and str(request_id) not in self._methods:
             return None
-        if "method" not in value and "error" not in value and "id" in value:
-            value["result"] = self.answered(value["id"], value.get("result"))
+        answer = {"jsonrpc": "2.0", "id": request_id}
+        if value.get("error") is not None or "result" not in value:
+            self._methods.pop(str(request_id), None)
+            return answer | {"error": _error(value.get("error"))}
+        return answer | {"result": self.answered(request_id, value["result"])}
+
+    def _noted(self, value: dict[str, Any]) -> dict[str, Any]:
+        """Return a request or notification; what one logs may be why the server ends.
+
+        That is `notifications/message`, and `log` of @twilio-alpha/mcp 0.7.0.
+        """
+        params = value.get("params")
+        if self._stderr is not None and value["method"] in ("notifications/message", "log"):
+            told = params if isinstance(params, dict) else {}
+            said = told.get("data", told.get("message"))
+            text = said if isinstance(said, str) else encode(said)
+            self._stderr.add(one_line(text, 1000).encode("utf-8", "replace") + b"\n")
+        if params is None:
+            return {key: it for key, it in value.items() if key != "params"}
         return value
 
-    def unreadable(self, line: bytes, what: str) -> dict[str, Any] | None:
-        """Return the error that stands for an answer; None when it cannot be told whose it is."""
+    def unreadable(self, line: bytes, what: str) -> list[dict[str, Any]]:
+        """Return the error that stands for an answer; none when it cannot be told whose it is."""
         found = _ID.search(line[:4096]) or _ID.search(line[-4096:])
         if found is None:
-            return None
+            return []
         request_id = msgspec.json.decode(found[1])
-        if self._methods.pop(request_id, None) is None:
-            return None
-        error = {"code": -32603, "message": f"the server sent {one_line(what, 200)}"}
-        return {"jsonrpc": "2.0", "id": request_id, "error": error}
+        if self._methods.pop(str(request_id), None) is None:
+            return []
+        error = _error(f"the server sent {one_line(what, 200)}")
+        return [{"jsonrpc": "2.0", "id": request_id, "error": error}]
+
+
+def _error(value: Any) -> dict[str, Any]:
+    """Return an error as the SDK takes it: a whole number, a text, and perhaps data."""
+    if value is None:
+        value = "an answer with neither a result nor an error"
+    if not isinstance(value, dict):
+        return {"code": _INTERNAL, "message": value if isinstance(value, str) else encode(value)}
+    code, message = value.get("code"), value.get("message")
+    if isinstance(code, float) and code.is_integer():
+        code = int(code)
+    known = isinstance(code, int) and isinstance(message, str) and message
+    mended = {
+        "code": code if isinstance(code, int) else _INTERNAL,
+        "message": message if known else encode(value),
+    }
+    return mended | ({"data": value["data"]} if known and value.get("data") is not None else {})
 
 
 class _Pipes(asyncio.SubprocessProtocol):
@@ -251,6 +338,7 @@ class ServerProcess:
         self._stderr = stderr
         self._ended = ended
         self._pid = transport.get_pid()
+        self._watcher = _watch(self._pid)
         self._over = False
         atexit.register(self.kill)
 
@@ -287,7 +375,6 @@ class ServerProcess:
             env=dict(env),
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
         )
         return cls(transport, pipes, stderr, ended)
 
@@ -300,24 +387,29 @@ class ServerProcess:
 
         incoming, received = anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
         outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](math.inf)
-        exchange = Exchange()
+        exchange = Exchange(self._stderr)
         strays = 0
 
         def line(data: bytes, cut: bool) -> bool:
             nonlocal strays
             if cut:
                 limit = f"more than {MAX_LINE_BYTES // 1024**2} MiB at once, which is not read"
-                value = exchange.unreadable(data, limit)
+                values = exchange.unreadable(data, limit)
             else:
-                value = exchange.read(data)
+                values = exchange.read(data)
             try:
-                message = jsonrpc_message_adapter.validate_python(value, by_name=False)
-            except ValueError:  # some servers print to stdout what belongs on stderr
+                messages = [
+                    jsonrpc_message_adapter.validate_python(it, by_name=False) for it in values
+                ]
+            except ValueError:
+                messages = []
+            if not messages:  # some servers print to stdout what belongs on stderr
                 self._stderr.add(data[:1000] + b"\n")
                 strays += 1
                 return strays <= MAX_STRAY_LINES
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-                incoming.send_nowait(SessionMessage(message))
+                for message in messages:
+                    incoming.send_nowait(SessionMessage(message))
             return incoming.statistics().current_buffer_used <= MAX_BACKLOG
 
         async def send() -> None:
@@ -363,6 +455,9 @@ class ServerProcess:
         self._over = True
         atexit.unregister(self.kill)
         self._signal(_KILL)
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.communicate()
         process = self._transport.get_extra_info("subprocess")
         if process is not None and process.returncode is None:
             # On a busy machine even a killed child takes its time to be gone.
@@ -390,25 +485,25 @@ class ServerProcess:
         return self._pipes.exited.is_set()
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what makes a child end with this process, whatever ends it; Linux alone has that.
+def _watch(pid: int) -> subprocess.Popen[bytes] | None:
+    """Start what kills a server and all it has started once this process is gone, however it ended.
 
-    Between fork and exec nothing may be imported or allocated for long: all is at hand before.
+    SIGKILL leaves this process no time for it, and Linux' PR_SET_PDEATHSIG ends a launcher (`npx`,
+    `sh -c`) alone.
     """
-    if sys.platform != "linux":
+    if sys.platform == "win32":
         return None
-    import ctypes
-
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    number = int(signal.SIGKILL)
-
-    def set_signal() -> None:
-        prctl(_PR_SET_PDEATHSIG, number)
-
-    return set_signal
+    with suppress(OSError):
+        return subprocess.Popen(  # noqa: S603 - all of it is written here
+            ["/bin/sh", "-c", _ONCE_ALONE, str(pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+    return None
 
 
 @asynccontextmanager
