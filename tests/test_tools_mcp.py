@@ -360,6 +360,7 @@ def test_no_server_outlives_the_program(tmp_path, how, then, closing, expected):
     [
         ({"command": ["/nowhere/at/all"]}, "there is no /nowhere/at/all"),
         ({"command": [sys.executable, "-c", "pass"]}, ""),
+        ({"command": ["$HOME/nosuch"]}, "there is no $HOME/nosuch; a variable is written ${NAME}"),
         ({"command": [sys.executable, "-c", "print('hello')"]}, "hello"),
         ({"command": [sys.executable, "-c", "import sys; sys.exit('no licence')"]}, "no licence"),
         ({"command": ["cat"], "cwd": "nowhere"}, "nowhere"),
@@ -370,12 +371,13 @@ def test_no_server_outlives_the_program(tmp_path, how, then, closing, expected):
         ),
         ({"command": ["yes"]}, ""),
         ({"command": ["cat"], "pass_env": ["NOT_SET"]}, "NOT_SET is not set"),
-        ({"url": "http://127.0.0.1:9/mcp"}, "ConnectError"),
+        ({"url": "http://127.0.0.1:9/mcp"}, "127.0.0.1:9/mcp cannot be reached"),
         ({"url": "http://127.0.0.1:9/mcp", "headers_env": {"X": "NOT_SET"}}, "NOT_SET is not set"),
     ],
     ids=[
         "missing",
         "ends",
+        "variable",
         "prints",
         "dies",
         "no folder",

@@ -339,6 +339,44 @@ def test_a_bad_entry_costs_itself_alone(tmp_path):
     )
 
 
+ALL_OF_THEM = "now a_b__get_x a_b__get_y a_b__put a_b_648fa9__get_x a_b_648fa9__put"
+
+
+@pytest.mark.parametrize(
+    ("grant", "granted"),
+    [
+        ("all", ALL_OF_THEM),
+        (("all", "-now"), ALL_OF_THEM.removeprefix("now ")),
+        (("a.b",), "a_b__get_x a_b__get_y a_b__put"),
+        (("a_b",), "a_b_648fa9__get_x a_b_648fa9__put"),
+        (("now", "a_b__get_*"), "now a_b__get_x a_b__get_y"),
+        (("*__get_x",), "a_b__get_x a_b_648fa9__get_x"),
+        (("a.b", "-a_b__get_*"), "a_b__put"),
+        (("-a.b",), "now a_b_648fa9__get_x a_b_648fa9__put"),
+        # By the server's own name, whatever models are told.
+        (("a.b", "-a.b__put"), "a_b__get_x a_b__get_y"),
+        (("a_b", "-a_b__put"), "a_b_648fa9__get_x"),
+    ],
+)
+def test_grants_name_tools_servers_and_patterns(tmp_path, grant, granted):
+    """A grant gives what it names, less what it takes away, of servers with like names, too."""
+
+    def server(tools):
+        return {"command": [sys.executable, str(RAW_SERVER), str(tmp_path), f"only={tools}"]}
+
+    servers = {"a.b": server("get_x,get_y,put"), "a_b": server("get_x,put")}
+    box = Toolbox(declared(builtin=("now",), mcp=servers), cwd=tmp_path, env={})
+
+    async def go():
+        try:
+            return [tool.name for tool in await box.granted(grant)]
+        finally:
+            await box.aclose()
+
+    assert asyncio.run(go()) == granted.split()
+    assert box.troubles == ()
+
+
 def test_the_users_word_on_what_is_read_only_counts(tmp_path):
     """`read_only` names tools that are, and `trust_hints: false` believes no hint."""
     tools = listed(raw_box(tmp_path, trust_hints=False, read_only=["sum*"]))

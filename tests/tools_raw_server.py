@@ -7,6 +7,7 @@ Run as a program: `python tools_raw_server.py FOLDER [BEHAVIOUR…]`. Each start
 - `mute`: never answers anything
 - `banner`: a line without its end, before the first answer
 - `tells`: instructions for models, of 3,000 characters
+- `only=A,B`: tools of these names
 - `odd_list`: entries that are none, beside good ones
 - `forgets_types`: lists where objects are wanted
 - `slow=S`: seconds before the first message is read
@@ -43,6 +44,7 @@ def send(message: dict) -> None:
 
 def tools() -> list:
     names = [*CALLS, "say", "added"] if (FOLDER / "added").exists() else [*CALLS, "say"]
+    names = HOW["only"].split(",") if "only" in HOW else names
     good = [
         {"name": name, "inputSchema": OBJECT, "annotations": {"readOnlyHint": name == "state"}}
         for name in names

@@ -118,7 +118,7 @@ class McpServer:
         self.name = name
         self._said = said
         self._settings = settings
-        self._prefix = prefix
+        self.prefix = prefix
         self._env = env
         self._lookup = lookup
         self._cwd = cwd
@@ -305,7 +305,9 @@ class McpServer:
         return os.path.abspath(os.sep)  # noqa: PTH100 - the root, on Windows the drive's
 
     def _hint(self) -> str:
-        """Return what to do when it may look for a file where it does not run."""
+        """Return what to do when its command is likely not meant as it is."""
+        if any(re.match(r"\$[A-Za-z_]", word) for word in _words(self._settings)):
+            return "; a variable is written ${NAME}"
         if self._settings.cwd is not None or self._settings.command is None:
             return ""
         named = [word for word in _words(self._settings) if not word.startswith("-")]
@@ -385,7 +387,7 @@ class McpServer:
 
     def _with_reader(self) -> tuple[Tool, ...]:
         """Return the tools, with one that reads what results linked to, once one did."""
-        name = wire_name(self._prefix, READER)
+        name = wire_name(self.prefix, READER)
         if not self._links or any(tool.name == name for tool in self._tools):
             return self._tools
 
@@ -424,7 +426,7 @@ class McpServer:
     def _tool(self, remote: RemoteTool, run: Run) -> Tool:
         about = remote.description or f"{remote.name} of {self.name}."
         return Tool(
-            name=wire_name(self._prefix, remote.name),
+            name=wire_name(self.prefix, remote.name),
             description=clean(about)[:DESCRIPTION_CHARACTERS],
             parameters={"type": "object", **remote.input_schema},
             read_only=self._is_read_only(remote),
