@@ -52,7 +52,7 @@ async def _serve(kind: str) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+                length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0] or b"0")
                 await reader.readexactly(length)
                 if answer is not None:
                     writer.write(answer)

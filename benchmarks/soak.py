@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.gateway import running_gateway
+from benchmarks.gateway import ours, running_gateway
 from benchmarks.rows import clouds, user
 from benchmarks.servers import REFUSING, running
 
@@ -75,7 +75,7 @@ def main() -> int:
     with (
         running("twenty") as url,
         user(clouds(url, REFUSING, url)) as (command, env),
-        running_gateway(command, env) as gateway,
+        running_gateway(ours(command, env)) as gateway,
     ):
         asyncio.run(send(gateway.url, 0, 1000))
         early = gateway.resident_mib()

@@ -26,10 +26,9 @@ from tieredllm.cli import exit_codes
 from tieredllm.cli.exit_codes import ExitCode
 from tieredllm.cli.lazy_group import COMMANDS
 from tieredllm.files import Places
-from tieredllm.kinds import POLICIES, ErrorKind
+from tieredllm.kinds import FIXES, POLICIES, ErrorKind
 from tieredllm.profile import schema as profiles
 from tieredllm.profile.validate import describe
-from tieredllm.render.summary import FIXES
 from tieredllm.rules import schema as rule_files
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -483,36 +483,25 @@ def prune(home: Path) -> list[Row]:
     return [("20 asks while a million requests are pruned", found, wanted, fine)]
 
 
-@contextlib.contextmanager
-def served(home: Path, *urls: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run the gateway in front of servers; give its address and its process."""
-    path = str(profile(home, *urls))
-    server = subprocess.Popen(
-        [*PROGRAM, "-p", path, "serve", "--port", "0"], env=environment(home),
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert server.stderr is not None  # noqa: S101 - a pipe was asked for
-        url = ""
-        while not url:
-            words = server.stderr.readline().split()
-            url = next((word.rstrip(",.") for word in words if word.startswith("http://")), "")
-        yield url.split("/v1", maxsplit=1)[0], server
-    finally:
-        server.kill()
-        server.wait()
-
-
 def gateway(home: Path, minutes: float) -> list[Row]:
     """Ask the gateway at twenty at once while its servers fail in every way they can."""
-    with (
-        upstream(faults=0.3) as first,
-        upstream(faults=0.3) as second,
-        served(home, first, second) as (url, server),
-    ):
-        found, sizes, open_ = asyncio.run(_asked(url, server.pid, minutes * 60))
-        server.send_signal(signal.SIGTERM)
-        code = server.wait(40)
+    with upstream(faults=0.3) as first, upstream(faults=0.3) as second:
+        path = str(profile(home, first, second))
+        server = subprocess.Popen(
+            [*PROGRAM, "-p", path, "serve", "--port", "0"], env=environment(home),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert server.stderr is not None  # noqa: S101 - a pipe was asked for
+            url = ""
+            while not url:
+                words = server.stderr.readline().split()
+                url = next((word.rstrip(",.") for word in words if word.startswith("http://")), "")
+            found, sizes, open_ = asyncio.run(_asked(url, server.pid, minutes * 60))
+            server.send_signal(signal.SIGTERM)
+            code = server.wait(40)
+        finally:
+            server.kill()
     said = ", ".join(f"{count} {what}" for what, count in found.most_common())
     grown = sizes[-1] - sizes[len(sizes) // 4]
     return [
@@ -525,33 +514,6 @@ def gateway(home: Path, minutes: float) -> list[Row]:
     ]  # fmt: skip
 
 
-def growth(home: Path) -> list[Row]:
-    """Measure the gateway's memory after 1,000 streamed answers and after 20,000."""
-
-    async def main(url: str, count: int) -> None:
-        places = asyncio.Semaphore(50)
-
-        async def once(at: int, http: httpx.AsyncClient) -> None:
-            async with places:
-                found = await _answer(http, f"w{at}", stream=True)
-            assert found == "whole", found  # noqa: S101 - this is a test
-
-        limits = httpx.Limits(max_connections=50, max_keepalive_connections=50)
-        async with httpx.AsyncClient(
-            base_url=url, limits=limits, timeout=60, trust_env=False
-        ) as http:
-            await asyncio.gather(*(once(at, http) for at in range(count)))
-
-    with upstream(pause_s=0) as behind, served(home, behind) as (url, server):
-        asyncio.run(main(url, 1000))
-        early = _size_mib(server.pid)
-        asyncio.run(main(url, 19_000))
-        late = _size_mib(server.pid)
-    times = late / early
-    found = f"{late:.1f} MiB, {times:.3f} times that after 1,000"
-    return [("the gateway's memory after 20,000 answers", found, "≤ 1.1 times", times <= 1.1)]
-
-
 def _size_mib(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() / 1024 / 1024
@@ -561,6 +523,7 @@ async def _asked(url: str, pid: int, for_s: float) -> tuple[Counter[str], list[f
     end = time.monotonic() + for_s
     found: Counter[str] = Counter()
     sizes: list[float] = []
+    base = url.split("/v1", maxsplit=1)[0]
 
     async def client(at: int, http: httpx.AsyncClient) -> None:
         rng = random.Random(at)  # noqa: S311 - no secret
@@ -574,7 +537,7 @@ async def _asked(url: str, pid: int, for_s: float) -> tuple[Counter[str], list[f
             sizes.append(_size_mib(pid))
             await asyncio.sleep(min(5.0, for_s / 20))
 
-    async with httpx.AsyncClient(base_url=url, timeout=DEADLINE_S + 5, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=base, timeout=DEADLINE_S + 5, trust_env=False) as http:
         await asyncio.gather(weigh(), *(client(at, http) for at in range(20)))
     await asyncio.sleep(1)
     links = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]  # noqa: ASYNC240, PTH115
@@ -618,7 +581,6 @@ PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "processes": processes,
     "keys": keys,
     "prune": prune,
-    "growth": growth,
 }
 
 

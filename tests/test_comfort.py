@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 
+import pexpect
 import pytest
 from chat_support import PROMPT, talking
-from cli_support import Terminal, answering, cli, profile, served, two_clouds
+from cli_support import (
+    Terminal,
+    answering,
+    cli,
+    environment,
+    profile,
+    served,
+    tieredllm,
+    two_clouds,
+)
 from test_chat_terminal import hold
 from wire_support import response
 
@@ -416,3 +427,32 @@ def test_a_chat_says_until_when_another_tier_answers(tmp_path):
         r"primary is rate limited \(back in (89|90) s at the earliest\), secondary is answering",
         notice,
     )
+
+
+MODES = "stty -a | grep -oE -- '-?(icanon|echo) ' | tr '\\n' ' '; echo shown"
+
+
+@pytest.mark.parametrize("key", ["\x03", "\x1a"], ids=["ctrl-c", "ctrl-z"])
+def test_the_terminal_is_left_as_it_was(tmp_path, key):
+    """Stopped or suspended while it listens for its key, and listening again once it goes on."""
+    with talking({"hm": hold()}) as slow, talking() as quick:
+        used = two_clouds(
+            tmp_path, slow.url + "/v1", quick.url + "/v1", extra=", first_token_timeout_s: 60"
+        )
+        shell = pexpect.spawn(
+            "bash", ["--norc", "-i"], env=environment(tmp_path, TERM="xterm", PS1="$ "), timeout=20
+        )
+        shell.expect(r"\$ ")
+        shell.sendline(shlex.join(tieredllm("-p", used, "ask", "hm")))
+        shell.expect("Tab: now")
+        shell.send(key)
+        shell.expect(r"\$ ")
+        shell.sendline(MODES)
+        shell.expect("icanon  echo  shown\r\n")
+        if key == "\x1a":
+            shell.sendline("fg")
+            shell.expect("Tab: now")
+            time.sleep(0.3)
+            shell.send("\t")
+            shell.expect("You said: hm")
+        shell.close(force=True)

@@ -853,3 +853,39 @@ def test_who_is_next_is_said():
         ("ill", "rules", "rules", 10),
         ("rules", None, None, None),
     ]
+
+
+@pytest.mark.parametrize("after_s", [0.01, 30.0])
+def test_a_caller_moves_on_from_a_race(after_s):
+    """In a race the slow first side is given up, be the other one running already or not."""
+    controls = Controls()
+    slow, quick = Scripted([60.0, "x", END], name="slow"), Scripted([0.1, "y", END], name="quick")
+    run = make_run(slow, quick, rules(), controls=controls, tiers={0: {"hedge_after_s": after_s}})
+
+    async def collect():
+        asyncio.get_running_loop().call_later(0.05, controls.move_on)
+        return [event async for event in stream_events(run)][-1].answer
+
+    started = time.monotonic()
+    answer = asyncio.run(collect())
+
+    assert answer.text == "y"
+    assert time.monotonic() - started < 5
+    assert [(it.model, it.reason) for it in answer.attempts if it.outcome == "cancelled"] == [
+        ("slow", "you moved on")
+    ]
+
+
+def test_who_moves_on_from_the_last_model_gets_the_rules():
+    """The backend that is given up is not asked again, and counts against nobody."""
+    controls, health = Controls(), Memory()
+    run = make_run(Scripted([60.0, "x", END]), rules(), controls=controls, health=health)
+
+    async def collect():
+        asyncio.get_running_loop().call_later(0.05, controls.move_on)
+        return [event async for event in stream_events(run)][-1].answer
+
+    answer = asyncio.run(collect())
+
+    assert answer.text == RULES_TEXT
+    assert [(result.ok, result.counts) for result in health.results] == [(False, False)]

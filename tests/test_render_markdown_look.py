@@ -113,7 +113,10 @@ def test_prose_is_not_wider_than_can_be_read():
     words = "word " * 60
     table = "| " + " | ".join("abcdefghij" * 2 for _ in range(6)) + " |\n" + "|---" * 6 + "|\n"
 
+    code = "- a\n\n  ```\n  " + "x" * 150 + "\n  ```\n"
+
     assert max(map(len, shown(words, 200).lines())) <= 100
+    assert "x" * 150 in shown(code, 200).lines()[-1]
     assert max(map(len, shown(table, 200).lines())) > 100
 
 

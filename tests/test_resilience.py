@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from cli_support import answering, cli, environment, profile, served, tieredllm
+from cli_support import REFUSED, answering, cli, environment, profile, served, tieredllm
 from wire_support import response
 
 DOWN = response(503, {"error": {"message": "down"}})
@@ -260,6 +260,42 @@ def test_health_shows_each_row_as_it_comes(home):
     assert first.startswith(b"primary\thealthy")
     assert b"secondary\tdown" in rest
     assert took > 2
+
+
+def test_health_tells_of_a_first_choice_that_an_alternate_stands_in_for(home):
+    """The tier is as good as its best backend, and says what is wrong with the one before it."""
+    listing = response(200, {"object": "list", "data": [{"id": "live"}]})
+    with served(listing) as server:
+        path = profile(
+            home,
+            "name: test\ntiers:\n  - name: a\n    provider: openai\n    model: dead\n"
+            f"    base_url: '{REFUSED}'\n    api_key_env: null\n    alternates:\n"
+            f"      - {{provider: openai, model: live, base_url: '{server.url}/v1',"
+            " api_key_env: null}\n",
+        )
+        told = cli(home, "-p", path, "health")
+        [tier] = json.loads(cli(home, "-p", path, "health", "--json").stdout)["tiers"]
+
+    assert told.returncode == 0
+    assert (tier["status"], tier["model"]) == ("healthy", "live")
+    assert tier["reason"].startswith("dead is down: connection: nothing listens")
+    assert told.stderr.decode() == "a: check the network and the tier's base_url\n"
+
+
+def test_health_of_a_fresh_install_says_how_to_begin(home):
+    """With nothing set up it says that any one key will do, instead of asking for each."""
+    done = cli(home, "health")
+
+    assert done.returncode == 1
+    first, *rest = done.stderr.decode().splitlines()
+    assert first == "any one of these is enough; `tieredllm profile init` asks which:"
+    assert [line.split("`")[1] for line in rest] == [
+        "tieredllm keys set OPENAI_API_KEY",
+        "tieredllm keys set ANTHROPIC_API_KEY",
+        "tieredllm keys set GEMINI_API_KEY",
+        "tieredllm models pull gemma-2-2b-it",
+        "tieredllm models pull smollm2-135m",
+    ]
 
 
 def test_health_with_nothing_that_can_answer(home):

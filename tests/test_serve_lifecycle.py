@@ -458,3 +458,47 @@ def test_health_and_metrics_ask_nobody(tmp_path):
     assert 'tieredllm_answers_total{model="m2",provider="openai",tier="t2"} 1.0' in metrics
     assert 'kind="service_unavailable",model="m1",outcome="failed"' in metrics
     assert "gpt-77" not in metrics
+
+
+def test_attempts_of_broken_streams_are_counted(tmp_path):
+    """A stream that dies after words has no answer; its attempts are in the figures too."""
+    half = stream(*opens("openai"), says("openai", "Half "))
+    with serving(response(500), half, tmp=tmp_path) as served:
+        body = WIRES["chat"].body | {"stream": True}
+        assert "broken" in served.request("POST", "/v1/chat/completions", body)[1]
+        metrics = served.request("GET", "/metrics")[2].decode()
+
+    assert 'tieredllm_requests_total{outcome="broken_off",protocol="chat"} 1.0' in metrics
+    assert 'kind="service_unavailable",model="m1",outcome="failed"' in metrics
+    assert 'kind="stream_interrupted",model="m2",outcome="failed"' in metrics
+
+
+def test_each_request_can_be_told_of_in_a_line(tmp_path):
+    """Who asked, who answered, how long it took, how it ended; nothing of what was said."""
+    lines: list[str] = []
+    body = WIRES["chat"].body | {"messages": [{"role": "user", "content": "a secret"}]}
+    with serving(response(500), ONE, tmp=tmp_path, tell=lines.append) as served:
+        agent = {"user-agent": "curl/8 \x1b[31m\x85red"}
+        headers = served.request("POST", "/v1/chat/completions", body, agent)[1]
+        served.request("POST", "/v1/messages", {"model": "auto"})
+        served.request("GET", "/nowhere")
+        served.request("GET", "/livez")
+
+    told = [json.loads(line) for line in lines]
+    assert told[0].pop("ms") >= 0
+    assert told[0] == {
+        "id": headers["x-request-id"],
+        "request": "chat",
+        "outcome": "ok",
+        "status": 200,
+        "attempts": 2,
+        "tier": "t2",
+        "model": "m2",
+        "prompt_tokens": 12,
+        "completion_tokens": 3,
+        "client": "curl/8 [31m red",
+    }
+    shown = [(one["request"], one["outcome"], one["status"]) for one in told[1:]]
+    assert shown == [("messages", "refused", 400), ("/nowhere", "refused", 404)]
+    assert "secret" not in "".join(lines)
+    assert FIRST not in "".join(lines)

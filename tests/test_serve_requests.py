@@ -276,7 +276,6 @@ def test_the_callers_tools_are_declared():
         tools=[
             {"type": "function", **function},
             {"type": "web_search", "external_web_access": True},
-            {"type": "namespace", "name": "n", "tools": [{"type": "function", **function}]},
         ]
     )
 
@@ -284,6 +283,48 @@ def test_the_callers_tools_are_declared():
         (tool,) = request.options.caller_tools
         assert (tool.name, tool.description, tool.parameters) == ("weather", "d", SCHEMA)
         assert tool.strict is True
+    assert in_chat.left_out == ("custom",)
+    assert in_messages.left_out == ("web_search_20250305",)
+    assert in_responses.left_out == ("web_search",)
+
+
+def test_tools_of_a_namespace_and_custom_ones_become_functions():
+    """Codex has both: the name says the namespace, and the input is the one argument."""
+    grammar = {"type": "grammar", "syntax": "lark", "definition": "start: WORD"}
+    request = responses(
+        tools=[
+            {
+                "type": "namespace",
+                "name": "agents",
+                "tools": [
+                    {"type": "function", "name": "spawn", "parameters": SCHEMA},
+                    {"type": "tool_search"},
+                ],
+            },
+            {"type": "custom", "name": "patch", "description": "Edit.", "format": grammar},
+        ],
+        tool_choice={"type": "custom", "name": "patch"},
+        input=[
+            {"role": "user", "content": "Why?"},
+            {
+                "type": "function_call",
+                "call_id": "c1",
+                "name": "spawn",
+                "namespace": "agents",
+                "arguments": "{}",
+            },
+            {"type": "function_call_output", "call_id": "c1", "output": "done"},
+        ],
+    )
+
+    spawn, patch = request.options.caller_tools
+    assert (spawn.name, spawn.parameters) == ("agents__spawn", SCHEMA)
+    assert (patch.name, list(patch.parameters["properties"])) == ("patch", ["input"])
+    assert patch.description.startswith("Edit.")
+    assert "start: WORD" in patch.description
+    assert request.options.tool_choice == ToolChoice(mode="required", name="patch")
+    assert request.left_out == ("tool_search",)
+    assert request.prompt.history[-1].name == "agents__spawn"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import time
 
 import pytest
 from cli_support import cli
-from serve_support import ONE, WIRES, serving
+from serve_support import FIRST, ONE, WIRES, serving
 
-from tieredllm.serve import app
+from tieredllm.serve import app, server
 from tieredllm.serve.app import is_loopback
 
 CHAT = WIRES["chat"]
@@ -145,6 +147,50 @@ def test_a_dripping_body_is_given_up(tmp_path, monkeypatch):
         assert served.gateway.running == set()
     assert received.startswith(b"HTTP/1.1 408")
     assert b"connection: close" in received
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["a later request", "the first"])
+def test_a_dripping_head_is_given_up(first, tmp_path, monkeypatch):
+    """A head that comes a byte at a time keeps its connection for a while and no longer."""
+    monkeypatch.setattr(server, "HEAD_S", 0.3)
+    with serving(ONE, tmp=tmp_path) as served, served.connect() as sock:
+        sock.settimeout(5)
+        if not first:
+            sock.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while not sock.recv(65536).endswith(b"}"):
+                pass
+        received = b""
+        until = time.monotonic() + 5
+        sock.sendall(b"GET /livez HTTP/1.1\r\nX: ")
+        while time.monotonic() < until and not received:
+            with contextlib.suppress(TimeoutError):
+                sock.settimeout(0.05)
+                received = sock.recv(65536)
+            with contextlib.suppress(OSError):
+                sock.sendall(b"x")
+
+    assert received.startswith(b"HTTP/1.1 408")
+
+
+def test_a_connection_that_says_nothing_is_closed(tmp_path, monkeypatch):
+    """Nobody can keep connections without asking anything."""
+    monkeypatch.setattr(server, "HEAD_S", 0.1)
+    with serving(ONE, tmp=tmp_path) as served, served.connect() as sock:
+        sock.settimeout(5)
+
+        assert sock.recv(65536) == b""
+
+
+def test_a_long_answer_is_no_slow_head(tmp_path, monkeypatch):
+    """The limit is that of the head: a request that has come takes as long as it takes."""
+    monkeypatch.setattr(server, "HEAD_S", 0.1)
+
+    async def slowly(connection):
+        await asyncio.sleep(0.4)
+        await connection.send(ONE)
+
+    with serving(slowly, tmp=tmp_path) as served:
+        assert CHAT.ask(served) == FIRST
 
 
 KEY = "a-key-that-is-long-enough"

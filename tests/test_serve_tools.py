@@ -86,6 +86,62 @@ def test_responses_clients_get_calls_of_their_own_tools(streams, tmp_path):
     assert final.status == "completed"
 
 
+CODEX_TOOLS = [
+    {
+        "type": "namespace",
+        "name": "agents",
+        "description": "Helpers.",
+        "tools": [{"type": "function", **TOOL}],
+    },
+    {"type": "custom", "name": "apply_patch", "description": "Edit files."},
+    {"type": "web_search"},
+]
+CODEX_CALLS = stream(
+    *opens("openai"),
+    *called(
+        "openai",
+        ("call_a", "agents__weather", {"city": "Rome"}),
+        ("call_b", "apply_patch", {"input": "*** Begin Patch\n"}),
+    ),
+    *ends("openai", "tool"),
+    *closes("openai"),
+)
+
+
+@pytest.mark.parametrize("streams", [True, False], ids=["streamed", "whole"])
+def test_calls_of_other_kinds_come_back_as_the_client_knows_them(streams, tmp_path):
+    """Those of a namespace with its name, those of a custom tool with its text."""
+    given = {"model": "auto", "input": "Why?", "tools": CODEX_TOOLS}
+    with serving(CODEX_CALLS, tmp=tmp_path) as served, served.openai() as client:
+        if streams:
+            with client.responses.stream(**given) as events:
+                seen = list(events)
+            final = next(e.response for e in seen if e.type == "response.completed")
+            (typed,) = [e for e in seen if e.type == "response.custom_tool_call_input.done"]
+            assert typed.input == "*** Begin Patch\n"
+        else:
+            final = client.responses.create(**given)
+        served.reports.clear()
+
+    spawn, patch = final.output
+    assert (spawn.type, spawn.namespace, spawn.name) == ("function_call", "agents", "weather")
+    assert json.loads(spawn.arguments) == {"city": "Rome"}
+    assert (patch.type, patch.name, patch.call_id) == ("custom_tool_call", "apply_patch", "call_b")
+    assert patch.input == "*** Begin Patch\n"
+
+
+def test_tools_that_nobody_can_call_are_named_once(tmp_path):
+    """Whoever runs the gateway learns why a client's tool is never called."""
+    with serving(ONE, tmp=tmp_path) as served, served.openai() as client:
+        for _ in range(2):
+            client.responses.create(model="auto", input="Why?", tools=CODEX_TOOLS)
+        reports = [*served.reports]
+        served.reports.clear()
+
+    assert len(reports) == 1
+    assert "web_search" in reports[0]
+
+
 def test_results_of_the_clients_tools_survive_a_fallback(tmp_path):
     """The tier that asked for them is gone in the second round; the next one is told of them."""
     with serving(CALLS, TWO, tmp=tmp_path) as served, served.openai() as client:

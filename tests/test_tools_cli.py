@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 import yaml
-from tools_support import MCP_SERVER, servers
+from tools_support import MCP_SERVER, RAW_SERVER, servers
 
 from tieredllm.cli import lazy_group
 from tieredllm.cli.environment import Environment
@@ -102,6 +102,23 @@ def test_list_shows_what_no_tier_may_use(home):
     assert out.splitlines()[-1].split("\t")[:3] == ["(no tier)", "close_ticket", "needs approval"]
     last = json.loads(listed)[-1]
     assert (last["tier"], [it["name"] for it in last["tools"]]) == (None, ["close_ticket"])
+
+
+def test_all_that_a_server_says_is_shown_with_v(home):
+    """`-v` shows each line of its stderr, and what it tells models of itself."""
+    server = [sys.executable, str(RAW_SERVER), str(home), "tells", "noisy"]
+    (home / "some.yaml").write_text(
+        "tiers: [{name: rules, provider: rules}]\n"
+        f"tools: {{mcp: {{raw: {{command: {json.dumps(server)}}}}}}}\n"
+    )
+    _, _, quiet = tools(home, "list", profile="some.yaml")
+    _, _, told = tools(home, "list", "-v", profile="some.yaml")
+    _, _, called = tools(home, "call", "-v", "raw__state", profile="some.yaml")
+
+    assert quiet == ""
+    said = "raw: reading the settings\nraw: ready\n"
+    assert told.startswith(f"{said}raw tells models (2048 characters):\nCall state first.\nxxx")
+    assert called.startswith(said)
 
 
 def test_import_writes_servers_without_their_secrets(home):

@@ -17,8 +17,9 @@ from tools_support import MCP_SERVER, alive, call, carried_out, declared, mcp_to
 from tieredllm.errors import UsageError
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.execute import ToolSession
-from tieredllm.tools.mcp.server import MAX_NAME, prefixes, schema_checker, wire_name
+from tieredllm.tools.mcp.server import MAX_NAME, prefixes, wire_name
 from tieredllm.tools.registry import Toolbox
+from tieredllm.tools.schema import schema_checker
 
 ODD = wire_name("docs__", "odd.name")
 

@@ -11,7 +11,7 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
-from tools_support import RAW_SERVER, call, carried_out, declared
+from tools_support import RAW_SERVER, alive, call, carried_out, declared
 
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.execute import ToolSession
@@ -24,7 +24,7 @@ def raw_box(folder, *how, cache=None, env=None, **settings):
     """Declare the raw server under the name `raw`."""
     command = [sys.executable, str(RAW_SERVER), str(folder), *how]
     return Toolbox(
-        declared(mcp={"raw": {"command": command, **settings}}),
+        declared(mcp={"raw": {"command": command} | settings}),
         cwd=folder,
         env={"PATH": os.environ["PATH"], **(env or {})},
         cache=cache,
@@ -405,6 +405,15 @@ def test_older_servers_are_asked_to_initialize(tmp_path, how, starts, first):
     assert lines(tmp_path, "heard")[0] == first
 
 
+def test_a_slow_server_may_end_of_the_first_question(tmp_path):
+    """One that hears `server/discover` late, and ends of it, is started again all the same."""
+    tools = listed(raw_box(tmp_path, "dies_of_discover", "slow=2.5"))
+
+    assert "state" in tools
+    assert lines(tmp_path, "heard")[:2] == ["server/discover", "initialize"]
+    assert len(lines(tmp_path, "starts")) == 2
+
+
 def test_what_a_server_speaks_is_remembered(tmp_path):
     """The second start asks it to initialize at once."""
     folder, cache = tmp_path / "server", tmp_path / "cache"
@@ -483,18 +492,20 @@ def test_a_list_that_changes_is_read_again(tmp_path):
     assert (before.text, added.outcome, added.text) == ("added a tool", "ok", "added")
 
 
-def test_a_server_outlives_no_kill(tmp_path):
-    """SIGKILL of the program ends a server that is busy and would never notice."""
+@pytest.mark.parametrize("launcher", [[], ["sh", "-c", '"$@"; true', "launcher"]])
+def test_a_server_outlives_no_kill(tmp_path, launcher):
+    """SIGKILL of the program ends a server that would never notice, what launched it or not."""
     import signal
     import subprocess
 
+    command = [*launcher, sys.executable, str(RAW_SERVER), str(tmp_path), "slow=600"]
     script = f"""
 import asyncio, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_tools_mcp_odd import raw_box
 async def go():
-    box = raw_box(Path({str(tmp_path)!r}), "slow=600", start_timeout_s=600)
+    box = raw_box(Path({str(tmp_path)!r}), command={command!r}, start_timeout_s=600)
     await box.granted("all", deadline=asyncio.get_running_loop().time() + 600)
 asyncio.run(go())
 """
@@ -507,15 +518,13 @@ asyncio.run(go())
         program.send_signal(signal.SIGKILL)
         program.wait()
         until = time.monotonic() + 5
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+        while alive(pid) and time.monotonic() < until:
             time.sleep(0.05)
-        state = Path(f"/proc/{pid}/stat")
-        gone = not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
     finally:
         program.kill()
         program.wait()
 
-    assert gone
+    assert not alive(pid)
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
@@ -616,6 +625,24 @@ def test_the_line_that_says_why_is_found(said, reason):
     stderr.add(said.encode())
 
     assert stderr.reason == reason
+
+
+@pytest.mark.parametrize(
+    "logged",
+    [
+        # As @twilio-alpha/mcp 0.7.0 says that it has no account.
+        {"method": "log", "params": {"message": "Error: no account"}, "id": "f9"},
+        {"method": "notifications/message", "params": {"data": "Error: no account"}},
+    ],
+)
+def test_what_a_server_logs_over_the_connection_may_be_why_it_ends(tmp_path, logged):
+    """A server that logs an error as a message, and ends, has said why."""
+    line = json.dumps({"jsonrpc": "2.0", **logged})
+    box = raw_box(tmp_path, command=[sys.executable, "-c", f"print({line!r}, flush=True)"])
+    listed(box)
+
+    [trouble] = box.troubles
+    assert trouble.endswith("(Error: no account)")
 
 
 async def _serve(status, headers, body):

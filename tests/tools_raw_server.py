@@ -8,6 +8,7 @@ Run as a program: `python tools_raw_server.py FOLDER [BEHAVIOUR…]`. Each start
 - `banner`: a line without its end, before the first answer
 - `tells`: instructions for models, of 3,000 characters
 - `only=A,B`: tools of these names
+- `noisy`: two lines on stderr
 - `odd_list`: entries that are none, beside good ones
 - `forgets_types`: lists where objects are wanted
 - `slow=S`: seconds before the first message is read
@@ -149,6 +150,8 @@ def main() -> None:
     global request_id, progress_token
     note("starts", str(os.getpid()))
     time.sleep(float(HOW.get("slow") or 0))
+    if "noisy" in HOW:
+        print("reading the settings\nready", file=sys.stderr, flush=True)
     if "banner" in HOW:
         write(b"Server is up ")
     for line in sys.stdin:

@@ -14,10 +14,11 @@ import msgspec
 
 from tieredllm.profile.schema import Tools
 from tieredllm.tools.approval import Approval
-from tieredllm.tools.base import Tool, ToolCall, ToolResult
+from tieredllm.tools.base import Tool
 from tieredllm.tools.builtin.egress import EgressPolicy
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.registry import Toolbox
+from tieredllm.types import ToolCall, ToolResult
 
 MCP_SERVER = Path(__file__).parent / "tools_mcp_server.py"
 RAW_SERVER = Path(__file__).parent / "tools_raw_server.py"

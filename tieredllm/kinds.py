@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-__all__ = ["POLICIES", "ErrorInfo", "ErrorKind", "KindPolicy"]
+__all__ = ["FIXES", "POLICIES", "ErrorInfo", "ErrorKind", "KindPolicy"]
 
 
 class ErrorKind(StrEnum):
@@ -83,6 +83,26 @@ POLICIES: dict[ErrorKind, KindPolicy] = {
     ErrorKind.UNEXPECTED: KindPolicy(),
 }
 """The table of the contract, one row per kind."""
+
+
+FIXES: dict[ErrorKind, str] = {
+    ErrorKind.QUOTA_EXHAUSTED: "add credit or raise the spending limit at the vendor",
+    ErrorKind.SERVICE_UNAVAILABLE: "ask again later; the server has a problem",
+    ErrorKind.CONNECTION: "check the network and the tier's base_url",
+    ErrorKind.TLS: "check the certificate, the clock and the proxy of this machine",
+    ErrorKind.TIMEOUT: "raise first_token_timeout_s, idle_timeout_s or timeout_s of the tier",
+    ErrorKind.AUTHENTICATION: (
+        "check the key that the tier's api_key_env names; `tieredllm keys set` sets one"
+    ),
+    ErrorKind.PERMISSION: "let the key use this model, or choose another with `-m`",
+    ErrorKind.NOT_FOUND: "check the tier's model and base_url",
+    ErrorKind.CONTEXT_LENGTH: "shorten the question or what is piped in",
+    ErrorKind.CONTENT_FILTER: "reword the question, or set `on_content_filter: fallback`",
+    ErrorKind.BAD_REQUEST: "check the tier's model and params",
+    ErrorKind.MALFORMED_RESPONSE: "check that base_url is the API's address, not a web page's",
+    ErrorKind.DEADLINE: "allow more time with `--deadline`",
+}
+"""What a person can do about each kind of error, where there is something."""
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -550,7 +550,7 @@ KEYS = (
     ("Ctrl-O", "write the message in your $EDITOR"),
     ("Ctrl-C", "stop the answer"),
     ("Ctrl-R", "search what was typed before"),
-    ("Tab", "complete a command, tier, model or file"),
+    ("Tab", "complete a command, tier, model or file; while you wait, ask the next model now"),
     ("//", "begin a message that starts with /"),
 )
 """What the keys do, for `/help`."""

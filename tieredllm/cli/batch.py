@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import MAX_DEADLINE_S, GlobalOptions, takes_options
+from tieredllm.cli.options import MAX_DEADLINE_S, GlobalOptions, RequestCommand, takes_options
 
 if TYPE_CHECKING:
     from typer._click.core import Context
@@ -38,8 +38,8 @@ EXAMPLES = """Examples:
 
 \b
   tieredllm batch questions.txt -o answers.jsonl
-  tieredllm batch reviews.csv -o out.jsonl --prompt "Positive or negative? {text}"
-  tieredllm batch requests.jsonl -o out.jsonl --concurrency 16 --max-tier secondary
+  tieredllm batch reviews.csv -o out.jsonl --prompt "Good or bad? {text}"
+  tieredllm batch requests.jsonl -o out.jsonl --max-tier secondary
   tieredllm batch big.jsonl -o part1.jsonl --shard 1/4
   tieredllm batch merge all.jsonl part*.jsonl
   tieredllm batch status out.jsonl
@@ -201,7 +201,12 @@ class BatchOptions(GlobalOptions):
         return int(self.concurrency)
 
 
-@app.command("run", epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    "run",
+    cls=RequestCommand,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @takes_options(BatchOptions)
 def run_batch(
     source: Annotated[

@@ -8,7 +8,7 @@ import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import GlobalOptions, takes_options
+from tieredllm.cli.options import GlobalOptions, RequestCommand, takes_options
 
 if TYPE_CHECKING:
     from tieredllm.drill import Rehearsal
@@ -21,11 +21,13 @@ EXAMPLES = """Examples:
 
 \b
   tieredllm drill
-  tieredllm -p my-profile.yaml drill --json || echo "this profile can leave users alone"
+  tieredllm -p my-profile.yaml drill --json || echo "it can leave users alone"
 """
 
 
-@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @takes_options(GlobalOptions)
 def drill(
     *,

@@ -12,7 +12,7 @@ import typer
 from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import GlobalOptions, takes_options
+from tieredllm.cli.options import GlobalOptions, RequestCommand, takes_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +47,9 @@ COLORS = {
 }
 
 
-@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @takes_options(GlobalOptions)
 def health(
     *,
@@ -107,7 +109,7 @@ async def _once(
         else:
             rows = _Rows(environment)
             report = await manager.check(deep=deep, on_tier=rows.add)
-            _say_fixes(report, environment)
+            _say_fixes(report, manager, environment)
         return report
     finally:
         await manager.aclose()
@@ -133,7 +135,7 @@ async def _as_a_table(
 
         live.update(_table([], manager, console.width), refresh=True)
         report = await manager.check(deep=deep, on_tier=show)
-    _say_fixes(report, environment)
+    _say_fixes(report, manager, environment)
     return report
 
 
@@ -212,7 +214,7 @@ def print_report(report: HealthReport, manager: FallbackManager, environment: En
     else:
         for tier in report.tiers:
             _print_line(tier, environment)
-    _say_fixes(report, environment)
+    _say_fixes(report, manager, environment)
 
 
 def _print_line(tier: TierReport, environment: Environment) -> None:
@@ -220,9 +222,17 @@ def _print_line(tier: TierReport, environment: Environment) -> None:
     print("\t".join(part for part in parts if part), file=environment.stdout)
 
 
-def _say_fixes(report: HealthReport, environment: Environment) -> None:
+def _say_fixes(report: HealthReport, manager: FallbackManager, environment: Environment) -> None:
+    models = [each for plan in manager.plans for each in plan.backends if each.is_language_model]
+    lacking = [missing for each in models if (missing := each.missing()) is not None]
+    fixes = list(dict.fromkeys(missing.fix for missing in lacking))
+    if len(lacking) == len(models) and len(fixes) > 1:
+        environment.say("any one of these is enough; `tieredllm profile init` asks which:")
+        for fix in fixes:
+            environment.say(f"  {fix}")
+        return
     for tier in report.tiers:
-        if tier.fix and tier.status != "healthy":
+        if tier.fix and (tier.status != "healthy" or tier.reason):
             environment.say(f"{tier.name}: {tier.fix}")
         if tier.rejected:
             environment.say(

@@ -40,7 +40,8 @@ T = TypeVar("T")
 DAY_S = 86_400.0
 
 Number = Annotated[
-    int, typer.Option("--number", "-n", min=1, help="How many requests, the latest first.")
+    int,
+    typer.Option("--number", "-n", metavar="N", min=1, help="How many requests, the latest first."),
 ]
 Search = Annotated[
     str | None,

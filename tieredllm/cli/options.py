@@ -327,7 +327,7 @@ def takes_options(
 
 
 class RequestCommand(TyperCommand):
-    """A command that asks: its help has the examples before the many options.
+    """A command of many options: its help has the examples before them.
 
     It has options that take a name and a value, for which Typer has no type.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import GlobalOptions, takes_options
+from tieredllm.cli.options import GlobalOptions, RequestCommand, takes_options
 
 __all__ = ["app"]
 
@@ -25,11 +26,13 @@ EXAMPLES = """Examples:
   tieredllm serve
   OPENAI_BASE_URL=http://127.0.0.1:4141/v1 OPENAI_API_KEY=none some-program
   ANTHROPIC_BASE_URL=http://127.0.0.1:4141 ANTHROPIC_API_KEY=none claude
-  tieredllm keys set GATEWAY_KEY && tieredllm serve --host 0.0.0.0 --key GATEWAY_KEY
+  tieredllm keys set OWN_KEY && tieredllm serve --host 0.0.0.0 --key OWN_KEY
 """
 
 
-@app.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(
+    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @takes_options(GlobalOptions)
 def serve(
     *,
@@ -37,7 +40,10 @@ def serve(
         str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", help="The port; 0 for any that is free.", min=0, max=65535)
+        int,
+        typer.Option(
+            "--port", metavar="PORT", help="The port; 0 for any that is free.", min=0, max=65535
+        ),
     ] = 4141,
     key: Annotated[
         list[str] | None,
@@ -48,7 +54,8 @@ def serve(
         ),
     ] = None,
     max_requests: Annotated[
-        int, typer.Option("--max-requests", help="Answer so many at the same time.", min=1)
+        int,
+        typer.Option("--max-requests", metavar="N", help="Answer so many at the same time.", min=1),
     ] = 64,
     grace: Annotated[
         float,
@@ -102,18 +109,24 @@ def serve(
         strict_models=strict_models,
         require_llm=require_llm,
         report=environment.warn,
+        tell=environment.warn if environment.verbose else None,
     )
     sock = listen(host, port)
     bound = sock.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
 
-    def tell() -> None:
+    def begin() -> None:
+        # What is loaded by now stays. Left out of what the collector looks through, full rounds
+        # are cheap, and can be frequent: each connection of asyncio's is a ring (until 3.12, and
+        # a broken one still), and a process that meets thousands would hold megabytes of them.
+        gc.freeze()
+        gc.set_threshold(700, 10, 2)
         environment.say(
             f"tieredllm: profile {manager.profile.name} on http://{shown}:{bound} "
             f"(OpenAI clients: http://{shown}:{bound}/v1)"
         )
 
-    server = GatewayServer(gateway, grace_s=grace, on_start=tell)
+    server = GatewayServer(gateway, grace_s=grace, on_start=begin)
 
     async def main() -> None:
         try:

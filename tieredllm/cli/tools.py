@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 
     from tieredllm.profile.load import Loaded
     from tieredllm.profile.schema import Tier
-    from tieredllm.tools.base import Tool, ToolResult
+    from tieredllm.tools.base import Tool
     from tieredllm.tools.registry import Toolbox
+    from tieredllm.types import ToolResult
 
 __all__ = ["app"]
+
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Show what servers say on stderr, and to models."),
+]
+ABOUT_CHARACTERS = 120
+"""How much of a description is listed."""
 
 HEADINGS = ("tier", "tool", "effect", "about")
 
@@ -46,14 +54,15 @@ EXAMPLES = """Examples:
 def list_tools(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """List what each tier may use, and what no tier may.
 
     Python functions are imported and MCP servers started for it. A tool that is not known to be
-    read-only is run after you have approved it. `-v` shows what servers say on stderr, and of
-    themselves to models. Exit code 1: a server could not be started.
+    read-only is run after you have approved it. Exit code 1: a server could not be started.
     """
     environment = current()
+    environment.verbose |= verbose
     loaded = _loaded(environment)
     toolbox = _toolbox(loaded, environment)
     grants, instructions = run(_granted(toolbox, loaded.profile.tiers))
@@ -81,6 +90,7 @@ def call(
         bool,
         typer.Option("--approve-tools", help="Run it even if it may change something."),
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Call a tool as a model would, and print its result.
 
@@ -88,6 +98,7 @@ def call(
     `--approve-tools`. Exit code 1: it was not approved, or gave an error, which is on stderr.
     """
     environment = current()
+    environment.verbose |= verbose
     loaded = _loaded(environment)
     toolbox = _toolbox(loaded, environment)
     result = run(
@@ -305,8 +316,8 @@ async def _called(
 ) -> ToolResult:
     from tieredllm.cli.approval import terminal_approver
     from tieredllm.tools.approval import Approval, RememberedApprovals
-    from tieredllm.tools.base import ToolCall
     from tieredllm.tools.execute import ToolSession
+    from tieredllm.types import ToolCall
 
     profile = loaded.profile
     approval = Approval(
@@ -348,9 +359,12 @@ def _effect(tool: Tool) -> str:
 
 
 def _first_line(tool: Tool) -> str:
+    """Return the first line of a description: of a long one, the sentences that have room."""
     from tieredllm.text import one_line
 
-    return one_line(tool.description.strip().partition("\n")[0], 120)
+    line = one_line(tool.description.strip().partition("\n")[0])
+    end = line.rfind(". ", 0, ABOUT_CHARACTERS) if len(line) > ABOUT_CHARACTERS else -1
+    return line[: end + 1] if end > 0 else one_line(line, ABOUT_CHARACTERS)
 
 
 def _described(tier: Tier | None, tools: tuple[Tool, ...]) -> dict[str, Any]:

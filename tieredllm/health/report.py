@@ -107,7 +107,7 @@ async def check(
             probes = await asyncio.gather(
                 *(_probe(backend, deep=deep) for backend in plan.backends)
             )
-        reports = (
+        reports = [
             _report(
                 plan,
                 backend,
@@ -117,8 +117,8 @@ async def check(
                 parameters=parameters or NoMemory(),
             )
             for backend, seen in zip(plan.backends, probes, strict=True)
-        )
-        best = min(reports, key=lambda report: RANKS[report.status])
+        ]
+        best = _summed_up(reports)
         on_tier(best)
         return best
 
@@ -131,6 +131,21 @@ async def check(
     elif all(tier.status == "healthy" for tier in configured):
         status = "healthy"
     return HealthReport(status=status, tiers=tiers)
+
+
+def _summed_up(reports: Sequence[TierReport]) -> TierReport:
+    """Return the best of a tier's backends; where it is not the first choice, with why that isn't.
+
+    Args:
+        reports: the backends', in the order in which they are asked.
+    """
+    best = min(reports, key=lambda report: RANKS[report.status])
+    choices = [report for report in reports if report.status != "not_configured"]
+    if best.reason is not None or not choices or choices[0] is best:
+        return best
+    first = choices[0]
+    reason = f"{first.model} is {first.status.replace('_', ' ')}: {first.reason}"
+    return msgspec.structs.replace(best, reason=reason, fix=first.fix)
 
 
 async def _probe(backend: Backend, *, deep: bool) -> ProbeResult | None:
@@ -187,8 +202,7 @@ def _judged(
         return "not_configured", missing.what, missing.fix
     if probe is not None and not probe.ok:
         is_local = backend.provider == "llama_cpp"
-        fix = probe.fix if is_local else "see the reason; `tieredllm health` probes again"
-        return "not_ready" if is_local else "down", probe.error, fix
+        return "not_ready" if is_local else "down", probe.error, probe.fix
     if standing.state != "closed":
         return standing.state, standing.reason, "tieredllm health --reset forgets the failures"
     if standing.degraded:

@@ -21,7 +21,7 @@ import msgspec
 from tieredllm.aio import give_way
 from tieredllm.clock import Clock
 from tieredllm.errors import FallbackTriggerError
-from tieredllm.kinds import ErrorInfo, ErrorKind
+from tieredllm.kinds import FIXES, ErrorInfo, ErrorKind
 from tieredllm.lenient_json import DONE, NotJsonError, decode, decode_all
 from tieredllm.profile.schema import BASE_URLS, Params
 from tieredllm.prompts.fit import estimate_tokens
@@ -286,7 +286,7 @@ class CloudBackend(ABC):
         except TimeoutError:
             found = _failed(ErrorKind.TIMEOUT, f"no answer within {limit_s:g} s")
         except FallbackTriggerError as exc:
-            found = ProbeResult(ok=False, latency_ms=0.0, error=str(exc.info))
+            found = _failed(exc.kind, exc.info.message, status=exc.info.status)
         latency_ms = (self._clock.monotonic() - start) * 1000
         return msgspec.structs.replace(found, latency_ms=latency_ms)
 
@@ -593,9 +593,9 @@ def _joined(said: list[Said]) -> list[Said]:
 _WELL = ProbeResult(ok=True, latency_ms=0.0)
 
 
-def _failed(kind: ErrorKind, message: str) -> ProbeResult:
-    error = str(ErrorInfo(kind=kind, message=message))
-    return ProbeResult(ok=False, latency_ms=0.0, error=error)
+def _failed(kind: ErrorKind, message: str, *, status: int | None = None) -> ProbeResult:
+    error = str(ErrorInfo(kind=kind, message=message, status=status))
+    return ProbeResult(ok=False, latency_ms=0.0, error=error, fix=FIXES.get(kind))
 
 
 def _unsure(note: str) -> ProbeResult:

@@ -14,6 +14,7 @@ Only `http.py` imports this module: importing it loads httpx.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -150,6 +151,7 @@ class ConnectionPool:
         self._idle: dict[str, list[Connection]] = {}
         self._busy: dict[Connection, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._looked_at = -math.inf
 
     def take(self, url: str, proxy: str | None = None) -> Connection:
         """Return a connection to a URL's host, a kept one where there is one, for one request.
@@ -160,8 +162,16 @@ class ConnectionPool:
         """
         origin = " ".join(filter(None, ("/".join(url.split("/", 3)[:3]).lower(), proxy)))
         self._drop_dead()
-        waiting = self._idle.get(origin)
-        connection = waiting.pop() if waiting else Connection(self._make_transport(url, proxy))
+        connection: Connection | None = None
+        waiting = self._idle.get(origin, [])
+        while waiting and connection is None:
+            kept = waiting.pop()
+            if kept.is_alive:
+                connection = kept
+            else:
+                self._close(kept)
+        if connection is None:
+            connection = Connection(self._make_transport(url, proxy))
         self._busy[connection] = origin
         return connection
 
@@ -186,6 +196,11 @@ class ConnectionPool:
         return sum(len(idle) for idle in self._idle.values())
 
     def _drop_dead(self) -> None:
+        """Close what nobody could use any more: one look at all of them in a second."""
+        now = asyncio.get_running_loop().time()
+        if now < self._looked_at + 1:
+            return
+        self._looked_at = now
         for origin, idle in list(self._idle.items()):
             for connection in [kept for kept in idle if not kept.is_alive]:
                 idle.remove(connection)

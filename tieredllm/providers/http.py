@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
@@ -260,7 +260,9 @@ class Reply:
     def __init__(self, response: httpx.Response, info: RequestInfo) -> None:
         self._response = response
         self._info = info
-        self._chunks = response.aiter_raw()
+        # Without httpx's own way to read it, which counts and cuts to a size besides.
+        assert isinstance(response.stream, AsyncIterable)  # noqa: S101 - of an async transport
+        self._chunks = aiter(response.stream)
         self._head = b""
         self._taken = 0
         """How many pieces and events have been."""

@@ -16,10 +16,12 @@ __all__ = [
 def get_path(value: Any, *path: str | int) -> Any:
     """Follow a path of keys and indices; None as soon as it leads nowhere."""
     for step in path:
-        if isinstance(step, str):
-            value = value.get(step) if isinstance(value, dict) else None
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and len(value) > step:
+            value = value[step]
         else:
-            value = value[step] if isinstance(value, list) and len(value) > step else None
+            return None
     return value
 
 
@@ -67,12 +69,15 @@ def find_error(value: Any) -> Any:
     A top-level `error` that says anything counts, as in OpenAI's own client; so does OpenRouter's
     error of a single choice, and where there is no answer what other houses put in its place.
     """
-    for found in (get_path(value, "error"), get_path(value, "choices", 0, "error")):
+    if not isinstance(value, dict):
+        return None
+    own = value.get("error")
+    for found in (own, get_path(value, "choices", 0, "error")):
         if found and not (isinstance(found, dict) and not any(found.values())):
-            return value if found is get_path(value, "error") else {"error": found}
-    if get_path(value, "type") == "error" or get_path(value, "object") in ("error", "Error"):
+            return value if found is own else {"error": found}
+    if value.get("type") == "error" or value.get("object") in ("error", "Error"):
         return value
-    if not isinstance(value, dict) or "type" in value or any(map(value.get, _ANSWERS)):
+    if "type" in value or any(map(value.get, _ANSWERS)):
         return None
     if code := get_count(value, "base_resp", "status_code"):
         message = get_str(value, "base_resp", "status_msg") or ""

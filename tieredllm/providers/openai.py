@@ -146,13 +146,16 @@ class OpenAIBackend(CloudBackend):
         return OpenAIToolCalls({tool.name for tool in tools})
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
+        # Once for each token of an answer: what is there is looked for, nothing else.
         choice = get_path(value, "choices", 0)
-        delta = get_path(choice, "delta")
-        said = delta or get_path(choice, "message")
-        usage = get_path(value, "usage") or get_path(value, "x_groq", "usage")
-        content = get_path(said, "content")
-        number = get_path(choice, "index")
-        is_word = isinstance(content, str) and said.keys() <= _WORD
+        of_choice: dict[str, Any] = choice if isinstance(choice, dict) else {}
+        delta = of_choice.get("delta")
+        said = delta or of_choice.get("message")
+        usage = value.get("usage") or get_path(value, "x_groq", "usage")
+        words: dict[str, Any] = said if isinstance(said, dict) else {}
+        content = words.get("content")
+        number = of_choice.get("index")
+        is_word = isinstance(content, str) and words.keys() <= _WORD
         return Part(
             text=content_text(content) if said is not None else get_str(choice, "text") or "",
             thought=None if is_word else _thought(said, content),
@@ -160,11 +163,11 @@ class OpenAIBackend(CloudBackend):
             # MiniMax's last chunk has the whole message (A3S-Lab/Code#1).
             is_whole=said is not delta,
             refusal=get_str(said, "refusal") or "",
-            reason=_reason(choice),
+            reason=_reason(of_choice) if of_choice.get("finish_reason") else None,
             calls=not is_word and _has_call(value),
             error=find_error(value),
-            prompt_tokens=get_count(usage, "prompt_tokens"),
-            completion_tokens=get_count(usage, "completion_tokens"),
+            prompt_tokens=get_count(usage, "prompt_tokens") if usage else None,
+            completion_tokens=get_count(usage, "completion_tokens") if usage else None,
             model=get_str(value, "model"),
             candidates=isinstance(choice, dict),
         )

@@ -58,6 +58,8 @@ class MoveOnKey:
         """Act on the key if it was pressed; to be called often. Return whether it would be seen."""
         if self._is_shells or not _is_ours(self._stdin):
             return False
+        if self._is_listening and _takes_lines(self._stdin):
+            self.rest()  # a shell had stopped this process, and has set its terminal back
         if not self._is_listening:
             now = self._clock.monotonic()
             self._since = now if self._since is None else self._since
@@ -97,6 +99,12 @@ def _is_ours(stdin: TextIO) -> bool:
         return os.tcgetpgrp(stdin.fileno()) == os.getpgrp()
     except (AttributeError, OSError, ValueError):  # no POSIX system, or no terminal
         return False
+
+
+def _takes_lines(stdin: TextIO) -> bool:
+    import termios
+
+    return bool(termios.tcgetattr(stdin.fileno())[3] & termios.ICANON)
 
 
 def _has_input(stdin: TextIO) -> bool:

@@ -48,7 +48,10 @@ MARKED = re.compile(r"\[([ xX])\] ")
 """How an item of a list of tasks begins (GitHub Flavored Markdown 0.29, section 5.3)."""
 
 WIDEST_PROSE = 100
-"""Columns beyond which the eye loses the line it reads; code and tables may be wider."""
+"""Columns beyond which the eye loses the line it reads; what has code or a table may be wider."""
+
+WIDE = frozenset({"table_open", "fence", "code_block"})
+"""The tokens of what is no prose, be it within a list."""
 
 LEADING_BLANKS = re.compile(r"\A(?:[ \t]*\n)+")
 
@@ -357,8 +360,8 @@ class Rows:
 
     def block(self, tokens: Sequence[Token], width: int) -> list[Row]:
         """Render the tokens of one block, without blank rows above and below it."""
-        is_table = tokens[0].type == "table_open"
-        options = self._options(width if is_table else min(width, WIDEST_PROSE))
+        is_prose = WIDE.isdisjoint(token.type for token in tokens)
+        options = self._options(min(width, WIDEST_PROSE) if is_prose else width)
         self._document.parsed = list(tokens)
         lines = self._console.render_lines(self._document, options, pad=False)
         return [self._row(line) for line in trimmed(lines)]

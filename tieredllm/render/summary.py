@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tieredllm.kinds import ErrorKind
+from tieredllm.kinds import FIXES, ErrorKind
 from tieredllm.render.event_messages import describe_backend, describe_failure
 from tieredllm.text import one_line
 from tieredllm.types import (
@@ -19,7 +19,6 @@ from tieredllm.types import (
 )
 
 __all__ = [
-    "FIXES",
     "failure_lines",
     "fix_for",
     "format_cost",
@@ -35,23 +34,6 @@ SMALLEST, SMALLEST_SIZE = "smollm2-135m", "98 MB"
 """The model that is had the soonest (models/catalog.yaml)."""
 _REASON_LIMIT = 120
 """Characters that each tier's reason may take in the summary, which is to stay a line or two."""
-
-FIXES: dict[ErrorKind, str] = {
-    ErrorKind.QUOTA_EXHAUSTED: "add credit or raise the spending limit at the vendor",
-    ErrorKind.SERVICE_UNAVAILABLE: "ask again later; the server has a problem",
-    ErrorKind.CONNECTION: "check the network and the tier's base_url",
-    ErrorKind.TLS: "check the certificate, the clock and the proxy of this machine",
-    ErrorKind.TIMEOUT: "raise first_token_timeout_s, idle_timeout_s or timeout_s of the tier",
-    ErrorKind.AUTHENTICATION: "check the key, and set a valid one with `tieredllm keys set`",
-    ErrorKind.PERMISSION: "let the key use this model, or choose another with `-m`",
-    ErrorKind.NOT_FOUND: "check the tier's model and base_url",
-    ErrorKind.CONTEXT_LENGTH: "shorten the question or what is piped in",
-    ErrorKind.CONTENT_FILTER: "reword the question, or set `on_content_filter: fallback`",
-    ErrorKind.BAD_REQUEST: "check the tier's model and params",
-    ErrorKind.MALFORMED_RESPONSE: "check that base_url is the API's address, not a web page's",
-    ErrorKind.DEADLINE: "allow more time with `--deadline`",
-}
-"""What a person can do about each kind of error, where there is something."""
 
 
 def summary_line(answer: Answer, *, names_model: bool = True) -> str | None:

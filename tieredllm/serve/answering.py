@@ -8,7 +8,7 @@ clients take for success.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from math import ceil
 from typing import NoReturn
@@ -20,11 +20,13 @@ from tieredllm.serve.wire import Failure, GatewayRequest, RefusedError, Wire, fa
 from tieredllm.types import (
     Answer,
     Answered,
+    Attempt,
     AttemptFailed,
     AttemptStarted,
     Event,
     Retracted,
     Thought,
+    TierSkipped,
     Token,
     ToolsWanted,
 )
@@ -49,7 +51,6 @@ class Answering:
         hold_s: how long a stream is held back for its first word, in seconds.
         live: whether words are passed on as they come; otherwise a stream has one tier's whole
             answer at its end.
-        observe: takes the answer, complete or failed.
     """
 
     def __init__(
@@ -61,7 +62,6 @@ class Answering:
         *,
         hold_s: float,
         live: bool,
-        observe: Callable[[Answer], None],
     ) -> None:
         self._manager = manager
         self._wire = wire
@@ -69,13 +69,20 @@ class Answering:
         self._http = http
         self._hold_s = hold_s
         self._live = live
-        self._observe = observe
+        self.answer: Answer | None = None
+        """The answer, complete or failed; None as long as there is none."""
         self._writer = wire.writer(request, http.request_id)
         self._asked: dict[str, AttemptStarted] = {}
         """Who was asked last in each tier."""
         self._attempts = 0
+        self._ended: list[Attempt] = []
         self._speaker: str | None = None
         """The tier whose words were sent."""
+
+    @property
+    def attempts(self) -> Sequence[Attempt]:
+        """The attempts so far, as far as they have ended."""
+        return self._ended if self.answer is None else self.answer.attempts
 
     async def run(self) -> str:
         """Answer, and return `ok`.
@@ -105,8 +112,10 @@ class Answering:
             async with aclosing(events):
                 async for event in events:
                     if isinstance(event, Answered):
-                        self._observe(event.answer)
+                        self.answer = event.answer
                         return await self._end(event.answer)
+                    if isinstance(event, AttemptFailed | TierSkipped):
+                        self._ended.append(event.attempt)
                     if not isinstance(event, AttemptStarted):
                         if request.stream and self._live:
                             await self._pass_on(event)

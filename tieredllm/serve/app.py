@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -34,6 +35,7 @@ from tieredllm.serve.messages import MessagesWire
 from tieredllm.serve.metrics import Metrics
 from tieredllm.serve.responses import ResponsesWire
 from tieredllm.serve.wire import RefusedError, Wire, encode, estimate_prompt
+from tieredllm.text import printable_line
 
 __all__ = ["Gateway", "is_loopback"]
 
@@ -51,6 +53,10 @@ POSTS: dict[str, tuple[str, Wire]] = {
     "/v1/responses": ("responses", RESPONSES),
 }
 COUNT_TOKENS = "/v1/messages/count_tokens"
+MAX_SHOWN_CHARS = 80
+"""How much is told of a client's own words: its name, a path that is not known."""
+MAX_NAMED = 50
+"""How many types of tools that are left out are named."""
 ANYBODY = frozenset({"/livez", "/readyz"})
 """What answers without a key, for those who only watch over the process."""
 
@@ -75,7 +81,9 @@ class Gateway:
         max_requests: how many requests are answered at the same time.
         strict_models: whether an unknown model's name is refused.
         require_llm: whether an answer by rules is a failure.
-        report: takes a line about what should not have happened.
+        report: takes a line about what is out of the ordinary.
+        tell: takes a line about each request when it has ended: an object of JSON, without any of
+            the request's text.
     """
 
     def __init__(
@@ -88,9 +96,11 @@ class Gateway:
         strict_models: bool = False,
         require_llm: bool = False,
         report: Callable[[str], None] = lambda _: None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         self.manager = manager
         self.report = report
+        self._tell = tell
         self.settings = manager.profile.serve
         self.metrics = Metrics()
         self.draining = False
@@ -99,6 +109,7 @@ class Gateway:
         self._strict_models = strict_models
         self._require_llm = require_llm
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._left_out: set[str] = set()
         self._is_local = is_loopback(host)
         self._hosts = {host.lower(), *(name.lower() for name in self.settings.hosts)}
         if not self._is_local:
@@ -107,6 +118,7 @@ class Gateway:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
+        began = time.monotonic()
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             headers[name.decode("latin-1")] = value.decode("latin-1")
@@ -127,6 +139,7 @@ class Gateway:
             self._check_key(http)
             await self._route(http)
         except RefusedError as exc:
+            http.outcome = http.outcome or "refused"
             await self._refuse(http, exc)
         except LostError:
             return
@@ -135,6 +148,27 @@ class Gateway:
             if not http.is_open:
                 message = f"unexpected {type(exc).__name__} in the gateway"
                 await self._refuse(http, RefusedError(500, message))
+        finally:
+            if self._tell is not None and http.outcome is not None:
+                self._tell(self._line(http, (time.monotonic() - began) * 1000))
+
+    def _line(self, http: Exchange, took_ms: float) -> str:
+        """Return what is told of a request that has ended: who asked, who answered, how long."""
+        answer, last = http.answer, next(reversed(http.attempts), None)
+        facts: dict[str, Any] = {
+            "id": http.request_id,
+            "request": http.protocol or printable_line(http.path, MAX_SHOWN_CHARS),
+            "outcome": http.outcome,
+            "status": http.status,
+            "ms": round(took_ms),
+            "attempts": len(http.attempts) or None,
+            "tier": last and last.tier,
+            "model": last and last.model,
+            "prompt_tokens": answer and answer.usage.prompt_tokens,
+            "completion_tokens": answer and answer.usage.completion_tokens,
+            "client": printable_line(http.headers.get("user-agent", ""), MAX_SHOWN_CHARS),
+        }
+        return encode({name: fact for name, fact in facts.items() if fact is not None}).decode()
 
     async def stop(self, message: str) -> None:
         """End the requests that are being answered, each with its protocol's error.
@@ -193,6 +227,7 @@ class Gateway:
             work: answers it and returns how that ended.
         """
         outcome = "failed"
+        http.protocol = name
         self.running.add(http)
         self.metrics.running.inc()
         try:
@@ -215,6 +250,7 @@ class Gateway:
             self.metrics.running.dec()
             self.running.discard(http)
             http.ended.set()
+            http.outcome = outcome
 
     def _check_room(self) -> None:
         """Refuse a request while the gateway ends, or has enough to do.
@@ -233,6 +269,7 @@ class Gateway:
     async def _answer(self, http: Exchange, wire: Wire) -> str:
         body = await self._json(http)
         request = wire.read(body)
+        self._name_left_out(request.left_out)
         start = self._start(request.model)
         options = msgspec.structs.replace(
             request.options, start=start, require_llm=self._require_llm
@@ -246,9 +283,21 @@ class Gateway:
             http,
             hold_s=self.settings.hold_s,
             live=wanted != "complete",
-            observe=self.metrics.observe,
         )
-        return await http.attended(answering.run, answering.stopped)
+        try:
+            return await http.attended(answering.run, answering.stopped)
+        finally:
+            http.attempts, http.answer = answering.attempts, answering.answer
+            self.metrics.observe(http.attempts, http.answer)
+
+    def _name_left_out(self, types: Iterable[str]) -> None:
+        """Say once of each type of tools that it is left out, so that nobody looks for it."""
+        for name in types:
+            if name not in self._left_out and len(self._left_out) < MAX_NAMED:
+                self._left_out.add(name)
+                shown = printable_line(name, MAX_SHOWN_CHARS)
+                reason = "only their vendor's own models know them"
+                self.report(f"tieredllm: tools of type {shown} are left out: {reason}")
 
     async def _count(self, http: Exchange) -> str:
         """Estimate a request's tokens: no model is loaded or asked for it."""

@@ -74,7 +74,7 @@ class ChatWire:
         if body.get("n") not in (None, 1):
             raise RefusedError(400, "n has to be 1: a request gets one answer")
         system, turns = _conversation(as_list(body.get("messages"), "messages"))
-        tools = _tools(body.get("tools"))
+        tools, left_out = _tools(body.get("tools"))
         limit = body.get("max_completion_tokens")
         params = overrides(
             {name: body.get(name) for name in _SAME_NAMES}
@@ -98,6 +98,7 @@ class ChatWire:
             takes_thoughts=body.get("include_reasoning") is True
             or isinstance(reasoning, dict)
             or effort not in (None, "none"),
+            left_out=left_out,
         )
 
     def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
@@ -277,9 +278,10 @@ def _calls(given: Any, where: str) -> tuple[ToolCall, ...]:
     return tuple(calls)
 
 
-def _tools(given: Any) -> tuple[ToolDeclaration, ...]:
-    """Return the function tools; of other types no tier could make any use."""
-    tools = []
+def _tools(given: Any) -> tuple[tuple[ToolDeclaration, ...], tuple[str, ...]]:
+    """Return the function tools, and the types of the others, which no tier could make use of."""
+    tools: list[ToolDeclaration] = []
+    left_out: list[str] = []
     for number, entry in enumerate(as_list(given or [], "tools")):
         tool = as_dict(entry, f"tools[{number}]")
         if tool.get("type") == "function":
@@ -289,7 +291,9 @@ def _tools(given: Any) -> tuple[ToolDeclaration, ...]:
                     function.get("name"), function, function.get("parameters"), f"tools[{number}]"
                 )
             )
-    return tuple(tools)
+        else:
+            left_out.append(str(tool.get("type")))
+    return tuple(tools), tuple(left_out)
 
 
 def _choice(given: Any, parallel: Any) -> ToolChoice:

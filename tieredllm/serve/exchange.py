@@ -7,11 +7,12 @@ moment the body has come, also before the first byte of the answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
 from tieredllm.serve.wire import RefusedError, encode
+from tieredllm.types import Answer, Attempt
 
 __all__ = ["BrokenOffError", "Exchange", "LostError", "Receive", "Send", "StoppedError"]
 
@@ -66,6 +67,15 @@ class Exchange:
         self.is_open = False
         """Whether a stream has begun: its status and headers are sent."""
         self.ended = asyncio.Event()
+        self.protocol = ""
+        """Which one it is in, once it is let in."""
+        self.status: int | None = None
+        """The response's, once it is sent."""
+        self.outcome: str | None = None
+        """How it ended, in the words of the figures."""
+        self.attempts: Sequence[Attempt] = ()
+        """What was tried for it."""
+        self.answer: Answer | None = None
         self._receive = receive
         self._send = send
         self._has_body = False
@@ -240,6 +250,7 @@ class Exchange:
             self._flushing = None
 
     def _head(self, status: int, headers: Iterable[tuple[str, str]]) -> dict[str, Any]:
+        self.status = status
         named = [*headers, *self.extra_headers]
         named += [("x-request-id", self.request_id), ("request-id", self.request_id)]
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named]

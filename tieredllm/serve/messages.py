@@ -81,6 +81,7 @@ class MessagesWire:
         output = output if isinstance(output, dict) else {}
         thinking = body.get("thinking")
         thinks = isinstance(thinking, dict) and thinking.get("type") in ("enabled", "adaptive")
+        tools, left_out = _tools(body.get("tools"))
         form = output.get("format") or body.get("output_format")
         return GatewayRequest(
             model=string(body.get("model"), "model"),
@@ -96,11 +97,12 @@ class MessagesWire:
                     }
                 ),
                 schema=None if form is None else schema_of(as_dict(form, "output_config.format")),
-                caller_tools=_tools(body.get("tools")),
+                caller_tools=tools,
                 tool_choice=_choice(body.get("tool_choice")),
             ),
             stream=body.get("stream") is True,
             takes_thoughts=thinks,
+            left_out=left_out,
         )
 
     def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
@@ -336,15 +338,21 @@ def _part(block: dict[str, Any], where: str) -> MessagePart:
     )
 
 
-def _tools(given: Any) -> tuple[ToolDeclaration, ...]:
-    """Return the client's own tools; those that Anthropic's server would run have no schema."""
-    tools = []
+def _tools(given: Any) -> tuple[tuple[ToolDeclaration, ...], tuple[str, ...]]:
+    """Return the client's own tools, and the types of those that only Anthropic's models know.
+
+    Those have no schema: its server runs them, or its models know how to call them.
+    """
+    tools: list[ToolDeclaration] = []
+    left_out: list[str] = []
     for number, entry in enumerate(as_list(given or [], "tools")):
         tool = as_dict(entry, f"tools[{number}]")
         if tool.get("type") in (None, "custom") and "input_schema" in tool:
             where = f"tools[{number}]"
             tools.append(declaration(tool.get("name"), tool, tool["input_schema"], where))
-    return tuple(tools)
+        else:
+            left_out.append(str(tool.get("type")))
+    return tuple(tools), tuple(left_out)
 
 
 def _choice(given: Any) -> ToolChoice:

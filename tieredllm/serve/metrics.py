@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from tieredllm.types import Answer
+from tieredllm.types import Answer, Attempt
 
 __all__ = ["Metrics"]
 
@@ -62,16 +64,16 @@ class Metrics:
             "tieredllm_running_requests", "Requests being answered.", registry=self._registry
         )
 
-    def observe(self, answer: Answer) -> None:
+    def observe(self, attempts: Iterable[Attempt], answer: Answer | None) -> None:
         """Count a request's attempts, and its answer if there is one."""
-        for attempt in answer.attempts:
+        for attempt in attempts:
             kind = str(attempt.error.kind) if attempt.error is not None else ""
             if attempt.skip is not None:
                 kind = attempt.skip.why
             self._attempts.labels(
                 attempt.tier, attempt.provider, attempt.model, attempt.outcome, kind
             ).inc()
-        if answer.tier is None:
+        if answer is None or answer.tier is None:
             return
         last = next(a for a in reversed(answer.attempts) if a.outcome == "ok")
         self._answers.labels(last.tier, last.provider, last.model).inc()

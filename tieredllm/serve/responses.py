@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from tieredllm.providers.tool_calls import decode_arguments
 from tieredllm.serve.chat import error_object
 from tieredllm.serve.wire import (
     Failure,
@@ -62,6 +63,10 @@ ECHOED = (
 )
 """What a response repeats of its request (openai-python 3.57.0, `types/responses/response.py`)."""
 
+FUNCTION = "response.function_call_arguments"
+CUSTOM = "response.custom_tool_call_input"
+"""What the events of a call's text begin with."""
+
 DEFAULTS: dict[str, Any] = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
 """What it has of them even when they were not sent."""
 
@@ -87,6 +92,7 @@ class ResponsesWire:
         reasoning = body.get("reasoning")
         reasoning = reasoning if isinstance(reasoning, dict) else {}
         text = body.get("text")
+        tools = _tools(body.get("tools"))
         return GatewayRequest(
             model=string(body.get("model"), "model"),
             prompt=prompt_of(system, turns),
@@ -100,13 +106,15 @@ class ResponsesWire:
                     }
                 ),
                 schema=_schema(text.get("format")) if isinstance(text, dict) else None,
-                caller_tools=_tools(body.get("tools")),
+                caller_tools=tuple(tools.declared),
                 tool_choice=_choice(body.get("tool_choice"), body.get("parallel_tool_calls")),
             ),
             stream=body.get("stream") is True,
             takes_thoughts=reasoning.get("summary") is not None
             or reasoning.get("effort") not in (None, "none"),
             echo={name: body[name] for name in ECHOED if body.get(name) is not None},
+            call_forms=tools.call_forms,
+            left_out=tuple(tools.left_out),
         )
 
     def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
@@ -120,7 +128,7 @@ class ResponsesWire:
             output.append(_reasoning(answer.request_id, answer.reasoning))
         if answer.text or not answer.calls:
             output.append(_said(answer.request_id, answer.text or ""))
-        output += [_called(call) for call in answer.calls]
+        output += [_called(call, request) for call in answer.calls]
         made = _response(request, answer.request_id, answer.model_used or "", int(time.time()))
         return made | _ended(request, answer, output)
 
@@ -171,17 +179,17 @@ class ResponsesWriter:
             frames.append(self._add("message"))
         frames.append(self._close())
         for call in answer.calls:
-            item = _called(call)
-            begun = {"item": item | {"arguments": "", "status": "in_progress"}}
+            item = _called(call, self._request)
+            is_custom = item["type"] == "custom_tool_call"
+            field, event = ("input", CUSTOM) if is_custom else ("arguments", FUNCTION)
+            begun = {"item": item | {field: "", "status": "in_progress"}}
             frames.append(self._event("response.output_item.added", begun))
-            said = {"item_id": item["id"], "delta": item["arguments"]}
-            frames.append(self._event("response.function_call_arguments.delta", said))
-            said = {
-                "item_id": item["id"],
-                "arguments": item["arguments"],
-                "name": call.name,
-            }
-            frames.append(self._event("response.function_call_arguments.done", said))
+            where = {"item_id": item["id"]}
+            frames.append(self._event(f"{event}.delta", where | {"delta": item[field]}))
+            done = where | {field: item[field]}
+            frames.append(
+                self._event(f"{event}.done", done if is_custom else done | {"name": item["name"]})
+            )
             frames.append(self._done(item))
         made = _response(self._request, self._request_id, self._model, self._created)
         made |= _ended(self._request, answer, self._items)
@@ -317,15 +325,15 @@ def _reasoning(request_id: str, text: str) -> dict[str, Any]:
     return {"id": f"rs_{request_id}", "type": "reasoning", "summary": summary}
 
 
-def _called(call: ToolCall) -> dict[str, Any]:
-    return {
-        "id": f"fc_{call.id}",
-        "type": "function_call",
-        "status": "completed",
-        "call_id": call.id,
-        "name": call.name,
-        "arguments": call.arguments or "{}",
-    }
+def _called(call: ToolCall, request: GatewayRequest) -> dict[str, Any]:
+    form = request.call_forms.get(call.name, {})
+    made = {"status": "completed", "call_id": call.id, "name": call.name}
+    if form.get("type") == "custom_tool_call":
+        text = decode_arguments(call).get("input")
+        said = text if isinstance(text, str) else call.arguments
+        return {"id": f"ctc_{call.id}", "input": said} | made | form
+    said = call.arguments or "{}"
+    return {"id": f"fc_{call.id}", "type": "function_call", "arguments": said} | made | form
 
 
 def _conversation(given: Any) -> tuple[list[str], list[Message]]:
@@ -368,7 +376,7 @@ def _add_call(turns: list[Message], item: dict[str, Any], where: str) -> None:
         arguments = encode({"input": item.get("input")}).decode()
     call = ToolCall(
         id=string(item.get("call_id"), f"{where}.call_id"),
-        name=string(item.get("name"), f"{where}.name"),
+        name=_full_name(item.get("namespace"), string(item.get("name"), f"{where}.name")),
         arguments=string(arguments or "", f"{where}.arguments"),
     )
     said = ""
@@ -411,26 +419,80 @@ def _user_turn(content: Any, where: str) -> Message:
     return Message("user", "\n\n".join(texts), parts=tuple(parts))
 
 
-def _tools(given: Any) -> tuple[ToolDeclaration, ...]:
-    """Return the function tools.
+class _Tools:
+    """The tools of a request, as tiers can be told of them."""
 
-    Codex also declares a `web_search` without a name, a `namespace` of tools and `custom` tools
-    with a grammar; models go on without them.
+    def __init__(self) -> None:
+        self.declared: list[ToolDeclaration] = []
+        self.call_forms: dict[str, dict[str, Any]] = {}
+        self.left_out: list[str] = []
+
+    def add(self, tool: dict[str, Any], where: str, space: str | None = None) -> None:
+        """Take one; its name is that of its namespace as well, where it has one."""
+        kind = tool.get("type")
+        if kind not in ("function", "custom"):
+            self.left_out.append(str(kind))
+            return
+        own = string(tool.get("name"), f"{where}.name")
+        name = _full_name(space, own)
+        spaced = {"name": own, "namespace": space} if space is not None else {}
+        if kind == "function":
+            self.declared.append(declaration(name, tool, tool.get("parameters"), where))
+        else:
+            self.declared.append(declaration(name, _described(tool), INPUT, where))
+            spaced |= {"type": "custom_tool_call"}
+        if spaced:
+            self.call_forms[name] = spaced
+
+
+INPUT = {
+    "type": "object",
+    "properties": {"input": {"type": "string", "description": "The whole input, as plain text."}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+"""What a `custom` tool takes, as a function's parameters."""
+
+
+def _full_name(space: Any, name: str) -> str:
+    return f"{space}__{name}" if isinstance(space, str) else name
+
+
+def _described(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a custom tool's description with the grammar of its input, which no tier enforces."""
+    text = tool.get("description") or ""
+    form = tool.get("format")
+    if isinstance(form, dict) and form.get("type") == "grammar":
+        rule = f"The input has to match this grammar ({form.get('syntax')}):"
+        text = f"{text}\n\n{rule}\n{form.get('definition')}".strip()
+    return {"description": text}
+
+
+def _tools(given: Any) -> _Tools:
+    """Return the tools that a model can call: functions, `custom` ones, and those of a `namespace`.
+
+    Codex (0.171.0) declares all of these. What only a vendor's own server does (`web_search`,
+    `tool_search`, …) is left out.
     """
-    tools = []
+    tools = _Tools()
     for number, entry in enumerate(as_list(given or [], "tools")):
-        tool = as_dict(entry, f"tools[{number}]")
-        if tool.get("type") == "function":
-            where = f"tools[{number}]"
-            tools.append(declaration(tool.get("name"), tool, tool.get("parameters"), where))
-    return tuple(tools)
+        where = f"tools[{number}]"
+        tool = as_dict(entry, where)
+        if tool.get("type") == "namespace":
+            space = string(tool.get("name"), f"{where}.name")
+            for inner, own in enumerate(as_list(tool.get("tools"), f"{where}.tools")):
+                place = f"{where}.tools[{inner}]"
+                tools.add(as_dict(own, place), place, space)
+        else:
+            tools.add(tool, where)
+    return tools
 
 
 def _choice(given: Any, parallel: Any) -> ToolChoice:
     several = parallel if isinstance(parallel, bool) else None
     if given in ("none", "required"):
         return ToolChoice(mode=given, parallel=several)
-    if isinstance(given, dict) and given.get("type") == "function":
+    if isinstance(given, dict) and given.get("type") in ("function", "custom"):
         name = string(given.get("name"), "tool_choice.name")
         return ToolChoice(mode="required", name=name, parallel=several)
     return ToolChoice(parallel=several)

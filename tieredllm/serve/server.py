@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -24,6 +25,8 @@ __all__ = ["GatewayServer", "listen"]
 KEEP_ALIVE_S = 75
 """How long an idle connection stays open, in seconds: longer than clients keep theirs (5 s in
 httpx), so that it is never closed while a request is on its way."""
+HEAD_S = 30
+"""How long a request's head may take to come, in seconds; its body has a limit of its own."""
 LEAVING_S = 2
 """How long connections that have nothing to say may take to close, in seconds."""
 
@@ -67,6 +70,53 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
+class HeadLimit(asyncio.Protocol):
+    """A connection whose request has to come in time: uvicorn would wait for its head for ever.
+
+    Laid over uvicorn's protocol, whichever it is; both name the request `cycle` (0.54).
+    """
+
+    cycle: Any
+    transport: asyncio.Transport
+    _ends: asyncio.TimerHandle | None = None
+    _has_begun = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece, which may complete a head or begin the next."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop()
+        elif self._ends is None:
+            self._wait()
+        self._has_begun = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._ends = asyncio.get_running_loop().call_later(HEAD_S, self._give_up)
+
+    def _stop(self) -> None:
+        if self._ends is not None:
+            self._ends.cancel()
+            self._ends = None
+
+    def _give_up(self) -> None:
+        if self._has_begun:
+            self.transport.write(_TOO_SLOW)
+        self.transport.close()
+
+
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
 class GatewayServer(uvicorn.Server):
     """uvicorn with the gateway's own way to end.
 
@@ -89,6 +139,9 @@ class GatewayServer(uvicorn.Server):
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=LEAVING_S,
         )
+        config.load()
+        kind = type("Protocol", (HeadLimit, config.http_protocol_class), {})
+        config.http_protocol_class = kind
         super().__init__(config)
         self._gateway = gateway
         self._grace_s = grace_s

@@ -101,6 +101,11 @@ class GatewayRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the client shows, or at least expects, what a model thinks."""
     echo: dict[str, Any] = {}
     """What the Responses API tells the client of its own request."""
+    call_forms: dict[str, dict[str, Any]] = {}
+    """How a call of a tool is written to the client where it is not a plain function's, by the name
+    that tiers know the tool by."""
+    left_out: tuple[str, ...] = ()
+    """The types of the declared tools that no tier could call."""
 
 
 class StreamWriter(Protocol):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tieredllm.types import MessagePart, ToolCall, ToolOutcome, ToolResult
+from tieredllm.types import MessagePart
 
 __all__ = [
     "MAX_RESULT_BYTES",
@@ -16,14 +16,11 @@ __all__ = [
     "CallTime",
     "Check",
     "Grant",
-    "Outcome",
     "Output",
     "Policy",
     "Run",
     "Tool",
-    "ToolCall",
     "ToolFailureError",
-    "ToolResult",
     "shorten",
 ]
 
@@ -32,7 +29,6 @@ Check = Callable[[Arguments], Arguments]
 """Return arguments in the form that equal calls share; raise `ArgumentsError` for mistakes."""
 Grant = Literal["all", "none"] | tuple[str, ...]
 """Which tools a tier may use: its `tools` in the profile."""
-Outcome = ToolOutcome
 Policy = Literal["ask", "always", "never"]
 """The profile's `tools.approve`."""
 

@@ -26,15 +26,12 @@ from tieredllm.tools.base import (
     ArgumentsError,
     CallTime,
     Grant,
-    Outcome,
     Output,
     Tool,
-    ToolCall,
     ToolFailureError,
-    ToolResult,
     shorten,
 )
-from tieredllm.types import MessagePart
+from tieredllm.types import MessagePart, ToolCall, ToolOutcome, ToolResult
 
 if TYPE_CHECKING:
     from tieredllm.tools.registry import Toolbox
@@ -217,7 +214,7 @@ class ToolSession:
         if (known := self._remembered(checked, conversation)) is not None:
             return msgspec.structs.replace(known, call_id=call.id, repeated=True, duration_ms=0.0)
         started = self._clock.monotonic()
-        outcome: Outcome = "denied"
+        outcome: ToolOutcome = "denied"
         output = Output(text="the call was cut off before it was approved")
         try:
             refusal = await self._approval.refusal(
@@ -257,7 +254,7 @@ class ToolSession:
 
 
 def _result(
-    call: ToolCall, outcome: Outcome, output: Output, *, duration_ms: float = 0.0
+    call: ToolCall, outcome: ToolOutcome, output: Output, *, duration_ms: float = 0.0
 ) -> ToolResult:
     return ToolResult(
         call_id=call.id,
@@ -276,8 +273,8 @@ class RejectedError(Exception):
         outcome: `unknown` or `invalid`.
     """
 
-    def __init__(self, outcome: Outcome, message: str) -> None:
-        self.outcome: Outcome = outcome
+    def __init__(self, outcome: ToolOutcome, message: str) -> None:
+        self.outcome: ToolOutcome = outcome
         super().__init__(message)
 
 
@@ -320,7 +317,7 @@ def check_call(call: ToolCall, tools: Mapping[str, Tool]) -> Checked:
     return Checked(tool=tool, arguments=arguments, canonical=canonical)
 
 
-async def run_call(checked: Checked, *, deadline: float) -> tuple[Outcome, Output]:
+async def run_call(checked: Checked, *, deadline: float) -> tuple[ToolOutcome, Output]:
     """Run a tool; give how it ended and its result, cleaned and limited in size.
 
     Args:
@@ -334,7 +331,7 @@ async def run_call(checked: Checked, *, deadline: float) -> tuple[Outcome, Outpu
     now = asyncio.get_running_loop().time()
     timer = asyncio.timeout(None)
     time = CallTime(timer, tool.timeout_s, now + max(0.0, deadline - now) * SHARE_OF_REST)
-    outcome: Outcome = "failed"
+    outcome: ToolOutcome = "failed"
     parts: tuple[MessagePart, ...] = ()
     try:
         async with timer:

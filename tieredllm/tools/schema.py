@@ -1,20 +1,24 @@
 """Describe arguments as a JSON Schema, and check arguments against it.
 
 Arguments of the built-in tools and of Python functions are msgspec structs; what they describe, and
-nothing else, is what they take.
+nothing else, is what they take. Those of MCP tools are checked against the schema of their server.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import msgspec
 
+from tieredllm.text import one_line
 from tieredllm.tools.base import ArgumentsError, Check
 
-__all__ = ["UnsuitableTypeError", "checker", "schema_of", "worded"]
+__all__ = ["UnsuitableTypeError", "checker", "schema_checker", "schema_of", "worded"]
 
 _REFERENCE = "#/$defs/"
 _PLACE = re.compile(r"^(.*) - at `(?:key in )?\$\.?([^`]*)`$", re.DOTALL)
@@ -113,3 +117,93 @@ def _without_null(described: dict[str, Any]) -> dict[str, Any]:
     if len(left) == 1:
         return {**left[0], **rest}
     return {"anyOf": left, **rest}
+
+
+MAX_MISTAKES = 5
+SHOWN_CHARACTERS = 200
+"""How many mistakes in its arguments a model is told, and how much of each."""
+
+CHECK_S = 0.1
+"""How long the check of one call's arguments may take; a usual one takes a millisecond."""
+
+_UNCHECKED = (
+    "pattern",  # a regular expression from outside can take for ever,
+    "patternProperties",  # and Python cannot stop it
+    "uniqueItems",  # jsonschema compares each item with each
+    "unevaluatedItems",  # these two walk through the schema once more, on their own
+    "unevaluatedProperties",
+)
+
+
+def schema_checker(schema: dict[str, Any]) -> Check:
+    """Make the function that checks arguments against the JSON Schema that a server gives.
+
+    `jsonschema` comes with the SDK, and is loaded when it is first used. Some keywords are left to
+    the server, which checks its arguments anyway (`_UNCHECKED`).
+
+    What cannot be checked (a schema that is none, refers to somewhere else, or takes longer than
+    `CHECK_S`) is passed on: the server has the last word.
+    """
+    limit = _Limit()
+    validators: list[Any] = []
+
+    def check(arguments: dict[str, Any]) -> dict[str, Any]:
+        limit.start()
+        try:
+            if not validators:
+                validators.append(_validator(schema, limit))
+            mistakes = [
+                _mistake(it) for it in islice(validators[0].iter_errors(arguments), MAX_MISTAKES)
+            ]
+        except Exception:  # noqa: BLE001 - the schema is at fault, or refers to elsewhere
+            return arguments
+        if mistakes:
+            raise ArgumentsError("; ".join(mistakes))
+        return arguments
+
+    return check
+
+
+class _TooLongError(Exception):
+    """A check takes too long."""
+
+
+class _Limit:
+    """The time that one check may take: everything else of this process waits for it."""
+
+    _until = math.inf
+
+    def start(self) -> None:
+        """Begin a check."""
+        self._until = time.monotonic() + CHECK_S
+
+    def of(self, keyword: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a keyword's function that gives up when the time is over.
+
+        A few references that each lead to two others are a schema of a hundred bytes, and of 2³⁰
+        steps; each of them comes by here.
+        """
+
+        def limited(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+            if time.monotonic() > self._until:
+                raise _TooLongError
+            return keyword(validator, value, instance, schema)
+
+        return limited
+
+
+def _validator(schema: dict[str, Any], limit: _Limit) -> Any:
+    from jsonschema import Draft202012Validator, validators
+    from referencing import Registry
+
+    kind = validators.validator_for(schema, default=Draft202012Validator)
+    keywords: dict[str, Any] = {name: limit.of(check) for name, check in kind.VALIDATORS.items()}
+    bounded = validators.extend(kind, keywords | dict.fromkeys(_UNCHECKED))
+    # An empty registry: a reference leads nowhere but into the schema itself.
+    return bounded(schema, registry=Registry())
+
+
+def _mistake(mistake: Any) -> str:
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in mistake.path)
+    said = one_line(str(mistake.message), SHOWN_CHARACTERS)
+    return f"`{where.lstrip('.')}`: {said}" if where else said

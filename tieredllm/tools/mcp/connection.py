@@ -375,6 +375,8 @@ class Connection:
             await session.initialize()
             self._greeted(session, "handshake")
         except Exception as exc:
+            if self.era is None and life.is_over(exc):
+                return False  # it was slow to start, and ended of the first question
             if getattr(exc, "code", None) != _UNSUPPORTED_VERSION:
                 raise
             # It was slow to start, and has heard the first question by now.

@@ -62,8 +62,9 @@ class HttpProblem(msgspec.Struct, frozen=True, kw_only=True):
         if self.status == 403:
             return f"the token of {authorized_by or 'nobody'} may not use it"
         if self.status in (404, 405, 406) or self.status < 400:
+            what = "no answer that can be read" if self.status < 400 else "no MCP server"
             return (
-                "there is no MCP server over streamable HTTP at this address (its path is often "
+                f"there is {what} over streamable HTTP at this address (a server's path is often "
                 "`/mcp`; servers of the old kind, at `/sse`, are not supported)"
             )
         if self.status == 429:

@@ -89,10 +89,13 @@ class ServerMemory:
             )
         )
 
-    def learn_problem(self, problem: str) -> None:
-        """Keep that the server never answered."""
+    def learn_problem(self, problem: str, era: Era | None) -> None:
+        """Keep that the server never answered, and what it speaks if that was found out."""
+        known = self.load()
         self._save(
-            msgspec.structs.replace(self.load(), mute_at=self._clock.wall(), problem=problem)
+            msgspec.structs.replace(
+                known, mute_at=self._clock.wall(), problem=problem, era=era or known.era
+            )
         )
 
     def _save(self, known: Remembered) -> None:

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import os
 import re
 import shlex
 import shutil
 import stat
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from fnmatch import fnmatchcase
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +26,7 @@ from tieredllm.clock import Clock, SystemClock
 from tieredllm.profile.schema import REFERENCE, McpSettings
 from tieredllm.text import clean, one_line
 from tieredllm.tools.base import (
-    ArgumentsError,
     CallTime,
-    Check,
     Output,
     Run,
     Tool,
@@ -46,8 +41,9 @@ from tieredllm.tools.mcp.connection import (
 from tieredllm.tools.mcp.remembered import ServerMemory
 from tieredllm.tools.mcp.results import RemoteTool
 from tieredllm.tools.mcp.transport import INHERITED, ServerProcess, Stderr
+from tieredllm.tools.schema import schema_checker
 
-__all__ = ["MAX_NAME", "McpServer", "prefixes", "schema_checker", "wire_name"]
+__all__ = ["MAX_NAME", "McpServer", "prefixes", "wire_name"]
 
 Lookup = Callable[[str], str | None]
 
@@ -79,10 +75,6 @@ MAX_NAME = 64
 """The longest name of a tool that all vendors take (OpenAI's limit)."""
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]")
-
-MAX_MISTAKES = 5
-SHOWN_CHARACTERS = 200
-"""How many mistakes in its arguments a model is told, and how much of each."""
 
 
 class McpServer:
@@ -165,7 +157,8 @@ class McpServer:
             connection = await self._connected(deadline)
         except UnavailableError as exc:
             if exc.is_mute:
-                self._memory.learn_problem(str(exc))
+                era = None if self._connection is None else self._connection.era
+                self._memory.learn_problem(str(exc), era)
                 self._given_up = self._connection
             raise UnavailableError(f"{exc}{self._hint()}", is_mute=exc.is_mute) from exc
         await connection.refresh()
@@ -555,89 +548,3 @@ def wire_name(prefix: str, tool: str) -> str:
         return name
     digest = hashlib.sha256(f"{prefix}{tool}".encode()).hexdigest()[:6]
     return f"{name[: MAX_NAME - 7]}_{digest}"
-
-
-CHECK_S = 0.1
-"""How long the check of one call's arguments may take; a usual one takes a millisecond."""
-
-_LEFT_OUT = (
-    "pattern",  # a regular expression from outside can take for ever,
-    "patternProperties",  # and Python cannot stop it
-    "uniqueItems",  # jsonschema compares each item with each
-    "unevaluatedItems",  # these two walk through the schema once more, on their own
-    "unevaluatedProperties",
-)
-
-
-def schema_checker(schema: dict[str, Any]) -> Check:
-    """Make the function that checks arguments against the JSON Schema that a server gives.
-
-    `jsonschema` comes with the SDK, and is loaded when it is first used. Some keywords are left to
-    the server, which checks its arguments anyway (`_LEFT_OUT`).
-
-    What cannot be checked (a schema that is none, refers to somewhere else, or takes longer than
-    `CHECK_S`) is passed on: the server has the last word.
-    """
-    limit = _Limit()
-    validators: list[Any] = []
-
-    def check(arguments: dict[str, Any]) -> dict[str, Any]:
-        limit.start()
-        try:
-            if not validators:
-                validators.append(_validator(schema, limit))
-            mistakes = [
-                _describe(it) for it in islice(validators[0].iter_errors(arguments), MAX_MISTAKES)
-            ]
-        except Exception:  # noqa: BLE001 - the schema is at fault, or refers to elsewhere
-            return arguments
-        if mistakes:
-            raise ArgumentsError("; ".join(mistakes))
-        return arguments
-
-    return check
-
-
-class _TooLongError(Exception):
-    """A check takes too long."""
-
-
-class _Limit:
-    """The time that one check may take: everything else of this process waits for it."""
-
-    _until = math.inf
-
-    def start(self) -> None:
-        """Begin a check."""
-        self._until = time.monotonic() + CHECK_S
-
-    def of(self, keyword: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a keyword's function that gives up when the time is over.
-
-        A few references that each lead to two others are a schema of a hundred bytes, and of 2³⁰
-        steps; each of them comes by here.
-        """
-
-        def limited(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-            if time.monotonic() > self._until:
-                raise _TooLongError
-            return keyword(validator, value, instance, schema)
-
-        return limited
-
-
-def _validator(schema: dict[str, Any], limit: _Limit) -> Any:
-    from jsonschema import Draft202012Validator, validators
-    from referencing import Registry
-
-    kind = validators.validator_for(schema, default=Draft202012Validator)
-    keywords: dict[str, Any] = {name: limit.of(check) for name, check in kind.VALIDATORS.items()}
-    bounded = validators.extend(kind, keywords | dict.fromkeys(_LEFT_OUT))
-    # An empty registry: a reference leads nowhere but into the schema itself.
-    return bounded(schema, registry=Registry())
-
-
-def _describe(mistake: Any) -> str:
-    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in mistake.path)
-    said = one_line(str(mistake.message), SHOWN_CHARACTERS)
-    return f"`{where.lstrip('.')}`: {said}" if where else said

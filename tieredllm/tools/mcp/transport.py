@@ -77,8 +77,8 @@ MAX_STRAY_LINES = 1000
 
 STDERR_BYTES = 16 * 1024
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-_PR_SET_PDEATHSIG = 1
-"""Linux, `prctl(2)`."""
+_ONCE_ALONE = 'read -r _; kill -s KILL -- "-$0"'
+"""Waits until nobody could write any more, then ends a process group."""
 
 _INTERNAL = -32603
 """JSON-RPC 2.0, 5.1: an internal error."""
@@ -338,6 +338,7 @@ class ServerProcess:
         self._stderr = stderr
         self._ended = ended
         self._pid = transport.get_pid()
+        self._watcher = _watch(self._pid)
         self._over = False
         atexit.register(self.kill)
 
@@ -374,7 +375,6 @@ class ServerProcess:
             env=dict(env),
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
         )
         return cls(transport, pipes, stderr, ended)
 
@@ -455,6 +455,9 @@ class ServerProcess:
         self._over = True
         atexit.unregister(self.kill)
         self._signal(_KILL)
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.communicate()
         process = self._transport.get_extra_info("subprocess")
         if process is not None and process.returncode is None:
             # On a busy machine even a killed child takes its time to be gone.
@@ -482,25 +485,25 @@ class ServerProcess:
         return self._pipes.exited.is_set()
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what makes a child end with this process, whatever ends it; Linux alone has that.
+def _watch(pid: int) -> subprocess.Popen[bytes] | None:
+    """Start what kills a server and all it has started once this process is gone, however it ended.
 
-    Between fork and exec nothing may be imported or allocated for long: all is at hand before.
+    SIGKILL leaves this process no time for it, and Linux' PR_SET_PDEATHSIG ends a launcher (`npx`,
+    `sh -c`) alone.
     """
-    if sys.platform != "linux":
+    if sys.platform == "win32":
         return None
-    import ctypes
-
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    number = int(signal.SIGKILL)
-
-    def set_signal() -> None:
-        prctl(_PR_SET_PDEATHSIG, number)
-
-    return set_signal
+    with suppress(OSError):
+        return subprocess.Popen(  # noqa: S603 - all of it is written here
+            ["/bin/sh", "-c", _ONCE_ALONE, str(pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+    return None
 
 
 @asynccontextmanager
