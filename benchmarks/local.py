@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,16 +19,20 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
-from benchmarks.measure import Pair, alternate
+from benchmarks.measure import Pair, alternate, cpu_seconds
+from tieredllm.batch.lines import BatchLine, Reader, Wording
+from tieredllm.batch.output import Output, record_of
+from tieredllm.batch.run import Batch, ManagerAsker, Tally
 from tieredllm.client import FallbackManager
 from tieredllm.files import Places
 from tieredllm.local.ladder import Rates, Rung, Trial
 from tieredllm.local.library import Library
+from tieredllm.local.llama_bindings import SPINS
 from tieredllm.local.machine import physical_cores
 from tieredllm.local.pull import verify
 from tieredllm.local.validation_cache import ValidationCache, state_of
 from tieredllm.profile.schema import Params, Profile, Tier
-from tieredllm.types import Answer, Message, Prompt
+from tieredllm.types import Answer, Message, Options, Prompt
 
 __all__ = [
     "calibrate",
@@ -38,7 +44,6 @@ __all__ = [
     "running_server",
     "second_question",
     "several",
-    "several_beside_server",
     "threads",
 ]
 
@@ -61,8 +66,13 @@ sys.stdin.read()
 TOKENS = 200
 QUESTION = "Count from 1 to 500, one number after the other, separated by commas."
 QUESTIONS = [f"Tell a story about the number {number}." for number in range(64)]
+WARM_UP = ["Name a colour.", "Name a town."]
 BATCH_TOKENS = 64
-SLOTS = 16
+SLOTS = 8
+ROUND = 16
+"""How many questions each way answers before the next way's turn."""
+SEVERAL_S = 200
+"""After how long no further round begins, where others keep the machine busy."""
 TEXT = "The quick brown fox jumps over the lazy dog while the band plays on. " * 60
 
 
@@ -142,7 +152,7 @@ def decode(runs: int) -> Pair:
 
     async def measure() -> Pair:
         manager = _manager(TOKENS)
-        with running_server() as url:
+        with running_server() as (url, _):
             ours: list[float] = []
             floor: list[float] = []
             for number in range(runs + 1):
@@ -249,94 +259,129 @@ def continued(command: list[str], env: dict[str, str], runs: int) -> Pair:
     return alternate(lambda: second(keep=True), lambda: second(keep=False), runs)
 
 
-def several(command: list[str], home: Path, runs: int, *, beginning: str = "") -> Pair:
-    """Measure the seconds of a batch, side by side and one line after the other.
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a token cost, in milliseconds."""
+
+    wall: float
+    cpu: float
+    """Of the process that computes, all its threads."""
+
+
+class Several(msgspec.Struct, frozen=True, kw_only=True):
+    """Rounds of the same questions, each asked in turn in every way there is."""
+
+    together: list[Cost]
+    """Side by side, through `batch`."""
+    in_turn: list[Cost]
+    """One after the other, through `batch`; what prompts have in common is kept."""
+    server: list[Cost]
+    """Side by side, by llama.cpp's own server with as many slots."""
+
+    def pair(self, figure: str, floor: list[Cost]) -> Pair:
+        """Return one figure of `together` beside that of another way."""
+        return Pair(
+            ours=tuple(getattr(cost, figure) for cost in self.together),
+            floor=tuple(getattr(cost, figure) for cost in floor),
+        )
+
+
+def several(beginning: str = "") -> Several:
+    """Measure answers of `BATCH_TOKENS` tokens to `QUESTIONS`, in short rounds.
+
+    Each way loads the model once and answers a few other questions first. On a busy machine there
+    are fewer rounds.
 
     Args:
-        command: the command line, with a profile of the local tier.
-        home: a directory for the input and the outputs.
-        runs: how often.
         beginning: what each question begins with.
     """
-    source = home / "in.txt"
-    source.write_text("".join(f"{beginning}{question}\n" for question in QUESTIONS))
-    env = dict(os.environ) | {"TIEREDLLM_HOME": str(home)}
+    questions = [f"{beginning}{question}" for question in QUESTIONS]
+    rounds = [questions[at : at + ROUND] for at in range(0, len(questions), ROUND)]
+    found = Several(together=[], in_turn=[], server=[])
 
-    def batch(*args: str) -> float:
-        out = home / "out.jsonl"
-        out.unlink(missing_ok=True)
-        started = time.perf_counter()
-        subprocess.run(
-            [*command, "batch", str(source), "-o", str(out), "-q", *args], env=env, check=True
-        )
-        assert len(out.read_bytes().splitlines()) == len(QUESTIONS)
-        return time.perf_counter() - started
+    async def measure(url: str, pid: int) -> None:
+        async with (
+            _manager(BATCH_TOKENS, sequences=SLOTS) as wide,
+            _manager(BATCH_TOKENS) as narrow,
+            httpx.AsyncClient(base_url=url, timeout=300) as client,
+        ):
 
-    return alternate(batch, lambda: batch("--reproducible"), runs, warm_ups=0)
+            async def server(asked: list[str]) -> int:
+                return sum(await asyncio.gather(*(_server_tokens(client, each) for each in asked)))
+
+            async def together(asked: list[str]) -> int:
+                return await _batch_tokens(wide, asked, SLOTS)
+
+            async def in_turn(asked: list[str]) -> int:
+                return await _batch_tokens(narrow, asked, 1)
+
+            ways = [
+                (found.together, together, os.getpid()),
+                (found.in_turn, in_turn, os.getpid()),
+                (found.server, server, pid),
+            ]
+            give_up = time.monotonic() + SEVERAL_S
+            for asked in [WARM_UP, *rounds]:
+                if found.server and time.monotonic() > give_up:
+                    break
+                for costs, ask, process in ways:
+                    cpu_s, began = cpu_seconds(process), time.perf_counter()
+                    tokens = await ask(asked)
+                    wall_ms = (time.perf_counter() - began) * 1000
+                    cpu_ms = (cpu_seconds(process) - cpu_s) * 1000
+                    if asked is not WARM_UP:
+                        costs.append(Cost(wall=wall_ms / tokens, cpu=cpu_ms / tokens))
+
+    with running_server(slots=SLOTS) as (url, pid):
+        asyncio.run(measure(url, pid))
+    return found
 
 
-def several_beside_server(runs: int) -> Pair:
-    """Measure ms per token of answers side by side, ours and the server's with as many slots."""
+async def _batch_tokens(manager: FallbackManager, questions: list[str], at_once: int) -> int:
+    """Let `batch` answer questions into a file; return how many tokens the answers have."""
+    source = io.BytesIO("".join(f"{question}\n" for question in questions).encode())
+    lines = (
+        line for line in Reader(source, "in", Wording()).lines() if isinstance(line, BatchLine)
+    )
+    tokens = 0
+    with tempfile.NamedTemporaryFile() as file:
+        output = Output(Path(file.name))
 
-    def ours() -> float:
-        async def answers() -> float:
-            manager = _manager(BATCH_TOKENS, sequences=SLOTS)
-            await manager.process_with_fallbacks("hello")
-            turn = asyncio.Semaphore(SLOTS)
+        def write(line: BatchLine, answer: Answer) -> None:
+            nonlocal tokens
+            output.append(record_of(line, answer))
+            tokens += answer.usage.completion_tokens or 0
 
-            async def ask(question: str) -> int:
-                async with turn:
-                    answer = await manager.process_with_fallbacks(question)
-                    return answer.usage.completion_tokens or 0
+        asker, tally = ManagerAsker(manager, Options(patient=True)), Tally(len(questions))
+        await Batch(lines, asker, write, at_once=at_once, tally=tally).run()
+        output.close()
+    assert tally.answered == len(questions)
+    return tokens
 
-            started = time.perf_counter()
-            tokens = sum(await asyncio.gather(*(ask(question) for question in QUESTIONS)))
-            took_s = time.perf_counter() - started
-            await manager.aclose()
-            return took_s * 1000 / tokens
 
-        return asyncio.run(answers())
-
-    def server(url: str) -> float:
-        async def answers() -> float:
-            turn = asyncio.Semaphore(SLOTS)
-            async with httpx.AsyncClient(timeout=300) as client:
-
-                async def ask(question: str) -> int:
-                    body = {
-                        "model": "m",
-                        "temperature": 0,
-                        "max_tokens": BATCH_TOKENS,
-                        "messages": [{"role": "user", "content": question}],
-                    }
-                    async with turn:
-                        response = await client.post(f"{url}/v1/chat/completions", json=body)
-                        return int(response.json()["usage"]["completion_tokens"])
-
-                await ask("hello")
-                started = time.perf_counter()
-                tokens = sum(await asyncio.gather(*(ask(question) for question in QUESTIONS)))
-                return (time.perf_counter() - started) * 1000 / tokens
-
-        return asyncio.run(answers())
-
-    with running_server(slots=SLOTS) as url:
-        return alternate(ours, lambda: server(url), runs, warm_ups=0)
+async def _server_tokens(client: httpx.AsyncClient, question: str) -> int:
+    body = {
+        "model": "m",
+        "temperature": 0,
+        "max_tokens": BATCH_TOKENS,
+        "messages": [{"role": "user", "content": question}],
+    }
+    response = await client.post("/v1/chat/completions", json=body)
+    return int(response.json()["usage"]["completion_tokens"])
 
 
 @contextlib.contextmanager
-def running_server(slots: int = 1) -> Iterator[str]:
-    """Run llama.cpp's own server with the model, and give its root URL."""
+def running_server(slots: int = 1) -> Iterator[tuple[str, int]]:
+    """Run llama.cpp's own server with the model; give its root URL and its process."""
     command = [sys.executable, "-c", SERVER, model(), str(threads()), str(slots)]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=dict(os.environ),
+        env=dict(os.environ) | {"GOMP_SPINCOUNT": SPINS},  # as for our own
         text=True,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        yield process.stdout.readline().strip(), process.pid
         process.stdin.close()

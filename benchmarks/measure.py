@@ -7,10 +7,11 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
-__all__ = ["Figures", "Pair", "alternate", "compare", "first_byte_s", "run"]
+__all__ = ["Figures", "Pair", "alternate", "compare", "cpu_seconds", "first_byte_s", "run"]
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +67,16 @@ def run(command: Sequence[str], env: Mapping[str, str]) -> Figures:
         cpu_s=usage.ru_utime + usage.ru_stime,
         peak_mib=usage.ru_maxrss / 1024,
     )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a running process has taken (proc(5), fields 14 and 15).
+
+    Raises:
+        OSError: there is no such process, or no /proc.
+    """
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def first_byte_s(command: Sequence[str], env: Mapping[str, str]) -> float:

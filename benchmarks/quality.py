@@ -119,7 +119,7 @@ def main() -> int:
                 memory = ask(manager, Prompt(question="What is my name?", history=MEMORY))
                 long = ask(manager, LONG_QUESTION)
             runner.run(manager.aclose())
-    with running_server() as url:
+    with running_server() as (url, _):
         scores["bare"] = _score("bare, llama.cpp's server", lambda text: _bare(url, text))
     checks = {
         "minimal is at least full": scores["minimal"] >= scores["full"],

@@ -233,25 +233,28 @@ def continued(runs: int) -> list[Row]:
     return [_row("ask -c after 1,800 tokens: first token", "reading anew", "ms", pair, 0.15)]
 
 
-def several(runs: int) -> list[Row]:
-    """Measure 64 answers of 64 tokens side by side: in turn, and by llama.cpp's server.
+def several(_runs: int) -> list[Row]:
+    """Measure 64 answers of 64 tokens, 8 at once: beside one after the other and the server's.
 
     Also with a beginning of some 300 tokens that all have in common, which one after the other
-    keeps, too.
+    keeps, too. CPU time counts the waiting of threads for one another, which others' load makes
+    long.
     """
-    runs = max(1, runs // 3)
+    if not Path("/proc/self/stat").exists():
+        return []
     beginning = "You are a careful assistant who answers briefly and never guesses. " * 22
-    with user(local.profile(max_tokens=local.BATCH_TOKENS)) as (command, env):
-        home = Path(env["TIEREDLLM_HOME"])
-        local.calibrate(env)
-        plain = local.several(command, home, runs)
-        alike = local.several(command, home, runs, beginning=beginning)
-    beside = local.several_beside_server(runs)
-    return [
-        _row("batch, 64 x 64 tokens, local", "one after the other", "s", plain, 1 / 1.8),
-        _row("the same, 300 tokens in common", "one after the other", "s", alike, 1 / 1.7),
-        _row("the same, per token", "llama.cpp's server", "ms", beside, 1 / 0.95),
-    ]
+    rows = []
+    for begins, alike, gain in (("", "", 1.8), (beginning, ", begin alike", 1.7)):
+        found = local.several(begins)
+        count = len(found.together) * local.ROUND
+        what = f"batch, {count} x {local.BATCH_TOKENS} tokens{alike}"
+        for beside, costs, limit in (
+            ("one after the other", found.in_turn, 1 / gain),
+            ("llama.cpp's server", found.server, 1 / 0.95),
+        ):
+            rows.append(_row(what, beside, "ms", found.pair("wall", costs), limit))
+            rows.append(_row(f"{what}: CPU", beside, "ms", found.pair("cpu", costs), None))
+    return rows
 
 
 def batch(runs: int) -> list[Row]:

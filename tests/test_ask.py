@@ -822,3 +822,22 @@ def test_health_fills_its_table_on_a_terminal(home):
     assert "m-1" not in early
     assert "m-1" in late
     assert "…" not in late
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["ask", "-t", "nope", "hi"], "has no tier 'nope'"),
+        (["ask", "-m", "minimal=typo.gguf", "hi"], "typo.gguf does not exist"),
+        (["-p", "nope", "ask", "hi"], "there is no profile `nope`"),
+    ],
+)
+def test_json_is_printed_where_nothing_could_be_asked(home, args, said):
+    """A wrong tier, model or profile is one object, too, with its error; the exit code is 2."""
+    done = cli(home, *args, "--json")
+    told = json.loads(done.stdout)
+
+    assert done.returncode == 2
+    assert (told["text"], told["error"]["kind"], told["attempts"]) == (None, "bad_request", [])
+    assert said in told["error"]["message"]
+    assert said in done.stderr.decode()

@@ -293,6 +293,12 @@ OF_ONE_TOOL = [
         "Unknown name \"$schema\" at 'tools[0].function_declarations[1].parameters': Cannot",
     ),
     ("gemini", "* GenerateContentRequest.tools[0].function_declarations[1].name: Invalid name"),
+    (
+        "gemini",
+        "Unable to submit request because `m__bad` functionDeclaration `parameters` schema didn't",
+    ),
+    ("gemini", "Duplicate function declaration found: m__bad"),
+    ("openai", "Failed to compile the schema of m__bad now"),
 ]
 
 
@@ -312,6 +318,10 @@ def test_a_rejected_tool_is_named(vendor, message):
         ("openai", "Invalid schema for function 'elsewhere': not supported"),
         ("anthropic", "input_schema does not support oneOf at the top level of tools"),
         ("gemini", "tools[0].function_declarations[77]: keyword is not supported"),
+        ("gemini", "reference to undefined schema at properties.target.anyOf.1"),
+        ("openai", "JSON schema conversion failed:\nPattern must start with '^' and end with '$'"),
+        ("openai", "Invalid 'tools': array too long. Expected maximum length 2, but got length 3."),
+        ("anthropic", "tools: Tool names must be unique."),
     ],
 )
 def test_a_rejected_tool_that_nobody_names_is_not_remembered(vendor, message):
@@ -320,6 +330,14 @@ def test_a_rejected_tool_that_nobody_names_is_not_remembered(vendor, message):
 
     assert (outcome.error.parameter, outcome.error.lasting) == ("tools", False)
     assert outcome.error.tool is None
+
+
+def test_the_schema_of_an_answer_is_no_tools():
+    """What is said of the answer's own schema costs no tool."""
+    message = "Invalid schema for response_format 'x': In context=(), 'required' is required"
+    outcome, _ = ask("openai", response(400, {"error": {"message": message}}), call(tools=TOOLS))
+
+    assert (outcome.error.tool, outcome.error.parameter) == (None, None)
 
 
 def test_a_changed_tool_is_not_the_rejected_one():

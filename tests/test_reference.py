@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from chat_support import PROMPT
-from cli_support import Terminal, answering, cli, install_model, served, two_clouds
+from cli_support import Terminal, answering, cli, environment, install_model, served, two_clouds
 from profile_support import mistakes_in, places_in
 
 from tieredllm.profile.load import load_profile
@@ -125,3 +125,35 @@ def test_every_file_is_in_the_table(reference, tmp_path):
         if rows == [reference.YOU]:
             assert path.stat().st_mode & 0o077 == 0 or path.parent.stat().st_mode & 0o077 == 0, name
     assert len(found) > 8
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md", "docs/profile.md"])
+def test_the_profiles_in_the_documents_are_sound(tmp_path, page):
+    """Whatever inherits something is a profile, and has no mistakes."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    profiles = [text for text in blocks if re.search(r"^extends: \w+$", text, re.MULTILINE)]
+
+    assert profiles
+    for text in profiles:
+        path = tmp_path / "p.yaml"
+        path.write_text(text)
+        assert mistakes_in(path, places_in(tmp_path / "home")) == []
+
+
+def test_the_programs_in_the_documents_run(tmp_path):
+    """The snippets of the library's page run as they stand, with nothing set up."""
+    text = (ROOT / "docs/library.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    body = "".join(f"    {line}\n" for line in second.splitlines())
+    code = f"{first}\nimport asyncio\nasyncio.run(stream())\n\nasync def second():\n{body}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nasyncio.run(second())"],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Reference code: REF-") == 2

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, serving
 from tool_wire_support import called
-from wire_support import answers, closes, ends, opens, response, says, stream
+from wire_support import answers, closes, ends, event, opens, response, says, stream
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 MADE = [("call_1", "weather", {"city": "Ulm"}), ("call_2", "weather", {"city": "Bonn"})]
@@ -279,3 +279,71 @@ def test_llms_schema_reaches_the_tier(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"city": "Ulm"}
+
+
+def block(index: int, begun: dict, *deltas: dict) -> list[bytes]:
+    """Make the events of one of Anthropic's blocks."""
+    at = {"index": index}
+    told = [{"type": "content_block_start", "content_block": begun}]
+    told += [{"type": "content_block_delta", "delta": delta} for delta in deltas]
+    told.append({"type": "content_block_stop"})
+    return [event(one | at, one["type"]) for one in told]
+
+
+SIGNED = stream(
+    opens("anthropic")[0],
+    *block(
+        0,
+        {"type": "thinking", "thinking": "", "signature": ""},
+        {"type": "thinking_delta", "thinking": "Let me "},
+        {"type": "thinking_delta", "thinking": "see."},
+        {"type": "signature_delta", "signature": "c2lnbmVk"},
+    ),
+    *block(1, {"type": "redacted_thinking", "data": "aGlkZGVu"}),
+    *block(
+        2,
+        {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}},
+        {"type": "input_json_delta", "partial_json": '{"city": "Rome"}'},
+    ),
+    *ends("anthropic", "tool"),
+    *closes("anthropic"),
+)
+AS_SIGNED = [
+    {"type": "thinking", "thinking": "Let me see.", "signature": "c2lnbmVk"},
+    {"type": "redacted_thinking", "data": "aGlkZGVu"},
+    {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Rome"}},
+]
+
+
+@pytest.mark.parametrize("how", ["streamed", "complete", "whole"])
+def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_path):
+    """Byte for byte, by way of the client; another tier is sent the call without them."""
+    turns = iter([SIGNED, answers("anthropic", "Sunny."), response(500)])
+
+    async def play(connection):
+        await connection.send(next(turns))
+
+    other = answers("anthropic", "Rainy.")
+    given = {"model": "auto", "max_tokens": 2000, "tools": CLAUDE_TOOLS}
+    given["thinking"] = {"type": "adaptive"}
+    given["extra_headers"] = {"x-tieredllm-stream": "complete"} if how == "complete" else {}
+    with (
+        serving(play, other, tmp=tmp_path, tier={"provider": "anthropic"}) as served,
+        served.anthropic() as claude,
+    ):
+        if how == "whole":
+            said = claude.messages.create(messages=QUESTION, **given).content
+        else:
+            with claude.messages.stream(messages=QUESTION, **given) as events:
+                said = events.get_final_message().content
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "25 degrees"}
+        turn = [{"role": "assistant", "content": [one.to_dict() for one in said]}]
+        messages = [*QUESTION, *turn, {"role": "user", "content": [result]}]
+        texts = [claude.messages.create(messages=messages, **given).content[-1].text for _ in "ab"]
+        own = served.upstreams[0].requests[1].json["messages"][1]["content"]
+        others = served.upstreams[1].requests[0].json["messages"][1]["content"]
+
+    assert [one.type for one in said] == ["thinking", "redacted_thinking", "tool_use"]
+    assert texts == ["Sunny.", "Rainy."]
+    assert own == AS_SIGNED
+    assert [(one["type"], one["name"]) for one in others] == [("tool_use", "weather")]

@@ -23,6 +23,8 @@ class House:
         self.tokens = {"first"}
         self.grants = []
         self.lasts_s = 3600
+        self.registers = True
+        self.refuses = False
         house = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,13 +70,17 @@ class House:
             self.answer(handler, value)
         elif url.path == "/authorize":
             asked = {name: it[0] for name, it in urllib.parse.parse_qs(url.query).items()}
-            back = urllib.parse.urlencode({"code": "c0de", "state": asked["state"]})
+            said = {"error": "access_denied", "error_description": "you said no"}
+            said = said if self.refuses else {"code": "c0de"}
+            back = urllib.parse.urlencode({**said, "state": asked["state"]})
             self.answer(handler, None, 302, location=f"{asked['redirect_uri']}?{back}")
         else:
             self.answer(handler, {"error": "not found"}, 404)
 
     def post(self, handler, body):
-        if handler.path == "/register":
+        if handler.path == "/register" and not self.registers:
+            self.answer(handler, {"error": "not found"}, 404)
+        elif handler.path == "/register":
             self.answer(handler, json.loads(body) | {"client_id": "me"}, 201)
         elif handler.path == "/token":
             grant = dict(urllib.parse.parse_qsl(body.decode()))
@@ -208,6 +214,22 @@ def test_a_browser_on_another_machine_will_do(tmp_path, house):
         "logged in to crm: it has 1 tools",
     ]
     assert tieredllm(tmp_path, house, "call", "crm__who").stdout == "it is you\n"
+
+
+def test_a_login_that_fails_is_told(tmp_path, house):
+    """A person's no, and a server that registers nobody, end the command with what they mean."""
+    house.refuses = True
+    refused = tieredllm(tmp_path, house, "login", "crm")
+    house.registers = False
+    unknown = tieredllm(tmp_path, house, "login", "crm")
+
+    assert (refused.returncode, unknown.returncode) == (2, 2)
+    last = refused.stderr.splitlines()[-1]
+    assert last == "tieredllm: MCP server crm: the login was refused: you said no"
+    assert unknown.stderr.splitlines()[-1] == (
+        "tieredllm: MCP server crm: it takes no login of a program that it does not know; name the "
+        "variable that holds a token: `headers_env: {Authorization: NAME}`"
+    )
 
 
 def test_a_login_that_makes_no_sense_is_told(tmp_path, house):

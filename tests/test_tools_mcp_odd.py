@@ -333,10 +333,8 @@ def test_a_bad_entry_costs_itself_alone(tmp_path):
     assert not {"task", "huge"} & tools.keys()
     assert tools["state"].read_only is True
     assert (tools["odd_hint"].read_only, tools["both"].read_only) == (None, None)
-    assert box.troubles == (
-        "MCP server raw: task is left out: it runs as a task only, which is not supported",
-        "MCP server raw: huge is left out: its schema has more than 64 KiB",
-    )
+    assert box.troubles == ("MCP server raw: huge is left out: its schema has more than 64 KiB",)
+    assert box.remarks == ("MCP server raw: task runs as a task only, which is not supported",)
 
 
 ALL_OF_THEM = "now a_b__get_x a_b__get_y a_b__put a_b_648fa9__get_x a_b_648fa9__put"

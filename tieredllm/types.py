@@ -39,6 +39,7 @@ __all__ = [
     "Retracted",
     "RetryScheduled",
     "Role",
+    "Seal",
     "Seed",
     "Skip",
     "SkipReason",
@@ -533,11 +534,23 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class Seal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a vendor signs a thought with, so that it is known when it comes back."""
+
+    kind: Literal["signature", "redacted"]
+    """A signature of the thoughts since the seal before, or thoughts that nobody can read."""
+    data: str
+    made_by: str = ""
+    """The identity of the backend, which alone is given it back."""
+
+
 class Thought(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of what a model thinks before it answers; no part of the answer."""
 
     tier: str
     text: str
+    """Empty where it is a seal alone."""
+    seal: Seal | None = None
 
 
 class Retracted(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -148,12 +150,23 @@ def ask(
     Exit code 0: a model's whole answer; 3: one that was cut, or by rules; 1: none; 2: wrong usage.
     """
     environment = current()
-    words = prompt or []
+    with _told_as_json(environment, options):
+        _ask(ctx, environment, prompt or [], options)
+
+
+def _ask(
+    ctx: typer.Context, environment: Environment, words: list[str], options: AskOptions
+) -> NoReturn:
+    """Do what `ask` was told, and end with its exit code.
+
+    Raises:
+        TieredLLMError: it cannot be done.
+    """
     options.check()
     options = options.with_switch(environment)
     if options.save_as is not None:
         _save(environment, words, options)
-        return
+        raise typer.Exit(ExitCode.OK)
     stored = _stored(environment, options)
     if stored is not None:
         options = options.with_stored(stored)
@@ -163,6 +176,24 @@ def ask(
         print(ctx.get_help(), file=environment.stderr)
         raise typer.Exit(ExitCode.USAGE)
     raise typer.Exit(_answer(environment, words, options, stored))
+
+
+@contextmanager
+def _told_as_json(environment: Environment, options: AskOptions) -> Iterator[None]:
+    """Let `--json` print its object also where nothing could be asked."""
+    from tieredllm.errors import ProfileError, UsageError
+
+    try:
+        yield
+    except (ProfileError, UsageError) as exc:  # before anything was asked, and printed
+        if options.as_json and not options.dry_run:
+            from tieredllm.kinds import ErrorInfo, ErrorKind
+            from tieredllm.types import Answer
+
+            error = ErrorInfo(kind=ErrorKind.BAD_REQUEST, message=str(exc))
+            failed = Answer(request_id="", latency_ms=0.0, error=error)
+            print(_as_json(failed, environment.stdout), file=environment.stdout, flush=True)
+        raise
 
 
 def _stored(environment: Environment, options: AskOptions) -> StoredPrompt | None:

@@ -74,6 +74,8 @@ def list_tools(
     if environment.verbose:
         for server, text in instructions.items():
             environment.say(f"{server} tells models ({len(text)} characters):\n{text}")
+    for remark in toolbox.remarks:
+        environment.say(f"tieredllm: {remark}")
     for trouble in toolbox.troubles:
         environment.warn(f"tieredllm: {trouble}")
     raise typer.Exit(ExitCode.FAILURE if toolbox.troubles else ExitCode.OK)

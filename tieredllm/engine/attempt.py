@@ -136,10 +136,13 @@ class StreamState(msgspec.Struct, kw_only=True):
     ) -> Token | Thought | Retracted | None:
         """Return the event that a piece amounts to; None for blanks at the start, and no text."""
         if isinstance(chunk, ThoughtDelta):
-            if not chunk.text:
+            if not chunk.text and chunk.seal is None:
                 return None
             self.thoughts.append(chunk.text)
-            return Thought(tier=request.tier.name, text=chunk.text)
+            seal = chunk.seal
+            if seal is not None:
+                seal = msgspec.structs.replace(seal, made_by=request.backend.identity)
+            return Thought(tier=request.tier.name, text=chunk.text, seal=seal)
         if isinstance(chunk, Retraction):
             self.thoughts += self.pieces
             self.pieces, self.blanks, self.first_token_at = [], "", None

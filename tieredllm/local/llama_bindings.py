@@ -25,6 +25,7 @@ from tieredllm.kinds import ErrorKind
 __all__ = [
     "INSTALL",
     "REINSTALL",
+    "SPINS",
     "Flag",
     "StoppedError",
     "binding_stamp",

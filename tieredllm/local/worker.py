@@ -43,6 +43,9 @@ Prepare = Callable[[Callable[[], bool]], tuple[int, LoadSettings]]
 """Check the file and return the context and the settings to load it with; is told whether to go
 on."""
 
+_Post = tuple[asyncio.AbstractEventLoop, Job, "asyncio.Queue[Item]", Item]
+"""Something for a job, and the queue and loop where its caller waits for it."""
+
 STACK_BYTES = 16 * 1024 * 1024
 """What llama.cpp computes in; a thread has half a megabyte on macOS unless it asks for more."""
 CLOSED = "the model has been closed"
@@ -84,6 +87,8 @@ class LlamaRunner:
         self._abortable: set[Job] = set()
         """Those whose end is worth breaking a step of several answers off."""
         self._scheduler: Scheduler | None = None
+        self._outbox: list[_Post] = []
+        """What a step of several answers has brought, on the thread."""
         self._ended: Future[None] = Future()
 
     # For callers, on any thread or loop.
@@ -137,10 +142,9 @@ class LlamaRunner:
         items: asyncio.Queue[Item] = asyncio.Queue()
 
         def post(item: Item) -> None:
-            try:
-                loop.call_soon_threadsafe(items.put_nowait, item)
-            except RuntimeError:  # the loop is closed: nobody listens
-                job.cancelled = True
+            self._outbox.append((loop, job, items, item))
+            if self._scheduler is None:
+                self._deliver()
 
         job = Job(messages, params, post)
         self._forbid_fork()
@@ -249,7 +253,9 @@ class LlamaRunner:
                 elif model is None or chat is None:
                     item.post(self._unavailable("the model is not loaded"))
                 elif len(model.sequences) > 1:
-                    if not self._serve_several(item, model, chat):
+                    goes_on = self._serve_several(item, model, chat)
+                    self._deliver()
+                    if not goes_on:
                         return
                 else:
                     answered = self._serve(item, model, chat)
@@ -271,6 +277,18 @@ class LlamaRunner:
                 item.set_exception(StoppedError())
             elif item is not None:
                 item.post(self._unavailable(CLOSED))
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Hand over what was posted; each loop is woken once: a wake-up is two system calls."""
+        posts, self._outbox = self._outbox, []
+        for loop in {loop for loop, *_ in posts}:
+            mine = [post for post in posts if post[0] is loop]
+            try:
+                loop.call_soon_threadsafe(_put_all, mine)
+            except RuntimeError:  # the loop is closed: nobody listens
+                for _, job, *_ in mine:
+                    job.cancelled = True
 
     def _go_on_loading(self) -> bool:
         return not self._stop_loading.is_set()
@@ -316,6 +334,7 @@ class LlamaRunner:
                         else:
                             scheduler.add(item)
                 scheduler.step()
+                self._deliver()
         except BaseException as exc:  # noqa: BLE001 - it goes to whoever waits
             scheduler.close(closed if isinstance(exc, StoppedError) else _translated(exc))
         return not self._closed
@@ -348,6 +367,11 @@ class LlamaRunner:
         finally:
             with self._lock:
                 self._current = None
+
+
+def _put_all(posts: list[_Post]) -> None:
+    for _, _, items, item in posts:
+        items.put_nowait(item)
 
 
 def _translated(exc: BaseException) -> BaseException:

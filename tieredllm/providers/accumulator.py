@@ -31,7 +31,7 @@ from tieredllm.providers.sse import Event
 from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
 from tieredllm.thoughts import HeldStart, Split, ThoughtSplitter
-from tieredllm.types import ToolCall, Usage
+from tieredllm.types import Seal, ToolCall, Usage
 
 __all__ = [
     "DRAIN_S",
@@ -129,6 +129,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Answer text; reasoning is none."""
     thought: str | None = None
     """Reasoning; empty where only the fact of it is told."""
+    seal: Seal | None = None
+    """What signs it."""
     choice: int = 0
     """Which of several answers this is a part of."""
     is_whole: bool = False
@@ -266,7 +268,7 @@ class ResponseAccumulator:
         self._note(part)
         said: list[Said] = []
         if part.thought is not None:
-            self._take_thought(part.thought, said)
+            self._take_thought(part.thought, part.seal, said)
         if text:
             self._take_text(text, said)
         if part.calls and self._calls is not None:
@@ -276,13 +278,13 @@ class ResponseAccumulator:
             self._at_rest = self.began and not text
         return said
 
-    def _take_thought(self, thought: str, said: list[Said]) -> None:
+    def _take_thought(self, thought: str, seal: Seal | None, said: list[Said]) -> None:
         """Take a thought that came as one: none is to be looked for in the text."""
         self._splitter.skip_block()
         if self._held is not None:
             held, self._held = self._held.end(), None
             self._say(self._splitter.feed(held), said)
-        said.append(ThoughtDelta(self._thought_halves.join(thought)))
+        said.append(ThoughtDelta(self._thought_halves.join(thought), seal))
 
     def _take_text(self, text: str, said: list[Said]) -> None:
         text = self._text_halves.join(text)

@@ -23,7 +23,7 @@ from tieredllm.providers.tool_calls import (
     with_valid_ids,
 )
 from tieredllm.roles import alternating, split_system
-from tieredllm.types import Image, Message, MessagePart, ToolCall, ToolChoice, ToolDeclaration
+from tieredllm.types import Image, Message, MessagePart, Seal, ToolCall, ToolChoice, ToolDeclaration
 
 __all__ = ["API_VERSION", "AnthropicBackend", "AnthropicToolCalls", "declared", "messages_of"]
 
@@ -153,6 +153,7 @@ class AnthropicBackend(CloudBackend):
         return Part(
             text=_text(kind, value, delta),
             thought=_thought(kind, value, delta),
+            seal=_seal(kind, value, delta),
             reason=reason,
             refusal=(explanation or "") if reason == "refusal" else "",
             error=find_error(value),
@@ -213,6 +214,18 @@ def _thought(kind: str | None, value: dict[str, Any], delta: Any) -> str | None:
         blocks = content if isinstance(content, list) else []
     found = [block for block in blocks if get_path(block, "type") in _THOUGHT_BLOCKS]
     return "".join(get_str(block, "thinking") or "" for block in found) if found else None
+
+
+def _seal(kind: str | None, value: dict[str, Any], delta: Any) -> Seal | None:
+    """Return what signs a thought; in a stream, as a whole message's are not told apart."""
+    if kind == "content_block_delta" and get_path(delta, "type") == "signature_delta":
+        signature = get_str(delta, "signature")
+        return Seal(kind="signature", data=signature) if signature else None
+    if kind != "content_block_start":
+        return None
+    block = get_path(value, "content_block")
+    hidden = get_str(block, "data") if get_path(block, "type") == "redacted_thinking" else None
+    return Seal(kind="redacted", data=hidden) if hidden else None
 
 
 def _has_call(kind: str | None, value: dict[str, Any], delta: Any) -> bool:

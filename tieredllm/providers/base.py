@@ -18,6 +18,7 @@ from tieredllm.types import (
     Message,
     OutputSchema,
     Prompt,
+    Seal,
     ToolCall,
     ToolChoice,
     ToolDeclaration,
@@ -105,6 +106,7 @@ class ThoughtDelta(msgspec.Struct, frozen=True):
     """Carry a piece of what a model thinks: progress, but no answer; empty where it is hidden."""
 
     text: str
+    seal: Seal | None = None
 
 
 class Retraction(msgspec.Struct, frozen=True):

@@ -76,6 +76,8 @@ class Answering:
         """Who was asked last in each tier."""
         self._attempts = 0
         self._ended: list[Attempt] = []
+        self._thoughts: list[Thought] = []
+        """What the attempt that was made last has thought."""
         self._speaker: str | None = None
         """The tier whose words were sent."""
 
@@ -116,11 +118,14 @@ class Answering:
                         return await self._end(event.answer)
                     if isinstance(event, AttemptFailed | TierSkipped):
                         self._ended.append(event.attempt)
+                    if isinstance(event, Thought):
+                        self._thoughts.append(event)
                     if not isinstance(event, AttemptStarted):
                         if request.stream and self._live:
                             await self._pass_on(event)
                         continue
                     self._attempts += 1
+                    self._thoughts.clear()
                     self._asked[event.tier] = event
         except UsageError as exc:
             raise RefusedError(400, str(exc)) from exc
@@ -143,7 +148,7 @@ class Answering:
             if self._speaker is None:
                 model = self._asked[event.tier].model
                 self._open(event.tier)
-                await self._http.write(self._writer.thought(event.text, model))
+                await self._http.write(self._writer.thought(event.text, model, event.seal))
         elif isinstance(event, ToolsWanted) and event.tier == self._speaker:
             # What a model says before it uses the profile's tools stays said.
             await self._http.write(self._writer.word("\n\n", self._asked[event.tier].model))
@@ -161,13 +166,18 @@ class Answering:
             await self._fail(answer)
         if not request.stream:
             headers = self._headers(answer.tier)
-            await self._http.respond(200, self._wire.whole(request, answer), headers=headers)
+            whole = self._wire.whole(request, answer, self._thoughts)
+            await self._http.respond(200, whole, headers=headers)
             return "ok"
         self._open(answer.tier)
         frames = []
         if not self._live:
             model = answer.model_used or ""
-            if answer.reasoning and request.takes_thoughts:
+            if request.takes_thoughts and any(one.seal for one in self._thoughts):
+                frames += [
+                    self._writer.thought(one.text, model, one.seal) for one in self._thoughts
+                ]
+            elif request.takes_thoughts and answer.reasoning:
                 frames.append(self._writer.thought(answer.reasoning, model))
             if answer.text:
                 frames.append(self._writer.word(answer.text, model))

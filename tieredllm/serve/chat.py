@@ -9,6 +9,7 @@ dies.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tieredllm.serve.wire import (
@@ -35,6 +36,8 @@ from tieredllm.types import (
     MessagePart,
     Options,
     OutputSchema,
+    Seal,
+    Thought,
     ToolCall,
     ToolChoice,
     ToolDeclaration,
@@ -105,7 +108,12 @@ class ChatWire:
         """Return OpenAI's error object."""
         return error_object(status, message, code)
 
-    def whole(self, request: GatewayRequest, answer: Answer) -> dict[str, Any]:
+    def whole(
+        self,
+        request: GatewayRequest,
+        answer: Answer,
+        thoughts: Sequence[Thought] = (),  # noqa: ARG002
+    ) -> dict[str, Any]:
         """Return a `chat.completion`."""
         message: dict[str, Any] = {
             "role": "assistant",
@@ -156,8 +164,10 @@ class ChatWriter:
         """Return a chunk with text, the role before the first."""
         return self._begin(model) + self._delta(b'{"content":%s}' % encode(text))
 
-    def thought(self, text: str, model: str) -> bytes:
+    def thought(self, text: str, model: str, seal: Seal | None = None) -> bytes:  # noqa: ARG002
         """Return a chunk with a thought, in the field that DeepSeek, vLLM and llama.cpp use."""
+        if not text:
+            return b""
         return self._begin(model) + self._delta(b'{"reasoning_content":%s}' % encode(text))
 
     def end(self, answer: Answer) -> bytes:

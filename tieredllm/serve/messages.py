@@ -8,6 +8,7 @@ for each frame, `message_start` first, blocks numbered from 0 without a gap, and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tieredllm.providers.tool_calls import decode_arguments
@@ -36,6 +37,8 @@ from tieredllm.types import (
     Message,
     MessagePart,
     Options,
+    Seal,
+    Thought,
     ToolCall,
     ToolChoice,
     ToolDeclaration,
@@ -45,6 +48,10 @@ __all__ = ["MessagesWire", "error_object"]
 
 STOPS = {"stop": "end_turn", "length": "max_tokens", "repetition": "max_tokens"}
 """Our finish reasons in Anthropic's words; an answer that ran in circles was cut, too."""
+
+MARK = "|tieredllm|"
+"""Stands between a backend's identity and what it signs thoughts with: nothing is kept here, and
+no other backend may be sent it."""
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -109,11 +116,11 @@ class MessagesWire:
         """Return Anthropic's error object."""
         return error_object(status, message, code)
 
-    def whole(self, request: GatewayRequest, answer: Answer) -> dict[str, Any]:
+    def whole(
+        self, request: GatewayRequest, answer: Answer, thoughts: Sequence[Thought] = ()
+    ) -> dict[str, Any]:
         """Return a message."""
-        content: list[dict[str, Any]] = []
-        if answer.reasoning and request.takes_thoughts:
-            content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
+        content = _thought_blocks(answer, thoughts) if request.takes_thoughts else []
         if answer.text or not answer.calls:
             content.append({"type": "text", "text": answer.text or ""})
         content += [_tool_use(call) | {"input": decode_arguments(call)} for call in answer.calls]
@@ -149,11 +156,26 @@ class MessagesWriter:
         begin = self._begin(model) + self._block("text", {"type": "text", "text": ""})
         return begin + self._delta(b'{"type":"text_delta","text":%s}' % encode(text))
 
-    def thought(self, text: str, model: str) -> bytes:
-        """Return a thinking delta; nobody has signed it, so its signature is empty."""
-        block = {"type": "thinking", "thinking": "", "signature": ""}
-        begin = self._begin(model) + self._block("thinking", block)
-        return begin + self._delta(b'{"type":"thinking_delta","thinking":%s}' % encode(text))
+    def thought(self, text: str, model: str, seal: Seal | None = None) -> bytes:
+        """Return a thinking delta, and what closes the block that it signs.
+
+        The signature of a block that nobody has signed is empty.
+        """
+        frames = self._begin(model)
+        if text or (seal is not None and seal.kind == "signature"):
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+            frames += self._block("thinking", block)
+        if text:
+            frames += self._delta(b'{"type":"thinking_delta","thinking":%s}' % encode(text))
+        if seal is None:
+            return frames
+        if seal.kind == "redacted":
+            frames += self._close()
+            frames += self._block("redacted", {"type": "redacted_thinking", "data": _mark(seal)})
+        else:
+            signature = encode(_mark(seal))
+            frames += self._delta(b'{"type":"signature_delta","signature":%s}' % signature)
+        return frames + self._close()
 
     def end(self, answer: Answer) -> bytes:
         """Return the calls, each a block of its own, the stop reason and the usage."""
@@ -220,6 +242,28 @@ def _message(request_id: str, model: str, content: list[dict[str, Any]]) -> dict
         "stop_sequence": None,
         "usage": {"input_tokens": 0, "output_tokens": 0},
     }
+
+
+def _mark(seal: Seal) -> str:
+    """Return what signs a thought together with whose it is: the client brings both back."""
+    return f"{seal.made_by}{MARK}{seal.data}"
+
+
+def _thought_blocks(answer: Answer, thoughts: Sequence[Thought]) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    text = ""
+    for thought in thoughts:
+        text += thought.text
+        if thought.seal is not None and thought.seal.kind == "signature":
+            signature = _mark(thought.seal)
+            blocks.append({"type": "thinking", "thinking": text, "signature": signature})
+            text = ""
+        elif thought.seal is not None:
+            blocks.append({"type": "redacted_thinking", "data": _mark(thought.seal)})
+    unsigned = text if blocks else answer.reasoning
+    if unsigned:
+        blocks.append({"type": "thinking", "thinking": unsigned, "signature": ""})
+    return blocks
 
 
 def _stop(answer: Answer) -> str:
@@ -300,14 +344,28 @@ def _result(block: dict[str, Any], where: str) -> Message:
 
 
 def _assistant_turn(content: Any, where: str) -> Message:
-    """Return what was said and called; thoughts are left out: their signatures hold elsewhere."""
+    """Return what was said and called, and the blocks as they were for who has signed thoughts.
+
+    Thoughts that nobody here has signed are left out.
+    """
     if isinstance(content, str):
         return Message("assistant", content)
     texts: list[str] = []
     calls: list[ToolCall] = []
+    raw: list[dict[str, Any]] = []
+    makers: set[str] = set()
     for number, given in enumerate(as_list(content, where)):
         place = f"{where}[{number}]"
         block = as_dict(given, place)
+        field = {"thinking": "signature", "redacted_thinking": "data"}.get(str(block.get("type")))
+        if field is not None:
+            made_by, marked, data = str(block.get(field) or "").partition(MARK)
+            if marked:
+                makers.add(made_by)
+                raw.append(block | {field: data})
+            continue
+        if block.get("type") != "text" or str(block.get("text") or "").strip():
+            raw.append(block)
         if block.get("type") == "text":
             texts.append(string(block.get("text"), f"{place}.text"))
         elif block.get("type") == "tool_use":
@@ -318,7 +376,11 @@ def _assistant_turn(content: Any, where: str) -> Message:
                     arguments=encode(block.get("input") or {}).decode(),
                 )
             )
-    return Message("assistant", "\n\n".join(texts), calls=tuple(calls))
+    if len(makers) != 1:
+        return Message("assistant", "\n\n".join(texts), calls=tuple(calls))
+    return Message(
+        "assistant", "\n\n".join(texts), calls=tuple(calls), made_by=makers.pop(), raw=raw
+    )
 
 
 def _part(block: dict[str, Any], where: str) -> MessagePart:

@@ -10,6 +10,7 @@ connection and asks again, and a 503 for a reason to ask 30 times.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tieredllm.providers.tool_calls import decode_arguments
@@ -39,6 +40,8 @@ from tieredllm.types import (
     MessagePart,
     Options,
     OutputSchema,
+    Seal,
+    Thought,
     ToolCall,
     ToolChoice,
     ToolDeclaration,
@@ -121,7 +124,12 @@ class ResponsesWire:
         """Return OpenAI's error object."""
         return error_object(status, message, code)
 
-    def whole(self, request: GatewayRequest, answer: Answer) -> dict[str, Any]:
+    def whole(
+        self,
+        request: GatewayRequest,
+        answer: Answer,
+        thoughts: Sequence[Thought] = (),  # noqa: ARG002
+    ) -> dict[str, Any]:
         """Return a response."""
         output: list[dict[str, Any]] = []
         if answer.reasoning and request.takes_thoughts:
@@ -163,8 +171,10 @@ class ResponsesWriter:
         where = {"item_id": f"msg_{self._request_id}", "content_index": 0, "logprobs": []}
         return begin + self._event("response.output_text.delta", {"delta": text} | where)
 
-    def thought(self, text: str, model: str) -> bytes:
+    def thought(self, text: str, model: str, seal: Seal | None = None) -> bytes:  # noqa: ARG002
         """Return a delta of a reasoning item's summary."""
+        if not text:
+            return b""
         begin = self._begin(model) + self._add("reasoning")
         self._pieces.append(text)
         where = {"item_id": f"rs_{self._request_id}", "summary_index": 0}

@@ -26,6 +26,8 @@ from tieredllm.types import (
     OutputSchema,
     ParamOverrides,
     Prompt,
+    Seal,
+    Thought,
     ToolDeclaration,
     last_failures,
 )
@@ -119,8 +121,8 @@ class StreamWriter(Protocol):
         """Return the frames for a piece of the answer."""
         ...
 
-    def thought(self, text: str, model: str) -> bytes:
-        """Return the frames for a piece of what the model thinks."""
+    def thought(self, text: str, model: str, seal: Seal | None = None) -> bytes:
+        """Return the frames for a piece of what the model thinks, and for what signs it."""
         ...
 
     def end(self, answer: Answer) -> bytes:
@@ -150,8 +152,10 @@ class Wire(Protocol):
         """Return the protocol's error object."""
         ...
 
-    def whole(self, request: GatewayRequest, answer: Answer) -> dict[str, Any]:
-        """Return a complete answer as one object."""
+    def whole(
+        self, request: GatewayRequest, answer: Answer, thoughts: Sequence[Thought] = ()
+    ) -> dict[str, Any]:
+        """Return a complete answer as one object; the thoughts are for who can say their seals."""
         ...
 
     def writer(self, request: GatewayRequest, request_id: str) -> StreamWriter:

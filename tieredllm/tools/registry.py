@@ -76,6 +76,12 @@ class Toolbox:
         self._servers: dict[str, McpServer] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._troubles: dict[str, str] = {}
+        self._remarks: dict[str, None] = {}
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is worth knowing of servers, and no trouble: a request is not told."""
+        return tuple(self._remarks)
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -275,6 +281,8 @@ class Toolbox:
             self._troubles[server.name] = f"MCP server {server.name}: {exc}"
             return ()
         self._troubles.pop(server.name, None)
+        for reason in server.unusable:
+            self._remarks[f"MCP server {server.name}: {reason}"] = None
         for number, reason in enumerate(server.left_out):
             self._troubles[f"{server.name} {number}"] = f"MCP server {server.name}: {reason}"
         return tools

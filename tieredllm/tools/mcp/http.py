@@ -16,12 +16,15 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tieredllm.text import one_line
+from tieredllm.tools.mcp.connection import UnavailableError
 from tieredllm.tools.mcp.transport import mended
 
 if TYPE_CHECKING:
     import httpx2
 
 __all__ = ["HttpLife", "HttpProblem"]
+
+_OTHER_WAY = "name the variable that holds a token: `headers_env: {Authorization: NAME}`"
 
 BODY_CHARACTERS = 300
 """How much of an error's body is shown."""
@@ -53,10 +56,7 @@ class HttpProblem(msgspec.Struct, frozen=True, kw_only=True):
 
     def _fix(self, server: str, authorized_by: str | None) -> str:
         if self.status == 401 and authorized_by is None:
-            return (
-                f"log in with `tieredllm tools login {server}`, or name the variable that holds a "
-                "token: `headers_env: {Authorization: NAME}`"
-            )
+            return f"log in with `tieredllm tools login {server}`, or {_OTHER_WAY}"
         if self.status == 401:
             return f"the token of {authorized_by} was rejected"
         if self.status == 403:
@@ -142,9 +142,14 @@ class HttpLife:
     def explain(self, exc: BaseException) -> str | None:
         """Say which HTTP error is behind a failure, if one is."""
         import httpx2
+        from mcp.client.auth import OAuthRegistrationError
 
         while isinstance(exc, BaseExceptionGroup):
             exc = exc.exceptions[0]
+        if isinstance(exc, UnavailableError):
+            return str(exc)
+        if isinstance(exc, OAuthRegistrationError):
+            return f"it takes no login of a program that it does not know; {_OTHER_WAY}"
         if isinstance(exc, httpx2.TransportError):
             return f"{without_query(self._url)} cannot be reached: {one_line(str(exc), 200)}"
         code, said = getattr(exc, "code", None), str(exc)

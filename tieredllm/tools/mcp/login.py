@@ -18,6 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from tieredllm.files import atomic_write
+from tieredllm.text import one_line
+from tieredllm.tools.mcp.connection import UnavailableError
 
 if TYPE_CHECKING:
     from mcp.client.auth import OAuthClientProvider
@@ -150,7 +152,7 @@ def new_auth(folder: Path, url: str, loopback: Loopback, show: Show) -> OAuthCli
         given = await loopback.answer()
         if "code" not in given:
             reason = given.get("error_description") or given.get("error") or "no code came back"
-            raise ValueError(f"the login was refused: {reason}")
+            raise UnavailableError(f"the login was refused: {one_line(reason, 200)}")
         return AuthorizationCodeResult(
             code=given["code"], state=given.get("state"), iss=given.get("iss")
         )

@@ -128,7 +128,9 @@ class McpServer:
         """The resources that its results linked to."""
         self._memory = ServerMemory(cache, self._identity(), clock or SystemClock())
         self.left_out: tuple[str, ...] = ()
-        """Which of its tools cannot be used, and why, a line each."""
+        """Which of its tools are not offered, and why, a line each."""
+        self.unusable: tuple[str, ...] = ()
+        """Which of its tools no client like this can use, and why, a line each."""
 
     async def tools(self, *, deadline: float, fresh: bool = False) -> tuple[Tool, ...]:
         """Return its tools; it is started when it does not run and they are not known.
@@ -361,20 +363,20 @@ class McpServer:
         if remote_tools is self._listed:
             return self._with_reader()
         tools: dict[str, Tool] = {}
-        left_out = []
+        left_out, unusable = [], []
         for remote in remote_tools:
             if len(msgspec.json.encode(remote.input_schema)) > SCHEMA_BYTES:
                 size = f"its schema has more than {SCHEMA_BYTES // 1024} KiB"
                 left_out.append(f"{one_line(remote.name, 80)} is left out: {size}")
             elif remote.needs_task:
-                what = "it runs as a task only, which is not supported"
-                left_out.append(f"{one_line(remote.name, 80)} is left out: {what}")
+                what = "runs as a task only, which is not supported"
+                unusable.append(f"{one_line(remote.name, 80)} {what}")
             else:
                 tool = self._tool(remote, self._caller(remote))
                 tools.setdefault(tool.name, tool)
         if self._connection is not None and self._connection.list_is_cut:
             left_out.append(f"it has more than {len(remote_tools)} tools: the rest is left out")
-        self.left_out = tuple(left_out)
+        self.left_out, self.unusable = tuple(left_out), tuple(unusable)
         self._listed, self._tools = remote_tools, tuple(tools.values())
         return self._with_reader()
 
