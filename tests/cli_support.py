@@ -144,7 +144,9 @@ def profile(home: Path, text: str, name: str = "test") -> str:
     return str(path)
 
 
-def two_clouds(home: Path, first: str, second: str | None = None, *, extra: str = "") -> str:
+def two_clouds(
+    home: Path, first: str, second: str | None = None, *, extra: str = "", top: str = ""
+) -> str:
     """Write a profile of one or two OpenAI-compatible tiers without keys, then rules."""
     tiers = "".join(
         f"  - {{name: {name}, provider: openai, model: m-1, base_url: '{url}', api_key_env: null,"
@@ -152,7 +154,7 @@ def two_clouds(home: Path, first: str, second: str | None = None, *, extra: str 
         for name, url in (("primary", first), ("secondary", second))
         if url is not None
     )
-    return profile(home, f"name: test\ntiers:\n{tiers}  - {{name: rules, provider: rules}}\n")
+    return profile(home, f"name: test\n{top}tiers:\n{tiers}  - {{name: rules, provider: rules}}\n")
 
 
 def answering(text: str, vendor: str = "openai") -> bytes:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from batch_support import Vendor, lines, records, serving, text_of, tiers
-from cli_support import cli, environment, profile, served, tieredllm
+from cli_support import cli, environment, profile, served, tieredllm, two_clouds
 from wire_support import answers, response
 
 RULES = "name: r\ntiers:\n  - {name: rules, provider: rules}\n"
@@ -223,6 +223,37 @@ def test_openai_lines_keep_their_parameters(tmp_path):
     assert records(out)[0]["custom_id"] == "r-1"
     assert sent["temperature"] == 0.25
     assert sent["messages"][0] == {"role": "system", "content": "be brief"}
+
+
+def test_a_lines_model_starts_at_the_tier_it_means(tmp_path):
+    """A tier's name, and what the profile's `serve.models` says of a name, choose the tier."""
+    vendor = Vendor()
+    source = tmp_path / "in.jsonl"
+    names = ("secondary", "gpt-x", "auto")
+    source.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "custom_id": name,
+                    "body": {"model": name, "messages": [{"role": "user", "content": name}]},
+                }
+            )
+            + "\n"
+            for name in names
+        )
+    )
+
+    with serving(vendor) as server:
+        url = f"{server.url}/v1"
+        used = two_clouds(tmp_path, url, url, top="serve: {models: {'gpt-*': secondary}}\n")
+        result, out = batch(tmp_path, used, source)
+
+    assert result.returncode == 0, result.stderr
+    assert {record["custom_id"]: record["tieredllm"]["tier"] for record in records(out)} == {
+        "secondary": "secondary",
+        "gpt-x": "secondary",
+        "auto": "primary",
+    }
 
 
 def test_plain_lines_from_stdin_to_stdout(tmp_path, rules):

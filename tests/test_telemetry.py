@@ -19,6 +19,7 @@ from wire_support import answers, raw_server, response
 from tieredllm.client import FallbackManager
 from tieredllm.errors import NoAnswerError
 from tieredllm.files import Places
+from tieredllm.types import AttemptStarted
 
 EXPORTER = InMemorySpanExporter()
 READER = InMemoryMetricReader()
@@ -88,6 +89,44 @@ def test_a_request_and_its_attempts_are_spans(asked):
         "tieredllm.fallback_level": 1,
     } == dict(second.attributes)
     assert request.attributes["gen_ai.response.id"] == answer.request_id
+
+
+@pytest.mark.parametrize("way", ["cancelled", "closed"])
+def test_a_request_that_nobody_waits_for_any_more_is_a_span(tmp_path, way):
+    """Cancelled, or its iterator closed, a request and its attempt are told, as no error."""
+    EXPORTER.clear()
+    asked = asyncio.Event()
+
+    async def silent(connection):
+        asked.set()
+        await connection.gone()
+
+    async def main():
+        async with raw_server(silent) as server:
+            path = two_clouds(tmp_path, f"{server.url}/v1")
+            env = {"TIEREDLLM_HOME": str(tmp_path)}
+            async with FallbackManager(path, env=env) as manager:
+                if way == "closed":
+                    events = manager.stream("a question")
+                    async for event in events:
+                        if isinstance(event, AttemptStarted):
+                            break
+                    await asked.wait()
+                    await events.aclose()
+                    return
+                task = asyncio.create_task(manager.process_with_fallbacks("a question"))
+                await asked.wait()
+                task.cancel()
+                await asyncio.wait([task])
+
+    asyncio.run(main())
+
+    attempt, request = sorted(EXPORTER.get_finished_spans(), key=lambda span: span.name)
+    assert (attempt.name, request.name) == ("chat m-1", "chat tieredllm")
+    assert attempt.parent.span_id == request.context.span_id
+    for span in (attempt, request):
+        assert span.attributes["error.type"] == "cancelled"
+        assert span.status.status_code is trace.StatusCode.UNSET
 
 
 def test_nothing_private_is_told(asked):

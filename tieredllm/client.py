@@ -196,7 +196,8 @@ class FallbackManager:
         from tieredllm.providers.rules import RulesBackend
 
         spare_httpx_its_command_line()
-        for module in LOADED_AHEAD:
+        shared = ["redis"] if self.profile.health.shared is not None else []
+        for module in (*LOADED_AHEAD, *shared):
             with suppress(ImportError):  # a newer library may do without one
                 import_module(module)
         for plan in self.plans:
@@ -249,13 +250,17 @@ class FallbackManager:
             controls=controls,
         )
         telemetry = Telemetry(at=self._clock.wall(), profile=self.profile.name)
-        async with aclosing(stream_events(request)) as events:
-            async for event in events:
-                if isinstance(event, Answered):
-                    telemetry.record(event.answer)
-                yield event
-                if isinstance(event, Answered):
-                    self._notify(event.answer)
+        try:
+            async with aclosing(stream_events(request)) as events:
+                async for event in events:
+                    if isinstance(event, Answered):
+                        telemetry.record(event.answer)
+                    yield event
+                    if isinstance(event, Answered):
+                        self._notify(event.answer)
+        except (asyncio.CancelledError, GeneratorExit):
+            telemetry.record(request.unanswered(), cancelled=True)
+            raise
 
     async def preview(
         self,

@@ -32,6 +32,8 @@ INPUT_TOKENS = "gen_ai.usage.input_tokens"
 OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 - no password
 ERROR_TYPE = "error.type"
+CANCELLED = "cancelled"
+"""What `error.type` says of what nobody waited for any more; its status stays unset."""
 TIER = "tieredllm.tier"
 LEVEL = "tieredllm.fallback_level"
 PROFILE = "tieredllm.profile"
@@ -68,28 +70,34 @@ class Telemetry:
     def _is_set_up() -> bool:
         return "opentelemetry.trace" in sys.modules or "opentelemetry.metrics" in sys.modules
 
-    def record(self, answer: Answer) -> None:
-        """Tell of a request that has ended: a span, one for each attempt below it, and figures."""
-        if self._parent is None:
+    def record(self, answer: Answer, *, cancelled: bool = False) -> None:
+        """Tell, once, of a request that has ended: spans for it and its attempts, and figures.
+
+        Args:
+            answer: what came of it.
+            cancelled: whether nobody waited for it any more.
+        """
+        parent, self._parent = self._parent, None
+        if parent is None:
             return
         with contextlib.suppress(Exception):  # no trouble of an exporter reaches an answer
-            self._record_spans(answer)
+            self._record_spans(answer, parent, cancelled=cancelled)
             self._record_figures(answer)
 
-    def _record_spans(self, answer: Answer) -> None:
+    def _record_spans(self, answer: Answer, parent: Any, *, cancelled: bool) -> None:
         from opentelemetry import trace
 
         tracer = trace.get_tracer(NAME, __version__)
         attributes = {OPERATION: CHAT, PROFILE: self._profile, RESPONSE_ID: answer.request_id}
         request = tracer.start_span(
             f"{CHAT} {NAME}",
-            context=self._parent,
+            context=parent,
             start_time=self._started_ns,
-            attributes=attributes | _outcome(answer),
+            attributes=attributes | ({ERROR_TYPE: CANCELLED} if cancelled else _outcome(answer)),
         )
-        if answer.error is not None:
+        if answer.error is not None and not cancelled:
             request.set_status(trace.StatusCode.ERROR)
-        inside = trace.set_span_in_context(request, self._parent)
+        inside = trace.set_span_in_context(request, parent)
         for attempt in answer.attempts:
             begins = self._started_ns + int(attempt.started_ms * NS_PER_MS)
             if attempt.outcome == "skipped":
@@ -144,7 +152,7 @@ def _told(attempt: Attempt) -> dict[str, Any]:
     if attempt.error is not None:
         told[ERROR_TYPE] = str(attempt.error.kind)
     elif attempt.outcome == "cancelled":
-        told[ERROR_TYPE] = "cancelled"
+        told[ERROR_TYPE] = CANCELLED
     if attempt.first_token_ms is not None:
         told[FIRST_CHUNK_S] = attempt.first_token_ms / 1000
     return told

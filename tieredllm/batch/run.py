@@ -10,7 +10,7 @@ import asyncio
 import calendar
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -143,24 +143,18 @@ class ManagerAsker:
     Args:
         manager: the tiers.
         options: what every line asks for; a line's own wishes win.
-        models: which tier a line's `model` starts at, by shell patterns, as for `serve`.
     """
 
-    def __init__(
-        self, manager: FallbackManager, options: Options, models: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, manager: FallbackManager, options: Options) -> None:
         self._manager = manager
         self._options = options
-        self._tiers = {tier.name for tier in manager.profile.tiers}
-        self._models = models or {}
 
     async def ask(self, line: BatchLine) -> Answer:
         """Ask the tiers for one line."""
         own, shared = line.request.options, self._options
-        model = line.request.model
         options = msgspec.structs.replace(
             own,
-            start=model if model in self._tiers else shared.start,
+            start=self._manager.profile.tier_meant(line.request.model) or shared.start,
             max_tier=shared.max_tier,
             patient=shared.patient,
             require_llm=shared.require_llm,

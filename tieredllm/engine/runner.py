@@ -154,6 +154,10 @@ class FallbackRun:
         self._told: set[Notice] = set()
         self._successes: list[TurnResult] = []
 
+    def unanswered(self) -> Answer:
+        """Return what is known of a request that ended before its answer."""
+        return self._log.answer(None)
+
     async def run(self, emit: Emit) -> Answer:
         """Return the answer, complete or failed.
 

@@ -10,6 +10,7 @@ this tool implements, "Tiered Fallback Mechanisms for LLM Applications".
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -498,6 +499,16 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How much the log of requests keeps."""
     serve: Serve = Serve()
     """How programs use the tiers through `tieredllm serve`."""
+
+    def tier_meant(self, model: str) -> str | None:
+        """Return the tier that a request for a model starts at; None where the name says nothing.
+
+        It is a tier's name, or fits a pattern of `serve.models`.
+        """
+        if any(model == tier.name for tier in self.tiers):
+            return model
+        fits = (tier for pattern, tier in self.serve.models.items() if fnmatchcase(model, pattern))
+        return next(fits, None)
 
 
 def rule_files(profile: Profile) -> tuple[str, ...]:

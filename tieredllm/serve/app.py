@@ -14,7 +14,6 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -336,15 +335,11 @@ class Gateway:
         """
         if model in MODELS:
             return None
-        if any(model == tier.name for tier in self.manager.profile.tiers):
-            return model
-        for pattern, tier in self.settings.models.items():
-            if fnmatchcase(model, pattern):
-                return tier
-        if self._strict_models:
+        tier = self.manager.profile.tier_meant(model)
+        if tier is None and self._strict_models:
             message = f"there is no model {model!r}: GET /v1/models lists those there are"
             raise RefusedError(404, message, code="model_not_found")
-        return None
+        return tier
 
     def _models(self, http: Exchange) -> dict[str, Any]:
         names = [MODELS[0], *(tier.name for tier in self.manager.profile.tiers)]
