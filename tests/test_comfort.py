@@ -429,7 +429,18 @@ def test_a_chat_says_until_when_another_tier_answers(tmp_path):
     )
 
 
-MODES = "stty -a | grep -oE -- '-?(icanon|echo) ' | tr '\\n' ' '; echo shown"
+MODES = "stty -a | grep -oE -- '-?(icanon|echo) |eol = [^;]*' | tr '\\n' ' '; echo shown"
+
+
+def shell_in(tmp_path):
+    """Start a shell on a terminal of its own."""
+    shell = pexpect.spawn(
+        "bash", ["--norc", "-i"], env=environment(tmp_path, TERM="xterm", PS1="$ "), timeout=20
+    )
+    shell.expect(r"\$ ")
+    shell.sendline(MODES)
+    shell.expect("eol = (.*?)icanon  echo  shown\r\n")
+    return shell, shell.match[0]
 
 
 @pytest.mark.parametrize("key", ["\x03", "\x1a"], ids=["ctrl-c", "ctrl-z"])
@@ -439,20 +450,32 @@ def test_the_terminal_is_left_as_it_was(tmp_path, key):
         used = two_clouds(
             tmp_path, slow.url + "/v1", quick.url + "/v1", extra=", first_token_timeout_s: 60"
         )
-        shell = pexpect.spawn(
-            "bash", ["--norc", "-i"], env=environment(tmp_path, TERM="xterm", PS1="$ "), timeout=20
-        )
-        shell.expect(r"\$ ")
+        shell, modes = shell_in(tmp_path)
         shell.sendline(shlex.join(tieredllm("-p", used, "ask", "hm")))
         shell.expect("Tab: now")
         shell.send(key)
         shell.expect(r"\$ ")
         shell.sendline(MODES)
-        shell.expect("icanon  echo  shown\r\n")
+        shell.expect_exact(modes)
         if key == "\x1a":
             shell.sendline("fg")
             shell.expect("Tab: now")
             time.sleep(0.3)
             shell.send("\t")
             shell.expect("You said: hm")
+        shell.close(force=True)
+
+
+def test_what_is_typed_for_the_shell_reaches_it(tmp_path):
+    """Outside of a chat a line that is typed while an answer is waited for is the shell's."""
+    with talking({"hm": hold()}) as slow, talking() as quick:
+        used = two_clouds(
+            tmp_path, slow.url + "/v1", quick.url + "/v1", extra=", first_token_timeout_s: 3"
+        )
+        shell, _ = shell_in(tmp_path)
+        shell.sendline(shlex.join(tieredllm("-p", used, "ask", "hm")))
+        shell.expect("Tab: now")
+        shell.send("echo la''ter\r")
+        shell.expect("You said: hm")
+        shell.expect(r"later\r\n")
         shell.close(force=True)

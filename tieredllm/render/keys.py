@@ -6,80 +6,53 @@ import contextlib
 import os
 import select
 from collections.abc import Callable, Iterator
-from typing import TextIO
-
-from tieredllm.clock import Clock, SystemClock
+from typing import Any, TextIO
 
 __all__ = ["MoveOnKey", "line_keys", "quiet_keys"]
 
 MOVE_ON = b"\t"
-
-SHELL_GRACE_S = 2.0
-"""Seconds that keys are left to the shell before the key is listened for: who types its next
-command meanwhile loses nothing."""
 
 
 class MoveOnKey:
     """Tab, pressed while an answer is waited for.
 
     Only a terminal whose keys are this process's own is listened to, and only between `listen` and
-    `rest`. Other keys are kept: `take_typed` gives them to who reads next.
+    `rest`.
+
+    In a chat the other keys are kept: `take_typed` gives them to who reads next. Elsewhere they are
+    the shell's, and nothing of them is read: the terminal goes on taking whole lines, of which a
+    Tab ends one, and a line of anything else ends the listening.
 
     Args:
         stdin: the terminal.
         move_on: what to do when it is pressed.
-        keeps_typed: whether somebody reads next, as in a chat. Else keys belong to the shell: it is
-            listened for after a while only, and not at all where something has been typed by then.
-        clock: the time.
+        keeps_typed: whether somebody reads next, as in a chat.
     """
 
     name = "Tab"
 
-    def __init__(
-        self,
-        stdin: TextIO,
-        move_on: Callable[[], None],
-        *,
-        keeps_typed: bool,
-        clock: Clock | None = None,
-    ) -> None:
+    def __init__(self, stdin: TextIO, move_on: Callable[[], None], *, keeps_typed: bool) -> None:
         self._stdin = stdin
         self._move_on = move_on
         self._keeps_typed = keeps_typed
-        self._clock = clock or SystemClock()
         self._typed = b""
-        self._since: float | None = None
         self._mode = contextlib.ExitStack()
         self._is_listening = False
-        self._is_shells = False
-        """Whether what is typed was found to be for the shell."""
+        self._is_over = False
+        """Whether what is typed is for the shell, or the terminal is gone."""
 
     def listen(self) -> bool:
         """Act on the key if it was pressed; to be called often. Return whether it would be seen."""
-        if self._is_shells or not _is_ours(self._stdin):
+        if self._is_over or not _is_ours(self._stdin):
             return False
-        if self._is_listening and _takes_lines(self._stdin):
+        if self._is_listening and not self._is_set():
             self.rest()  # a shell had stopped this process, and has set its terminal back
         if not self._is_listening:
-            now = self._clock.monotonic()
-            self._since = now if self._since is None else self._since
-            if not self._keeps_typed and now - self._since < SHELL_GRACE_S:
-                return False
-            self._mode.enter_context(quiet_keys(self._stdin))
+            listening = quiet_keys if self._keeps_typed else tab_ends_lines
+            self._mode.enter_context(listening(self._stdin))
             self._is_listening = True
-            if not self._keeps_typed and _has_input(self._stdin):
-                self._is_shells = True
-                self.rest()
-                return False
-        if _has_input(self._stdin):
-            data = os.read(self._stdin.fileno(), 1024)
-            if data.strip(MOVE_ON):
-                self._typed += data
-            elif data:
-                self._move_on()
-            else:
-                self._is_shells = True  # it has hung up
-                self.rest()
+        if select.select([self._stdin], [], [], 0)[0]:
+            self._take(_waiting_bytes(self._stdin))
         return self._is_listening
 
     def rest(self) -> None:
@@ -92,6 +65,30 @@ class MoveOnKey:
         typed, self._typed = self._typed, b""
         return typed
 
+    def _take(self, count: int) -> None:
+        """Read what is waiting, if it is for us.
+
+        Args:
+            count: its bytes; 0 at the end of the input.
+        """
+        if not count or (count > 1 and not self._keeps_typed):
+            self._is_over = True
+            self.rest()
+            return
+        data = os.read(self._stdin.fileno(), count)
+        if not data.strip(MOVE_ON):
+            self._move_on()
+        elif self._keeps_typed:
+            self._typed += data
+
+    def _is_set(self) -> bool:
+        import termios
+
+        mode = termios.tcgetattr(self._stdin.fileno())
+        if self._keeps_typed:
+            return not mode[3] & termios.ICANON
+        return bool(mode[6][termios.VEOL] == MOVE_ON)
+
 
 def _is_ours(stdin: TextIO) -> bool:
     """Whether a terminal's keys come to this process: reading in the background would stop it."""
@@ -101,14 +98,15 @@ def _is_ours(stdin: TextIO) -> bool:
         return False
 
 
-def _takes_lines(stdin: TextIO) -> bool:
+def _waiting_bytes(stdin: TextIO) -> int:
+    """Return how many bytes can be read now; of whole lines, where a terminal takes those."""
+    import array
+    import fcntl
     import termios
 
-    return bool(termios.tcgetattr(stdin.fileno())[3] & termios.ICANON)
-
-
-def _has_input(stdin: TextIO) -> bool:
-    return bool(select.select([stdin], [], [], 0)[0])
+    count = array.array("i", [0])
+    fcntl.ioctl(stdin.fileno(), termios.FIONREAD, count)
+    return count[0]
 
 
 @contextlib.contextmanager
@@ -121,7 +119,14 @@ def quiet_keys(stdin: TextIO | None) -> Iterator[None]:
     Args:
         stdin: the terminal.
     """
-    with _keys(stdin, quiet=True):
+
+    def change(mode: list[Any]) -> None:
+        import termios
+
+        mode[0] &= ~termios.ICRNL  # Enter stays Enter: line feed is another key
+        mode[3] &= ~(termios.ECHO | termios.ICANON)
+
+    with _changed(stdin, change):
         yield
 
 
@@ -132,12 +137,37 @@ def line_keys(stdin: TextIO | None) -> Iterator[None]:
     Args:
         stdin: the terminal.
     """
-    with _keys(stdin, quiet=False):
+
+    def change(mode: list[Any]) -> None:
+        import termios
+
+        mode[0] |= termios.ICRNL
+        mode[3] |= termios.ECHO | termios.ICANON
+
+    with _changed(stdin, change):
         yield
 
 
 @contextlib.contextmanager
-def _keys(stdin: TextIO | None, *, quiet: bool) -> Iterator[None]:
+def tab_ends_lines(stdin: TextIO | None) -> Iterator[None]:
+    """Let a Tab end a line of a terminal, as Enter does.
+
+    Args:
+        stdin: the terminal.
+    """
+
+    def change(mode: list[Any]) -> None:
+        import termios
+
+        mode[6][termios.VEOL] = MOVE_ON
+
+    with _changed(stdin, change):
+        yield
+
+
+@contextlib.contextmanager
+def _changed(stdin: TextIO | None, change: Callable[[list[Any]], None]) -> Iterator[None]:
+    """Change what `termios.tcgetattr` gives of a terminal, for a while."""
     try:
         import termios
 
@@ -150,12 +180,7 @@ def _keys(stdin: TextIO | None, *, quiet: bool) -> Iterator[None]:
         yield
         return
     wanted = termios.tcgetattr(descriptor)
-    if quiet:
-        wanted[0] &= ~termios.ICRNL  # Enter stays Enter: line feed is another key
-        wanted[3] &= ~(termios.ECHO | termios.ICANON)
-    else:
-        wanted[0] |= termios.ICRNL
-        wanted[3] |= termios.ECHO | termios.ICANON
+    change(wanted)
     with contextlib.suppress(termios.error):
         termios.tcsetattr(descriptor, termios.TCSANOW, wanted)
     try:

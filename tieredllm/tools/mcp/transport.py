@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
     Outgoing = MemoryObjectSendStream[SessionMessage]
 
-__all__ = ["INHERITED", "Exchange", "ServerProcess", "Stderr", "mended"]
+__all__ = ["INHERITED", "Exchange", "ServerProcess", "Stderr"]
 
 _ON_POSIX = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 _FOR_THE_WAY_OUT = (
@@ -158,11 +158,10 @@ class Exchange:
         self._methods: dict[str, str] = {}
         self._stderr = stderr
 
-    def sent(self, message: Any) -> None:
-        """Take note of a request."""
-        method = getattr(message, "method", None)
-        if method is not None and getattr(message, "id", None) is not None:
-            self._methods[str(message.id)] = method
+    def sent(self, request_id: Any, method: Any) -> None:
+        """Take note of a message; one without an id or a method is answered by nobody."""
+        if method is not None and request_id is not None:
+            self._methods[str(request_id)] = method
 
     def answered(self, request_id: Any, result: Any) -> dict[str, Any]:
         """Return a result as the SDK takes it."""
@@ -414,7 +413,8 @@ class ServerProcess:
 
         async def send() -> None:
             async for message in to_send:
-                exchange.sent(message.message)
+                sent = message.message
+                exchange.sent(getattr(sent, "id", None), getattr(sent, "method", None))
                 text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
                 self._write(text.encode() + b"\n")
 
@@ -504,43 +504,3 @@ def _watch(pid: int) -> subprocess.Popen[bytes] | None:
             start_new_session=True,
         )
     return None
-
-
-@asynccontextmanager
-async def mended(transport: Any) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
-    """Mend what another transport of the SDK brings.
-
-    Args:
-        transport: gives the streams when it is entered.
-    """
-    import anyio
-    from mcp.shared.message import SessionMessage
-    from mcp_types import JSONRPCResponse
-
-    exchange = Exchange()
-    incoming, received = anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
-    outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](math.inf)
-
-    async def receive(stream: Any) -> None:
-        async with incoming:
-            async for item in stream:
-                message = getattr(item, "message", None)
-                if isinstance(message, JSONRPCResponse):
-                    result = exchange.answered(message.id, message.result)
-                    item.message = message.model_copy(update={"result": result})
-                await incoming.send(item)
-
-    async def send(stream: Any) -> None:
-        async with stream:
-            async for item in to_send:
-                exchange.sent(item.message)
-                await stream.send(item)
-
-    async with transport as (read, write), anyio.create_task_group() as group:
-        with received, outgoing, to_send:
-            group.start_soon(receive, read)
-            group.start_soon(send, write)
-            try:
-                yield received, outgoing
-            finally:
-                group.cancel_scope.cancel()
