@@ -21,8 +21,8 @@ class SafeConsole(Console):
     (moving the cursor) and a style (colour, a link) is no text, and stays.
     """
 
-    @property
-    def size(self) -> ConsoleDimensions:  # type: ignore[misc] # nobody sets it
+    @property  # type: ignore[misc] # nobody sets it
+    def size(self) -> ConsoleDimensions:
         """How much there is room for: what `COLUMNS` and `LINES` say, up to what there is.
 
         They are what a shell knew when it exported them. In a window that is narrower now, rows
