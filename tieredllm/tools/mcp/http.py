@@ -19,7 +19,7 @@ import msgspec
 from tieredllm.lenient_json import NotJsonError, decode, encode
 from tieredllm.text import one_line
 from tieredllm.tools.mcp.connection import UnavailableError
-from tieredllm.tools.mcp.transport import Exchange
+from tieredllm.tools.mcp.transport import MAX_LINE_BYTES, Exchange
 
 if TYPE_CHECKING:
     import httpx2
@@ -231,20 +231,33 @@ def _mended(given: Any, mend: Mend, exchange: Exchange) -> AsyncByteStream:
 
 
 async def _mended_body(chunks: AsyncIterable[bytes], exchange: Exchange) -> AsyncIterator[bytes]:
-    body = b"".join([chunk async for chunk in chunks])
-    messages = exchange.read(body)
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > MAX_LINE_BYTES:
+            break
+    body = b"".join(parts)
+    messages = exchange.read(body) if size <= MAX_LINE_BYTES else exchange.too_long(body)
     yield encode(messages[0]).encode() if len(messages) == 1 else body
 
 
 async def _mended_events(chunks: AsyncIterable[bytes], exchange: Exchange) -> AsyncIterator[bytes]:
     parts: list[bytes] = []
+    size = 0
     event: list[bytes] = []
     async for chunk in chunks:
         parts.append(chunk)
+        size += len(chunk)
+        if size > MAX_LINE_BYTES:
+            for message in exchange.too_long(b"".join(parts)):
+                yield b"data: " + encode(message).encode() + b"\n\n"
+            return
         if b"\n" not in chunk:
             continue
         *lines, rest = b"".join(parts).split(b"\n")
-        parts = [rest]
+        parts, size = [rest], len(rest)
         for line in lines:
             if line.strip():
                 event.append(line)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
     Outgoing = MemoryObjectSendStream[SessionMessage]
 
-__all__ = ["INHERITED", "Exchange", "ServerProcess", "Stderr"]
+__all__ = ["INHERITED", "MAX_LINE_BYTES", "Exchange", "ServerProcess", "Stderr"]
 
 _ON_POSIX = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 _FOR_THE_WAY_OUT = (
@@ -189,7 +189,7 @@ class Exchange:
             return [message for it in values if (message := self._message(it)) is not None]
         if broken is None:
             return []
-        return self.unreadable(line, f"an answer that is no JSON: {broken}")
+        return self._unreadable(line, f"an answer that is no JSON: {broken}")
 
     def _message(self, value: Any) -> dict[str, Any] | None:
         """Return a message as the SDK takes it; None for what is none, such as a line of a log."""
@@ -223,7 +223,12 @@ class Exchange:
             return {key: it for key, it in value.items() if key != "params"}
         return value
 
-    def unreadable(self, line: bytes, what: str) -> list[dict[str, Any]]:
+    def too_long(self, line: bytes) -> list[dict[str, Any]]:
+        """Return the error that stands for an answer longer than is read."""
+        limit = f"more than {MAX_LINE_BYTES // 1024**2} MiB at once, which is not read"
+        return self._unreadable(line, limit)
+
+    def _unreadable(self, line: bytes, what: str) -> list[dict[str, Any]]:
         """Return the error that stands for an answer; none when it cannot be told whose it is."""
         found = _ID.search(line[:4096]) or _ID.search(line[-4096:])
         if found is None:
@@ -391,11 +396,7 @@ class ServerProcess:
 
         def line(data: bytes, cut: bool) -> bool:
             nonlocal strays
-            if cut:
-                limit = f"more than {MAX_LINE_BYTES // 1024**2} MiB at once, which is not read"
-                values = exchange.unreadable(data, limit)
-            else:
-                values = exchange.read(data)
+            values = exchange.too_long(data) if cut else exchange.read(data)
             try:
                 messages = [
                     jsonrpc_message_adapter.validate_python(it, by_name=False) for it in values
