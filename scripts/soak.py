@@ -483,6 +483,33 @@ def prune(home: Path) -> list[Row]:
     return [("20 asks while a million requests are pruned", found, wanted, fine)]
 
 
+def million(home: Path) -> list[Row]:
+    """Let rules answer a thousand lines, then a million, and compare the memory."""
+    path = str(profile(home))
+    peaks = []
+    for count in (1000, 1_000_000):
+        source, out = home / f"{count}.txt", home / f"{count}.jsonl"
+        with source.open("w", encoding="utf-8") as file:
+            file.writelines(f"hello {number}\n" for number in range(count))
+        batch = Run(home, "-q", "-p", path, "batch", str(source), "-o", str(out))
+        peaks.append(batch.peak_mib)
+    with out.open("rb") as file:
+        ids = [json.loads(line)["custom_id"] for line in file]
+    in_order = ids == [str(number) for number in range(1, count + 1)]
+    ratio = peaks[1] / peaks[0]
+    what = f"a batch of {count:,} lines, {batch.took_s / 60:.1f} min"
+    found = f"{len(ids):,} answers, {'' if in_order else 'not '}in order, exit code {batch.code}"
+    return [
+        (what, found, "all, in order, 0", in_order and batch.code == 0),
+        (
+            "its memory beside that of 1,000 lines",
+            f"{peaks[1]:.0f} MiB, {ratio:.2f} times",
+            "≤ 1.20 times",
+            ratio <= 1.2,
+        ),
+    ]
+
+
 def gateway(home: Path, minutes: float) -> list[Row]:
     """Ask the gateway at twenty at once while its servers fail in every way they can."""
     with upstream(faults=0.3) as first, upstream(faults=0.3) as second:
@@ -581,6 +608,7 @@ PARTS: dict[str, Callable[[Path], list[Row]]] = {
     "processes": processes,
     "keys": keys,
     "prune": prune,
+    "million": million,
 }
 
 

@@ -46,11 +46,12 @@ def served(play: Play | bytes) -> Iterator[RawServer]:
 
 
 def environment(home: Path, **extra: str) -> dict[str, str]:
-    """Give a process's environment: directories of its own, no keys, no colours."""
+    """Give a process's environment: directories of its own, no keys, nothing of a terminal's."""
     env = {
         name: value
         for name, value in os.environ.items()
-        if not name.endswith(("_API_KEY", "_proxy", "_PROXY")) and name != "NO_COLOR"
+        if not name.endswith(("_API_KEY", "_proxy", "_PROXY"))
+        and name not in {"NO_COLOR", "COLUMNS", "LINES"}
     }
     return env | {"TIEREDLLM_HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"} | extra
 

@@ -62,7 +62,7 @@ def pretend_tried(path: Path, root: Path) -> None:
     verdict = Verdict(
         state=state_of(path),
         header=read_header(path),
-        stamp=_stamp(),
+        stamp=_stamp(None),
         trials=tuple(Trial(rung=rung, rates=rates) for rung in ("plain", "repacked")),
     )
     ValidationCache(places(root).cache).put(path, verdict)

@@ -536,7 +536,7 @@ def test_system_model_and_tier(home):
         (["--deadline", "0", "q"], "--deadline"),
         (["--deadline", "soon", "q"], "--deadline"),
         (["--stream", "--no-stream", "q"], "exclude each other"),
-        (["-c", "q"], "no conversation yet"),
+        (["-c", "q"], "no conversation to continue is in the log"),
         (["--cid", "ffff", "q"], "ffff"),
         (["--nope", "q"], "--nope"),
         (["-p", "nope", "q"], "nope"),

@@ -12,6 +12,7 @@ import time
 import pytest
 from batch_support import Vendor, lines, records, serving, text_of, tiers
 from cli_support import cli, environment, profile, served, tieredllm, two_clouds
+from local_support import smollm2
 from wire_support import answers, response
 
 RULES = "name: r\ntiers:\n  - {name: rules, provider: rules}\n"
@@ -500,6 +501,28 @@ def test_one_output_has_one_writer(tmp_path):
 
     assert second.returncode == 2
     assert b"another `tieredllm batch` is writing" in second.stderr
+
+
+def test_reproducible_answers_are_those_of_one_after_the_other(tmp_path):
+    """With --reproducible a local model says at temperature 0 what it says to each line alone."""
+    questions = [f"Tell a story about the number {number}." for number in range(4)]
+    source = tmp_path / "in.txt"
+    source.write_text("".join(f"{question}\n" for question in questions))
+    used = profile(
+        tmp_path,
+        f"name: local\ntiers:\n  - {{name: local, provider: llama_cpp, model: {smollm2()},"
+        " context_tokens: 512, params: {temperature: 0, max_tokens: 24},"
+        " first_token_timeout_s: 60}\n",
+    )
+
+    result, out = batch(tmp_path, used, source, "--reproducible")
+    alone = [
+        json.loads(cli(tmp_path, "-p", used, "ask", "--json", question).stdout)["text"]
+        for question in questions
+    ]
+
+    assert result.returncode == 0, result.stderr
+    assert [text_of(record) for record in records(out)] == alone
 
 
 def test_memory_does_not_grow_with_the_lines(tmp_path, rules):

@@ -330,7 +330,7 @@ def test_no_key_is_kept(home):
         (["-m", "primary"], "'primary' is a tier, no model: name both"),
         (["--simulate", "primary=nonsense"], "no fault 'nonsense'"),
         (["--deadline", "0"], "--deadline"),
-        (["-c"], "no conversation yet"),
+        (["-c"], "no conversation to continue is in the log"),
         (["-c", "--cid", "x"], "exclude each other"),
         (["--cid", "ffff"], "ffff"),
         (["-f", "/nowhere/x"], "cannot read /nowhere/x"),

@@ -511,11 +511,15 @@ LONG = "word " * 60 + "\n\n- item " + "text " * 30 + "\n\n```\ncode line\n```\n\
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_widths(home, columns):
-    """At any width nothing is cut or overlaps, and the prompt comes back below the answer."""
+@pytest.mark.parametrize("known", [{}, {"COLUMNS": "80", "LINES": "24"}], ids=["", "exported"])
+def test_widths(home, columns, known):
+    """At any width nothing is cut or overlaps, and the prompt comes back below the answer.
+
+    Neither is it where a shell has exported the width that its window had once.
+    """
     with talking({"x": answering(LONG)}) as server:
         path = two_clouds(home, server.url + "/v1")
-        terminal = sat_down(home, "-p", path, "chat", columns=columns, rows=50)
+        terminal = sat_down(home, "-p", path, "chat", columns=columns, rows=50, **known)
         message = "x " + "y" * (columns + 10)
         terminal.type(message + ENTER)
         terminal.until("The end.")

@@ -380,6 +380,30 @@ def test_two_pulls_at_once_are_one(content, server, folder):
     assert len(server.downloads()) == 1
 
 
+def test_what_is_being_pulled_is_not_removed(content, server, folder):
+    """`models rm` during a pull of that model refuses, and the pull ends as if nothing had been."""
+    slow = threading.Event()
+    results = []
+
+    def first():
+        results.append(fetch(tiny(content), folder, server, progress=lambda _: slow.wait(5)))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    while not (folder / "tiny.gguf.part").exists():
+        time.sleep(0.01)
+    there = LocalModel(name="tiny", path=folder / "tiny.gguf", owner="catalog")
+    with pytest.raises(ModelFileError, match="tiny is being pulled: stop that first"):
+        pull.remove(there)
+    slow.set()
+    thread.join()
+
+    assert content == results[0].path.read_bytes()
+    assert left(folder) == ["tiny.gguf", "tiny.gguf.sha256"]
+    pull.remove(there)
+    assert left(folder) == []
+
+
 def test_a_killed_pull_blocks_nobody(content, server, folder):
     """After a pull was killed in the middle the next one goes on at once."""
     code = f"""

@@ -291,6 +291,7 @@ PAGES = {
     "/notes.txt": (200, "text/plain; charset=latin-1", "The code is 4711, né.\n".encode("latin-1")),
     "/page": (200, "text/html", b"<title>T</title><script>x()</script><p>The code is <b>4712</b>."),
     "/app.bin": (200, "application/octet-stream", b"\0\1\2"),
+    "/packed": (200, "text/plain\r\nContent-Encoding: gzip", b"\x1f\x8b"),
     "/nothing": (404, "text/html", b"<title>Not here</title>"),
 }
 
@@ -338,6 +339,7 @@ def test_a_file_may_be_a_url(home, path, text):
     [
         ("/nothing", "answered with status 404: Not here"),
         ("/app.bin", "is application/octet-stream: only text can be read"),
+        ("/packed", "it is packed (gzip), unasked"),
     ],
 )
 def test_a_url_that_is_no_text_is_refused(home, path, why):

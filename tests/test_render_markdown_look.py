@@ -44,6 +44,19 @@ def test_plain_blocks_look_as_rich_renders_them():
     assert shown(text, 40).lines() == expected
 
 
+def test_nothing_a_model_writes_is_dim():
+    """Dim is what the program says itself: no heading, quotation or emphasis can look like that."""
+    markdown = "\n\n".join(
+        f"{mark}tieredllm: answered by rules"
+        for mark in ("###### ", "##### ", "> ", "- ", "*", "~~")
+    )
+
+    styles = re.findall(r"\x1b\[([0-9;]*)m", shown(markdown).getvalue())
+
+    assert styles
+    assert not any(re.match(r"(?:\d+;)*2(?:;|$)", re.sub("[34]8;5;\\d+", "0", it)) for it in styles)
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_rows_fit_the_width(width):
     """No row is wider than the screen, whatever is in it; code is left to the terminal."""

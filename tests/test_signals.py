@@ -183,11 +183,20 @@ def test_a_killed_pull_takes_pip_along(home, tmp_path):
     assert process_is_gone(pip)
 
 
-@every_signal
+SERVER = """
+import os, sys, time
+sys.stdin.readline()
+open({mark!r}, "w").write(str(os.getpid()))
+time.sleep(60)
+"""
+"""A server that marks that it was spoken to, and never answers."""
+
+
+@pytest.mark.parametrize("number", [*ENDINGS, pytest.param(signal.SIGKILL, id="SIGKILL")])
 def test_a_call_of_a_server_ends_it(home, tmp_path, number):
-    """An MCP server that is being started ends with the program."""
+    """An MCP server that is being started ends with the program, however that ends."""
     mark = tmp_path / "server.pid"
-    code = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = SERVER.format(mark=str(mark))
     path = profile(
         home,
         "name: test\ntiers:\n  - {name: rules, provider: rules}\n"
@@ -203,9 +212,41 @@ def test_a_call_of_a_server_ends_it(home, tmp_path, number):
         process.send_signal(number)
         _, err = process.communicate(timeout=10)
 
-    assert process.returncode == 128 + number
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     assert b"Traceback" not in err
     assert process_is_gone(server)
+
+
+@pytest.mark.parametrize("command", ["ask why", "chat", "health --watch 1"])
+def test_nothing_is_left_of_what_was_killed(home, tmp_path, command):
+    """SIGKILL of what shows an answer, a prompt or a watch leaves no process and no open file."""
+    mark = tmp_path / "server.pid"
+    code = SERVER.format(mark=str(mark))
+    with talking({"why": half}) as server:
+        path = profile(
+            home,
+            "name: test\ntiers:\n  - {name: primary, provider: openai, model: m, api_key_env: null,"
+            f" base_url: '{server.url}/v1', tools: all}}\n  - {{name: rules, provider: rules}}\n"
+            f"tools:\n  mcp:\n    slow: {{command: {json.dumps([sys.executable, '-c', code])}}}\n",
+        )
+        terminal = Terminal(home, "-p", path, *command.split())
+        children = []
+        if command.startswith("health"):
+            terminal.until("primary")
+        else:
+            if command == "chat":
+                terminal.until(PROMPT)
+                terminal.type("why\r")
+            children.append(int(wait_for(mark)))
+        children.append(terminal.child.pid)
+        os.kill(terminal.child.pid, signal.SIGKILL)
+
+        assert all(process_is_gone(pid) for pid in children)
+    assert list(home.rglob("*.part")) == []
+    done = subprocess.run(
+        tieredllm("-p", path, "log"), env=environment(home), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"no request was logged yet\n")
 
 
 def test_a_closed_terminal_ends_it(home):

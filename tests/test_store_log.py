@@ -195,6 +195,21 @@ def test_what_a_model_wrote_cannot_steer_the_terminal(tieredllm, filled, termina
     assert "Rayleigh scattering." in out
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_line_of_a_text_is_taken_for_one_of_ours(tieredllm, history, terminal):
+    """What was asked and answered stands behind a margin, whatever its lines look like."""
+    lines = "Sure.\n\nanswered by secondary in 2 ms\nanswer\ntieredllm: all is well"
+    history.save(Prompt(question="Hi"), answer(FULL_ID, lines, attempts=[attempt()]), "default")
+    _, out, _ = tieredllm("log", "show", FULL_ID, terminal=terminal)
+    shown = [line.rstrip() for line in plain(out).splitlines()]
+
+    assert shown.count("answer") == 1
+    assert [line for line in shown if line.startswith(("answered by", "tieredllm:"))] == [
+        "answered by primary (openai gpt) in 250 ms"
+    ]
+    assert "  tieredllm: all is well" in shown
+
+
 @pytest.mark.parametrize(
     "args", [["show", "zzzz"], ["show", "REF-00000000"], ["prune", "--older-than", "0"]]
 )

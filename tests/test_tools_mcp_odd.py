@@ -793,6 +793,74 @@ def test_a_session_that_a_server_forgot_is_begun_anew(tmp_path, forgotten):
     assert [(it.outcome, it.text) for it in results] == [("ok", "1"), ("ok", "2"), ("ok", "3")]
 
 
+class LooseServer(ForgetfulServer):
+    """A server over HTTP whose calls are answered with a body of our own."""
+
+    def __init__(self, kind, body):
+        super().__init__(None)
+        self._kind, self._body = kind, body
+
+    def _answer(self, verb, session, message):
+        if message.get("method") != "tools/call":
+            return super()._answer(verb, session, message)
+        body = self._body.replace("ID", str(message["id"])).replace("BLOCK", BLOCK)
+        return 200, [f"Content-Type: {self._kind}"], body
+
+
+LOOSE = '{"id":ID,"result":{"content":[BLOCK,{"type":"text","text":"half \\ud83d"}],"x":NaN}}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", LOOSE),
+        ("text/event-stream", f"event: message\ndata: {LOOSE}\n\n"),
+        ("text/event-stream; charset=utf-8", f": hello\n\nid: 1\r\ndata: {LOOSE}\r\n\r\n"),
+        # One event of several lines, and a notification before it.
+        (
+            "text/event-stream",
+            'data: {"jsonrpc":"2.0","method":"notifications/x","params":null}\n\n'
+            "data: " + LOOSE.replace(",", ",\ndata: ") + "\n\n",
+        ),
+    ],
+)
+def test_a_loose_answer_over_http_is_read_as_it_is_meant(tmp_path, kind, body):
+    """What is mended over pipes is over HTTP, in a body as in a stream of events."""
+    result = answered(tmp_path, kind, body)
+
+    assert (result.outcome, result.text) == ("ok", "x\n\nhalf \ufffd")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+def test_an_answer_over_http_that_is_too_long_is_an_error_at_once(tmp_path, monkeypatch, kind):
+    """No server fills the memory; its answer is an error of the call."""
+    for module in ("transport", "http"):
+        monkeypatch.setattr(f"tieredllm.tools.mcp.{module}.MAX_LINE_BYTES", 1024**2)
+    body = ("data: " if "stream" in kind else "") + '{"id":ID,"result":["' + "x" * 2_000_000
+    result = answered(tmp_path, kind, body)
+
+    assert result.outcome == "failed"
+    assert "more than 1 MiB at once, which is not read" in result.text
+
+
+def answered(folder, kind, body):
+    """Call a tool of a server that answers with a body; give the result."""
+
+    async def go():
+        served = LooseServer(kind, body)
+        server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        box = Toolbox(declared(mcp={"raw": {"url": url}}), cwd=folder, env={})
+        tools = ToolSession(box, approval=Approval("always"), max_rounds=9)
+        try:
+            return (await carried_out(tools, call("raw__count")))[0]
+        finally:
+            await box.aclose()
+            server.close()
+
+    return asyncio.run(go())
+
+
 def test_everything_a_server_is_told_may_name_variables(tmp_path):
     """`${NAME}` and `${NAME:-text}` stand for variables and stored keys; a missing one is told."""
     script = tmp_path / "show.py"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
@@ -311,6 +312,9 @@ SHORT_ID = 8
 FIRST_LINE = 200
 """Characters of a question in a list that isn't cut to a terminal's width."""
 
+MARGIN = "  "
+"""Stands before each line of what was asked and answered: none of them is taken for one of ours."""
+
 STYLES = {"ok": "green", "failed": "red", "cancelled": "yellow", "skipped": "dim"}
 
 
@@ -412,7 +416,7 @@ def _print_time_line(environment: Environment, request: LoggedRequest) -> None:
     for title, text in _texts(request):
         console.print()
         console.print(Text(title, style="bold"))
-        console.print(Text(text))
+        console.print(Padding(Text(text), (0, 0, 0, len(MARGIN))))
 
 
 def _plain_lines(request: LoggedRequest) -> list[str]:
@@ -424,7 +428,7 @@ def _plain_lines(request: LoggedRequest) -> list[str]:
         for attempt in answer.attempts
     )
     for title, text in _texts(request):
-        lines.extend(("", title, text))
+        lines.extend(("", title, indent(text, MARGIN)))
     return lines
 
 

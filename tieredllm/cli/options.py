@@ -457,6 +457,6 @@ def find_conversation(history: History | None, conversation: str | None) -> Conv
     if earlier is None:
         from tieredllm.errors import UsageError
 
-        what = f"no conversation {conversation!r}" if conversation else "no conversation yet"
-        raise UsageError(f"{what} to continue (see `tieredllm log`)")
+        which = f"no conversation {conversation!r}" if conversation else "no conversation"
+        raise UsageError(f"{which} to continue is in the log (see `tieredllm log`)")
     return earlier

@@ -250,11 +250,15 @@ def _read_url(url: str, patience: Patience) -> str:
                 headers={
                     "User-Agent": "tieredllm",
                     "Accept": "text/*, application/json, */*;q=0.5",
+                    "Accept-Encoding": "identity",
                 },
             ) as client,
             client.stream("GET", url) as response,
         ):
-            pieces = response.iter_bytes(CHUNK_BYTES)
+            packed = response.headers.get("content-encoding", "identity")
+            if packed.strip().lower() != "identity":  # a few bytes could unpack to anything
+                raise UsageError(f"cannot read {url}: it is packed ({packed}), unasked")
+            pieces = response.iter_raw(CHUNK_BYTES)
 
             def read_next() -> bytes:
                 if time.monotonic() > until:

@@ -82,7 +82,7 @@ def pull(
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(
-            models_dir / f".{model.file}.lock",
+            path,
             lambda: notice(f"another pull of {model.name} is under way: waiting for it"),
         ):
             present = _present(model, path, progress, notice)
@@ -192,10 +192,16 @@ def _no_such_file(found: hub.Repository, name: HubName) -> str:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Lock a file while the body runs; `on_wait` is called once if another process has it."""
+def _one_at_a_time(file: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Have a model's file for oneself while the body runs.
+
+    Args:
+        file: it need not be there.
+        on_wait: called once if another process has it.
+    """
     import filelock
 
+    path = file.with_name(f".{file.name}.lock")
     lock = filelock.FileLock(path)
     try:
         lock.acquire(blocking=False)
@@ -397,16 +403,23 @@ def remove(model: LocalModel) -> int:
         The bytes freed.
 
     Raises:
-        ModelFileError: there is nothing, or it cannot be removed.
+        ModelFileError: there is nothing, it cannot be removed, or it is being pulled.
     """
     path = model.path
+
+    def refuse() -> None:
+        raise ModelFileError(f"{model.name} is being pulled: stop that first (Ctrl-C), or wait")
+
     files = [each for file in shards(path) for each in (file, file.with_name(f"{file.name}.part"))]
     freed = sum(file.stat().st_size for file in files if file.exists())
     if not any(file.exists() for file in files):
         raise ModelFileError(f"{model.name} is not installed ({path} does not exist)")
     try:
-        for file in (*files, *(catalog.sidecar(file) for file in shards(path))):
-            file.unlink(missing_ok=True)
+        with contextlib.ExitStack() as locked:
+            for file in shards(path):
+                locked.enter_context(_one_at_a_time(file, refuse))
+            for file in (*files, *(catalog.sidecar(file) for file in shards(path))):
+                file.unlink(missing_ok=True)
         if model.owner == "hub":
             with contextlib.suppress(OSError):  # other files of that repository are kept
                 for folder in path.parents[:2]:

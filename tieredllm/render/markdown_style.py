@@ -154,9 +154,13 @@ class _Code(CodeBlock):
 
 
 class _Heading(Heading):
-    """Show every heading at the left, where the text is."""
+    """Show every heading at the left, where the text is, and none dim."""
 
     LEVEL_ALIGN = {}  # noqa: RUF012 - rich's own class variable
+
+    def __init__(self, tag: str) -> None:
+        # Dim are the program's own remarks: rich 15 has h6 so, and a model could write one.
+        super().__init__("h5" if tag == "h6" else tag)
 
 
 class _Quote(BlockQuote):

@@ -1,30 +1,35 @@
 """Reach servers over streamable HTTP, and say what their errors mean.
 
 The SDK keeps neither the status nor the body of an error ("Server returned an error response", mcp
-2.3.0, `client/streamable_http.py`), which is all there is to go by.
+2.3.0, `client/streamable_http.py`), which is all there is to go by. It also validates each message
+as it is read, so what a server sends is mended before, on its way through the response's stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
+from tieredllm.lenient_json import NotJsonError, decode, encode
 from tieredllm.text import one_line
 from tieredllm.tools.mcp.connection import UnavailableError
-from tieredllm.tools.mcp.transport import mended
+from tieredllm.tools.mcp.transport import MAX_LINE_BYTES, Exchange
 
 if TYPE_CHECKING:
     import httpx2
+    from httpx2 import AsyncByteStream
 
 __all__ = ["HttpLife", "HttpProblem"]
 
 _OTHER_WAY = "name the variable that holds a token: `headers_env: {Authorization: NAME}`"
+
+Mend = Callable[[AsyncIterable[bytes], Exchange], AsyncIterator[bytes]]
 
 BODY_CHARACTERS = 300
 """How much of an error's body is shown."""
@@ -103,6 +108,7 @@ class HttpLife:
         self._auth = auth
         self._authorized_by = authorized_by
         self._headers: Mapping[str, str] = {}
+        self._exchange = Exchange()
         self._problem: HttpProblem | None = None
         self.has_ended = asyncio.Event()
         self.has_lost_session = False
@@ -122,7 +128,7 @@ class HttpLife:
 
         timeout = httpx2.Timeout(self._connect_timeout_s, read=None)
         client = httpx2.AsyncClient(
-            headers=dict(self._headers),
+            headers={**self._headers, "accept-encoding": "identity"},
             timeout=timeout,
             auth=self._auth,
             follow_redirects=True,
@@ -130,7 +136,7 @@ class HttpLife:
         )
         await stack.enter_async_context(client)
         transport = streamable_http_client(self._url, http_client=client)
-        return await stack.enter_async_context(mended(transport))
+        return await stack.enter_async_context(transport)
 
     async def abandon(self) -> None:
         """Do nothing: there is nothing to end."""
@@ -163,6 +169,8 @@ class HttpLife:
 
     async def _note(self, response: httpx2.Response) -> None:
         """Keep what a response says; `GET` is a stream that many servers do not offer."""
+        if response.status_code < 400 and "content-encoding" not in response.headers:
+            _mend_answers(response, self._exchange)
         if response.request.method != "POST":
             return
         body = ""
@@ -190,9 +198,90 @@ class HttpLife:
             self.has_ended.set()
 
 
+def _mend_answers(response: httpx2.Response, exchange: Exchange) -> None:
+    """Have what a response will bring mended before the SDK reads it.
+
+    Args:
+        response: one whose body was not read.
+        exchange: knows what was asked.
+    """
+    with suppress(NotJsonError):
+        asked = decode(response.request.content)
+        if isinstance(asked, dict):
+            exchange.sent(asked.get("id"), asked.get("method"))
+    kind = response.headers.get("content-type", "").lower()
+    if kind.startswith("application/json"):
+        response.stream = _mended(response.stream, _mended_body, exchange)
+    elif kind.startswith("text/event-stream"):
+        response.stream = _mended(response.stream, _mended_events, exchange)
+
+
+def _mended(given: Any, mend: Mend, exchange: Exchange) -> AsyncByteStream:
+    """Return a stream of a response that is mended on its way."""
+    from httpx2 import AsyncByteStream
+
+    class Mended(AsyncByteStream):
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return mend(given, exchange)
+
+        async def aclose(self) -> None:
+            await given.aclose()
+
+    return Mended()
+
+
+async def _mended_body(chunks: AsyncIterable[bytes], exchange: Exchange) -> AsyncIterator[bytes]:
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > MAX_LINE_BYTES:
+            break
+    body = b"".join(parts)
+    messages = exchange.read(body) if size <= MAX_LINE_BYTES else exchange.too_long(body)
+    yield encode(messages[0]).encode() if len(messages) == 1 else body
+
+
+async def _mended_events(chunks: AsyncIterable[bytes], exchange: Exchange) -> AsyncIterator[bytes]:
+    parts: list[bytes] = []
+    size = 0
+    event: list[bytes] = []
+    async for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > MAX_LINE_BYTES:
+            for message in exchange.too_long(b"".join(parts)):
+                yield b"data: " + encode(message).encode() + b"\n\n"
+            return
+        if b"\n" not in chunk:
+            continue
+        *lines, rest = b"".join(parts).split(b"\n")
+        parts, size = [rest], len(rest)
+        for line in lines:
+            if line.strip():
+                event.append(line)
+            else:
+                yield _mended_event(event, exchange)
+                event = []
+    yield b"\n".join([*event, b"".join(parts)])
+
+
+def _mended_event(lines: list[bytes], exchange: Exchange) -> bytes:
+    data = [line[5:].strip() for line in lines if line.startswith(b"data:")]
+    messages = exchange.read(b"\n".join(data)) if data else []
+    if not messages:
+        return b"\n".join([*lines, b"", b""])
+    others = [line for line in lines if not line.startswith(b"data:")]
+    events = [[*others, b"data: " + encode(it).encode(), b"", b""] for it in messages]
+    return b"".join(b"\n".join(event) for event in events)
+
+
 _CLOSED = (-32000, "Connection closed")
 """What the SDK says of a connection that is gone (mcp 2.3.0, `shared/jsonrpc_dispatcher.py`)."""
-_NO_ANSWER = ("Unexpected content type", "Failed to parse JSON response")
+_NO_ANSWER = (
+    *("Unexpected content type", "Failed to parse JSON response", "Failed to parse SSE message"),
+)
 """How the SDK calls a success that holds no answer."""
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     Incoming = MemoryObjectReceiveStream[SessionMessage | Exception]
     Outgoing = MemoryObjectSendStream[SessionMessage]
 
-__all__ = ["INHERITED", "Exchange", "ServerProcess", "Stderr", "mended"]
+__all__ = ["INHERITED", "MAX_LINE_BYTES", "Exchange", "ServerProcess", "Stderr"]
 
 _ON_POSIX = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 _FOR_THE_WAY_OUT = (
@@ -158,11 +158,10 @@ class Exchange:
         self._methods: dict[str, str] = {}
         self._stderr = stderr
 
-    def sent(self, message: Any) -> None:
-        """Take note of a request."""
-        method = getattr(message, "method", None)
-        if method is not None and getattr(message, "id", None) is not None:
-            self._methods[str(message.id)] = method
+    def sent(self, request_id: Any, method: Any) -> None:
+        """Take note of a message; one without an id or a method is answered by nobody."""
+        if method is not None and request_id is not None:
+            self._methods[str(request_id)] = method
 
     def answered(self, request_id: Any, result: Any) -> dict[str, Any]:
         """Return a result as the SDK takes it."""
@@ -190,7 +189,7 @@ class Exchange:
             return [message for it in values if (message := self._message(it)) is not None]
         if broken is None:
             return []
-        return self.unreadable(line, f"an answer that is no JSON: {broken}")
+        return self._unreadable(line, f"an answer that is no JSON: {broken}")
 
     def _message(self, value: Any) -> dict[str, Any] | None:
         """Return a message as the SDK takes it; None for what is none, such as a line of a log."""
@@ -224,7 +223,12 @@ class Exchange:
             return {key: it for key, it in value.items() if key != "params"}
         return value
 
-    def unreadable(self, line: bytes, what: str) -> list[dict[str, Any]]:
+    def too_long(self, line: bytes) -> list[dict[str, Any]]:
+        """Return the error that stands for an answer longer than is read."""
+        limit = f"more than {MAX_LINE_BYTES // 1024**2} MiB at once, which is not read"
+        return self._unreadable(line, limit)
+
+    def _unreadable(self, line: bytes, what: str) -> list[dict[str, Any]]:
         """Return the error that stands for an answer; none when it cannot be told whose it is."""
         found = _ID.search(line[:4096]) or _ID.search(line[-4096:])
         if found is None:
@@ -392,11 +396,7 @@ class ServerProcess:
 
         def line(data: bytes, cut: bool) -> bool:
             nonlocal strays
-            if cut:
-                limit = f"more than {MAX_LINE_BYTES // 1024**2} MiB at once, which is not read"
-                values = exchange.unreadable(data, limit)
-            else:
-                values = exchange.read(data)
+            values = exchange.too_long(data) if cut else exchange.read(data)
             try:
                 messages = [
                     jsonrpc_message_adapter.validate_python(it, by_name=False) for it in values
@@ -414,7 +414,8 @@ class ServerProcess:
 
         async def send() -> None:
             async for message in to_send:
-                exchange.sent(message.message)
+                sent = message.message
+                exchange.sent(getattr(sent, "id", None), getattr(sent, "method", None))
                 text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
                 self._write(text.encode() + b"\n")
 
@@ -504,43 +505,3 @@ def _watch(pid: int) -> subprocess.Popen[bytes] | None:
             start_new_session=True,
         )
     return None
-
-
-@asynccontextmanager
-async def mended(transport: Any) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
-    """Mend what another transport of the SDK brings.
-
-    Args:
-        transport: gives the streams when it is entered.
-    """
-    import anyio
-    from mcp.shared.message import SessionMessage
-    from mcp_types import JSONRPCResponse
-
-    exchange = Exchange()
-    incoming, received = anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
-    outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](math.inf)
-
-    async def receive(stream: Any) -> None:
-        async with incoming:
-            async for item in stream:
-                message = getattr(item, "message", None)
-                if isinstance(message, JSONRPCResponse):
-                    result = exchange.answered(message.id, message.result)
-                    item.message = message.model_copy(update={"result": result})
-                await incoming.send(item)
-
-    async def send(stream: Any) -> None:
-        async with stream:
-            async for item in to_send:
-                exchange.sent(item.message)
-                await stream.send(item)
-
-    async with transport as (read, write), anyio.create_task_group() as group:
-        with received, outgoing, to_send:
-            group.start_soon(receive, read)
-            group.start_soon(send, write)
-            try:
-                yield received, outgoing
-            finally:
-                group.cancel_scope.cancel()
