@@ -250,6 +250,10 @@ class Index:
             "CREATE TABLE records (part INTEGER, offset INTEGER, length INTEGER, id TEXT,"
             " hash TEXT, ok INTEGER, line INTEGER, PRIMARY KEY (part, offset)) WITHOUT ROWID"
         )
+        self._database.execute(
+            "CREATE VIEW pending AS SELECT number FROM lines WHERE NOT EXISTS (SELECT 1 FROM"
+            " records WHERE records.id = lines.id AND records.hash = lines.hash AND ok)"
+        )
         # Where a record belongs: its line's place, or the one it had when the input is not known.
         self._database.execute(
             "CREATE VIEW placed AS SELECT records.*, coalesce(lines.number, line) AS here"
@@ -299,24 +303,21 @@ class Index:
 
     def pending(self) -> Iterator[int]:
         """Yield the numbers of the lines that have no answer, in the input's order."""
-        for (number,) in self._database.execute(
-            "SELECT number FROM lines WHERE NOT EXISTS (SELECT 1 FROM records"
-            " WHERE records.id = lines.id AND records.hash = lines.hash AND ok) ORDER BY number"
-        ):
+        for (number,) in self._database.execute("SELECT number FROM pending ORDER BY number"):
             yield number
 
     def count_pending(self) -> int:
         """Count the lines that have no answer."""
-        return sum(1 for _ in self.pending())
+        (count,) = self._database.execute("SELECT count(*) FROM pending").fetchone()
+        return int(count)
 
     def count_stale(self) -> int:
         """Count the records of lines that are to be asked again."""
-        return sum(1 for _ in self.replaced()) + sum(
-            1
-            for _ in self._database.execute(
-                "SELECT 1 FROM records JOIN lines USING (id) WHERE NOT ok"
-            )
-        )
+        (count,) = self._database.execute(
+            "SELECT count(*) FROM records JOIN lines USING (id)"
+            " WHERE NOT ok OR records.hash <> lines.hash"
+        ).fetchone()
+        return int(count)
 
     def replaced(self) -> Iterator[tuple[int, int]]:
         """Yield offset and length of the answers to another line or prompt, or by another profile.

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from tieredllm.batch.cluster import ClusterBatch
     from tieredllm.batch.lines import BatchLine
-    from tieredllm.batch.output import Record
     from tieredllm.batch.run import Batch, Checkpoint, Tally
     from tieredllm.client import FallbackManager
     from tieredllm.types import Answer, Options
@@ -311,6 +310,7 @@ def _ask_all(
     """Ask what is left, and say how it went."""
     from tieredllm.aio import run
     from tieredllm.batch.output import Output, record_of
+    from tieredllm.cli.output import print_json_line
     from tieredllm.errors import TieredLLMError, UsageError
 
     output = Output(path) if path is not None else None
@@ -320,7 +320,7 @@ def _ask_all(
         if output is not None:
             output.append(record)
         else:
-            _print_record(environment, record)
+            print_json_line(record, environment)
 
     async def answer_all() -> None:
         batch = make(checkpoint.pending(), write)
@@ -402,13 +402,6 @@ async def _draw(environment: Environment, tally: Tally) -> None:
             view.show(tally)
     finally:
         view.close()
-
-
-def _print_record(environment: Environment, record: Record) -> None:
-
-    from tieredllm.cli.output import print_json_line
-
-    print_json_line(record, environment)
 
 
 def _shared_options(manager: FallbackManager, options: BatchOptions) -> Options:

@@ -104,15 +104,17 @@ def read_prompt(model: LoadedModel, chat: ChatFormat, job: Job) -> ChatPrompt:
     """
     from tieredllm.local.tokenizer import is_long
 
+    room = f"the context has room for {model.n_ctx} tokens"
     written = "".join(message.content for message in job.messages)
     if is_long(written) and model.vocabulary.count(written) > 2 * model.n_ctx:
         # Not tokenised in full: that cannot be stopped, and takes a second per megabyte.
-        raise FallbackTriggerError(
-            ErrorKind.CONTEXT_LENGTH,
-            f"the prompt has {len(written)} characters; "
-            f"the context has room for {model.n_ctx} tokens",
-        )
-    return chat.prompt(job.messages)
+        message = f"the prompt has {len(written)} characters; {room}"
+        raise FallbackTriggerError(ErrorKind.CONTEXT_LENGTH, message)
+    prompt = chat.prompt(job.messages)
+    if len(prompt.tokens) >= model.n_ctx:
+        message = f"the prompt has {len(prompt.tokens)} tokens; {room}"
+        raise FallbackTriggerError(ErrorKind.CONTEXT_LENGTH, message)
+    return prompt
 
 
 class Writer:

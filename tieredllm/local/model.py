@@ -249,20 +249,15 @@ class LoadedModel:
         evaluated again.
 
         Args:
-            prompt: its tokens.
+            prompt: its tokens, fewer than `n_ctx`.
             lasting: with how many of them the next prompt of the conversation will begin, too;
                 what a model that cannot cut its cache goes back to.
             contexts: where to look for a kept context.
 
         Raises:
             StoppedError: the stop flag was set.
-            FallbackTriggerError: the prompt does not fit (`context_length`), or llama.cpp failed.
+            FallbackTriggerError: llama.cpp failed.
         """
-        if len(prompt) >= self.n_ctx:
-            raise FallbackTriggerError(
-                ErrorKind.CONTEXT_LENGTH,
-                f"the prompt has {len(prompt)} tokens; the context has room for {self.n_ctx}",
-            )
         first = self.sequences[0]
         # The last token is always evaluated: its logits are what the answer starts from.
         known = prompt[:-1]
@@ -346,10 +341,6 @@ class LoadedModel:
     def used_tokens(self) -> int:
         """How much of the room is taken."""
         return len(self._cells)
-
-    def own_tokens(self, sequence: Sequence) -> int:
-        """Return how much room forgetting a sequence would give back."""
-        return sum(self._cells[cell] == 1 for cell in sequence.cells)
 
     def cut(self, sequence: Sequence, keep: int) -> None:
         """Forget all but the first `keep` tokens of a sequence.

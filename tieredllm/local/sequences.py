@@ -101,12 +101,6 @@ class Scheduler:
             return
         try:
             prompt = read_prompt(self._model, self._chat, job)
-            if len(prompt.tokens) >= self._model.n_ctx:
-                raise FallbackTriggerError(
-                    ErrorKind.CONTEXT_LENGTH,
-                    f"the prompt has {len(prompt.tokens)} tokens; "
-                    f"the context has room for {self._model.n_ctx}",
-                )
             writer = Writer(self._model, self._chat, job, prompt)
         except Exception as exc:  # noqa: BLE001 - it goes to whoever waits
             job.post(self._translate(exc))
