@@ -97,6 +97,25 @@ def test_what_the_context_holds_is_shared_with_later_questions(tiny):
     assert evaluated < 40
 
 
+def test_a_step_wakes_the_program_once(tiny, monkeypatch):
+    """What a step brings for several answers is handed to their event loop together."""
+
+    async def body(runner):
+        await runner.ready()
+        loop, wakes = asyncio.get_running_loop(), []
+        wake = loop.call_soon_threadsafe
+        monkeypatch.setattr(
+            loop, "call_soon_threadsafe", lambda *args: wakes.append(args) or wake(*args)
+        )
+        ends = await asyncio.gather(*(ask(runner, text, 30) for text in QUESTIONS[:4]))
+        return len(wakes), sum(end.completion_tokens for _, end in ends)
+
+    wakes, tokens = run(tiny, body)
+
+    assert tokens > 60
+    assert wakes < 0.5 * tokens
+
+
 def test_a_stop_of_one_takes_nothing_from_the_others(tiny):
     """Some of the questions are given up midway; the rest get what they would have got."""
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_support import talking
@@ -254,33 +255,46 @@ def asking(home: Path, path: str, question: str) -> subprocess.Popen[bytes]:
     )
 
 
+def ask_while_stopped(home: Path, whole: bytes, cut: int, *, for_s: float) -> dict[str, Any]:
+    """Ask, and stop the process while the server sends the rest of its response."""
+    asked, goes_on = threading.Event(), threading.Event()
+
+    async def play(connection):
+        await connection.send(whole[:cut])
+        asked.set()
+        await asyncio.to_thread(goes_on.wait, 20)
+        await connection.send(whole[cut:])
+
+    with served(play) as server:
+        limits = ", first_token_timeout_s: 0.5, idle_timeout_s: 0.5, timeout_s: 0.5"
+        path = two_clouds(home, server.url + "/v1", extra=limits)
+        process = asking(home, path, "why?")
+        assert asked.wait(30)
+        time.sleep(0.2)  # it has begun to wait
+        process.send_signal(signal.SIGSTOP)
+        goes_on.set()
+        time.sleep(for_s)
+        process.send_signal(signal.SIGCONT)
+        return json.loads(process.communicate(timeout=30)[0])
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot stop a process")
 @pytest.mark.parametrize("part", [0, 1], ids=["before the first byte", "in the middle"])
 def test_a_process_that_does_not_run_blames_nobody(tmp_path, part):
     """What arrived while a process was stopped is read, though its limits are over by the clock."""
     whole = answers("openai", "in ", "time")
-    asked, goes_on = threading.Event(), threading.Event()
-
-    async def play(connection):
-        first = whole[: whole.index(b"time") - 100] if part else b""
-        await connection.send(first)
-        asked.set()
-        await asyncio.to_thread(goes_on.wait, 20)
-        await connection.send(whole[len(first) :])
-
-    with served(play) as server:
-        limits = ", first_token_timeout_s: 0.5, idle_timeout_s: 0.5, timeout_s: 0.5"
-        path = two_clouds(tmp_path, server.url + "/v1", extra=limits)
-        process = asking(tmp_path, path, "why?")
-        assert asked.wait(30)
-        time.sleep(0.2)  # it has begun to wait
-        process.send_signal(signal.SIGSTOP)
-        goes_on.set()
-        time.sleep(1.5)
-        process.send_signal(signal.SIGCONT)
-        answer = json.loads(process.communicate(timeout=30)[0])
+    answer = ask_while_stopped(tmp_path, whole, part and whole.index(b"time") - 100, for_s=1.5)
 
     assert (answer["tier"], answer["text"]) == ("primary", "in time")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot stop a process")
+def test_a_process_that_does_not_run_reads_why_it_was_refused(tmp_path):
+    """The rest of an error's body is not given up either: it says that the quota is used up."""
+    whole = response(429, {"error": {"message": "no", "code": "insufficient_quota"}})
+    answer = ask_while_stopped(tmp_path, whole, whole.index(b"{"), for_s=3)
+
+    assert answer["attempts"][0]["error"]["kind"] == "quota_exhausted"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows starts processes too slowly")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from tieredllm.aio import LoopTimeout
 from tieredllm.clock import iso
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import NoMemory, ParameterMemory, Standing
@@ -155,7 +156,7 @@ async def _probe(backend: Backend, *, deep: bool) -> ProbeResult | None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     try:
-        async with asyncio.timeout(limit_s):
+        async with LoopTimeout(limit_s):
             return await backend.probe(deep=deep)
     except TimeoutError:
         error = f"no answer within {limit_s:g} s"

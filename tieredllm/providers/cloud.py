@@ -7,7 +7,6 @@ finish reasons mean (`finish_reasons`) and how its model list looks (`_names`).
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import re
@@ -18,7 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 
-from tieredllm.aio import give_way
+from tieredllm.aio import LoopTimeout, give_way
 from tieredllm.clock import Clock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import FIXES, ErrorInfo, ErrorKind
@@ -281,7 +280,7 @@ class CloudBackend(ABC):
         start = self._clock.monotonic()
         limit_s = DEEP_PROBE_S if deep else PROBE_S
         try:
-            async with asyncio.timeout(limit_s):
+            async with LoopTimeout(limit_s):
                 found = await (self._first_token() if deep else self._look_up())
         except TimeoutError:
             found = _failed(ErrorKind.TIMEOUT, f"no answer within {limit_s:g} s")
@@ -541,7 +540,7 @@ class CloudBackend(ABC):
         if not self._key() or self._at_home or is_own_host(self._base_url, OPENROUTER):
             return False
         try:
-            async with asyncio.timeout(PROBE_S / 2):
+            async with LoopTimeout(PROBE_S / 2):
                 return bool(await self._listed(with_key=False))
         except (TimeoutError, FallbackTriggerError, NotJsonError):
             return False

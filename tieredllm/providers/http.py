@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from tieredllm.aio import give_way
+from tieredllm.aio import LoopTimeout, give_way
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
@@ -399,7 +399,7 @@ class Reply:
         if self._packing:
             return body
         try:
-            async with asyncio.timeout(ERROR_BODY_S):
+            async with LoopTimeout(ERROR_BODY_S):
                 while len(body) < MAX_ERROR_BODY_BYTES:
                     chunk = await self._next()
                     if chunk is None:
