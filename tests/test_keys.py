@@ -56,6 +56,14 @@ def test_a_key_is_what_the_file_says(file, value):
     assert Keys({}, file).get("K") == value
 
 
+def test_bytes_that_are_no_text_are_a_wrong_key_and_nothing_worse(file):
+    """A variable that holds no UTF-8 gives a key that can be hashed, and refused as no key."""
+    key = Keys({"K": "sk-\udcff"}, file).get("K")
+
+    assert key is not None
+    assert key.encode().decode().startswith("sk-\ufffd")
+
+
 def test_the_file_is_read_only_when_it_is_needed(file, monkeypatch):
     """A key from the environment, or no file at all, costs nothing."""
     import tieredllm.profile.yaml_reader as yaml_reader

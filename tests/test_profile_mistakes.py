@@ -116,6 +116,10 @@ def tier(lines: str) -> str:
             "5:15: `base_url` names no server: `http:///v1`",
         ),
         (
+            tier("provider: openai\nmodel: x\nbase_url: http://x/v1#y"),
+            "5:15: `base_url` has a `#` in it, and what follows one is sent to no server",
+        ),
+        (
             tier("provider: openai\nmodel: x\nbase_url: http://x:99999/v1"),
             "5:15: `base_url` is no URL: `http://x:99999/v1`",
         ),

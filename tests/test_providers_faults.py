@@ -309,6 +309,16 @@ def test_a_packed_body_is_refused(vendor, encoding):
 
 
 @every_vendor
+@pytest.mark.parametrize("encoding", ["", "none", "utf-8", "aws-chunked", "identity, identity"])
+def test_an_encoding_that_packs_nothing_is_no_fault(vendor, encoding):
+    """Some servers name a charset, or nothing known, as the encoding of a body as it is."""
+    head = {"Content-Encoding": encoding, "Content-Type": "application/json"}
+    outcome, _ = ask(vendor, response(200, document(vendor, "Hello"), head), BLOCK)
+
+    assert outcome.text == "Hello"
+
+
+@every_vendor
 def test_a_packed_error_is_known_by_its_status(vendor):
     """What is packed is not shown either."""
     head = {"Content-Encoding": "gzip", "Content-Type": "application/json"}

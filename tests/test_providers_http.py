@@ -231,9 +231,19 @@ def test_a_certificate_of_one_s_own_authority_is_trusted(self_signed, monkeypatc
     assert asyncio.run(ask_over_tls(*self_signed)).text == "Hi"
 
 
-def test_a_certificate_file_that_is_not_there_is_a_tls_error(monkeypatch, tmp_path):
-    """A broken `SSL_CERT_FILE` is told as what it is."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+BROKEN_PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "No such file"), ("", "no certificate in it"), (BROKEN_PEM, "in it")],
+)
+def test_a_certificate_file_that_holds_none_is_a_tls_error(monkeypatch, tmp_path, content, why):
+    """A broken `SSL_CERT_FILE` is told as what it is, and no server is blamed for it."""
+    file = tmp_path / "authorities.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
 
     async def run():
         http = HttpClients()
@@ -242,7 +252,11 @@ def test_a_certificate_file_that_is_not_there_is_a_tls_error(monkeypatch, tmp_pa
         finally:
             await http.aclose()
 
-    assert asyncio.run(run()).kind == "tls"
+    outcome = asyncio.run(run())
+
+    assert outcome.kind == "tls"
+    assert "the certificates (SSL_CERT_FILE?) cannot be read: " in outcome.error.message
+    assert why in outcome.error.message
 
 
 def test_an_authority_of_the_system_s_store_is_trusted(monkeypatch, self_signed):

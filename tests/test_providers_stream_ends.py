@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from wire_support import ask
+from wire_support import ask, backend
+
+from tieredllm.providers import openai
+from tieredllm.providers.http import HttpClients
 
 CASES = yaml.safe_load((Path(__file__).parent / "data" / "stream_ends.yaml").read_text("utf-8"))
 
@@ -41,3 +44,50 @@ def test_a_stream_ends_as_it_was_meant(case):
     if "tokens" in case:
         usage = outcome.finish.usage
         assert [usage.prompt_tokens, usage.completion_tokens] == case["tokens"]
+
+
+WORD = {"index": 0, "delta": {"role": "assistant", "content": "word"}, "finish_reason": None}
+DELTAS = [
+    None,
+    {},
+    "word",
+    {"content": None},
+    {"content": ""},
+    {"content": [{"type": "text", "text": "word"}]},
+    {"content": "word", "reasoning_content": "hm"},
+    {"content": "word", "tool_calls": [{"index": 0}]},
+    {"content": "word", "refusal": "no"},
+]
+CHUNKS = [
+    {"id": "1", "object": "chat.completion.chunk", "model": "m", "choices": [WORD]}
+    | {"created": 1, "usage": None, "obfuscation": "x", **more}
+    for more in (
+        {},
+        {"model": None},
+        {"model": 7},
+        {"usage": {"prompt_tokens": 3}},
+        {"object": "error"},
+        {"error": {"message": "no"}},
+        {"type": "error"},
+        {"x_groq": {"usage": {"prompt_tokens": 3}}},
+        {"choices": []},
+        {"choices": [WORD, WORD]},
+        {"choices": [7]},
+        {"choices": [WORD | {"finish_reason": "stop"}]},
+        {"choices": [WORD | {"index": 2}]},
+        {"choices": [WORD | {"index": "x"}]},
+        {"choices": [WORD | {"message": {"content": "whole"}}]},
+        {"choices": [WORD | {"error": {"message": "no"}}]},
+        *({"choices": [WORD | {"delta": delta}]} for delta in DELTAS),
+    )
+]
+
+
+@pytest.mark.parametrize("chunk", CHUNKS, ids=range(len(CHUNKS)))
+def test_the_short_way_of_a_word_is_the_long_way(chunk, monkeypatch):
+    """What is told at a glance of a chunk is what all there is to look for in it tells."""
+    model = backend("openai", "http://127.0.0.1:9", HttpClients())
+    short = model._parse_chunk(chunk)
+    monkeypatch.setattr(openai, "_next_word", lambda _: None)
+
+    assert short == model._parse_chunk(chunk)

@@ -169,7 +169,9 @@ class Keys:
             lock.release()
 
     def _from_environment(self, name: str) -> str | None:
-        return clean_key(self._env.get(name, "")) or None
+        # Bytes that are no UTF-8 come as halves of a pair, which can neither be sent nor hashed.
+        text = self._env.get(name, "").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        return clean_key(text) or None
 
     def _read_to_write(self) -> dict[str, str]:
         self._stored = None

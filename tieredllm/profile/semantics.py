@@ -115,6 +115,8 @@ def url_problem(url: str) -> str | None:
         return f"is no URL: `{_shown(url)}`"
     if parts.scheme not in {"http", "https"}:
         return f"must start with https:// or http://, not `{_shown(url)}`"
+    if "#" in url:
+        return "has a `#` in it, and what follows one is sent to no server"
     return None if good else f"names no server: `{_shown(url)}`"
 
 

@@ -58,6 +58,25 @@ MAX_BODY_PARTS = 200_000
 ERROR_BODY_S = 2.0
 """How long an error body may take; what has come by then is enough to classify it."""
 
+_PACKINGS = frozenset(
+    [
+        "aes128gcm",
+        "br",
+        "compress",
+        "dcb",
+        "dcz",
+        "deflate",
+        "exi",
+        "gzip",
+        "pack200-gzip",
+        "x-compress",
+        "x-gzip",
+        "zstd",
+    ]
+)
+"""The codings that change a body: IANA's HTTP Content Coding Registry. A server that names another
+(`none`, `utf-8`) means the body as it is, and every other client reads it so."""
+
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _FIELD_STARTS = (b"d", b"e", b":", b"i", b"r")
 _SNIFFED_BYTES = 64 * 1024
@@ -287,8 +306,9 @@ class Reply:
 
     @property
     def _packing(self) -> str:
-        encoding = self.headers.get("content-encoding", "").strip().lower()
-        return "" if encoding == "identity" else encoding
+        codings = self.headers.get("content-encoding", "").lower()
+        named = (coding.strip() for coding in codings.split(","))
+        return codings.strip() if any(coding in _PACKINGS for coding in named) else ""
 
     async def form(self) -> Literal["events", "body"]:
         """Look at the first bytes and tell a stream of events from one JSON document.

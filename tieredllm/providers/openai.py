@@ -146,7 +146,9 @@ class OpenAIBackend(CloudBackend):
         return OpenAIToolCalls({tool.name for tool in tools})
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
-        # Once for each token of an answer: what is there is looked for, nothing else.
+        word = _next_word(value)
+        if word is not None:
+            return word
         choice = get_path(value, "choices", 0)
         of_choice: dict[str, Any] = choice if isinstance(choice, dict) else {}
         delta = of_choice.get("delta")
@@ -178,6 +180,49 @@ class OpenAIBackend(CloudBackend):
             return None
         return [name for item in listed if (name := get_str(item, "id"))]
 
+
+def _next_word(value: dict[str, Any]) -> Part | None:
+    """Return the part of a chunk that is the next word of a text and nothing more.
+
+    Nearly all are, and looking for everything else in each takes longer than all the rest of it.
+    """
+    choices = value.get("choices")
+    if not (isinstance(choices, list) and len(choices) == 1 and value.keys() <= _CHUNK):
+        return None
+    if value.get("usage") or value.get("object") not in ("chat.completion.chunk", None):
+        return None
+    choice = choices[0]
+    if not (isinstance(choice, dict) and choice.keys() <= _CHOICE) or choice.get("finish_reason"):
+        return None
+    delta, number = choice.get("delta"), choice.get("index")
+    if not (isinstance(delta, dict) and delta.keys() <= _TEXT):
+        return None
+    text, model = delta.get("content"), value.get("model")
+    if not (isinstance(text, str) and text):
+        return None
+    return Part(
+        text=text,
+        choice=number if isinstance(number, int) else 0,
+        model=model if isinstance(model, str) and model else None,
+    )
+
+
+_CHUNK = frozenset(
+    {
+        "id",
+        "object",
+        "created",
+        "model",
+        "choices",
+        "system_fingerprint",
+        "service_tier",
+        "usage",
+        "obfuscation",
+    }
+)
+_CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs"})
+_TEXT = frozenset({"role", "content"})
+"""What a chunk, its choice and its delta have that brings a word and nothing else."""
 
 _WORD = frozenset({"role", "content", "refusal"})
 """What a delta has that is the next word of a text and nothing more."""

@@ -72,6 +72,10 @@ _HOPELESS = frozenset(
     }
 )
 
+_OF_FILES = frozenset({"X509", "PEM"})
+"""The parts of OpenSSL that read certificates from files (seen with 3.0.19); what a server sends is
+judged by its part `SSL`."""
+
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 """This process has none left, or the system: no server is to blame."""
 
@@ -152,6 +156,8 @@ def _of_the_system(info: RequestInfo, exc: BaseException) -> FallbackTriggerErro
         if cause.errno in _NO_DESCRIPTOR:
             message = "no file descriptor is free to connect with (ulimit -n)"
             return FallbackTriggerError(ErrorKind.CONNECTION, message, again=False, counts=False)
+        if isinstance(cause, ssl.SSLError) and cause.library in _OF_FILES:
+            return _unreadable_authorities(info, "there is no certificate in it")
         if isinstance(cause, ssl.SSLError):
             return _tls(info, cause)
     return None
@@ -170,6 +176,11 @@ def _tls(info: RequestInfo, cause: BaseException) -> FallbackTriggerError:
     if getattr(cause, "verify_code", None) in _UNKNOWN_AUTHORITY:
         words += _authority_hint()
     return FallbackTriggerError(ErrorKind.TLS, info.presentable(words + info.way))
+
+
+def _unreadable_authorities(info: RequestInfo, why: str) -> FallbackTriggerError:
+    message = f"the certificates (SSL_CERT_FILE?) cannot be read: {why}"
+    return FallbackTriggerError(ErrorKind.TLS, info.presentable(message))
 
 
 def _authority_hint() -> str:
@@ -242,10 +253,7 @@ def _foreign(info: RequestInfo, exc: BaseException) -> FallbackTriggerError:
         )
     if isinstance(exc, OSError):
         # The one file that is read on the way is that of the certificates.
-        return FallbackTriggerError(
-            ErrorKind.TLS,
-            info.presentable(f"the certificates (SSL_CERT_FILE?) cannot be read: {exc.strerror}"),
-        )
+        return _unreadable_authorities(info, str(exc.strerror))
     return FallbackTriggerError(
         ErrorKind.UNEXPECTED, info.presentable(f"{type(exc).__name__}: {exc}")
     )
