@@ -8,7 +8,7 @@ rows where these variables point to them; each is bound to the loopback interfac
   (`python -m venv /somewhere && /somewhere/bin/pip install 'litellm[proxy]'`).
 - `TIEREDLLM_BENCH_PORTKEY`: the package's folder, as in
   `/somewhere/node_modules/@portkey-ai/gateway`, for the `node` of `PATH`
-  (`npm install @portkey-ai/gateway @hono/node-server@1.3.3`: with 1.11 and later 1.15.2 answers
+  (`npm install @portkey-ai/gateway @hono/node-server@1.3.3`: with 1.13.8 and later 1.15.2 answers
   every request with a 500, `TypeError: immutable`).
 """
 

@@ -7,7 +7,22 @@ import itertools
 from collections.abc import Iterable
 
 import pyte
+from rich.cells import cell_len
 from rich.console import Console
+
+
+class Screen(pyte.HistoryScreen):
+    """Take a wide character that no longer fits to the next row, as terminals do and pyte does not.
+
+    pyte 0.8.2 puts it half into the last column.
+    """
+
+    def draw(self, data: str) -> None:
+        for character in data:
+            is_last = self.cursor.x == self.columns - 1
+            if is_last and cell_len(character) == 2 and pyte.modes.DECAWM in self.mode:
+                self.cursor.x = self.columns
+            super().draw(character)
 
 
 class Terminal(io.StringIO):
@@ -15,7 +30,7 @@ class Terminal(io.StringIO):
 
     def __init__(self, width: int = 80, height: int = 24) -> None:
         super().__init__()
-        self.screen = pyte.HistoryScreen(width, height, history=20_000, ratio=0.5)
+        self.screen = Screen(width, height, history=20_000, ratio=0.5)
         self.stream = pyte.Stream(self.screen)
 
     def isatty(self) -> bool:

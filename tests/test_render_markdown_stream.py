@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from render_support import FakeClock, Terminal, console_on, pieces
 
@@ -164,6 +164,7 @@ FRAGMENTS = [
     st.sampled_from([20, 40, 80]),
     st.sampled_from([3, 8, 24]),
 )
+@example("```py\n&amp;日本語の文章がここに。", [], 20, 3)  # a wide character at the edge
 @settings(max_examples=400, deadline=None)
 def test_cutting_an_answer_into_pieces_changes_nothing(text, cuts, width, height):
     """However an answer is cut, what stays on the screen is the same."""
