@@ -454,16 +454,30 @@ def test_wrong_options_are_refused(tmp_path, rules, args, said):
     assert said in result.stderr
 
 
-def test_a_file_that_is_no_output_is_left_alone(tmp_path, rules):
-    """An OUT that holds something else is refused and not touched."""
+@pytest.mark.parametrize("diary", [b"dear diary\nmore\n", b'{"id":"\xe9"}\n', b"[" * 5000 + b"\n"])
+def test_a_file_that_is_no_output_is_left_alone(tmp_path, rules, diary):
+    """An OUT that holds something else, be it no text, is refused and not touched."""
     out = tmp_path / "out.jsonl"
-    out.write_text("dear diary\nmore\n")
+    out.write_bytes(diary)
 
     result, _ = batch(tmp_path, rules, lines(tmp_path / "in.jsonl", 1))
 
     assert result.returncode == 2
     assert b"is no output of `tieredllm batch`" in result.stderr
-    assert out.read_text() == "dear diary\nmore\n"
+    assert out.read_bytes() == diary
+
+
+def test_a_quote_that_is_never_closed_swallows_no_lines(tmp_path, rules):
+    """In CSV the lines after such a quote would be one cell: the file is refused as no CSV."""
+    source = tmp_path / "in.csv"
+    source.write_text('text\na\n"b\nc\nd\n')
+
+    result, out = batch(tmp_path, rules, source, "--prompt", "{text}")
+
+    assert result.returncode == 2
+    assert b"line 3 of " in result.stderr
+    assert b"is no CSV" in result.stderr
+    assert not out.exists()
 
 
 def test_a_single_foreign_line_is_left_alone(tmp_path, rules):

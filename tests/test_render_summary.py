@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tieredllm.kinds import ErrorInfo, ErrorKind
@@ -242,3 +243,12 @@ def test_fixes_fit_the_case():
 
     assert fix_for(attempt("a", 0, wait)) == "ask again in 12 s"
     assert "pull" not in str(fix_for(attempt("a", 0, gone, model="/x/y.gguf")))
+
+
+def test_an_address_that_gave_words_is_not_doubted():
+    """An answer that is not of the wanted form came from the right place."""
+    misfit = ErrorInfo(kind=ErrorKind.MALFORMED_RESPONSE, message="the answer is no JSON")
+    made = attempt("a", 0, misfit)
+
+    assert "base_url" in str(fix_for(made))
+    assert fix_for(msgspec.structs.replace(made, first_token_ms=4.3)) is None

@@ -96,7 +96,9 @@ def test_a_body_that_is_not_called_json_is_refused(kind, tmp_path):
     assert b"application/json" in body
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b""])
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"\xff", b"", b'{"model": "\xe9"}', b"[" * 5000 + b"]" * 5000]
+)
 def test_a_body_that_is_no_json_object_is_refused(body, tmp_path):
     """Half JSON, another kind of JSON and none are a 400."""
     with serving(ONE, tmp=tmp_path) as served:

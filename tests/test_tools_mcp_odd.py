@@ -11,6 +11,7 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from cli_support import cli
 from tools_support import RAW_SERVER, alive, call, carried_out, declared
 
 from tieredllm.tools.approval import Approval
@@ -215,6 +216,20 @@ def test_progress_keeps_a_call_alive(tmp_path):
 
     assert (result.outcome, result.text) == ("ok", "done")
     assert result.duration_ms > 2_500
+
+
+def test_notifications_that_cannot_be_read_are_no_news(tmp_path):
+    """Progress that is no number, or of nothing, is passed over, and nobody sees a traceback."""
+    profile = tmp_path / "p.yaml"
+    command = [sys.executable, str(RAW_SERVER), str(tmp_path)]
+    tiers = [{"name": "rules", "provider": "rules"}]
+    profile.write_text(
+        json.dumps({"tiers": tiers, "tools": {"mcp": {"raw": {"command": command}}}})
+    )
+    wanted = ("tools", "call", "--approve-tools", "raw__babbles", "{}")
+    done = cli(tmp_path, "-p", str(profile), *wanted)
+
+    assert (done.stdout, done.stderr) == (b"done\n", b"")
 
 
 def test_progress_does_not_outlast_the_request(tmp_path):

@@ -103,7 +103,15 @@ def works() -> dict:
     return {"result": text("done")}
 
 
+def babbles() -> dict:
+    for told in ({"progressToken": progress_token, "progress": "some"}, {}, {"level": "loud"}):
+        send({"method": "notifications/progress", "params": told})
+        send({"method": "notifications/message", "params": told})
+    return {"result": text("done")}
+
+
 CALLS = {
+    "babbles": babbles,
     "state": lambda: {"result": text(f"call {len(calls)} of {os.getpid()}")},
     "limited": limited,
     "refused": lambda: {"error": {"code": -32600, "message": "Elicitation not supported"}},

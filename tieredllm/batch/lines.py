@@ -182,7 +182,9 @@ class Reader:
         """Read the rows of a CSV file, whose cells may have line breaks (RFC 4180)."""
         csv.field_size_limit(MAX_LINE_BYTES)
         delimiter = "\t" if self.form == "tsv" else ","
-        reader = csv.reader((text for _, text in self._text_lines()), delimiter=delimiter)
+        # Strict: a quote that is never closed would make one cell of all the lines after it.
+        lines = (text for _, text in self._text_lines())
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         number = 1
         try:

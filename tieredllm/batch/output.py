@@ -128,7 +128,7 @@ def places_in(file: BinaryIO, name: str) -> Iterator[Place]:
             raise UsageError(f"{name} is no output of `tieredllm batch`: {torn}")
         try:
             record = decode(raw)
-        except (msgspec.DecodeError, RecursionError) as exc:
+        except (msgspec.DecodeError, ValueError, RecursionError) as exc:  # bytes of no UTF-8, too
             torn = f"line {number}: {exc}"
             if not raw.startswith(RECORD_START[: len(raw)]):
                 raise UsageError(f"{name} is no output of `tieredllm batch`: {torn}") from None

@@ -88,7 +88,7 @@ def server_at(address: str, wait_s: float = ANSWER_S) -> FoundServer:
         return FoundServer(base_url=url)
     try:
         listed = msgspec.json.decode(body, type=_ModelList).data if reply.is_success else None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError, RecursionError):
         listed = None
     if listed is None:
         problem = f"{url}/models is no list of models (HTTP {reply.status_code})"

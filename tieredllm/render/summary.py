@@ -157,7 +157,9 @@ def fix_for(attempt: Attempt) -> str | None:
         if "/" in name or name.endswith(".gguf"):
             return "check that the file is there, complete, and fits in memory"
         return f"`tieredllm models pull {name}`, or `tieredllm models verify {name}`"
-    return FIXES.get(error.kind)
+    # Whoever has said words is the right address.
+    spoke = error.kind is ErrorKind.MALFORMED_RESPONSE and attempt.first_token_ms is not None
+    return None if spoke else FIXES.get(error.kind)
 
 
 def _answered_by(answer: Answer, tier: str) -> str:

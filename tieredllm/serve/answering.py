@@ -116,17 +116,16 @@ class Answering:
                     if isinstance(event, Answered):
                         self.answer = event.answer
                         return await self._end(event.answer)
-                    if isinstance(event, AttemptFailed | TierSkipped):
+                    if isinstance(event, AttemptStarted):
+                        self._attempts += 1
+                        self._thoughts.clear()
+                        self._asked[event.tier] = event
+                    elif isinstance(event, (AttemptFailed, TierSkipped)):
                         self._ended.append(event.attempt)
-                    if isinstance(event, Thought):
+                    elif isinstance(event, Thought):
                         self._thoughts.append(event)
-                    if not isinstance(event, AttemptStarted):
-                        if request.stream and self._live:
-                            await self._pass_on(event)
-                        continue
-                    self._attempts += 1
-                    self._thoughts.clear()
-                    self._asked[event.tier] = event
+                    if request.stream and self._live:
+                        await self._pass_on(event)
         except UsageError as exc:
             raise RefusedError(400, str(exc)) from exc
         raise AssertionError  # the last event is Answered

@@ -321,7 +321,7 @@ class Gateway:
         raw = await http.body(max_bytes=MAX_BODY_BYTES, within_s=BODY_S)
         try:
             body = msgspec.json.decode(raw)
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, ValueError, RecursionError) as exc:  # bytes of no UTF-8, too
             raise RefusedError(400, f"the body is not JSON: {exc}") from exc
         if not isinstance(body, dict):
             raise RefusedError(400, "the body has to be a JSON object")

@@ -425,8 +425,10 @@ def _imported() -> tuple[type[ClientSession], Any]:
     from mcp import ClientSession
     from mcp_types import Implementation
 
-    # Python prints what a library logs when nobody listens; the SDK logs with tracebacks.
-    logging.getLogger("mcp").addHandler(logging.NullHandler())
+    # Python prints what a library logs when nobody listens; the SDK logs with tracebacks, and its
+    # `mcp/client/session.py` (2.3.0) under another name than its own.
+    for name in ("mcp", "client"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     return ClientSession, Implementation(name="tieredllm", version=__version__)
 
 
