@@ -71,7 +71,7 @@ BATCH_TOKENS = 64
 SLOTS = 8
 ROUND = 16
 """How many questions each way answers before the next way's turn."""
-SEVERAL_S = 200
+SEVERAL_S = 180
 """After how long no further round begins, where others keep the machine busy."""
 TEXT = "The quick brown fox jumps over the lazy dog while the band plays on. " * 60
 

@@ -298,7 +298,7 @@ PAGES = {
 
 async def web(connection):
     """Serve pages, and send `/moved` on to the notes."""
-    path = connection.received.path
+    path = connection.received.path.partition("?")[0]
     if path == "/moved":
         await connection.send(
             b"HTTP/1.1 302 Found\r\nLocation: /notes.txt\r\n"
@@ -332,6 +332,24 @@ def test_a_file_may_be_a_url(home, path, text):
     assert f"{pages.url}{path}" in by_option
     assert "x()" not in by_option
     assert text in by_command
+
+
+def test_what_opens_a_url_is_for_its_server_alone(home):
+    """A password or a token in it reaches neither a vendor nor what is said of a failure."""
+    with served(web) as pages, talking() as server:
+        used = two_clouds(home, server.url + "/v1")
+        url = pages.url.replace("://", "://me:s3cret@")
+        cli(home, "-p", used, "ask", "-f", f"{url}/page?token=t0ken", "what code?")
+        sent = asked(server)
+        opened = [request.headers["authorization"] for request in pages.requests]
+        failed = cli(home, "-p", used, "ask", "-f", f"{url}/nothing?token=t0ken", "what code?")
+
+    assert "The code is 4712." in sent
+    assert opened == ["Basic bWU6czNjcmV0"]
+    assert b"status 404" in failed.stderr
+    for text in (sent, failed.stderr.decode()):
+        assert "s3cret" not in text
+        assert "t0ken" not in text
 
 
 @pytest.mark.parametrize(

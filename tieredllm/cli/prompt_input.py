@@ -136,7 +136,11 @@ def read_files(
                 raise UsageError("-f -: stdin is where the messages come from")
             attachments.append(Attachment(name="stdin", text=stdin))
         elif _is_url(name):
-            attachments.append(Attachment(name=name, text=_read_url(name, patience)))
+            from tieredllm.redaction import mask_url
+
+            # What opens the page is for its server alone, and neither for a vendor nor the log.
+            shown = mask_url(name)
+            attachments.append(Attachment(name=shown, text=_read_url(name, shown, patience)))
         else:
             data = _read_file(environment, Path(name), patience)
             attachments.append(Attachment(name=name, text=_decode(environment, data, name)))
@@ -214,10 +218,15 @@ def _path_of(url: str) -> str:
     return url.partition("?")[0].partition("#")[0].lower()
 
 
-def _read_url(url: str, patience: Patience) -> str:
+def _read_url(url: str, shown: str, patience: Patience) -> str:
     """Fetch a text, as `curl -L` would: from any address, for it was the user who named it.
 
     A page of HTML becomes the text that is in it.
+
+    Args:
+        url: its address.
+        shown: what may be said of it.
+        patience: how long it is waited for.
 
     Raises:
         UsageError: it is too large, no text, or cannot be fetched.
@@ -227,6 +236,7 @@ def _read_url(url: str, patience: Patience) -> str:
     from tieredllm.notify.http_post import network_error, trusting
     from tieredllm.providers.http import spare_httpx_its_command_line
     from tieredllm.proxies import UnusableProxyError, proxy_for
+    from tieredllm.redaction import mask_url
     from tieredllm.tools.base import ToolFailureError
     from tieredllm.tools.builtin.fetch_url import Page, read_page
 
@@ -237,7 +247,7 @@ def _read_url(url: str, patience: Patience) -> str:
     silence_s = min(URL_SILENCE_S, patience.total_s, patience.silence_s)
     try:
         if not urlsplit(url).hostname:
-            raise UsageError(f"cannot fetch {url}: it names no host")
+            raise UsageError(f"cannot fetch {shown}: it names no host")
         proxy = proxy_for(url)
         with (
             httpx.Client(
@@ -257,30 +267,30 @@ def _read_url(url: str, patience: Patience) -> str:
         ):
             packed = response.headers.get("content-encoding", "identity")
             if packed.strip().lower() != "identity":  # a few bytes could unpack to anything
-                raise UsageError(f"cannot read {url}: it is packed ({packed}), unasked")
+                raise UsageError(f"cannot read {shown}: it is packed ({packed}), unasked")
             pieces = response.iter_raw(CHUNK_BYTES)
 
             def read_next() -> bytes:
                 if time.monotonic() > until:
-                    raise TieredLLMError(f"{url} was not there within {patience.total_s:g} s")
+                    raise TieredLLMError(f"{shown} was not there within {patience.total_s:g} s")
                 return next(pieces, b"")
 
             page = Page(
-                url=str(response.url),
+                url=mask_url(str(response.url)),
                 status=response.status_code,
                 content_type=response.headers.get("content-type", "").strip().lower(),
-                body=bytes(_read(read_next, url, binary=True)),
+                body=bytes(_read(read_next, shown, binary=True)),
                 whole=True,
             )
         return read_page(page)[1]
     except (ToolFailureError, UnusableProxyError) as exc:
-        raise UsageError(f"cannot read {url}: {exc}") from exc
+        raise UsageError(f"cannot read {shown}: {exc}") from exc
     except (httpx.TooManyRedirects, httpx.InvalidURL) as exc:
-        raise UsageError(f"cannot fetch {url}: {exc}") from exc
+        raise UsageError(f"cannot fetch {shown}: {exc}") from exc
     except httpx.TimeoutException as exc:
-        raise UsageError(f"cannot fetch {url}: no answer for {silence_s:g} s") from exc
+        raise UsageError(f"cannot fetch {shown}: no answer for {silence_s:g} s") from exc
     except (httpx.HTTPError, OSError, ValueError, ImportError) as exc:
-        raise UsageError(f"cannot fetch {url}: {network_error(exc)}") from exc
+        raise UsageError(f"cannot fetch {shown}: {network_error(exc)}") from exc
 
 
 def _read_stdin_bytes(environment: Environment, patience: Patience) -> bytearray:
