@@ -7,6 +7,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from cli_support import cli
 
 from tieredllm.cli import ask, chat
 from tieredllm.cli.environment import Environment, current, use
@@ -76,3 +77,16 @@ def test_a_command_need_not_look_at_the_global_options(environment):
 
     assert (environment.quiet, environment.no_color) == (True, True)
     assert environment.profile_name == "work"
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+@pytest.mark.parametrize(
+    "command",
+    ["stats --days", "log prune --older-than", "serve --grace", "health --watch"],
+)
+def test_a_length_of_time_is_a_number(tmp_path, command, number):
+    """What is no number is none: `log prune --older-than nan` would drop every request."""
+    done = cli(tmp_path, *command.split(), number)
+
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"tieredllm: Invalid value for ")

@@ -130,7 +130,7 @@ def test_parameters_reach_the_wire(tmp_path):
     ("arguments", "words"),
     [
         (["-o", "temprature", "0"], "no parameter 'temprature': did you mean `temperature`"),
-        (["-o", "temperature", "hot"], "-o temperature takes a number"),
+        (["-o", "temperature", "hot"], "-o temperature takes a number from 0 up to 2, not 'hot'"),
         (["-o", "temperature", "9"], "-o temperature takes"),
         (["-o", "seed"], "-o seed takes a whole number"),
         (["-m", "a", "-m", "b"], "a and b cannot both be asked first"),

@@ -12,7 +12,7 @@ import typer
 from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import GlobalOptions, RequestCommand, takes_options
+from tieredllm.cli.options import GlobalOptions, RequestCommand, finite, takes_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,7 +61,10 @@ def health(
         bool, typer.Option("--watch", help="Look again every few seconds, until Ctrl-C.")
     ] = False,
     seconds: Annotated[
-        float, typer.Argument(metavar="[SECONDS]", help="With --watch: how many.", min=0.5)
+        float,
+        typer.Argument(
+            metavar="[SECONDS]", help="With --watch: how many.", min=0.5, callback=finite
+        ),
     ] = WATCH_S,
     deep: Annotated[
         bool,

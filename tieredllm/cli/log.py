@@ -13,6 +13,7 @@ import typer
 
 from tieredllm.cli.completion import request_ids
 from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.options import finite
 from tieredllm.cli.output import print_json, print_json_list
 from tieredllm.clock import iso
 from tieredllm.errors import TieredLLMError, UsageError
@@ -210,7 +211,10 @@ def switch_on() -> None:
 def prune(
     *,
     older_than: Annotated[
-        float, typer.Option("--older-than", metavar="DAYS", min=0, help="Drop what is older.")
+        float,
+        typer.Option(
+            "--older-than", metavar="DAYS", min=0, callback=finite, help="Drop what is older."
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:

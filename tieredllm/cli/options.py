@@ -9,6 +9,7 @@ more is a field here, a field there, and what the engine does with it.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
@@ -43,6 +44,7 @@ __all__ = [
     "Verbose",
     "apply",
     "find_conversation",
+    "finite",
     "make_manager",
     "takes_options",
 ]
@@ -67,6 +69,17 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Tell every attempt, wait and skip on stderr.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No remarks on stderr, only errors.")]
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number that `min` and `max` let in, if it is one: they let `nan` in.
+
+    Raises:
+        BadParameter: it is `nan` or `inf`.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number of days or seconds.")
+    return value
 
 
 def apply(*, profile: str | None, no_color: bool, verbose: bool, quiet: bool) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import GlobalOptions, RequestCommand, takes_options
+from tieredllm.cli.options import GlobalOptions, RequestCommand, finite, takes_options
 
 __all__ = ["app"]
 
@@ -64,6 +64,7 @@ def serve(
             metavar="SECONDS",
             help="After SIGTERM, let running requests finish for so long.",
             min=0,
+            callback=finite,
         ),
     ] = 30.0,
     strict_models: Annotated[

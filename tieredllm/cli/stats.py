@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.options import finite
 from tieredllm.errors import TieredLLMError
 from tieredllm.render.summary import format_cost
 from tieredllm.render.timeline import duration, sparkline
@@ -30,6 +31,7 @@ def stats(
             metavar="N",
             min=1e-3,
             max=36_500,
+            callback=finite,
             help="How far to look back (else the profile's health window).",
             show_default=False,
         ),

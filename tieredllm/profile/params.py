@@ -48,7 +48,7 @@ def read_params(pairs: Sequence[tuple[str, str]], option: str = "-o") -> ParamOv
         try:
             msgspec.convert({name: value}, ParamOverrides, strict=False)
         except msgspec.ValidationError as exc:
-            takes = describe(_fields()[name]).removesuffix(" or null")
+            takes = describe(_fields()[name]).removesuffix(" or null").removesuffix(",")
             raise UsageError(f"{option} {name} takes {takes}, not {text!r}") from exc
         values[name] = value
     return msgspec.convert(values, ParamOverrides, strict=False)
