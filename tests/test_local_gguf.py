@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 import time
 
@@ -190,6 +191,15 @@ def test_an_absent_file_is_an_error_of_ours(tmp_path):
         read_header(tmp_path / "absent.gguf")
     with pytest.raises(ModelFileError, match=r"is a directory: name the \.gguf file in it"):
         read_header(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_no_model_file(tmp_path):
+    """A named pipe is refused at once: opening it would wait for whoever writes."""
+    os.mkfifo(tmp_path / "pipe.gguf")
+
+    with pytest.raises(ModelFileError, match="it is no plain file"):
+        read_header(tmp_path / "pipe.gguf")
 
 
 def test_a_header_beyond_the_first_read_is_read(tmp_path):

@@ -10,6 +10,7 @@ wherever it is named, not only where llama.cpp tries it.
 from __future__ import annotations
 
 import re
+import stat
 import struct
 from pathlib import Path
 from typing import Any, Literal
@@ -186,6 +187,9 @@ def read_header(path: Path) -> Header:
         ModelFileError: the file cannot be read, is no GGUF file, or is cut or corrupt.
     """
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe waits for its writer
+            raise _wrong("it is no plain file")
         with path.open("rb") as file:
             size = path.stat().st_size
             room = FIRST_READ_BYTES
