@@ -57,9 +57,11 @@ def test_killed_at_random_moments(tmp_path):
             if kills < KILLS:
                 # Not more than leaves something for the kills to come, however fast the machine.
                 enough = len(before) + rng.randint(0, LINES // (KILLS + 2))
-                started = time.monotonic() + rng.uniform(0, 0.5)
-                while process.poll() is None and (
-                    len(written(out)) < enough or time.monotonic() < started
+                until = time.monotonic() + rng.uniform(0, 2)
+                while (
+                    process.poll() is None
+                    and len(written(out)) < enough
+                    and time.monotonic() < until
                 ):
                     time.sleep(0.01)
             else:

@@ -120,6 +120,13 @@ def tier(lines: str) -> str:
             "5:15: `base_url` has a `#` in it, and what follows one is sent to no server",
         ),
         (
+            tier("provider: openai\nmodel: x\nheaders: {Transfer-Encoding: chunked}"),
+            (
+                "5:15: `headers.Transfer-Encoding` says where a request ends, which is ours to "
+                "say: remove it"
+            ),
+        ),
+        (
             tier("provider: openai\nmodel: x\nbase_url: http://x:99999/v1"),
             "5:15: `base_url` is no URL: `http://x:99999/v1`",
         ),

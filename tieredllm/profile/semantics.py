@@ -20,6 +20,9 @@ _OF_A_URL = ("headers", "headers_env")
 _MODEL = dict.fromkeys(("openai", "anthropic", "gemini"), "the name its server has for a model") | {
     "llama_cpp": "a catalog name such as gemma-2-2b-it, or the path of a .gguf file"
 }
+_FRAMING = frozenset({"content-length", "transfer-encoding", "connection", "trailer", "upgrade"})
+"""Headers of a message's framing and of its connection (RFC 9112, 6 and 9.6): two of them would
+make two requests of one."""
 
 
 def check_semantics(root: MappingNode) -> list[Mistake]:
@@ -32,7 +35,7 @@ def check_semantics(root: MappingNode) -> list[Mistake]:
     for tier in root.mappings("tiers"):
         mistakes += _backend(tier)
         for alternate in tier.mappings("alternates"):
-            mistakes += _url(alternate)
+            mistakes += _url(alternate) + _framing_headers(alternate)
             if alternate.text("provider") == "llama_cpp":
                 mistakes += _out_of_place(alternate, _OF_A_SERVER, "a model that runs in-process")
         mistakes += _rule_file(tier)
@@ -66,7 +69,7 @@ def _backend(tier: MappingNode) -> list[Mistake]:
     called = f"tier `{name}`" if name else "the tier"
     if provider in {"rules", "cache"}:
         return _out_of_place(tier, _WITHOUT_MODEL, f"a {provider} tier")
-    mistakes = _url(tier)
+    mistakes = _url(tier) + _framing_headers(tier)
     if provider == "llama_cpp":
         mistakes += _out_of_place(tier, _OF_A_SERVER, "a model that runs in-process")
     model = tier.get("model")
@@ -102,6 +105,20 @@ def _url(backend: MappingNode) -> list[Mistake]:
         return []
     problem = url_problem(url) or _endpoint_problem(url)
     return [node.place.mistake(f"`base_url` {problem}")] if problem else []
+
+
+def _framing_headers(backend: MappingNode) -> list[Mistake]:
+    mistakes = []
+    for key in ("headers", "headers_env"):
+        headers = backend.get(key)
+        entries = headers.entries.items() if isinstance(headers, MappingNode) else ()
+        for name, entry in entries:
+            if name.lower() in _FRAMING:
+                message = (
+                    f"`{key}.{name}` says where a request ends, which is ours to say: remove it"
+                )
+                mistakes.append(entry.place.mistake(message))
+    return mistakes
 
 
 def url_problem(url: str) -> str | None:
