@@ -54,18 +54,16 @@ def test_killed_at_random_moments(tmp_path):
                 env=environment(tmp_path / f"home{starts}"),
                 stderr=subprocess.DEVNULL,
             )
-            if kills < KILLS:
-                # Not more than leaves something for the kills to come, however fast the machine.
-                enough = len(before) + rng.randint(0, LINES // (KILLS + 2))
-                until = time.monotonic() + rng.uniform(0, 2)
-                while (
-                    process.poll() is None
-                    and len(written(out)) < enough
-                    and time.monotonic() < until
-                ):
-                    time.sleep(0.01)
-            else:
-                process.wait(300)
+            # Not more than leaves something for the kills to come, however fast the machine; after
+            # them until both vendors are benched, for a 401 or a used-up quota of those played.
+            enough = len(before) + rng.randint(0, LINES // (KILLS + 2))
+            until = time.monotonic() + rng.uniform(0, 2)
+            if kills >= KILLS:
+                enough, until = LINES + 1, time.monotonic() + 10
+            while (
+                process.poll() is None and len(written(out)) < enough and time.monotonic() < until
+            ):
+                time.sleep(0.01)
             if process.poll() is None:
                 process.kill()
                 kills += 1
@@ -77,7 +75,7 @@ def test_killed_at_random_moments(tmp_path):
 
     found = records(out)
     assert code == 0
-    assert kills == KILLS
+    assert kills >= KILLS
     assert asked_again == set()
     assert [record["custom_id"] for record in found] == [f"q{n}" for n in range(1, LINES + 1)]
     for record in found:
