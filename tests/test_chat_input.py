@@ -63,7 +63,7 @@ def test_every_command_is_there_and_is_carried_out():
     promised = {
         *("help", "tier", "health", "model", "system", "retry", "undo", "new"),
         *("save", "load", "copy", "log", "usage", "exit", "edit"),
-        *("file", "set", "role", "clear", "history"),
+        *("file", "set", "role", "clear", "history", "name"),
     }
 
     assert set(COMMANDS) == promised

@@ -354,6 +354,24 @@ def test_resuming(home):
     assert stat.S_IMODE((home / "state" / "chat_history").stat().st_mode) == 0o600
 
 
+def test_a_name_is_what_one_goes_on_by(home):
+    """Leaving a named conversation tells its name, as a shell takes it; resuming does, too."""
+    with talking() as server:
+        path = two_clouds(home, server.url + "/v1")
+        terminal = sat_down(home, "-p", path, "chat")
+        terminal.type("remember blue" + ENTER)
+        terminal.until("You said: remember blue")
+        terminal.type("/name my trip" + ENTER)
+        terminal.until("its name is my trip")
+        assert leave(terminal) == 0
+        left = terminal.lines
+        terminal = sat_down(home, "-p", path, "chat", "--cid", "my trip")
+        assert leave(terminal) == 0
+
+    assert "to go on: tieredllm chat -c (or --cid 'my trip')" in left
+    assert "resuming my trip: 1 turn" in terminal.lines
+
+
 def test_no_log_keeps_nothing_that_was_typed(home):
     """With `-n` neither the conversation nor the history of keys is kept."""
     with talking() as server:

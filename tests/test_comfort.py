@@ -107,6 +107,49 @@ def test_a_conversation_is_listed_and_gone_on_with(tmp_path):
     assert "first of one" in again
 
 
+def test_a_conversation_has_a_name(tmp_path):
+    """`/name` names what goes on; `--cid`, `/history` and the log's listings know it by that."""
+    with served(answering("Fine.")) as server:
+        used = two_clouds(tmp_path, server.url)
+        talk = chat(
+            tmp_path,
+            used,
+            "/name early\nfirst\n/name\n/name my trip\n/name\n/log\n/new\nother\n/name my trip\n",
+        )
+        cli(tmp_path, "-p", used, "ask", "--cid", "my trip", "second")
+        asked = [message["content"] for message in sent(server)["messages"]]
+        cli(tmp_path, "-p", used, "chat", "--cid", "my trip", stdin=b"third\n")
+        resumed = chat(
+            tmp_path, used, "/history\n/history my trip\n/name\nfourth\n/name -\n/name\n"
+        )
+        turns = [message["content"] for message in sent(server)["messages"]]
+    said = talk.stderr.decode()
+
+    assert "nothing of this conversation is in the log yet" in said
+    assert "no name: /name NAME gives one" in said
+    assert "its name is my trip" in said
+    assert re.search(r"conversation [0-9a-f]{32} \(my trip\)", said)
+    assert re.search(r"conversation [0-9a-f]{8} is named 'my trip' already", said)
+    assert asked == ["first", "Fine.", "second"]
+    assert turns[::2] == ["first", "second", "third", "fourth"]
+    assert "my trip, just now, 3 requests: first" in resumed.stderr.decode()
+    assert "going on with my trip: 3 turns" in resumed.stderr.decode()
+    assert resumed.stderr.decode().rstrip().endswith("no name: /name NAME gives one")
+
+
+def test_a_session_that_is_not_logged_has_no_name(tmp_path):
+    """With `-n`, and after `log off`, `/name` says why there is none to give."""
+    with served(answering("Fine.")) as server:
+        used = two_clouds(tmp_path, server.url)
+        once = cli(tmp_path, "-p", used, "chat", "-n", stdin=b"one\n/name trip\n")
+        cli(tmp_path, "log", "off")
+        off = chat(tmp_path, used, "one\n/name trip\n")
+
+    for done in (once, off):
+        assert done.returncode == 1
+        assert b"this session is not logged, so its conversation cannot have a name" in done.stderr
+
+
 def test_a_stopped_answer_is_kept(tmp_path):
     """What was said before Ctrl-C is part of the conversation, in the log, and of `/log`."""
     with talking(

@@ -8,8 +8,12 @@ from pathlib import Path
 import pexpect
 import pytest
 from cli_support import cli, environment, profile
+from store_support import answer
 
 from tieredllm.kinds import ErrorKind
+from tieredllm.store.database import Database
+from tieredllm.store.history import History
+from tieredllm.types import Prompt
 
 
 def completed(home, line: str) -> list[str]:
@@ -87,6 +91,18 @@ def test_tiers_are_those_of_the_profile_named_before(tmp_path):
 
     assert completed(tmp_path, f"tieredllm -p {path} ask -t o") == ["only"]
     assert completed(tmp_path, f"tieredllm ask -p {path} -t o") == ["only"]
+
+
+def test_conversations_complete_by_name(tmp_path):
+    """`--cid` offers names beside ids; one that a shell would cut in two is not offered."""
+    with Database(tmp_path / "state" / "state.db") as database:
+        history = History(database)
+        for request_id, name in (("a1", "küche"), ("a2", "kitchen sink")):
+            history.save(Prompt(question="Why?"), answer(request_id), "default")
+            history.set_name(request_id, name)
+
+    assert completed(tmp_path, "tieredllm ask --cid k") == ["küche"]
+    assert completed(tmp_path, "tieredllm log --cid a") == ["a2", "a1"]
 
 
 def test_mistakes_complete_to_nothing(tmp_path):

@@ -13,7 +13,7 @@ from store_support import NOW, Child, FakeClock, answer, attempt
 from tieredllm.errors import UsageError
 from tieredllm.kinds import ErrorInfo, ErrorKind
 from tieredllm.redaction import Redactor
-from tieredllm.store.database import Database
+from tieredllm.store.database import Database, DatabaseError
 from tieredllm.store.history import CachedAnswer, Conversation, History, Unreadable
 from tieredllm.store.record import MAX_TEXT, fingerprint
 from tieredllm.store.schema import STEPS
@@ -605,6 +605,93 @@ INSERT INTO attempts (request, position, tier, level, provider, model, outcome, 
     (8, 0, 'primary', 0, 'openai', 'gpt', 'skipped', NULL, NULL, NULL, NULL, 'open', 0.0, 0.0, NULL,
         '{"why": "circuit_open", "cause": "timeout"}');
 """
+
+
+def test_a_log_without_names_gets_them(tmp_path, clock):
+    """A log of the version before there were names is there whole, and takes them."""
+    path = tmp_path / "state.db"
+    with Database(path, steps=STEPS[:5]) as old:
+        History(old, clock).save(Prompt(question="Why?"), answer("r1"), "default")
+        assert old.problem is None
+    with Database(path) as database:
+        history = History(database, clock)
+        before = history.names()
+        history.set_name("r1", "trip")
+        conversation = history.conversation("trip")
+        assert database.problem is None
+
+    assert before == {}
+    assert (conversation.cid, conversation.request_ids) == ("r1", ("r1",))
+
+
+def test_a_name_comes_before_the_beginning_of_an_id(history):
+    """What is exactly a conversation's name is that, whatever ids begin so; other ids are found."""
+    for request_id in ("ab" + "0" * 30, "cd" + "0" * 30):
+        history.save(Prompt(question="Why?"), answer(request_id), "default")
+    history.set_name("cd" + "0" * 30, "ab")
+
+    assert history.conversation_id("ab") == "cd" + "0" * 30
+    assert history.conversation_id("ab0") == "ab" + "0" * 30
+    assert history.conversation("ab").name == "ab"
+    assert [each.name for each in history.conversations(9)] == ["ab", None]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " trip", "x" * 65, "two\nlines", "\x1b[1mbold", "\u202egnp", "\udcff", "-x", "0f" * 16],
+)
+def test_what_is_no_name_is_refused(history, name):
+    """A name is short, printable, on one line, and neither an option nor a whole id."""
+    history.save(Prompt(question="Why?"), answer("r1"), "default")
+    with pytest.raises(UsageError):
+        history.set_name("r1", name)
+
+    assert history.names() == {}
+
+
+def test_a_name_belongs_to_one_conversation(history):
+    """Another conversation's name is refused and stays; a second name replaces the first."""
+    for request_id in ("r1", "r2"):
+        history.save(Prompt(question="Why?"), answer(request_id), "default")
+    history.set_name("r1", "trip")
+    history.set_name("r2", "work")
+    with pytest.raises(UsageError, match="conversation r1 is named 'trip' already"):
+        history.set_name("r2", "trip")
+    history.set_name("r1", "trip")
+    kept = history.names()
+    history.set_name("r1", "journey")
+    renamed = history.names()
+    history.set_name("r1", None)
+
+    assert kept == {"r1": "trip", "r2": "work"}
+    assert renamed == {"r1": "journey", "r2": "work"}
+    assert history.names() == {"r2": "work"}
+
+
+def test_a_name_goes_with_the_last_request(history, clock):
+    """While one request of a conversation is left it has its name, and then no longer."""
+    history.save(Prompt(question="Why?"), answer("r1"), "default")
+    history.set_name("r1", "trip")
+    clock.now += 100.0
+    history.save(Prompt(question="And?"), answer("r2"), "default", "r1")
+    history.prune(clock.now - 50.0)
+    left = history.names()
+    history.prune(clock.now + 1.0)
+
+    assert left == {"r1": "trip"}
+    assert history.names() == {}
+
+
+def test_what_is_not_in_the_log_has_no_name(history, tmp_path, clock):
+    """A conversation that is not there, or could not be kept, is not named."""
+    with pytest.raises(UsageError, match="not in the log"):
+        history.set_name("r1", "trip")
+    (tmp_path / "file").touch()
+    with Database(tmp_path / "file" / "state.db") as nowhere:
+        lost = History(nowhere, clock)
+        lost.save(Prompt(question="Why?"), answer("r1"), "default")
+        with pytest.raises(DatabaseError, match="cannot use"):
+            lost.set_name("r1", "trip")
 
 
 def test_a_log_of_an_earlier_version_is_read(tmp_path, clock):

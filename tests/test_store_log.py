@@ -236,6 +236,36 @@ def test_prune_drops_what_is_older(tieredllm, history, home):
     assert [line.split("\t")[1] for line in tieredllm("log")[1].splitlines()] == ["bb"]
 
 
+def test_an_earlier_conversation_is_named(tieredllm, filled):
+    """`log name` names it by id or name, lists the names, shows one and takes one away."""
+    none = tieredllm("log", "name")
+    given = tieredllm("log", "name", FULL_ID[:6], "sky")
+    again = tieredllm("log", "name", "sky", "blue sky")
+    listed = tieredllm("log", "name")
+    taken = tieredllm("log", "name", RULE_ID[:6], "blue sky")
+    only = tieredllm("log", "--cid", "blue sky", "--json")
+    shown = tieredllm("log", "show", FULL_ID)
+    as_json = json.loads(tieredllm("log", "show", FULL_ID, "--json")[1])
+    names = json.loads(tieredllm("log", "name", "--json")[1])
+    table = plain(tieredllm("log", "name", terminal=True)[1])
+    dropped = tieredllm("log", "name", "blue sky", "-")
+
+    assert none == (0, "", "no conversation has a name yet\n")
+    assert given == (0, f"{FULL_ID}\tsky\n", "")
+    assert again == listed == (0, f"{FULL_ID}\tblue sky\n", "")
+    assert taken[:2] == (2, "")
+    assert f"conversation {FULL_ID[:8]} is named 'blue sky' already" in taken[2]
+    assert [row["conversation_name"] for row in json.loads(only[1])] == ["blue sky"]
+    assert f"conversation {FULL_ID} (blue sky)\n" in shown[1]
+    assert as_json["conversation_name"] == "blue sky"
+    assert names == [{"conversation_id": FULL_ID, "conversation_name": "blue sky"}]
+    assert [line.split() for line in table.splitlines() if FULL_ID in line] == [
+        [FULL_ID, "blue", "sky"]
+    ]
+    assert dropped == (0, "", "the conversation has no name now\n")
+    assert tieredllm("log", "name", FULL_ID) == (0, "", "the conversation has no name\n")
+
+
 def test_path_prints_where_the_file_is(tieredllm, home):
     """`log path` prints the file's place, whether it is there or not."""
     assert tieredllm("log", "path") == (0, f"{home / 'state' / 'state.db'}\n", "")

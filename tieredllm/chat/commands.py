@@ -17,6 +17,7 @@ from tieredllm.chat.controller import Chat
 from tieredllm.chat.conversation import Dialogue
 from tieredllm.errors import UsageError
 from tieredllm.render.plain import write
+from tieredllm.store.record import SHORT_ID
 from tieredllm.text import clean, one_line, pluralize
 from tieredllm.types import Prompt
 
@@ -39,9 +40,6 @@ SHOWN = 60
 
 LISTED = 15
 """Conversations that `/history` lists."""
-
-SHORT_ID = 8
-"""Characters of an id, as the log's list shows them."""
 
 CLEAR_SCREEN = "\x1b[2J\x1b[H"
 """Erase in display, all of it; cursor to the first row (ECMA-48, 8.3.39 and 8.3.21)."""
@@ -249,17 +247,30 @@ async def history(chat: Chat, argument: str) -> None:
         if earlier is None:
             raise UsageError("the log has no conversation yet")
         chat.begin_anew(Dialogue.resumed(earlier))
-        chat.services.show_dim(f"going on with {earlier.cid[:SHORT_ID]}: {_turns(chat.dialogue)}")
+        chat.services.show_dim(f"going on with {chat.dialogue.label}: {_turns(chat.dialogue)}")
         return
     rows = []
     for found in log.conversations(LISTED):
         when, count = _ago(chat.now() - found.last_at), pluralize(found.count, "request")
         about = f"{when}, {count}: {one_line(found.question, SHOWN)}"
+        if found.name is not None:
+            about = f"{found.name}, {about}"
         rows.append((found.cid[:SHORT_ID], about))
     if not rows:
         raise UsageError("the log has no conversation yet")
     chat.services.show_rows(rows)
-    chat.services.show_dim("/history ID goes on with one")
+    chat.services.show_dim("/history ID or /history NAME goes on with one")
+
+
+async def name_conversation(chat: Chat, argument: str) -> None:
+    """Show, give or take away the conversation's name."""
+    if argument:
+        chat.name(None if argument == "-" else argument)
+    name = chat.dialogue.name
+    if not argument:
+        chat.services.tell(name or "no name: /name NAME gives one")
+    else:
+        chat.services.show_dim(f"its name is {name}" if name else "it has no name now")
 
 
 def _ago(seconds: float) -> str:
@@ -344,7 +355,8 @@ async def log(chat: Chat, _argument: str) -> None:
             conversation_id=chat.dialogue.cid or answer.request_id,
             prompt=Prompt(question=chat.last_prompt.question),
             answer=answer,
-        )
+        ),
+        chat.dialogue.name,
     )
 
 
@@ -514,7 +526,12 @@ COMMANDS: dict[str, Command] = {
     "new": Command(act=begin, about="begin a new conversation; the log keeps this one"),
     "clear": Command(act=clear, about="the same, and clear the screen"),
     "history": Command(
-        act=history, argument="[ID]", about="list earlier conversations, or go on with one"
+        act=history, argument="[ID|NAME]", about="list earlier conversations, or go on with one"
+    ),
+    "name": Command(
+        act=name_conversation,
+        argument="[NAME|-]",
+        about="show, give or (-) take away the name that /history and --cid know this one by",
     ),
     "save": Command(
         act=save,

@@ -13,6 +13,7 @@ import msgspec
 from tieredllm.chat.conversation import Dialogue, Turn, UsageTotals
 from tieredllm.chat.tier_status import TierStatus
 from tieredllm.clock import Clock, SystemClock
+from tieredllm.errors import UsageError
 from tieredllm.render.summary import failure_lines, summary_line, usage_line
 from tieredllm.render.view import View, show
 from tieredllm.store.record import is_turn
@@ -100,7 +101,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 
     make_view: MakeView
     show_health: Callable[[HealthReport], None]
-    show_request: Callable[[LoggedRequest], None]
+    show_request: Callable[[LoggedRequest, str | None], None]
     show_rows: Callable[[list[tuple[str, str]]], None]
     """Print two columns."""
     show_dim: Callable[[str], None]
@@ -253,6 +254,20 @@ class Chat:
     def now(self) -> float:
         """Return the time, seconds since the epoch."""
         return self._clock.wall()
+
+    def name(self, name: str | None) -> None:
+        """Give the conversation a name, or take (None) its name away.
+
+        Raises:
+            UsageError: it is not in the log, or cannot have this name.
+            DatabaseError: the log could not be written.
+        """
+        if self._history is None:
+            raise UsageError("this session is not logged, so its conversation cannot have a name")
+        if self.dialogue.cid is None:
+            raise UsageError("nothing of this conversation is in the log yet: ask, then name it")
+        self._history.set_name(self.dialogue.cid, name)
+        self.dialogue.name = name
 
     def begin_anew(self, dialogue: Dialogue) -> None:
         """Go on with another conversation."""

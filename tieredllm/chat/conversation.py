@@ -10,7 +10,7 @@ import msgspec
 
 from tieredllm.errors import UsageError
 from tieredllm.roles import attached_text, turn_text
-from tieredllm.store.record import is_turn
+from tieredllm.store.record import SHORT_ID, is_turn
 from tieredllm.text import pluralize, replace_surrogates
 from tieredllm.types import Answer, Attachment, Message, MessagePart, Prompt
 
@@ -49,6 +49,8 @@ class Dialogue:
         self.system = system
         self.cid: str | None = None
         """Its id in the log; None until something of it is there."""
+        self.name: str | None = None
+        """What the user calls it."""
         self.turns: list[Turn] = []
 
     @classmethod
@@ -60,9 +62,14 @@ class Dialogue:
             system: another system prompt than it had.
         """
         dialogue = cls(earlier.system if system is None else system)
-        dialogue.cid = earlier.cid
+        dialogue.cid, dialogue.name = earlier.cid, earlier.name
         dialogue.turns = paired(earlier.messages, earlier.request_ids)
         return dialogue
+
+    @property
+    def label(self) -> str:
+        """What `--cid` finds it by: its name, or the beginning of its id."""
+        return self.name or (self.cid or "")[:SHORT_ID]
 
     @property
     def messages(self) -> tuple[Message, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
@@ -46,9 +47,6 @@ EXAMPLES = """Examples:
 
 HISTORY_FILE = "chat_history"
 """Where what was typed is kept, in the state directory."""
-
-SHORT_ID = 8
-"""Characters of a conversation's id: as the log's list shows them."""
 
 CANNOT_EDIT = frozenset({"dumb", "unknown"})
 """Values of TERM of terminals that only print: the driver's own line editing serves there."""
@@ -145,7 +143,7 @@ def _talk(
             services.show_dim(line)
     run(_run(chat))
     if interactive and chat.dialogue.cid is not None and chat.dialogue.turns:
-        cid = chat.dialogue.cid[:SHORT_ID]
+        cid = shlex.quote(chat.dialogue.label)
         services.show_dim(f"to go on: tieredllm chat -c (or --cid {cid})")
     if interactive or not (chat.has_failed or chat.gave_less):
         return ExitCode.OK
@@ -206,10 +204,10 @@ def _services(
 
         print_report(report, manager, aside)
 
-    def show_request(request: LoggedRequest) -> None:
+    def show_request(request: LoggedRequest, name: str | None) -> None:
         from tieredllm.cli.log import show_request
 
-        show_request(aside, request)
+        show_request(aside, request, name)
 
     def show_dim(line: str) -> None:
         if not aside.quiet:
@@ -346,7 +344,7 @@ def _recap(chat: Chat, width: int) -> list[str]:
 
     dialogue = chat.dialogue
     turns = pluralize(len(dialogue.turns), "turn")
-    about = f"resuming {(dialogue.cid or '')[:SHORT_ID]}: {turns}"
+    about = f"resuming {dialogue.label}: {turns}"
     if dialogue.system:
         about += f", system prompt: {one_line(dialogue.system, 80)}"
     if not dialogue.turns:

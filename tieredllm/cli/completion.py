@@ -6,6 +6,7 @@ A shell asks while somebody types, so a file with mistakes completes to nothing 
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tieredllm.store.record import LoggedRequest
 
 __all__ = [
+    "conversations",
     "faults",
     "keep_offered",
     "known_models",
@@ -84,6 +86,24 @@ def request_ids(incomplete: str) -> list[str]:
     except TieredLLMError:
         return []
     return _beginning(ids, incomplete)
+
+
+def conversations(incomplete: str) -> list[str]:
+    """Return the names of conversations, and the ids of recent requests, that begin so.
+
+    A name that a shell would cut or expand is left out.
+    """
+    from tieredllm.errors import TieredLLMError
+    from tieredllm.store.database import Database
+    from tieredllm.store.history import History
+
+    try:
+        with Database(current().places.state_db) as database:
+            names = History(database).names().values()
+    except TieredLLMError:
+        return []
+    plain = [name for name in names if re.fullmatch(r"[\w@%+=:,./-]+", name)]
+    return [*_beginning(plain, incomplete), *request_ids(incomplete)]
 
 
 def _id_of(request: LoggedRequest | Unreadable) -> str:

@@ -6,20 +6,20 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import indent
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import typer
 
-from tieredllm.cli.completion import request_ids
+from tieredllm.cli.completion import conversations, request_ids
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.options import finite
-from tieredllm.cli.output import print_json, print_json_list
+from tieredllm.cli.output import print_json, print_json_list, print_table
 from tieredllm.clock import iso
 from tieredllm.errors import TieredLLMError, UsageError
 from tieredllm.render.plain import write
 from tieredllm.render.timeline import duration, ending, time_line
-from tieredllm.store.record import LoggedRequest, user_turn
+from tieredllm.store.record import SHORT_ID, LoggedRequest, user_turn
 from tieredllm.text import clean, one_line, pluralize
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ Conversation = Annotated[
     str | None,
     typer.Option(
         "--cid",
-        metavar="ID",
-        help="Only the conversation of this id, or of a request of this id.",
-        autocompletion=request_ids,
+        metavar="ID|NAME",
+        help="Only the conversation of this name or id, or of a request of this id.",
+        autocompletion=conversations,
         show_default=False,
     ),
 ]
@@ -150,10 +150,58 @@ def show(
     """
     environment = current()
     found = _found(environment, wanted)
+    names = _from_history(environment, lambda history: history.names())
     if as_json:
-        print_json(found.to_dict(), environment)
+        print_json(_with_name(found, names), environment)
     else:
-        show_request(environment, found)
+        show_request(environment, found, names.get(found.conversation_id))
+
+
+@app.command("name")
+def name_conversation(
+    wanted: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ID|NAME]",
+            help="The conversation's id or name, or the id of a request in it; without one, all "
+            "that have a name are listed.",
+            autocompletion=conversations,
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|-]",
+            help="What it is called from now on; `-` takes its name away.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Name a conversation, to go on with it by `--cid NAME`; or list those that have a name.
+
+    No two have the same name: one that another has is taken away there first.
+    """
+    environment = current()
+
+    def named(history: History) -> dict[str, str]:
+        cid = history.conversation_id(wanted) if wanted is not None else None
+        if cid is not None and name is not None:
+            history.set_name(cid, None if name == "-" else name.strip())
+        return {key: value for key, value in history.names().items() if cid in {None, key}}
+
+    rows = list(_from_history(environment, named).items())
+    if as_json:
+        print_json(
+            [{"conversation_id": cid, "conversation_name": it} for cid, it in rows], environment
+        )
+    elif name == "-":
+        environment.say("the conversation has no name now")
+    else:
+        empty = "the conversation has no name" if wanted else "no conversation has a name yet"
+        print_table(["conversation", "name"], rows, environment, empty=empty)
 
 
 def _print_answer(environment: Environment, *, as_json: bool) -> None:
@@ -245,17 +293,17 @@ def path() -> None:
 
 def _list(environment: Environment, wanted: Wanted, *, as_json: bool) -> None:
     def show(history: History) -> bool:
-        conversation = history.conversation(wanted.cid) if wanted.cid is not None else None
         rows = history.recent(
             wanted.number,
             wanted.search,
-            cid=conversation.cid if conversation is not None else None,
+            cid=history.conversation_id(wanted.cid) if wanted.cid is not None else None,
             tier=wanted.tier,
             model=wanted.model,
         )
         found = _readable(environment, rows)
         if as_json:
-            print_json_list((request.to_dict() for request in found), environment)
+            names = history.names()
+            print_json_list((_with_name(request, names) for request in found), environment)
             return True
         first = next(found, None)
         if first is not None:
@@ -269,6 +317,11 @@ def _list(environment: Environment, wanted: Wanted, *, as_json: bool) -> None:
         else:
             found = "no request has this text" if wanted.search else "no request was logged yet"
             environment.say(found)
+
+
+def _with_name(request: LoggedRequest, names: dict[str, str]) -> dict[str, Any]:
+    """Return a request for JSON, with what its conversation is called."""
+    return request.to_dict() | {"conversation_name": names.get(request.conversation_id)}
 
 
 def _readable(
@@ -310,9 +363,6 @@ def _from_history(environment: Environment, work: Callable[[History], T]) -> T:
 CUTS = {"repetition": "cut where it ran in circles", "stopped": "stopped by you"}
 """What is said of an answer that is not whole, by its finish reason."""
 
-SHORT_ID = 8
-"""Characters of an id in the list: 32 bits of chance, and what a reference code shows."""
-
 FIRST_LINE = 200
 """Characters of a question in a list that isn't cut to a terminal's width."""
 
@@ -340,12 +390,18 @@ def _show_list(environment: Environment, requests: Iterable[LoggedRequest]) -> N
         write(environment.stdout, "\t".join(map(one_line, cells)) + "\n")
 
 
-def show_request(environment: Environment, request: LoggedRequest) -> None:
-    """Print one request's attempts, what was asked and what was answered."""
+def show_request(environment: Environment, request: LoggedRequest, name: str | None = None) -> None:
+    """Print one request's attempts, what was asked and what was answered.
+
+    Args:
+        environment: where to.
+        request: the request.
+        name: what its conversation is called.
+    """
     if environment.stdout.isatty():
-        _print_time_line(environment, request)
+        _print_time_line(environment, request, name)
         return
-    write(environment.stdout, "\n".join(_plain_lines(request)) + "\n")
+    write(environment.stdout, "\n".join(_plain_lines(request, name)) + "\n")
 
 
 def _print_table(environment: Environment, requests: Iterable[LoggedRequest]) -> None:
@@ -392,13 +448,13 @@ def _columns(headings: Sequence[str], rows: Sequence[Sequence[Text]]) -> Iterato
     return zip(headings, *([cell.plain for cell in row] for row in rows), strict=True)
 
 
-def _print_time_line(environment: Environment, request: LoggedRequest) -> None:
+def _print_time_line(environment: Environment, request: LoggedRequest, name: str | None) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
     console = environment.console()
     ascii_only = not console.encoding.lower().startswith("utf")
-    for line in _head(request):
+    for line in _head(request, name):
         console.print(Text(line, style="dim"))
     console.print()
     answer = request.answer
@@ -423,9 +479,9 @@ def _print_time_line(environment: Environment, request: LoggedRequest) -> None:
         console.print(Padding(Text(text), (0, 0, 0, len(MARGIN))))
 
 
-def _plain_lines(request: LoggedRequest) -> list[str]:
+def _plain_lines(request: LoggedRequest, name: str | None) -> list[str]:
     answer = request.answer
-    lines = _head(request)
+    lines = _head(request, name)
     lines.extend(
         f"{attempt.started_ms:.1f} ms +{attempt.duration_ms:.1f} ms"
         f" {one_line(attempt.tier)} {ending(attempt)}"
@@ -436,13 +492,13 @@ def _plain_lines(request: LoggedRequest) -> list[str]:
     return lines
 
 
-def _head(request: LoggedRequest) -> list[str]:
+def _head(request: LoggedRequest, name: str | None) -> list[str]:
     """Say which request it was and what came of it."""
     answer = request.answer
     lines = [
         f"request {answer.request_id}",
         f"asked {_when(request.asked_at)}, profile {request.profile}",
-        f"conversation {request.conversation_id}",
+        f"conversation {request.conversation_id}" + (f" ({name})" if name else ""),
     ]
     if answer.tier is None:
         lines.append(f"not answered, after {duration(answer.latency_ms)}")

@@ -200,9 +200,9 @@ class RequestOptions(GlobalOptions):
         str | None,
         typer.Option(
             "--cid",
-            metavar="ID",
-            help="Continue the conversation of this id, or of a request of this id.",
-            autocompletion=completion.request_ids,
+            metavar="ID|NAME",
+            help="Continue the conversation of this name or id, or of a request of this id.",
+            autocompletion=completion.conversations,
         ),
     ] = None
     usage: Annotated[
@@ -459,10 +459,10 @@ def find_conversation(history: History | None, conversation: str | None) -> Conv
 
     Args:
         history: the log; None where nothing is kept or continued.
-        conversation: its id, `""` for the latest, None for a new one.
+        conversation: its name or id, `""` for the latest, None for a new one.
 
     Raises:
-        UsageError: there is none of that id, or none at all.
+        UsageError: there is none of that name or id, or none at all.
     """
     if history is None or conversation is None:
         return None

@@ -10,6 +10,7 @@ The log bounds itself: beyond the limits it is given, each new request drops the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,8 +18,9 @@ import msgspec
 
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import UsageError
-from tieredllm.store.database import Database
+from tieredllm.store.database import Database, DatabaseError
 from tieredllm.store.record import (
+    SHORT_ID,
     LoggedRequest,
     TierTurn,
     decode,
@@ -62,6 +64,9 @@ MAX_MB = 512
 PAGE = 100
 """How many requests are read at once; each may have megabytes of text."""
 
+MAX_NAME = 64
+"""Characters of a conversation's name."""
+
 LAST_NUMBER = 2**63 - 1
 """The largest number a row can have."""
 
@@ -86,6 +91,8 @@ class LoggedConversation(msgspec.Struct, frozen=True, kw_only=True):
     """When the latest was asked, seconds since the epoch."""
     question: str
     """What was asked first."""
+    name: str | None = None
+    """What the user calls it."""
 
 
 class Conversation(NamedTuple):
@@ -98,6 +105,8 @@ class Conversation(NamedTuple):
     """The system prompt that was last given."""
     request_ids: tuple[str, ...] = ()
     """The requests the turns come from, one for each question and its answer."""
+    name: str | None = None
+    """What the user calls it."""
 
 
 class CachedAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,15 +227,15 @@ class History:
         """Return what a conversation goes on from.
 
         Args:
-            cid: its id, that of any request in it, or the unique beginning of one; None for that
-                of the latest request.
+            cid: its name, its id, that of any request in it, or the unique beginning of one; None
+                for that of the latest request.
 
         Returns:
             The conversation, without turns if nothing in it was answered; None when there is no
             request at all to continue.
 
         Raises:
-            UsageError: no conversation has this id, or several begin with it.
+            UsageError: no conversation has this name or id, or several begin with it.
             DatabaseError: the log cannot be read.
         """
         if cid is None:
@@ -235,7 +244,7 @@ class History:
                 return None
             found = str(latest[0][0])
         else:
-            found = self._conversation_of(cid)
+            found = self.conversation_id(cid)
         rows = self._rows(
             "SELECT id, CAST(record AS BLOB) FROM log"
             " WHERE conversation_id = ? AND is_turn ORDER BY number DESC LIMIT ?",
@@ -251,20 +260,30 @@ class History:
             " ORDER BY number DESC LIMIT 1",
             found,
         )
+        name = self._rows("SELECT name FROM conversation_names WHERE conversation_id = ?", found)
         return Conversation(
             cid=found,
             messages=tuple(message for turn in turns for message in turn_messages(turn)),
             system=system[0][0] if system else None,
             request_ids=tuple(turn.answer.request_id for turn in turns),
+            name=name[0][0] if name else None,
         )
 
-    def _conversation_of(self, beginning: str) -> str:
-        """Return the conversation of an id, its own or that of one request in it.
+    def conversation_id(self, beginning: str) -> str:
+        """Return the id of the conversation with this name or id, or with a request of this id.
+
+        Args:
+            beginning: a whole name, which comes first, or the unique beginning of an id.
 
         Raises:
-            UsageError: none has this id, or several begin with it.
+            UsageError: none has this name or id, or several begin with it.
             DatabaseError: the log cannot be read.
         """
+        named = self._rows(
+            "SELECT conversation_id FROM conversation_names WHERE name = ?", beginning.strip()
+        )
+        if named:
+            return str(named[0][0])
         try:
             return self._only(
                 beginning,
@@ -295,6 +314,7 @@ class History:
             limit,
         )
         found = []
+        names = self.names()
         for cid, count, last_at, number in rows:
             question = self._rows(
                 "SELECT json_extract(record, '$.prompt.question') FROM log"
@@ -303,9 +323,70 @@ class History:
             )
             text = question[0][0] if question else None
             found.append(
-                LoggedConversation(cid=cid, count=count, last_at=last_at, question=text or "")
+                LoggedConversation(
+                    cid=cid,
+                    count=count,
+                    last_at=last_at,
+                    question=text or "",
+                    name=names.get(cid),
+                )
             )
         return found
+
+    def names(self) -> dict[str, str]:
+        """Return what conversations are called, by their ids and in the order of their names.
+
+        Raises:
+            DatabaseError: the log cannot be read.
+        """
+        return dict(
+            self._rows("SELECT conversation_id, name FROM conversation_names ORDER BY name")
+        )
+
+    def set_name(self, cid: str, name: str | None) -> None:
+        """Call a conversation by a name of the user's own, instead of the one it has.
+
+        Args:
+            cid: its whole id.
+            name: one printable line of up to `MAX_NAME` characters; None takes its name away.
+
+        Raises:
+            UsageError: this is no name, another conversation has it, or this one isn't in the log.
+            DatabaseError: it could not be kept.
+        """
+        if name is not None:
+            _check_name(name)
+
+        def keep(connection: Connection) -> str:
+            """Return the conversation that has the name, `""` if this one is not there."""
+            if not connection.execute(
+                "SELECT 1 FROM log WHERE conversation_id = ? LIMIT 1", (cid,)
+            ).fetchone():
+                return ""
+            others = connection.execute(
+                "SELECT conversation_id FROM conversation_names"
+                " WHERE name = ? AND conversation_id <> ?",
+                (name, cid),
+            ).fetchone()
+            if others:
+                return str(others[0])
+            connection.execute("DELETE FROM conversation_names WHERE conversation_id = ?", (cid,))
+            if name is not None:
+                connection.execute("INSERT INTO conversation_names VALUES (?, ?)", (cid, name))
+            return cid
+
+        owner = self._database.write(keep, None, creates=False, wait_s=SAVE_WAIT_S)
+        if self._database.problem and (owner is None or self._database.stands_in):
+            raise DatabaseError(self._database.problem)
+        if not owner:
+            raise UsageError("the conversation is not in the log, so it cannot have a name")
+        if owner != cid:
+            short = owner[:SHORT_ID]
+            reason = (
+                f"conversation {short} is named {name!r} already: "
+                f"`tieredllm log name {short} -` takes the name away"
+            )
+            raise UsageError(reason)
 
     def take_back(self, request_id: str) -> None:
         """Leave a request out of what its conversation goes on from; the log still has it."""
@@ -503,6 +584,20 @@ def _record(request_id: str, text: bytes) -> LoggedRequest | Unreadable:
         return Unreadable(request_id=str(request_id), reason=str(error))
 
 
+def _check_name(name: str) -> None:
+    """Refuse what cannot be told from an id or an option, or shown on a line.
+
+    Raises:
+        UsageError: it is such a text.
+    """
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name != name.strip():
+        reason = f"a name is one printable line of at most {MAX_NAME} characters, not {name!r}"
+        raise UsageError(reason)
+    if name.startswith("-") or re.fullmatch("[0-9a-f]{32}", name):
+        reason = f"{name!r} looks like {'an option' if name[0] == '-' else 'an id'}: not a name"
+        raise UsageError(reason)
+
+
 def _bound(connection: Connection, keep: int, max_bytes: int) -> None:
     """Drop the oldest requests while there are too many, a few for each new one."""
     oldest_first = "SELECT number, asked_at FROM log WHERE number <= ? ORDER BY number LIMIT ?"
@@ -523,4 +618,9 @@ def _drop(connection: Connection, query: str, values: Sequence[Any]) -> int:
     rows = connection.execute(query, values).fetchall()
     connection.executemany("DELETE FROM log WHERE number = ?", [row[:1] for row in rows])
     connection.executemany("DELETE FROM tier_turns WHERE request = ? AND asked_at = ?", rows)
+    if rows:
+        connection.execute(
+            "DELETE FROM conversation_names WHERE NOT EXISTS"
+            " (SELECT 1 FROM log WHERE log.conversation_id = conversation_names.conversation_id)"
+        )
     return len(rows)

@@ -22,6 +22,7 @@ from tieredllm.types import Answer, Attempt, Message, Prompt
 
 __all__ = [
     "MAX_TEXT",
+    "SHORT_ID",
     "LoggedRequest",
     "TierTurn",
     "decode",
@@ -36,6 +37,9 @@ __all__ = [
 
 MAX_TEXT = 1_048_576
 """The most characters kept of one text, and of all attachments together."""
+
+SHORT_ID = 8
+"""Characters of an id where people read it: 32 bits of chance, and what a reference code shows."""
 
 MAX_COUNT = 10**12
 """The largest number kept: what a server makes up must not overflow SQLite's integers or sums."""

@@ -235,4 +235,11 @@ STEPS: Steps = (
         "ALTER TABLE tier_turns ADD COLUMN model TEXT",
         "ALTER TABLE tier_turns ADD COLUMN cost REAL",
     ),
+    (
+        # What the user calls a conversation; gone with the last of its requests.
+        """CREATE TABLE conversation_names (
+            conversation_id TEXT PRIMARY KEY NOT NULL,
+            name TEXT NOT NULL UNIQUE
+        ) WITHOUT ROWID""",
+    ),
 )
