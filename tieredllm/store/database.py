@@ -21,6 +21,7 @@ import stat
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,9 @@ FileId = tuple[int, int]
 
 WAIT_S = 0.1
 """The longest wait for another process's lock."""
+
+FORK_S = 5.0
+"""The longest wait of a fork for another thread's call."""
 
 WAITS = 3
 """How many waits in a row may be in vain before the next ones are cut to `IMPATIENT_S`: a file that
@@ -108,8 +112,9 @@ class Database:
         self._stand_in: Literal["memory", "immutable"] | None = None
         self._stands_in_until = float("inf")
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._left_behind: Connection | None = None
+        """A forked child's: closing it would end the locks of the parent's."""
+        _OPEN.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -184,8 +189,30 @@ class Database:
 
     def close(self) -> None:
         """Close the file; a later call opens it again."""
-        with self._own_lock():
+        with self._lock:
             self._give_place_to(None)
+
+    def hold(self) -> bool:
+        """Close the file and keep it closed; False when a call does not end in time."""
+        if not self._lock.acquire(timeout=FORK_S):
+            return False
+        if self._is_on_disk:
+            self._disconnect()
+        return True
+
+    def let_go(self) -> None:
+        """End what `hold` began."""
+        self._lock.release()
+
+    def begin_in_child(self) -> None:
+        """Take no notice of the parent's threads, nor of a connection they were using."""
+        self._lock = threading.Lock()
+        if self._is_on_disk:
+            self._left_behind, self._connection = self._connection, None
+
+    @property
+    def _is_on_disk(self) -> bool:
+        return self.path is not None and self._stand_in != "memory"
 
     def _run(
         self,
@@ -196,7 +223,7 @@ class Database:
         creates: bool,
         wait_s: float | None = None,
     ) -> T:
-        with self._own_lock():
+        with self._lock:
             if wait_s is None:
                 wait_s = self._wait_s if self._in_vain < WAITS else min(self._wait_s, IMPATIENT_S)
             until = time.monotonic() + wait_s
@@ -303,17 +330,36 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _own_lock(self) -> threading.Lock:
-        """Return the lock; in a forked child, leave behind what is the parent's.
 
-        A connection must not be used or closed across a fork
-        (https://www.sqlite.org/howtocorrupt.html, section 2.6).
-        """
-        if os.getpid() != self._pid:
-            self._pid = os.getpid()
-            self._lock = threading.Lock()
-            self._left_behind, self._connection = self._connection, None
-        return self._lock
+_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+_HELD: list[Database] = []
+"""Those whose locks a fork holds."""
+
+
+def _before_fork() -> None:
+    """Close every connection, and let nobody open one until the fork is done.
+
+    Neither process may use a connection from before it (https://www.sqlite.org/howtocorrupt.html,
+    section 2.6), nor may the child open one beside it: what SQLite knows of its own locks is
+    inherited, the locks are not, and the parent, alone as it seems, removes the log the child
+    writes into.
+    """
+    _HELD.extend([database for database in list(_OPEN) if database.hold()])
+
+
+def _after_fork() -> None:
+    while _HELD:
+        _HELD.pop().let_go()
+
+
+def _in_child() -> None:
+    _HELD.clear()
+    for database in list(_OPEN):
+        database.begin_in_child()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
 
 
 def _transact(connection: Connection, work: Callable[[Connection], T]) -> T:
