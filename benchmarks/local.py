@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from tieredllm.profile.schema import Params, Profile, Tier
 from tieredllm.types import Answer, Message, Options, Prompt
 
 __all__ = [
+    "answer_rounds",
     "calibrate",
     "continued",
     "decode",
@@ -298,42 +301,67 @@ def several(beginning: str = "") -> Several:
     rounds = [questions[at : at + ROUND] for at in range(0, len(questions), ROUND)]
     found = Several(together=[], in_turn=[], server=[])
 
-    async def measure(url: str, pid: int) -> None:
-        async with (
-            _manager(BATCH_TOKENS, sequences=SLOTS) as wide,
-            _manager(BATCH_TOKENS) as narrow,
-            httpx.AsyncClient(base_url=url, timeout=300) as client,
-        ):
-
-            async def server(asked: list[str]) -> int:
-                return sum(await asyncio.gather(*(_server_tokens(client, each) for each in asked)))
-
-            async def together(asked: list[str]) -> int:
-                return await _batch_tokens(wide, asked, SLOTS)
-
-            async def in_turn(asked: list[str]) -> int:
-                return await _batch_tokens(narrow, asked, 1)
-
-            ways = [
-                (found.together, together, os.getpid()),
-                (found.in_turn, in_turn, os.getpid()),
-                (found.server, server, pid),
-            ]
-            give_up = time.monotonic() + SEVERAL_S
-            for asked in [WARM_UP, *rounds]:
-                if found.server and time.monotonic() > give_up:
-                    break
-                for costs, ask, process in ways:
-                    cpu_s, began = cpu_seconds(process), time.perf_counter()
-                    tokens = await ask(asked)
-                    wall_ms = (time.perf_counter() - began) * 1000
-                    cpu_ms = (cpu_seconds(process) - cpu_s) * 1000
-                    if asked is not WARM_UP:
-                        costs.append(Cost(wall=wall_ms / tokens, cpu=cpu_ms / tokens))
-
-    with running_server(slots=SLOTS) as (url, pid):
-        asyncio.run(measure(url, pid))
+    with (
+        running_server(slots=SLOTS) as (url, server_pid),
+        _answering(SLOTS) as wide,
+        _answering(1) as narrow,
+        httpx.Client(base_url=url, timeout=300) as client,
+        ThreadPoolExecutor(SLOTS) as pool,
+    ):
+        ways: list[tuple[list[Cost], Callable[[list[str]], int], int]] = [
+            (found.together, partial(_answered, wide), wide.pid),
+            (found.in_turn, partial(_answered, narrow), narrow.pid),
+            (
+                found.server,
+                lambda asked: sum(pool.map(partial(_server_tokens, client), asked)),
+                server_pid,
+            ),
+        ]
+        give_up = time.monotonic() + SEVERAL_S
+        for asked in [WARM_UP, *rounds]:
+            if found.server and time.monotonic() > give_up:
+                break
+            for costs, ask, pid in ways:
+                cpu_s, began = cpu_seconds(pid), time.perf_counter()
+                tokens = ask(asked)
+                wall_ms = (time.perf_counter() - began) * 1000
+                cpu_ms = (cpu_seconds(pid) - cpu_s) * 1000
+                if asked is not WARM_UP:
+                    costs.append(Cost(wall=wall_ms / tokens, cpu=cpu_ms / tokens))
     return found
+
+
+@contextlib.contextmanager
+def _answering(at_once: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that answers rounds by `batch`; two models in one disturb each other."""
+    script = f"from benchmarks.local import answer_rounds; answer_rounds({at_once})"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _answered(process: subprocess.Popen[bytes], questions: list[str]) -> int:
+    """Let a process answer a round; return how many tokens the answers have."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(msgspec.json.encode(questions) + b"\n")
+    process.stdin.flush()
+    return int(process.stdout.readline())
+
+
+def answer_rounds(at_once: int) -> None:
+    """Answer lists of questions, lines of JSON on stdin; print how many tokens each list took."""
+
+    async def answer() -> None:
+        async with _manager(BATCH_TOKENS, sequences=at_once) as manager:
+            for line in sys.stdin:  # nothing else goes on between two rounds
+                tokens = await _batch_tokens(manager, msgspec.json.decode(line), at_once)
+                print(tokens, flush=True)
+
+    asyncio.run(answer())
 
 
 async def _batch_tokens(manager: FallbackManager, questions: list[str], at_once: int) -> int:
@@ -358,14 +386,14 @@ async def _batch_tokens(manager: FallbackManager, questions: list[str], at_once:
     return tokens
 
 
-async def _server_tokens(client: httpx.AsyncClient, question: str) -> int:
+def _server_tokens(client: httpx.Client, question: str) -> int:
     body = {
         "model": "m",
         "temperature": 0,
         "max_tokens": BATCH_TOKENS,
         "messages": [{"role": "user", "content": question}],
     }
-    response = await client.post("/v1/chat/completions", json=body)
+    response = client.post("/v1/chat/completions", json=body)
     return int(response.json()["usage"]["completion_tokens"])
 
 
