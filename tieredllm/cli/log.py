@@ -182,7 +182,7 @@ def name_conversation(
 ) -> None:
     """Name a conversation, to go on with it by `--cid NAME`; or list those that have a name.
 
-    No two have the same name: one that another has is taken away there first.
+    A name that another conversation has is refused: take it away there first.
     """
     environment = current()
 

@@ -113,7 +113,7 @@ class Database:
         self._stands_in_until = float("inf")
         self._lock = threading.Lock()
         self._left_behind: Connection | None = None
-        """A forked child's: closing it would end the locks of the parent's."""
+        """The parent's, which a forked child may neither use nor close."""
         _OPEN.add(self)
 
     def __enter__(self) -> Self:
@@ -339,10 +339,9 @@ _HELD: list[Database] = []
 def _before_fork() -> None:
     """Close every connection, and let nobody open one until the fork is done.
 
-    Neither process may use a connection from before it (https://www.sqlite.org/howtocorrupt.html,
-    section 2.6), nor may the child open one beside it: what SQLite knows of its own locks is
-    inherited, the locks are not, and the parent, alone as it seems, removes the log the child
-    writes into.
+    A child may not use one from before it (https://www.sqlite.org/howtocorrupt.html, section 2.6),
+    and it is not enough to leave that one alone and open another: what SQLite knows of its own
+    locks is inherited, the locks are not, and with both going on at once rows of both were lost.
     """
     _HELD.extend([database for database in list(_OPEN) if database.hold()])
 
