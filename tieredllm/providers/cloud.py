@@ -11,7 +11,7 @@ import base64
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -151,6 +151,8 @@ class CloudBackend(ABC):
     """The vendor's own server; what is known of its models by name holds there."""
     models_path: ClassVar[str]
     """Below the base URL; what a probe asks for."""
+    several: ClassVar[str] = ""
+    """The key of a chunk's list of answers, where a model may give several side by side."""
     added_path: ClassVar[str] = ""
     """What a base URL is often copied with although it is added."""
     wire: ClassVar[str] = ""
@@ -232,10 +234,15 @@ class CloudBackend(ABC):
         may_call = bool(call.tools) and call.tool_choice.mode != "none"
         calls = self._collect_calls(call.tools) if may_call else None
 
-        def read(value: dict[str, Any]) -> Part:
+        def read(value: dict[str, Any]) -> Iterable[Part]:
             if calls is not None:
                 calls.take(value)
-            return self._parse_chunk(value)
+            several = value.get(self.several)
+            if isinstance(several, list) and len(several) > 1:
+                return [
+                    self._parse_chunk({**value, self.several: [it]}) for it in _numbered(several)
+                ]
+            return (self._parse_chunk(value),)
 
         ask = self._build_request(call)
         info = msgspec.structs.replace(
@@ -257,7 +264,8 @@ class CloudBackend(ABC):
                 assembly = self._assembly(reply, info, calls, call.tools, whole=is_whole)
                 for number, value in enumerate(values, 1):
                     await give_way(number)
-                    said += assembly.take(read(value))
+                    for part in read(value):
+                        said += assembly.take(part)
                 said += assembly.flush()
                 assembly.end()
             else:
@@ -568,6 +576,12 @@ class CloudBackend(ABC):
                 if not exc.truncated:  # what thought for all its tokens is up
                     raise
             return _WELL
+
+
+def _numbered(several: list[Any]) -> Iterator[Any]:
+    """Yield several answers, each with its number; where none is said it is the place."""
+    for place, one in enumerate(several):
+        yield {"index": place, **one} if isinstance(one, dict) else one
 
 
 def base64_of(data: bytes) -> str:

@@ -35,6 +35,7 @@ class GeminiBackend(CloudBackend):
     provider: ClassVar[Vendor] = "gemini"
     own_host = "generativelanguage.googleapis.com"
     models_path = "/models?pageSize=1000"
+    several = "candidates"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -134,6 +135,7 @@ class GeminiBackend(CloudBackend):
                 if get_path(part, "thought") is not True
             ),
             thought=_thought(parts),
+            choice=get_count(candidate, "index") or 0,
             reason=reason or (blocked and f"blockReason {blocked}"),
             refusal=_refusal(reason, candidate),
             blocked=blocked is not None,

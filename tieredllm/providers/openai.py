@@ -66,6 +66,7 @@ class OpenAIBackend(CloudBackend):
     provider: ClassVar[Vendor] = "openai"
     own_host = "api.openai.com"
     models_path = "/models"
+    several = "choices"
 
     @property
     def capabilities(self) -> Capabilities:
