@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from cli_support import REFUSED, Terminal, answering, cli, environment, profile, served, tieredllm
+from cli_support import REFUSED, answering, cli, environment, profile, served, tieredllm
 from wire_support import response
 
 DOWN = response(503, {"error": {"message": "down"}})
@@ -310,17 +310,6 @@ def test_health_with_nothing_that_can_answer(home):
     assert done.returncode == 1
     assert b"not_configured" in done.stdout
     assert b"OPENAI_API_KEY" in done.stderr
-
-
-def test_drill_on_a_terminal_lists_what_is_special(home):
-    """Where most faults of a tier end in the same way they are not listed one by one."""
-    terminal = Terminal(home, "-p", guarded(home, REFUSED, REFUSED), "drill", rows=60)
-    terminal.run()
-    rows = [line.split() for line in terminal.lines if line.startswith(("primary", "secondary"))]
-
-    assert [row[-2:] for row in rows[-1:]] == [["every", "fault"]]
-    assert any("every other fault" in line for line in terminal.lines)
-    assert "content_filter" in "\n".join(terminal.lines)
 
 
 def test_drill(home):

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-MANY = 6
-"""Faults of which a list would say less than "every other"."""
-
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 EXAMPLES = """Examples:
@@ -97,22 +94,15 @@ def _print(rehearsals: list[Rehearsal], environment: Environment) -> None:
 
 
 def _folded(rows: list[tuple[str, str, str, str, str]]) -> list[tuple[str, ...]]:
-    """Return one row for all faults of a tier that end in the same way, the tier named once.
-
-    The most of them, where they are many, come last, and are not listed.
-    """
-    tiers: dict[str, dict[tuple[str, ...], list[str]]] = {}
-    for tier, fault, *rest in rows:
-        tiers.setdefault(tier, {}).setdefault(tuple(rest), []).append(fault)
+    """Return one row for all faults of a tier that end in the same way, the tier named once."""
+    faults: dict[tuple[str, ...], list[str]] = {}
+    for tier, fault, *ending in rows:
+        faults.setdefault((tier, *ending), []).append(fault)
     folded: list[tuple[str, ...]] = []
-    for tier, endings in tiers.items():
-        named, most = tier, max(endings.values(), key=len)
-        for ending, faults in sorted(endings.items(), key=lambda found: found[1] is most):
-            told = ", ".join(faults)
-            if faults is most and len(faults) >= MANY:
-                told = "every other fault" if len(endings) > 1 else "every fault"
-            folded.append((named, *ending, told))
-            named = ""
+    named = None
+    for (tier, *ending), names in faults.items():
+        folded.append(("" if tier == named else tier, *ending, ", ".join(names)))
+        named = tier
     return folded
 
 
