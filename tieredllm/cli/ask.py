@@ -17,6 +17,7 @@ from tieredllm.cli.options import (
     RequestCommand,
     RequestOptions,
     find_conversation,
+    make_app,
     make_manager,
     takes_options,
 )
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = make_app("ask")
 
 EXAMPLES = """Examples:
 
@@ -146,9 +147,7 @@ class AskCommand(RequestCommand):
             raise
 
 
-@app.command(
-    cls=AskCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@app.command(cls=AskCommand, epilog=EXAMPLES)
 @takes_options(AskOptions)
 def ask(
     ctx: typer.Context,

@@ -15,6 +15,7 @@ from tieredllm.cli.options import (
     RequestCommand,
     RequestOptions,
     find_conversation,
+    make_app,
     make_manager,
     takes_options,
 )
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = make_app("chat")
 
 EXAMPLES = """Examples:
 
@@ -52,9 +53,7 @@ CANNOT_EDIT = frozenset({"dumb", "unknown"})
 """Values of TERM of terminals that only print: the driver's own line editing serves there."""
 
 
-@app.command(
-    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@app.command(cls=RequestCommand, epilog=EXAMPLES)
 @takes_options(RequestOptions)
 def chat(*, options: RequestOptions) -> None:
     """Talk with the tiers, turn by turn.

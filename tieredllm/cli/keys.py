@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
 from tieredllm.keys import Keys
@@ -14,13 +15,7 @@ from tieredllm.redaction import HIDDEN, looks_like_key
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    name="keys",
-    help="Keep API keys in a file that only you can read.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = make_app("keys", no_args_is_help=True)
 
 Name = Annotated[
     str,
@@ -61,7 +56,7 @@ def set_key(name: Name) -> None:
 @app.command("list")
 def list_keys(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the keys, without showing them.
 

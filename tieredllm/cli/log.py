@@ -13,7 +13,7 @@ import typer
 
 from tieredllm.cli.completion import conversations, request_ids
 from tieredllm.cli.environment import Environment, current
-from tieredllm.cli.options import finite
+from tieredllm.cli.options import Json, finite, make_app
 from tieredllm.cli.output import print_json, print_json_list, print_table
 from tieredllm.clock import iso
 from tieredllm.errors import TieredLLMError, UsageError
@@ -29,13 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "show_request"]
 
-app = typer.Typer(
-    name="log",
-    help="Show recent requests, and how each went.",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    add_completion=False,
-)
+app = make_app("log", invoke_without_command=True)
 
 T = TypeVar("T")
 
@@ -54,7 +48,6 @@ Search = Annotated[
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 
 
 Conversation = Annotated[

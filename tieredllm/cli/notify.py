@@ -10,6 +10,7 @@ import typer
 from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.clock import iso
 from tieredllm.errors import UsageError
@@ -24,21 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    name="notify",
-    help="Try the notification channels, and show what waits.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = make_app("notify", no_args_is_help=True)
 
 
 HEADINGS = (
     "channel", "severity", "cause", "profile", "requests", "tries", "next try", "last error",
 )  # fmt: skip
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 
 
 @app.command("test")

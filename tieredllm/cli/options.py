@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperOption
 
 from tieredllm.cli import completion
 from tieredllm.cli.environment import current
+from tieredllm.cli.lazy_group import COMMANDS
 
 if TYPE_CHECKING:
     from typer._click.core import Context
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PAIR",
     "GlobalOptions",
+    "Json",
     "NoColor",
     "ProfileName",
     "Quiet",
@@ -45,6 +47,7 @@ __all__ = [
     "apply",
     "find_conversation",
     "finite",
+    "make_app",
     "make_manager",
     "takes_options",
 ]
@@ -69,6 +72,19 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Tell every attempt, wait and skip on stderr.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No remarks on stderr, only errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+
+
+def make_app(name: str, **settings: Any) -> typer.Typer:
+    """Return the Typer app of a command of the table, with the table's help.
+
+    Args:
+        name: the command's.
+        settings: of a group: what else Typer is told.
+    """
+    return typer.Typer(
+        name=name, help=COMMANDS[name], add_completion=False, rich_markup_mode=None, **settings
+    )
 
 
 def finite(value: float | None) -> float | None:

@@ -11,6 +11,7 @@ import typer
 from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
 
@@ -34,13 +35,7 @@ ABOUT_CHARACTERS = 120
 
 HEADINGS = ("tier", "tool", "effect", "about")
 
-app = typer.Typer(
-    name="tools",
-    help="Show and call the tools that models may use.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = make_app("tools", no_args_is_help=True)
 
 EXAMPLES = """Examples:
 
@@ -53,7 +48,7 @@ EXAMPLES = """Examples:
 @app.command("list")
 def list_tools(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """List what each tier may use, and what no tier may.
@@ -172,7 +167,7 @@ def approvals(
         typer.Option("--forget", metavar="NAME", help="Forget a tool, a server, or `all`."),
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what you have approved for good, or forget it."""
     from tieredllm.tools.approval import RememberedApprovals
