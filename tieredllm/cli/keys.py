@@ -10,7 +10,6 @@ from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
-from tieredllm.keys import Keys
 from tieredllm.redaction import HIDDEN, looks_like_key
 
 __all__ = ["app"]
@@ -38,7 +37,7 @@ def set_key(name: Name) -> None:
     name wins over the key kept here.
     """
     environment = current()
-    keys = _keys(environment)
+    keys = environment.keys
     if looks_like_key(name):
         raise UsageError("give the key's name, such as OPENAI_API_KEY; the key is asked for then")
     name = _variable(name)
@@ -63,7 +62,7 @@ def list_keys(
     These are the keys that are kept, and those that the profile in use asks for.
     """
     environment = current()
-    keys = _keys(environment)
+    keys = environment.keys
     keys.tidy()
     for mistake in keys.mistakes:
         environment.warn(str(mistake))
@@ -86,17 +85,13 @@ def list_keys(
 def remove_key(name: Name) -> None:
     """Take a key out of the file."""
     environment = current()
-    keys = _keys(environment)
+    keys = environment.keys
     name = _variable(name)
     keys.check_name(name)
     keys.remove(name)
     environment.say(f"removed {name} from {keys.file}")
     if keys.origin(name) == "environment":
         environment.say(f"{name} is still set in the environment")
-
-
-def _keys(environment: Environment) -> Keys:
-    return Keys(environment.env, environment.places.keys_file)
 
 
 def _variable(name: str) -> str:

@@ -111,7 +111,6 @@ def flush(*, as_json: Json = False) -> None:
 def _notifier(environment: Environment) -> tuple[Notifier, Database]:
     """Make the profile's notifier, and the database it uses."""
     from tieredllm.clock import SystemClock
-    from tieredllm.keys import Keys
     from tieredllm.notify.notifier import Notifier
     from tieredllm.profile.load import load_profile
     from tieredllm.store.database import Database
@@ -120,9 +119,9 @@ def _notifier(environment: Environment) -> tuple[Notifier, Database]:
     profile = load_profile(environment.profile_name, environment.places)
     database = Database(environment.places.state_db)
     clock = SystemClock()
-    keys = Keys(environment.env, environment.places.keys_file)
     outbox = Outbox(database, clock)
-    return Notifier(profile.notifications, keys, outbox, clock, profile.name), database
+    notifier = Notifier(profile.notifications, environment.keys, outbox, clock, profile.name)
+    return notifier, database
 
 
 def _wanted(notifier: Notifier, channel: str | None) -> Sequence[str]:

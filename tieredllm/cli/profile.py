@@ -105,14 +105,12 @@ def show(name: Name = None, *, as_json: Json = False) -> None:
 
     Every key is there with its value, defaults and inherited ones included; no secret is shown.
     """
-    from tieredllm.keys import Keys
     from tieredllm.profile.dump import dump
     from tieredllm.profile.load import find_profile, load
 
     environment = current()
     found = find_profile(name or environment.profile_name, environment.places)
-    keys = Keys(environment.env, environment.places.keys_file)
-    text = dump(load(found, environment.places).profile, keys.origin)
+    text = dump(load(found, environment.places).profile, environment.keys.origin)
     if as_json:
         import yaml
 

@@ -144,9 +144,8 @@ def _keys(names: list[str], environment: Environment) -> list[str]:
         UsageError: one is not set.
     """
     from tieredllm.errors import UsageError
-    from tieredllm.keys import Keys
 
-    kept = Keys(environment.env, environment.places.keys_file)
+    kept = environment.keys
     found = []
     for name in names:
         kept.check_name(name)

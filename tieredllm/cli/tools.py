@@ -255,20 +255,18 @@ def _loaded(environment: Environment) -> Loaded:
 
 def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
     from tieredllm.files import working_directory
-    from tieredllm.keys import Keys
     from tieredllm.tools.registry import Toolbox
 
     def said(server: str, line: str) -> None:
         environment.warn(f"{server}: {line}")
 
-    keys_file = environment.places.keys_file
     return Toolbox(
         loaded.profile.tools,
         cwd=working_directory(),
         env=environment.env,
-        lookup=Keys(environment.env, keys_file).get,
+        lookup=environment.keys.get,
         folders=loaded.tool_folders,
-        private=(keys_file,),
+        private=(environment.places.keys_file,),
         cache=environment.places.cache,
         state=environment.places.state,
         said=said if environment.verbose else None,
