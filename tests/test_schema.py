@@ -48,7 +48,7 @@ def test_the_short_form_is_a_schema():
         ("age integer", "types: str, int, float, bool"),
         ("{", "is no JSON"),
         ('{"type": "objekt"}', "no JSON Schema: type"),
-        ("nowhere.json", "cannot be read"),
+        ("nowhere.json", "cannot read nowhere.json"),
     ],
 )
 def test_what_is_no_schema_is_told(given, words):
