@@ -46,8 +46,13 @@ def test_a_host_of_the_profile_is_known(tmp_path):
     settings = {"serve": {"hosts": ["gw.example.org"]}}
     with serving(ONE, tmp=tmp_path, settings=settings) as served:
         status, _, _ = served.request("GET", "/livez", None, {"host": "gw.example.org:8080"})
+        rooted = [
+            served.request("GET", "/livez", None, {"host": host})[0]
+            for host in ("gw.example.org.:8080", "localhost.:4141", "evil.example.", "localhost..")
+        ]
 
     assert status == 200
+    assert rooted == [200, 200, 403, 403]
 
 
 def test_other_addresses_are_no_names_of_a_loopback_gateway(tmp_path):

@@ -84,6 +84,7 @@ class FallbackManager:
         approve_tools: whether tools that may change something run without anybody being asked,
             where the profile says `approve: ask`.
         approver: asks a person about one call; without it, `approve: ask` means no.
+        said: takes the name of an MCP server and each line that it says on stderr.
         tool_folders: where the modules of Python tools are looked for besides Python's own places;
             those of the profile's files when it is given by name or path.
         gate: decides when a backend may be asked, where many requests run at the same time; nobody
@@ -113,6 +114,7 @@ class FallbackManager:
         sequences: int = 1,
         approve_tools: bool = False,
         approver: Approver | None = None,
+        said: Callable[[str, str], None] | None = None,
         tool_folders: Sequence[Path] = (),
         gate: Gate | None = None,
         clock: Clock | None = None,
@@ -177,6 +179,7 @@ class FallbackManager:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._approve_tools = approve_tools
         self._approver = approver
+        self._said = said
         self._approval: Approval | None = None
         self._gate = gate
         self._tool_folders = tuple(tool_folders)
@@ -478,6 +481,7 @@ class FallbackManager:
                 clock=self._clock,
                 cache=self.places.cache,
                 state=self.places.state,
+                said=self._said,
             )
         approval = self._approval
         if approval is None:

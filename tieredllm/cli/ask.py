@@ -303,7 +303,11 @@ def _answer(
         key=_move_on_key(environment, controls),
     )
     manager = make_manager(
-        environment, options, beside(view, terminal_approver(environment)), one_question=True
+        environment,
+        options,
+        beside(view, terminal_approver(environment)),
+        lambda: view,
+        one_question=True,
     )
     history = None
     if not options.no_log or options.conversation is not None:

@@ -100,7 +100,7 @@ def _talk(
     from tieredllm.store.history import History
 
     approver = ChatApprover(environment)
-    manager = make_manager(environment, options, approver)
+    manager = make_manager(environment, options, approver, lambda: approver.view)
     manager.check_tiers([options.start] if options.start is not None else [])
     limits = manager.profile.log
     history = History(manager.database, keep=limits.keep, max_mb=limits.max_mb)

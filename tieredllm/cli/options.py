@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tieredllm.client import FallbackManager
     from tieredllm.kinds import ErrorKind
     from tieredllm.prompts.stored import StoredPrompt
+    from tieredllm.render.view import View
     from tieredllm.store.history import Conversation, History
     from tieredllm.tools.approval import Approver
     from tieredllm.types import Options
@@ -363,6 +364,7 @@ def make_manager(
     environment: Environment,
     options: RequestOptions,
     approver: Approver | None,
+    view: Callable[[], View | None],
     *,
     one_question: bool = False,
 ) -> FallbackManager:
@@ -372,12 +374,19 @@ def make_manager(
         environment: the surroundings.
         options: what the command was told.
         approver: asks about tools that may change something; None where nobody can be asked.
+        view: gives what shows a request; `-v` shows there what MCP servers say on stderr.
         one_question: whether one question is all there will be.
 
     Raises:
         UsageError: the profile, a tier's name or a fault's name is wrong.
     """
     from tieredllm.client import FallbackManager
+    from tieredllm.types import Notice
+
+    def said(server: str, line: str) -> None:
+        shown = view()
+        if shown is not None:
+            shown.handle(Notice(tier=server, message=line))  # shown as what a tier says
 
     models, model = _models(options.model or [])
     return FallbackManager(
@@ -392,6 +401,7 @@ def make_manager(
         keep_contexts=not options.no_log,
         approve_tools=options.approve_tools,
         approver=approver,
+        said=said if environment.verbose else None,
     )
 
 

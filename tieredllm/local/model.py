@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,7 +178,7 @@ class LoadedModel:
             params.n_gpu_layers = self._settings.gpu_layers
         params.progress_callback = llama.llama_progress_callback(progress)
         last_complaint()
-        model = llama.llama_model_load_from_file(str(path).encode(), params)
+        model = llama.llama_model_load_from_file(os.fsencode(path), params)
         if stopped:
             if model:
                 llama.llama_model_free(model)

@@ -33,7 +33,7 @@ from tieredllm.serve.exchange import (
 from tieredllm.serve.messages import MessagesWire
 from tieredllm.serve.metrics import Metrics
 from tieredllm.serve.responses import ResponsesWire
-from tieredllm.serve.wire import RefusedError, Wire, encode, estimate_prompt
+from tieredllm.serve.wire import RefusedError, Wire, encode
 from tieredllm.text import printable_line
 
 __all__ = ["Gateway", "is_loopback"]
@@ -300,9 +300,7 @@ class Gateway:
 
     async def _count(self, http: Exchange) -> str:
         """Estimate a request's tokens: no model is loaded or asked for it."""
-        body = await self._json(http)
-        request = MESSAGES.read({"model": "tieredllm", "max_tokens": 1} | body)
-        tokens = estimate_prompt(request.prompt, request.options.caller_tools)
+        tokens = MESSAGES.count(await self._json(http))
         await http.respond(200, {"input_tokens": tokens})
         return "ok"
 
@@ -393,6 +391,7 @@ class Gateway:
             host = (urlsplit(f"//{given}").hostname or "") if "@" not in given else ""
         except ValueError:
             host = ""
+        host = host.removesuffix(".")  # the root of all names, which may be written
         if is_loopback(host) or host in self._hosts:
             return
         if not self._is_local and _is_address(host):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tieredllm.serve.wire import (
     Failure,
@@ -43,7 +43,7 @@ from tieredllm.types import (
     ToolDeclaration,
 )
 
-__all__ = ["ChatWire", "error_object"]
+__all__ = ["ChatWire", "choice_of", "error_object"]
 
 FINISHES = {"stop": "stop", "length": "length", "repetition": "length", "tool_calls": "tool_calls"}
 """Our finish reasons in OpenAI's words; an answer that ran in circles was cut, too."""
@@ -76,8 +76,11 @@ class ChatWire:
         """
         if body.get("n") not in (None, 1):
             raise RefusedError(400, "n has to be 1: a request gets one answer")
+        if body.get("functions"):
+            raise RefusedError(400, "functions is not supported: declare them as `tools`")
         system, turns = _conversation(as_list(body.get("messages"), "messages"))
         tools, left_out = _tools(body.get("tools"))
+        choice, tools = choice_of(body.get("tool_choice"), body.get("parallel_tool_calls"), tools)
         limit = body.get("max_completion_tokens")
         params = overrides(
             {name: body.get(name) for name in _SAME_NAMES}
@@ -93,7 +96,7 @@ class ChatWire:
                 params=params,
                 schema=_schema(body.get("response_format")),
                 caller_tools=tools,
-                tool_choice=_choice(body.get("tool_choice"), body.get("parallel_tool_calls")),
+                tool_choice=choice,
             ),
             stream=body.get("stream") is True,
             include_usage=isinstance(stream_options, dict)
@@ -306,17 +309,41 @@ def _tools(given: Any) -> tuple[tuple[ToolDeclaration, ...], tuple[str, ...]]:
     return tuple(tools), tuple(left_out)
 
 
-def _choice(given: Any, parallel: Any) -> ToolChoice:
+def choice_of(
+    given: Any, parallel: Any, tools: tuple[ToolDeclaration, ...]
+) -> tuple[ToolChoice, tuple[ToolDeclaration, ...]]:
+    """Return whether and what a model is to call, and those of the tools that it may.
+
+    Args:
+        given: the request's `tool_choice`, of Chat Completions or of the Responses API.
+        parallel: its `parallel_tool_calls`.
+        tools: those that are declared.
+
+    Raises:
+        RefusedError: it names no tool where it has to.
+    """
     several = parallel if isinstance(parallel, bool) else None
     if given in ("none", "required"):
-        return ToolChoice(mode=given, parallel=several)
-    if isinstance(given, dict) and given.get("type") == "function":
-        function = given.get("function")
-        name = function.get("name") if isinstance(function, dict) else None
-        return ToolChoice(
-            mode="required", name=string(name, "tool_choice.function.name"), parallel=several
+        return ToolChoice(mode=given, parallel=several), tools
+    kind = given.get("type") if isinstance(given, dict) else None
+    if kind in ("function", "custom"):
+        name = string(_inner(given).get("name"), "tool_choice.name")
+        if kind == "function" or any(tool.name == name for tool in tools):
+            return ToolChoice(mode="required", name=name, parallel=several), tools
+    if kind == "allowed_tools":
+        allowed = as_list(_inner(given).get("tools"), "tool_choice.tools")
+        names = [_inner(as_dict(tool, "tool_choice.tools")).get("name") for tool in allowed]
+        mode: Literal["auto", "required"] = (
+            "required" if _inner(given).get("mode") == "required" else "auto"
         )
-    return ToolChoice(parallel=several)
+        return ToolChoice(mode=mode, parallel=several), tuple(t for t in tools if t.name in names)
+    return ToolChoice(parallel=several), tools
+
+
+def _inner(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands below the name of its type (Chat Completions) or beside it (Responses)."""
+    inner = given.get(str(given.get("type")))
+    return inner if isinstance(inner, dict) else given
 
 
 def _schema(given: Any) -> OutputSchema | None:

@@ -20,6 +20,7 @@ from tieredllm.serve.wire import (
     as_list,
     declaration,
     encode,
+    estimate_sent,
     from_base64,
     named_results,
     overrides,
@@ -81,9 +82,7 @@ class MessagesWire:
         Raises:
             RefusedError: see `Wire`.
         """
-        system, turns = _conversation(as_list(body.get("messages"), "messages"))
-        if body.get("system") is not None:
-            system.insert(0, text_in(body["system"], "system", ("text",)))
+        system, turns = _conversation(body)
         output = body.get("output_config")
         output = output if isinstance(output, dict) else {}
         thinking = body.get("thinking")
@@ -111,6 +110,16 @@ class MessagesWire:
             takes_thoughts=thinks,
             left_out=left_out,
         )
+
+    def count(self, body: dict[str, Any]) -> int:
+        """Estimate a request's tokens; unlike one to be answered it may end with any turn.
+
+        Raises:
+            RefusedError: see `Wire`.
+        """
+        system, turns = _conversation(body)
+        told = [Message("system", text) for text in system]
+        return estimate_sent([*told, *turns], _tools(body.get("tools"))[0])
 
     def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
         """Return Anthropic's error object."""
@@ -274,7 +283,7 @@ def _tool_use(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id, "name": call.name}
 
 
-def _conversation(messages: list[Any]) -> tuple[list[str], list[Message]]:
+def _conversation(body: dict[str, Any]) -> tuple[list[str], list[Message]]:
     """Return the system texts and the turns.
 
     A `system` message may stand in the middle (the beta `mid-conversation-system-2026-04-07`, which
@@ -282,7 +291,9 @@ def _conversation(messages: list[Any]) -> tuple[list[str], list[Message]]:
     """
     system: list[str] = []
     turns: list[Message] = []
-    for number, given in enumerate(messages):
+    if body.get("system") is not None:
+        system.append(text_in(body["system"], "system", ("text",)))
+    for number, given in enumerate(as_list(body.get("messages"), "messages")):
         where = f"messages[{number}]"
         message = as_dict(given, where)
         role, content = message.get("role"), message.get("content")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tieredllm.providers.tool_calls import decode_arguments
-from tieredllm.serve.chat import error_object
+from tieredllm.serve.chat import choice_of, error_object
 from tieredllm.serve.wire import (
     Failure,
     GatewayRequest,
@@ -43,7 +43,6 @@ from tieredllm.types import (
     Seal,
     Thought,
     ToolCall,
-    ToolChoice,
     ToolDeclaration,
 )
 
@@ -70,6 +69,8 @@ FUNCTION = "response.function_call_arguments"
 CUSTOM = "response.custom_tool_call_input"
 """What the events of a call's text begin with."""
 
+STATELESS = "nothing is kept between requests: send the whole conversation as `input`"
+
 DEFAULTS: dict[str, Any] = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
 """What it has of them even when they were not sent."""
 
@@ -87,8 +88,7 @@ class ResponsesWire:
         """
         for name in ("previous_response_id", "conversation", "background", "prompt"):
             if body.get(name):
-                reason = "nothing is kept between requests: send the whole conversation as `input`"
-                raise RefusedError(400, f"{name} is not supported: {reason}")
+                raise RefusedError(400, f"{name} is not supported: {STATELESS}")
         system, turns = _conversation(body.get("input"))
         if body.get("instructions"):
             system.insert(0, string(body["instructions"], "instructions"))
@@ -96,6 +96,9 @@ class ResponsesWire:
         reasoning = reasoning if isinstance(reasoning, dict) else {}
         text = body.get("text")
         tools = _tools(body.get("tools"))
+        choice, declared = choice_of(
+            body.get("tool_choice"), body.get("parallel_tool_calls"), tuple(tools.declared)
+        )
         return GatewayRequest(
             model=string(body.get("model"), "model"),
             prompt=prompt_of(system, turns),
@@ -109,8 +112,8 @@ class ResponsesWire:
                     }
                 ),
                 schema=_schema(text.get("format")) if isinstance(text, dict) else None,
-                caller_tools=tuple(tools.declared),
-                tool_choice=_choice(body.get("tool_choice"), body.get("parallel_tool_calls")),
+                caller_tools=declared,
+                tool_choice=choice,
             ),
             stream=body.get("stream") is True,
             takes_thoughts=reasoning.get("summary") is not None
@@ -377,6 +380,8 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
             _add_call(turns, item, where)
         elif kind in ("function_call_output", "custom_tool_call_output"):
             turns.append(_result(item, where))
+        elif kind == "item_reference":  # what the AI SDK sends unless `store` is false
+            raise RefusedError(400, f"{where}: an item_reference is not supported: {STATELESS}")
     return system, named_results(turns)
 
 
@@ -496,16 +501,6 @@ def _tools(given: Any) -> _Tools:
         else:
             tools.add(tool, where)
     return tools
-
-
-def _choice(given: Any, parallel: Any) -> ToolChoice:
-    several = parallel if isinstance(parallel, bool) else None
-    if given in ("none", "required"):
-        return ToolChoice(mode=given, parallel=several)
-    if isinstance(given, dict) and given.get("type") in ("function", "custom"):
-        name = string(given.get("name"), "tool_choice.name")
-        return ToolChoice(mode="required", name=name, parallel=several)
-    return ToolChoice(parallel=several)
 
 
 def _schema(given: Any) -> OutputSchema | None:

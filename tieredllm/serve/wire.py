@@ -39,7 +39,7 @@ __all__ = [
     "StreamWriter",
     "Wire",
     "document_from_url",
-    "estimate_prompt",
+    "estimate_sent",
     "failure_of",
     "image_from_url",
     "overrides",
@@ -310,7 +310,8 @@ def text_in(content: Any, where: str, types: Sequence[str]) -> str:
     texts = []
     for number, part in enumerate(as_list(content, where)):
         if isinstance(part, dict) and part.get("type") in types:
-            texts.append(string(part.get("text"), f"{where}[{number}].text"))
+            field = "refusal" if part["type"] == "refusal" else "text"
+            texts.append(string(part.get(field), f"{where}[{number}].{field}"))
         elif isinstance(part, str):
             texts.append(part)
         else:
@@ -381,13 +382,8 @@ def named_results(turns: Iterable[Message]) -> list[Message]:
     return told
 
 
-def estimate_prompt(prompt: Prompt, tools: Sequence[ToolDeclaration] = ()) -> int:
-    """Return about how many tokens a request has, without any model's own count."""
-    turns = [
-        Message("system", prompt.system or ""),
-        *prompt.history,
-        Message("user", prompt.question, parts=prompt.parts),
-    ]
+def estimate_sent(turns: Iterable[Message], tools: Sequence[ToolDeclaration]) -> int:
+    """Return about how many tokens turns and tools have, without any model's own count."""
     declared = estimate_tokens(encode(tools).decode()) if tools else 0
     return declared + sum(tokens_of(turn, estimate_tokens) for turn in turns)
 
@@ -399,7 +395,13 @@ def usage_of(request: GatewayRequest, answer: Answer) -> tuple[int, int]:
     """
     prompt, completion = answer.usage.prompt_tokens, answer.usage.completion_tokens
     if prompt is None:
-        prompt = estimate_prompt(request.prompt, request.options.caller_tools)
+        asked = request.prompt
+        turns = [
+            Message("system", asked.system or ""),
+            *asked.history,
+            Message("user", asked.question, parts=asked.parts),
+        ]
+        prompt = estimate_sent(turns, request.options.caller_tools)
     if completion is None:
         completion = estimate_tokens(answer.text or "")
     return prompt, completion
