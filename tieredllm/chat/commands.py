@@ -16,6 +16,7 @@ from tieredllm.chat import transcript
 from tieredllm.chat.controller import Chat
 from tieredllm.chat.conversation import Dialogue
 from tieredllm.errors import UsageError
+from tieredllm.profile.choose import split_model
 from tieredllm.render.plain import write
 from tieredllm.store.record import SHORT_ID
 from tieredllm.text import clean, one_line, pluralize
@@ -110,15 +111,14 @@ async def model(chat: Chat, argument: str) -> None:
             [(plan.tier.name, one_line(plan.tier.model or "-")) for plan in chat.manager.plans]
         )
         return
-    name, equals, wanted = argument.partition("=")
-    if not equals or name not in {plan.tier.name for plan in chat.manager.plans}:
-        if equals:
-            raise UsageError(f"no tier {name!r}: /tier lists them")
-        name, wanted = chat.usual.tier.name, argument
+    name, wanted = split_model(argument)
     if not wanted:
         raise UsageError("which model? /model TIER=MODEL")
-    await chat.manager.use_model(name, wanted)
-    chat.services.show_dim(f"{name} asks {one_line(wanted)} from now on")
+    tier = await chat.manager.use_model(wanted, name, usual=chat.usual.tier.name)
+    if name is None:
+        chat.options = msgspec.structs.replace(chat.options, start=tier)
+    chat.status.expect(chat.usual.tier.name)
+    chat.services.show_dim(f"{tier} asks {one_line(wanted)} from now on")
 
 
 async def system(chat: Chat, argument: str) -> None:

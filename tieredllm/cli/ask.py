@@ -22,7 +22,10 @@ from tieredllm.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from typer._click.core import Context
+
     from tieredllm.engine.ports import Controls
+    from tieredllm.kinds import ErrorKind
     from tieredllm.prompts.stored import StoredPrompt
     from tieredllm.render.keys import MoveOnKey
     from tieredllm.types import Answer, Prompt
@@ -126,8 +129,25 @@ class AskOptions(RequestOptions):
         return fields
 
 
+class AskCommand(RequestCommand):
+    """`ask`, which tells in JSON, too, that its command line is wrong."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse the command line, with `--json` among its words or not."""
+        wants_json = "--json" in args[: args.index("--") if "--" in args else None]
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as exc:
+            if wants_json:
+                from tieredllm.kinds import ErrorKind
+
+                message = exc.format_message().rstrip(".")
+                _print_unasked(current(), ErrorKind.BAD_REQUEST, message)
+            raise
+
+
 @app.command(
-    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=AskCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @takes_options(AskOptions)
 def ask(
@@ -181,19 +201,27 @@ def _ask(
 @contextmanager
 def _told_as_json(environment: Environment, options: AskOptions) -> Iterator[None]:
     """Let `--json` print its object also where nothing could be asked."""
-    from tieredllm.errors import ProfileError, UsageError
+    from tieredllm.errors import TieredLLMError, UsageError
 
     try:
         yield
-    except (ProfileError, UsageError) as exc:  # before anything was asked, and printed
+    except TieredLLMError as exc:  # before anything was asked, and printed
         if options.as_json and not options.dry_run:
-            from tieredllm.kinds import ErrorInfo, ErrorKind
-            from tieredllm.types import Answer
+            from tieredllm.kinds import ErrorKind
 
-            error = ErrorInfo(kind=ErrorKind.BAD_REQUEST, message=str(exc))
-            failed = Answer(request_id="", latency_ms=0.0, error=error)
-            print(_as_json(failed, environment.stdout), file=environment.stdout, flush=True)
+            is_usage = isinstance(exc, UsageError)  # else the input did not come in time
+            kind = ErrorKind.BAD_REQUEST if is_usage else ErrorKind.DEADLINE
+            _print_unasked(environment, kind, str(exc))
         raise
+
+
+def _print_unasked(environment: Environment, kind: ErrorKind, message: str) -> None:
+    """Print the JSON object of a request that was never made."""
+    from tieredllm.kinds import ErrorInfo
+    from tieredllm.types import Answer
+
+    failed = Answer(request_id="", latency_ms=0.0, error=ErrorInfo(kind=kind, message=message))
+    print(_as_json(failed, environment.stdout), file=environment.stdout, flush=True)
 
 
 def _stored(environment: Environment, options: AskOptions) -> StoredPrompt | None:
@@ -249,17 +277,23 @@ def _prompt(
     Raises:
         UsageError: stdin or a file is wrong, or there is nothing to ask.
     """
-    from tieredllm.cli.prompt_input import Patience, question_and_attachments, read_media
+    from tieredllm.cli.prompt_input import (
+        Patience,
+        check_stdin,
+        question_and_attachments,
+        read_media,
+    )
     from tieredllm.errors import UsageError
     from tieredllm.types import Prompt
 
     patience = Patience.within(options.deadline_s, usual_s)
-    attach = options.attach or []
+    files, attach = options.file or [], options.attach or []
+    check_stdin(words, files, attach, may_read=not options.no_stdin)
     parts = read_media(environment, attach, patience=patience)
     question, attachments = question_and_attachments(
         environment,
         words,
-        options.file or [],
+        files,
         patience=patience,
         read_stdin=not options.no_stdin and "-" not in attach,
     )

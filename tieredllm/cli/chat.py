@@ -209,10 +209,6 @@ def _services(
 
         show_request(aside, request, name)
 
-    def show_dim(line: str) -> None:
-        if not aside.quiet:
-            _print_dim(aside, line)
-
     def show_gap() -> None:
         if interactive and environment.stdout.isatty():
             print(file=environment.stdout, flush=True)
@@ -232,7 +228,7 @@ def _services(
         show_health=show_health,
         show_request=show_request,
         show_rows=lambda rows: _print_rows(aside, rows),
-        show_dim=show_dim,
+        show_dim=aside.say,
         tell=aside.warn,
         show_gap=show_gap,
         edit=edit,
@@ -355,18 +351,6 @@ def _recap(chat: Chat, width: int) -> list[str]:
         one_line(f"you asked: {last.said}", width),
         one_line(f"answer: {last.answered}", width),
     ]
-
-
-def _print_dim(environment: Environment, line: str) -> None:
-    """Print a dim line; on a terminal a long one is broken between words."""
-    import textwrap
-
-    from tieredllm.render.terminal import print_dim
-
-    console = environment.console()
-    if console.is_terminal:
-        line = "\n".join(textwrap.wrap(line, console.width, break_on_hyphens=False)) or line
-    print_dim(console, line)
 
 
 def _print_rows(environment: Environment, rows: list[tuple[str, str]]) -> None:

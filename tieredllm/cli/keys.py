@@ -83,7 +83,7 @@ def list_keys(
         print_json([dict(zip(fields, row, strict=True)) for row in cells], environment)
         return
     rows = [(name, at or "not set", mask or "") for name, at, mask in cells]
-    empty = "the profile names no key, and none is kept: `tieredllm keys set NAME` keeps one"
+    empty = "no key is kept or asked for: `tieredllm keys set NAME` keeps one"
     print_table(("key", "where", "value"), rows, environment, empty=empty)
 
 
@@ -126,13 +126,14 @@ def _read_key(name: str, environment: Environment) -> str:
 
 
 def _names_in_profile(environment: Environment) -> set[str]:
-    """Return the names that the profile in use asks for; none when it cannot be read."""
+    """Return the names that the profile in use asks for; none, with a remark, when it is wrong."""
     from tieredllm.profile.load import load_profile
     from tieredllm.profile.schema import variables_of
 
     try:
         return variables_of(load_profile(environment.profile_name, environment.places))
     except UsageError:
+        environment.say("the profile in use has mistakes: `tieredllm profile validate` tells them")
         return set()
 
 

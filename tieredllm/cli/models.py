@@ -62,6 +62,7 @@ STEPS = {"download": "downloading", "unpack": "unpacking", "verify": "verifying"
 Name = Annotated[
     str,
     typer.Argument(
+        metavar="NAME",
         help="A name of `tieredllm models list`, or any form of `tieredllm models --help`.",
         autocompletion=local_models,
     ),
@@ -69,6 +70,7 @@ Name = Annotated[
 MaybeName = Annotated[
     str | None,
     typer.Argument(
+        metavar="NAME",
         help="A model, or the path of a .gguf file; without one, all that are installed.",
         autocompletion=local_models,
     ),
@@ -168,7 +170,7 @@ def _print_offered(name: str, environment: Environment, *, as_json: bool) -> Non
 @app.command("find")
 def find_models(
     text: Annotated[
-        str | None, typer.Argument(help="Only those whose name has this in it.")
+        str | None, typer.Argument(metavar="TEXT", help="Only those whose name has this in it.")
     ] = None,
     *,
     as_json: Json = False,
@@ -368,7 +370,8 @@ def _pull(name: str, environment: Environment, progress: Callable[[Progress], No
 def add_model(
     file: Annotated[Path, typer.Argument(metavar="PATH", help="A .gguf file.")],
     name: Annotated[
-        str | None, typer.Option("--name", help="What to call it; else its file's name.")
+        str | None,
+        typer.Option("--name", metavar="NAME", help="What to call it; else its file's name."),
     ] = None,
 ) -> None:
     """Give a model file a short name; it stays where it is."""
@@ -554,6 +557,7 @@ def show_path(
     name: Annotated[
         str | None,
         typer.Argument(
+            metavar="NAME",
             help="A model; without one, where model files are kept.",
             autocompletion=local_models,
         ),

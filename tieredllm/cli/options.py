@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
@@ -412,8 +411,9 @@ def _models(given: list[str]) -> tuple[dict[str, str], str | None]:
         UsageError: two are to be asked first, or one has no name.
     """
     from tieredllm.errors import UsageError
+    from tieredllm.profile.choose import split_model
 
-    firsts = [text for text in given if "=" not in text or re.match("[^=]*[/:\\\\]", text)]
+    firsts = [text for text in given if split_model(text)[0] is None]
     if len(firsts) > 1:
         raise UsageError(f"--model: {' and '.join(firsts)} cannot both be asked first")
     if not all(given):

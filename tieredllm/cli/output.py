@@ -213,10 +213,8 @@ def _thoughts(environment: Environment) -> ThoughtView | None:
     if not environment.stderr.isatty():
         return None
     from tieredllm.render.plain import ThoughtView
-    from tieredllm.render.terminal import takes_markdown
 
-    console = environment.console(stderr=True)
-    return ThoughtView(environment.stderr, dim=takes_markdown(console))
+    return ThoughtView(environment.stderr, dim=environment.may_color(environment.stderr))
 
 
 class _Waited:

@@ -30,7 +30,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Name = Annotated[str, typer.Argument(help="A stored prompt.", autocompletion=prompts)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A stored prompt.", autocompletion=prompts)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 
 
