@@ -41,7 +41,8 @@ class Exchange:
     """A request, and what was sent of its response.
 
     Args:
-        method: the request's method.
+        version: the request's version of HTTP, such as `1.1`.
+        method: its method.
         path: its path, without the query.
         headers: its headers, names in lower case.
         request_id: 32 hexadecimal digits, for the response's headers.
@@ -52,6 +53,7 @@ class Exchange:
     def __init__(
         self,
         *,
+        version: str,
         method: str,
         path: str,
         headers: Mapping[str, str],
@@ -59,6 +61,7 @@ class Exchange:
         receive: Receive,
         send: Send,
     ) -> None:
+        self.version = version
         self.method = method
         self.path = path
         self.headers = headers
