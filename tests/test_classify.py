@@ -824,6 +824,13 @@ def test_every_row_of_the_table_has_a_source_and_stands_alone():
             openai("litellm.BadRequestError: litellm.ContentPolicyViolationError: no"),
             "content_filter",
         ),
+        *(
+            (400, openai(f"litellm.BadRequestError: OpenAIException - {words}"), "content_filter")
+            for words in (
+                "Invalid prompt: your prompt was flagged as potentially violating our usage policy",
+                "Your request was rejected as a result of our safety system.",
+            )
+        ),
         (
             400,
             openai("Invalid model name passed in model=x. Call `/v1/models` to view them"),
@@ -1055,6 +1062,8 @@ TOO_LONG = [
     "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000",
     "`inputs` must have less than 4095 tokens. Given: 5000",
     "too many tokens: total number of tokens in the prompt exceeds the limit of 4081",
+    "too many tokens: total number of tokens (prompt and prediction) cannot exceed 2048 - received",
+    "too many tokens: size limit exceeded by 300 tokens.",
     "Range of input length should be [1, 30720]",
     "tokens in request more than max tokens allowed",
     "Prompt exceeds max length",

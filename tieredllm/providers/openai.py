@@ -376,7 +376,7 @@ class OpenAIToolCalls:
                     self._add(number, fragment)
             # The form before `tool_calls`, of a single call.
             if isinstance(legacy := get_path(said, "function_call"), dict):
-                self._add(number, {"index": -1, "function": legacy})
+                self._add(number, {"function": legacy})
 
     def complete(self) -> tuple[ToolCall, ...]:
         """Return the calls; what never got a name is none."""
@@ -415,8 +415,7 @@ class OpenAIToolCalls:
                 self._details.append(dict(detail))
 
     def _add(self, choice: int, fragment: dict[str, Any]) -> None:
-        index = fragment.get("index")
-        index = index if isinstance(index, int) and not isinstance(index, bool) else None
+        index = get_count(fragment, "index")
         name = get_str(fragment, "function", "name") or ""
         arguments = get_path(fragment, "function", "arguments")
         if isinstance(arguments, dict):  # some servers decode what the reference has as text
@@ -471,7 +470,7 @@ class OpenAIToolCalls:
         if not name or piece.startswith(name):
             return piece if not name or name not in self._names else name
         joined = name + piece
-        if name not in self._names and any(known.startswith(joined) for known in self._names):
+        if piece not in self._names and any(known.startswith(joined) for known in self._names):
             return joined
         return name
 

@@ -122,6 +122,7 @@ class Gateway:
         for name, value in scope["headers"]:
             headers[name.decode("latin-1")] = value.decode("latin-1")
         http = Exchange(
+            version=scope["http_version"],
             method=scope["method"],
             path=scope["path"],
             headers=headers,
@@ -275,13 +276,16 @@ class Gateway:
         )
         request = msgspec.structs.replace(request, options=options)
         wanted = http.headers.get("x-tieredllm-stream", self.settings.stream)
+        # HTTP/1.0, which nginx speaks to what is behind it before 1.29.7, has no broken bodies:
+        # https://nginxblog.azurewebsites.net/blog/keep-alive-to-upstreams-is-now-default-in-nginx-1-29-7
+        live = wanted != "complete" and http.version != "1.0"
         answering = Answering(
             self.manager,
             wire,
             request,
             http,
             hold_s=self.settings.hold_s,
-            live=wanted != "complete",
+            live=live,
         )
         try:
             return await http.attended(answering.run, answering.stopped)

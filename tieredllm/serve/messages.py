@@ -26,9 +26,11 @@ from tieredllm.serve.wire import (
     overrides,
     prompt_of,
     schema_of,
+    sealed,
     sse,
     string,
     text_in,
+    unsealed,
     usage_of,
 )
 from tieredllm.types import (
@@ -49,10 +51,6 @@ __all__ = ["MessagesWire", "error_object"]
 
 STOPS = {"stop": "end_turn", "length": "max_tokens", "repetition": "max_tokens"}
 """Our finish reasons in Anthropic's words; an answer that ran in circles was cut, too."""
-
-MARK = "|tieredllm|"
-"""Stands between a backend's identity and what it signs thoughts with: nothing is kept here, and
-no other backend may be sent it."""
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -171,6 +169,8 @@ class MessagesWriter:
         The signature of a block that nobody has signed is empty.
         """
         frames = self._begin(model)
+        if seal is not None and seal.kind == "encrypted":  # another wire's
+            seal = None
         if text or (seal is not None and seal.kind == "signature"):
             block = {"type": "thinking", "thinking": "", "signature": ""}
             frames += self._block("thinking", block)
@@ -180,9 +180,9 @@ class MessagesWriter:
             return frames
         if seal.kind == "redacted":
             frames += self._close()
-            frames += self._block("redacted", {"type": "redacted_thinking", "data": _mark(seal)})
+            frames += self._block("redacted", {"type": "redacted_thinking", "data": sealed(seal)})
         else:
-            signature = encode(_mark(seal))
+            signature = encode(sealed(seal))
             frames += self._delta(b'{"type":"signature_delta","signature":%s}' % signature)
         return frames + self._close()
 
@@ -253,22 +253,17 @@ def _message(request_id: str, model: str, content: list[dict[str, Any]]) -> dict
     }
 
 
-def _mark(seal: Seal) -> str:
-    """Return what signs a thought together with whose it is: the client brings both back."""
-    return f"{seal.made_by}{MARK}{seal.data}"
-
-
 def _thought_blocks(answer: Answer, thoughts: Sequence[Thought]) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     text = ""
     for thought in thoughts:
         text += thought.text
         if thought.seal is not None and thought.seal.kind == "signature":
-            signature = _mark(thought.seal)
+            signature = sealed(thought.seal)
             blocks.append({"type": "thinking", "thinking": text, "signature": signature})
             text = ""
-        elif thought.seal is not None:
-            blocks.append({"type": "redacted_thinking", "data": _mark(thought.seal)})
+        elif thought.seal is not None and thought.seal.kind == "redacted":
+            blocks.append({"type": "redacted_thinking", "data": sealed(thought.seal)})
     unsigned = text if blocks else answer.reasoning
     if unsigned:
         blocks.append({"type": "thinking", "thinking": unsigned, "signature": ""})
@@ -370,8 +365,8 @@ def _assistant_turn(content: Any, where: str) -> Message:
         block = as_dict(given, place)
         field = {"thinking": "signature", "redacted_thinking": "data"}.get(str(block.get("type")))
         if field is not None:
-            made_by, marked, data = str(block.get(field) or "").partition(MARK)
-            if marked:
+            made_by, data = unsealed(block.get(field))
+            if made_by is not None:
                 makers.add(made_by)
                 raw.append(block | {field: data})
             continue

@@ -110,6 +110,22 @@ class GatewayRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The types of the declared tools that no tier could call."""
 
 
+MARK = "|tieredllm|"
+"""Stands between a backend's identity and what it signs thoughts with: nothing is kept here, and
+no other backend may be sent it."""
+
+
+def sealed(seal: Seal) -> str:
+    """Return what signs a thought together with whose it is: the client brings both back."""
+    return f"{seal.made_by}{MARK}{seal.data}"
+
+
+def unsealed(text: Any) -> tuple[str | None, str]:
+    """Return whose a sealed thought is, None for one not sealed here, and what signs it."""
+    made_by, marked, data = text.partition(MARK) if isinstance(text, str) else ("", "", "")
+    return (made_by, data) if marked else (None, "")
+
+
 class StreamWriter(Protocol):
     """Writes one streamed answer, frame by frame; what must come first comes with the first."""
 
