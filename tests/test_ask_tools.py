@@ -60,6 +60,17 @@ def with_tools(home, counter, *servers, approve="always", tools="all"):
     )
 
 
+def test_what_a_server_says_on_stderr_is_shown_when_asked_for(home, counter):
+    """`-v` shows each line that an MCP server says on stderr, with its name; nothing else does."""
+    with served(Model("openai", "c__crash", {}, answers("openai", "Gone."))) as server:
+        path = with_tools(home, counter, ("openai", server.url + "/v1"))
+        shown = cli(home, "-p", path, "ask", "-v", "crash, please")
+        hidden = cli(home, "-p", path, "ask", "crash, please")
+
+    assert b"tieredllm: c: about to go down\n" in shown.stderr
+    assert (hidden.stdout, hidden.stderr) == (b"Gone.\n", b"")
+
+
 def test_json_tells_the_calls_and_nothing_runs_twice(home, counter):
     """The first tier dies after its call; the second gets the result, and the count is one."""
     dying = Model("openai", "c__count", {"by": 1}, response(503, {"error": {"message": "down"}}))

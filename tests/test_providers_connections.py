@@ -15,7 +15,17 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
-from wire_support import answers, attempt, backend, call, document, raw_server, response, tcp_server
+from wire_support import (
+    Connection,
+    answers,
+    attempt,
+    backend,
+    call,
+    document,
+    raw_server,
+    response,
+    tcp_server,
+)
 
 from tieredllm.providers.http import HttpClients, Request
 from tieredllm.providers.request_info import RequestInfo
@@ -240,6 +250,84 @@ def test_a_connection_over_tls_is_used_again(own_tls):
     texts, connections = two_answers(clean, own_tls)
 
     assert (texts, connections) == (["Hi", "Hi"], 1)
+
+
+def second_on_a_kept_connection(ending, *, secure=None, endings=1):
+    """Ask twice over a server that ends connections as they are used again.
+
+    Args:
+        ending: what becomes of the second request, without an answer.
+        secure: the server's TLS.
+        endings: how many connections end so; later ones answer.
+    """
+
+    async def run():
+        http = HttpClients()
+        served = []
+
+        async def serve(reader, writer):
+            connection = Connection(reader, writer)
+            number = len(served)
+            served.append(0)
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    await connection.request()
+                    served[number] += 1
+                    if number < endings and (served[number] == 2 or number):
+                        await ending(connection)
+                        break
+                    await connection.send(TEXT)
+            writer.close()
+
+        async with tcp_server(serve, secure) as port:
+            model = backend("openai", f"http{'s' if secure else ''}://127.0.0.1:{port}", http)
+            outcomes = [await attempt(model, call(stream=False)) for _ in range(2)]
+            await http.aclose()
+        assert outcomes[0].text == "Hi"
+        return outcomes[1], served
+
+    return asyncio.run(run())
+
+
+async def closes(connection):
+    connection.writer.close()
+
+
+async def resets(connection):
+    await connection.reset()
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("ending", [closes, resets])
+def test_a_connection_closed_as_it_is_used_again_is_replaced(ending, secure, own_tls):
+    """The server had done with it before it saw the request: one attempt, on a new connection."""
+    outcome, served = second_on_a_kept_connection(ending, secure=own_tls if secure else None)
+
+    assert outcome.text == "Hi"
+    assert served == [2, 1]
+
+
+async def says_a_little(connection):
+    await connection.send(b"HTTP/1.1 2")
+    connection.writer.close()
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_a_request_that_was_heard_is_not_sent_again(secure, own_tls):
+    """A byte of a response says that the server had it: whether to ask again is the engine's."""
+    secure = own_tls if secure else None
+    outcome, served = second_on_a_kept_connection(says_a_little, secure=secure)
+
+    assert outcome.kind == "connection"
+    assert served == [2]
+
+
+def test_a_new_connection_that_is_closed_is_not_replaced():
+    """A server that closes every connection is asked once more, and no oftener."""
+    outcome, served = second_on_a_kept_connection(closes, endings=9)
+
+    assert outcome.kind == "connection"
+    assert served == [2, 1]
 
 
 def test_cookies_are_not_kept():

@@ -15,7 +15,17 @@ from pathlib import Path
 
 import pytest
 from cli_support import environment, profile
-from serve_support import FIRST, ONE, SECOND, TWO, WIRES, Served, serving, wait_until
+from serve_support import (
+    FIRST,
+    ONE,
+    QUESTION,
+    SECOND,
+    TWO,
+    WIRES,
+    Served,
+    serving,
+    wait_until,
+)
 from wire_support import (
     CHUNKED_END,
     STREAM_HEAD,
@@ -469,9 +479,15 @@ def test_tokens_are_counted_without_a_model(tmp_path):
         counted = claude.messages.count_tokens(
             model="auto", messages=[{"role": "user", "content": "word " * 100}]
         )
+        begun = claude.messages.count_tokens(
+            model="auto",
+            messages=[*QUESTION, {"role": "assistant", "content": "word " * 100}],
+            tools=[],
+        )
 
         assert served.upstreams[0].requests == []
     assert 90 <= counted.input_tokens <= 250
+    assert 90 <= begun.input_tokens <= 250
 
 
 def test_health_and_metrics_ask_nobody(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from base64 import b64encode
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from cli_support import cli
-from tools_support import RAW_SERVER, alive, call, carried_out, declared
+from tools_support import RAW_SERVER, call, carried_out, declared, servers
 
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.execute import ToolSession
@@ -505,18 +507,27 @@ def test_a_list_that_changes_is_read_again(tmp_path):
     assert (before.text, added.outcome, added.text) == ("added a tool", "ok", "added")
 
 
-@pytest.mark.parametrize("launcher", [[], ["sh", "-c", '"$@"; true', "launcher"]])
-def test_a_server_outlives_no_kill(tmp_path, launcher):
-    """SIGKILL of the program ends a server that would never notice, what launched it or not."""
-    import signal
-    import subprocess
+KILLED_AT_ONCE = """
+import os, signal
+from tieredllm.tools.mcp import transport
+def connection_made(pipes, made):
+    os.kill(os.getpid(), signal.SIGKILL)
+transport._Pipes.connection_made = connection_made
+"""
 
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("at_once", [False, True], ids=["later", "as soon as it is started"])
+@pytest.mark.parametrize("launcher", [[], ["sh", "-c", '"$@"; true', "launcher"]])
+def test_a_server_outlives_no_kill(tmp_path, launcher, at_once):
+    """SIGKILL of the program ends a server that would never notice, what launched it or not."""
     command = [*launcher, sys.executable, str(RAW_SERVER), str(tmp_path), "slow=600"]
     script = f"""
 import asyncio, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_tools_mcp_odd import raw_box
+{KILLED_AT_ONCE if at_once else ""}
 async def go():
     box = raw_box(Path({str(tmp_path)!r}), command={command!r}, start_timeout_s=600)
     await box.granted("all", deadline=asyncio.get_running_loop().time() + 600)
@@ -525,27 +536,56 @@ asyncio.run(go())
     program = subprocess.Popen([sys.executable, "-c", script])
     try:
         until = time.monotonic() + 30
-        while not lines(tmp_path, "starts") and time.monotonic() < until:
-            time.sleep(0.05)
-        [pid] = map(int, lines(tmp_path, "starts"))
-        program.send_signal(signal.SIGKILL)
-        program.wait()
-        until = time.monotonic() + 5
-        while alive(pid) and time.monotonic() < until:
+        while not lines(tmp_path, "starts") and program.poll() is None:
+            assert time.monotonic() < until
             time.sleep(0.05)
     finally:
         program.kill()
         program.wait()
+    until = time.monotonic() + 5
+    while servers(tmp_path, RAW_SERVER) and time.monotonic() < until:
+        time.sleep(0.05)
 
-    assert not alive(pid)
+    assert program.returncode == -signal.SIGKILL
+    assert servers(tmp_path, RAW_SERVER) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such program")
+def test_the_environment_is_given_as_it_is(tmp_path):
+    """What starts a server adds no variable to those it is to get, and drops none."""
+    heard = []
+    box = Toolbox(
+        declared(mcp={"raw": {"command": "env", "env": {"a.b": "1", "LC_TIME": ""}}}),
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        said=lambda _, line: heard.append(line),
+    )
+    listed(box)
+
+    assert {*heard} >= {"a.b=1", "LC_TIME=", f"PATH={os.environ['PATH']}"}
+    assert not [line for line in heard if line.startswith(("LC_CTYPE", "PWD", "PYTHON"))]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows starts no such file either way")
+def test_a_program_that_cannot_be_run_is_told(tmp_path):
+    """A file that is no program, or whose interpreter is missing, is named with the reason."""
+    (tmp_path / "text").write_text("hi")
+    (tmp_path / "script").write_text("#!/nowhere/sh\n")
+    (tmp_path / "script").chmod(0o755)
+
+    def trouble(command):
+        box = raw_box(tmp_path, command=command, cwd=str(tmp_path))
+        listed(box)
+        return box.troubles[0]
+
+    assert "there is no ./nothing" in trouble("./nothing")
+    assert "Permission denied: './text'" in trouble("./text")
+    assert "script cannot be run: No such file or directory" in trouble("./script")
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 def test_a_signal_ends_the_program_and_its_servers(tmp_path, name, code):
     """SIGTERM and SIGHUP end a program that waits for a busy server as Ctrl-C does."""
-    import signal
-    import subprocess
-
     command = [sys.executable, str(RAW_SERVER), str(tmp_path), "slow=600"]
     profile = tmp_path / "profile.yaml"
     profile.write_text(

@@ -124,8 +124,8 @@ def alive(pid):
     return state != "Z"
 
 
-def servers(folder):
-    """Give the processes that run the counting server for a folder."""
+def servers(folder, script=MCP_SERVER):
+    """Give the processes that run a server, the counting one, for a folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -133,7 +133,7 @@ def servers(folder):
                 line = (entry / "cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if str(folder) in line and MCP_SERVER.name in line and alive(entry.name):
+            if str(folder) in line and script.name in line and alive(entry.name):
                 found.append(int(entry.name))
     return found
 

@@ -537,8 +537,9 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
     """What a vendor signs a thought with, so that it is known when it comes back."""
 
-    kind: Literal["signature", "redacted"]
-    """A signature of the thoughts since the seal before, or thoughts that nobody can read."""
+    kind: Literal["signature", "redacted", "encrypted"]
+    """A signature of the thoughts since the seal before; thoughts that nobody can read; or an item
+    of OpenAI's Responses API, as JSON, that holds all of the thoughts since the seal before."""
     data: str
     made_by: str = ""
     """The identity of the backend, which alone is given it back."""

@@ -9,7 +9,7 @@ read fails the attempt: nothing lost is ever called whole.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -43,7 +43,9 @@ __all__ = [
     "stream_chunks",
 ]
 
-Ending = Literal["stop", "length", "content_filter", "tool", "broken_call", "denied", "failed"]
+Ending = Literal[
+    "stop", "length", "repetition", "content_filter", "tool", "broken_call", "denied", "failed"
+]
 """What a finish reason means here."""
 
 ENDINGS: dict[str, Ending] = {
@@ -61,6 +63,7 @@ ENDINGS: dict[str, Ending] = {
     "incomplete": "length",
     "model_context_window_exceeded": "length",  # Anthropic, z.ai
     "continuation": "length",  # Gemini: the limit of one request; google-genai 3.6.1, FinishReason
+    "repetition": "repetition",  # vLLM 0.19, v1/engine/__init__.py, FINISH_REASON_STRINGS
     "content_filter": "content_filter",
     "content_filtered": "content_filter",  # Bedrock
     "guardrail_intervened": "content_filter",
@@ -85,6 +88,7 @@ ENDINGS: dict[str, Ending] = {
     "too_many_tool_calls": "broken_call",
     "error": "failed",  # OpenRouter, LiteLLM
     "insufficient_system_resource": "failed",  # DeepSeek
+    "abort": "failed",  # vLLM, before a `[DONE]` as ever (vllm-project/vllm#57082); SGLang
     "canceled": "failed",  # mistral.rs
     "cancelled": "failed",  # OpenAI's Responses; openai 3.57.0, ResponseStatus
     "failed": "failed",
@@ -257,7 +261,7 @@ class ResponseAccumulator:
         if self._choice is None:
             self._choice = part.choice if part.text else None
         elif part.choice != self._choice:
-            part = msgspec.structs.replace(part, text="", thought=None, reason=None)
+            part = msgspec.structs.replace(part, text="", thought=None, reason=None, refusal="")
         text = part.text and self._repeats.strip(
             part.text, is_whole=part.is_whole, is_last=part.reason is not None
         )
@@ -402,9 +406,8 @@ class ResponseAccumulator:
         if not self._spoke:
             raise self._empty(ending)
         # "tool_calls" after a text and no call (mudler/LocalAI#6218) is a text that has ended.
-        return Finish(
-            reason="length" if ending == "length" else "stop", usage=usage, model=self._model
-        )
+        reason = ending if ending in ("length", "repetition") else "stop"
+        return Finish(reason=reason, usage=usage, model=self._model)
 
     def _no_call(self) -> str:
         if self._calls is None:
@@ -570,14 +573,14 @@ A connection that was read to its end can serve the next request.
 async def stream_chunks(
     events: AsyncGenerator[Event, None],
     answer: ResponseAccumulator,
-    parse: Callable[[dict[str, Any]], Part],
+    parse: Callable[[dict[str, Any]], Iterable[Part]],
 ) -> AsyncGenerator[Said, None]:
     """Yield the answer as it comes; `answer.finish` judges it afterwards.
 
     Args:
         events: the response's events; closed at the end.
         answer: where the answer is put together.
-        parse: what an event says, in the vendor's terms.
+        parse: what an event says; of several answers, of each.
 
     Raises:
         FallbackTriggerError: an error event, or the connection broke, before the answer's end; or
@@ -624,34 +627,31 @@ async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator
 
 
 def _parts(
-    event: Event, answer: ResponseAccumulator, parse: Callable[[dict[str, Any]], Part]
-) -> Iterable[Part]:
+    event: Event, answer: ResponseAccumulator, parse: Callable[[dict[str, Any]], Iterable[Part]]
+) -> Iterator[Part]:
     """Read an event, mostly a single part."""
     data = event.data.strip()
     if not data:
-        return ()
+        return
     is_error = event.name == "error"
     try:
         values = decode_all(data)
     except NotJsonError:
         # transformers' server puts a message into its error unescaped, which may have quotes.
         if is_error or _ERROR_START.match(data):
-            return (Part(error=data),)
-        answer.lose(data)
-        return ()
-    if len(values) == 1 and isinstance(values[0], dict) and not is_error:
-        return (parse(values[0]),)
+            yield Part(error=data)
+        else:
+            answer.lose(data)
+        return
     if len(values) == 1 and isinstance(values[0], list):  # Google's endpoints send lists, too
         values = values[0]
-    return (
-        Part(done=True, candidates=False)
-        if value is DONE
-        else Part(error=value or data)
-        if is_error
-        else parse(value)
-        for value in values
-        if value is DONE or is_error or isinstance(value, dict)
-    )
+    for value in values:
+        if value is DONE:
+            yield Part(done=True, candidates=False)
+        elif is_error:
+            yield Part(error=value or data)
+        elif isinstance(value, dict):
+            yield from parse(value)
 
 
 async def _drain(events: AsyncGenerator[Event, None]) -> None:

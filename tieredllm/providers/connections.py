@@ -40,6 +40,8 @@ class _Network(httpcore.AsyncNetworkBackend):
     """What one transport connects with: it remembers every socket."""
 
     def __init__(self) -> None:
+        self.heard = False
+        """Whether a byte has come since this was last set to False."""
         self._network = httpcore.AnyIOBackend()
         self._opened: list[asyncio.Task[httpcore.AsyncNetworkStream]] = []
 
@@ -55,7 +57,7 @@ class _Network(httpcore.AsyncNetworkBackend):
         connecting = self._network.connect_tcp(host, port, None, local_address, socket_options)
         opening = asyncio.create_task(_within(timeout, connecting))
         self._opened.append(opening)
-        return _Stream(await asyncio.shield(opening))
+        return _Stream(await asyncio.shield(opening), self)
 
     async def aclose(self) -> None:
         """Close every socket, whatever httpcore takes them for; never fails."""
@@ -67,11 +69,15 @@ class _Network(httpcore.AsyncNetworkBackend):
 class _Stream(httpcore.AsyncNetworkStream):
     """A connection whose TLS handshake has its time as connecting has."""
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, stream: httpcore.AsyncNetworkStream, network: _Network) -> None:
         self._stream = stream
+        self._network = network
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        return await self._stream.read(max_bytes, timeout)
+        received = await self._stream.read(max_bytes, timeout)
+        if received:
+            self._network.heard = True
+        return received
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         await self._stream.write(buffer, timeout)
@@ -85,7 +91,8 @@ class _Stream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
     ) -> httpcore.AsyncNetworkStream:
-        return await _within(timeout, self._stream.start_tls(ssl_context, server_hostname))
+        handshake = self._stream.start_tls(ssl_context, server_hostname)
+        return _Stream(await _within(timeout, handshake), self._network)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -112,6 +119,7 @@ class Connection:
 
     def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
         self.transport = transport
+        self._is_used = False
         self._network = _Network()
         # httpx has no public way to give its transport a network; a test counts the sockets.
         self._pool: httpcore.AsyncConnectionPool = transport._pool  # noqa: SLF001
@@ -131,6 +139,20 @@ class Connection:
         """Whether an idle connection is still good: not too old, not closed, silent since."""
         kept = self._pool.connections
         return len(kept) == 1 and not kept[0].has_expired() and not kept[0].is_closed()
+
+    def keep(self) -> None:
+        """Take note that it goes on to another request."""
+        self._is_used, self._network.heard = True, False
+
+    def was_closed_unheard(self, exc: Exception) -> bool:
+        """Whether an exception says that the server has closed a kept connection, unanswering.
+
+        Such a request may be sent again (RFC 9112, section 9.3.1): the server closed what was idle
+        and has most probably never seen it, and to ask for an answer twice changes nothing there.
+        curl and the browsers do so, whatever the method.
+        """
+        closed = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+        return self._is_used and not self._network.heard and isinstance(exc, closed)
 
     async def aclose(self) -> None:
         """Close every socket; never fails."""
@@ -153,17 +175,18 @@ class ConnectionPool:
         self._closing: set[asyncio.Task[None]] = set()
         self._looked_at = -math.inf
 
-    def take(self, url: str, proxy: str | None = None) -> Connection:
+    def take(self, url: str, proxy: str | None = None, *, fresh: bool = False) -> Connection:
         """Return a connection to a URL's host, a kept one where there is one, for one request.
 
         Args:
             url: where the request goes.
             proxy: the proxy's address on the way there; None for the direct way.
+            fresh: whether it has to be a new one.
         """
         origin = " ".join(filter(None, ("/".join(url.split("/", 3)[:3]).lower(), proxy)))
         self._drop_dead()
         connection: Connection | None = None
-        waiting = self._idle.get(origin, [])
+        waiting = [] if fresh else self._idle.get(origin, [])
         while waiting and connection is None:
             kept = waiting.pop()
             if kept.is_alive:
@@ -179,6 +202,7 @@ class ConnectionPool:
         """Take a connection back from its request, however that ended; nothing here waits."""
         origin = self._busy.pop(connection, None)
         if origin is not None and connection.is_clean and self._count_idle() < MAX_IDLE:
+            connection.keep()
             self._idle.setdefault(origin, []).append(connection)
         else:
             self._close(connection)

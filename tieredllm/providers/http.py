@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from tieredllm.providers.connections import ConnectionPool
+    from tieredllm.providers.connections import Connection, ConnectionPool
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -165,22 +165,12 @@ class HttpClients:
         try:
             pool = self._pool()
             proxy = proxy_for(request.url)
+            via = None
             if proxy is not None:
-                info = msgspec.structs.replace(info, proxy=proxy)
-            connection = pool.take(request.url, proxy.url if proxy is not None else None)
+                info, via = msgspec.structs.replace(info, proxy=proxy), proxy.url
+            connection, response = await self._respond(pool, request, via)
         except Exception as exc:
             raise _classified(info, exc) from exc
-        try:
-            async with self._exchange(connection.transport, request, info) as reply:
-                yield reply
-        finally:
-            pool.release(connection)
-
-    @asynccontextmanager
-    async def _exchange(
-        self, transport: httpx.AsyncHTTPTransport, request: Request, info: RequestInfo
-    ) -> AsyncIterator[Reply]:
-        response = await self._respond(transport, request, info)
         try:
             reply = Reply(response, info)
             if not 200 <= response.status_code < 300:
@@ -198,21 +188,33 @@ class HttpClients:
             reply.refuse_packed()
             yield reply
         finally:
-            await response.aclose()
+            try:
+                await response.aclose()
+            finally:
+                pool.release(connection)
 
     async def _respond(
-        self, transport: httpx.AsyncHTTPTransport, request: Request, info: RequestInfo
-    ) -> httpx.Response:
-        try:
+        self, pool: ConnectionPool, request: Request, proxy: str | None
+    ) -> tuple[Connection, httpx.Response]:
+        """Return the response, and the connection that it comes on, which is the caller's then.
+
+        A kept connection may be closed by its server just as it is used again; and a certificate
+        may need authorities that are not loaded yet. A new connection is tried once, then.
+        """
+        fresh = False
+        while True:
+            connection = pool.take(request.url, proxy, fresh=fresh)
             try:
-                return await _sent(transport, request)
+                return connection, await _sent(connection.transport, request)
             except Exception as exc:
-                if not self._knows_more_authorities(exc):
+                is_stale = connection.was_closed_unheard(exc)
+                pool.release(connection)
+                if fresh or not (is_stale or self._knows_more_authorities(exc)):
                     raise
-                # The handshake failed, so nothing was sent.
-                return await _sent(transport, request)
-        except Exception as exc:
-            raise _classified(info, exc) from exc
+                fresh = True
+            except BaseException:
+                pool.release(connection)
+                raise
 
     def _knows_more_authorities(self, exc: Exception) -> bool:
         """Trust the system's authorities as well, once a certificate needs them.

@@ -75,7 +75,7 @@ def setup_lines(unconfigured: Sequence[tuple[str, str]]) -> list[str]:
     if local:
         model = SMALLEST if SMALLEST in local else local[0]
         size = f" ({SMALLEST_SIZE})" if model == SMALLEST else ""
-        lines.append(f"  a model without a key, also offline: tieredllm models pull {model}{size}")
+        lines.append(f"  without a key, also offline: tieredllm models pull {model}{size}")
     return lines
 
 

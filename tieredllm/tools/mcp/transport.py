@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import errno
 import math
 import os
 import re
@@ -25,6 +26,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -77,8 +79,7 @@ MAX_STRAY_LINES = 1000
 
 STDERR_BYTES = 16 * 1024
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-_ONCE_ALONE = 'read -r _; kill -s KILL -- "-$0"'
-"""Waits until nobody could write any more, then ends a process group."""
+_LAUNCHED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")))
 
 _INTERNAL = -32603
 """JSON-RPC 2.0, 5.1: an internal error."""
@@ -328,6 +329,7 @@ class ServerProcess:
         pipes: what reads it.
         stderr: has what it says there.
         ended: is set when it ends, closes its stdout, or has to be ended.
+        alive: the descriptor whose end is the server's, too; None where there is no such thing.
     """
 
     def __init__(
@@ -336,13 +338,14 @@ class ServerProcess:
         pipes: _Pipes,
         stderr: Stderr,
         ended: asyncio.Event,
+        alive: int | None,
     ) -> None:
         self._transport = transport
         self._pipes = pipes
         self._stderr = stderr
         self._ended = ended
         self._pid = transport.get_pid()
-        self._watcher = _watch(self._pid)
+        self._alive = alive
         self._over = False
         atexit.register(self.kill)
 
@@ -368,19 +371,30 @@ class ServerProcess:
         Raises:
             OSError: it cannot be started.
         """
-        program = shutil.which(command[0], path=env.get("PATH")) or command[0]
-        transport, pipes = await asyncio.get_running_loop().subprocess_exec(
-            lambda: _Pipes(stderr, ended.set),
-            program,
-            *command[1:],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(env),
-            cwd=cwd,
-            start_new_session=True,
-        )
-        return cls(transport, pipes, stderr, ended)
+        words = [_program(command[0], env, cwd), *command[1:]]
+        heard, alive = (None, None) if sys.platform == "win32" else os.pipe()
+        if heard is not None:
+            words = [*_LAUNCHED, str(heard), env.get("LC_CTYPE", ""), *words]
+        try:
+            transport, pipes = await asyncio.get_running_loop().subprocess_exec(
+                lambda: _Pipes(stderr, ended.set),
+                *words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+                pass_fds=() if heard is None else (heard,),
+            )
+        except BaseException:
+            if alive is not None:
+                os.close(alive)
+            raise
+        finally:
+            if heard is not None:
+                os.close(heard)
+        return cls(transport, pipes, stderr, ended, alive)
 
     @asynccontextmanager
     async def streams(self) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
@@ -456,9 +470,8 @@ class ServerProcess:
         self._over = True
         atexit.unregister(self.kill)
         self._signal(_KILL)
-        if self._watcher is not None:
-            self._watcher.kill()
-            self._watcher.communicate()
+        if self._alive is not None:
+            os.close(self._alive)
         process = self._transport.get_extra_info("subprocess")
         if process is not None and process.returncode is None:
             # On a busy machine even a killed child takes its time to be gone.
@@ -486,22 +499,15 @@ class ServerProcess:
         return self._pipes.exited.is_set()
 
 
-def _watch(pid: int) -> subprocess.Popen[bytes] | None:
-    """Start what kills a server and all it has started once this process is gone, however it ended.
+def _program(name: str, env: Mapping[str, str], cwd: str) -> str:
+    """Return where a program is.
 
-    SIGKILL leaves this process no time for it, and Linux' PR_SET_PDEATHSIG ends a launcher (`npx`,
-    `sh -c`) alone.
+    Raises:
+        OSError: it is nowhere, or may not be run.
     """
-    if sys.platform == "win32":
-        return None
-    with suppress(OSError):
-        return subprocess.Popen(  # noqa: S603 - all of it is written here
-            ["/bin/sh", "-c", _ONCE_ALONE, str(pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
-    return None
+    named = os.path.join(cwd, name) if os.path.dirname(name) else name  # noqa: PTH118, PTH120 - `./x`
+    program = shutil.which(named, path=env.get("PATH"))
+    if program is None:
+        number = errno.EACCES if os.path.exists(named) else errno.ENOENT  # noqa: PTH110
+        raise OSError(number, os.strerror(number), name)
+    return program
