@@ -17,6 +17,7 @@ from tieredllm.cli.options import (
     RequestCommand,
     RequestOptions,
     find_conversation,
+    make_app,
     make_manager,
     takes_options,
 )
@@ -24,15 +25,13 @@ from tieredllm.cli.options import (
 if TYPE_CHECKING:
     from typer._click.core import Context
 
-    from tieredllm.engine.ports import Controls
     from tieredllm.kinds import ErrorKind
     from tieredllm.prompts.stored import StoredPrompt
-    from tieredllm.render.keys import MoveOnKey
     from tieredllm.types import Answer, Prompt
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = make_app("ask")
 
 EXAMPLES = """Examples:
 
@@ -146,9 +145,7 @@ class AskCommand(RequestCommand):
             raise
 
 
-@app.command(
-    cls=AskCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@app.command(cls=AskCommand, epilog=EXAMPLES)
 @takes_options(AskOptions)
 def ask(
     ctx: typer.Context,
@@ -321,7 +318,7 @@ def _answer(
 
     from tieredllm.aio import run
     from tieredllm.cli.approval import beside, terminal_approver
-    from tieredllm.cli.output import make_view
+    from tieredllm.cli.output import make_view, move_on_key
     from tieredllm.engine.ports import Controls
     from tieredllm.render.view import show
 
@@ -334,7 +331,7 @@ def _answer(
         printed_later=options.as_json or options.extract or options.shape is not None,
         allow_rules=options.allow_rules,
         reasoning=options.show_reasoning,
-        key=_move_on_key(environment, controls),
+        key=move_on_key(environment, controls, keeps_typed=False),
     )
     manager = make_manager(
         environment,
@@ -398,16 +395,6 @@ def _answer(
         return run(answered())
     finally:
         view.close()
-
-
-def _move_on_key(environment: Environment, controls: Controls) -> MoveOnKey | None:
-    """Return the key that moves on; None unless all of the terminal is this process's own."""
-    stdin = environment.stdin
-    if stdin is None or not environment.is_interactive or not environment.stdout.isatty():
-        return None
-    from tieredllm.render.keys import MoveOnKey
-
-    return MoveOnKey(stdin, controls.move_on, keeps_typed=False)
 
 
 def _finish(environment: Environment, options: AskOptions, answer: Answer) -> int:

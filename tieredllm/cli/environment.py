@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tieredllm.files import Places
+    from tieredllm.keys import Keys
 
 __all__ = ["Environment", "current", "discard", "use"]
 
@@ -72,6 +73,13 @@ class Environment:
                 "or TIEREDLLM_HOME to a directory"
             )
         return places
+
+    @property
+    def keys(self) -> Keys:
+        """The user's keys: those of the environment, and those that are kept."""
+        from tieredllm.keys import Keys
+
+        return Keys(self.env, self.places.keys_file)
 
     def may_color(self, stream: TextIO) -> bool:
         """Whether a stream takes colour: a terminal that nobody asked to keep plain.

@@ -13,6 +13,7 @@ import typer
 
 from tieredllm.cli.completion import keep_offered, local_models, tiers
 from tieredllm.cli.environment import current
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import FallbackTriggerError, ModelFileError, TieredLLMError, UsageError
 from tieredllm.local.ladder import WORDS, Trial
@@ -38,14 +39,7 @@ NAMES = """Names of models:
   ~/models/my.gguf              any file
 """
 
-app = typer.Typer(
-    help="List, pull, verify and remove local model files.",
-    epilog=NAMES,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = make_app("models", epilog=NAMES, no_args_is_help=True)
 
 MEMORY_CONTEXT_TOKENS = 4096
 """The context that a model's memory is told for."""
@@ -75,7 +69,6 @@ MaybeName = Annotated[
         autocompletion=local_models,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 HEADINGS = ("model", "where", "size", "quant", "context", "fits")
 
 
