@@ -449,6 +449,21 @@ def test_parameters_are_the_callers_own():
         ),
         (messages, {"messages": [*QUESTION, {"role": "assistant", "content": "I"}]}, "has to end"),
         (messages, {"tools": [{"input_schema": {}}]}, "has no name"),
+        (
+            messages,
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "tool_result", "tool_use_id": "t"},
+                            {"type": "search_result"},
+                        ],
+                    }
+                ]
+            },
+            "messages[0].content[1]: no tier takes",
+        ),
         (responses, {"previous_response_id": "resp_1"}, "previous_response_id is not supported"),
         (responses, {"input": [{"role": "user", "content": 5}]}, "input[0].content"),
         (

@@ -15,7 +15,7 @@ import msgspec
 from tieredllm.lenient_json import NotJsonError, cleaned, decode, encode
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Capabilities
-from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
+from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of, given
 from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
@@ -103,11 +103,7 @@ class OpenAIBackend(CloudBackend):
             options |= dict.fromkeys(_SAMPLING)
             if params.reasoning_effort is None and self._thinks_little(params):
                 options["reasoning_effort"] = "low"
-        options = {
-            name: value
-            for name, value in options.items()
-            if value is not None and name not in call.omit
-        }
+        options = given(options, call.omit)
         messages: list[dict[str, Any]] = []
         if system:
             messages.append({"role": "system", "content": system})
@@ -174,12 +170,6 @@ class OpenAIBackend(CloudBackend):
             model=get_str(value, "model"),
             candidates=isinstance(choice, dict),
         )
-
-    def _names(self, value: Any) -> list[str] | None:
-        listed = get_path(value, "data")
-        if not isinstance(listed, list) or get_path(value, "has_more"):
-            return None
-        return [name for item in listed if (name := get_str(item, "id"))]
 
 
 def _next_word(value: dict[str, Any]) -> Part | None:

@@ -19,7 +19,7 @@ import msgspec
 from tieredllm.lenient_json import cleaned, encode
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Chunk
-from tieredllm.providers.cloud import WireRequest, base64_of
+from tieredllm.providers.cloud import WireRequest, base64_of, given
 from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
 from tieredllm.providers.openai import THINKING, OpenAIBackend
 from tieredllm.providers.tool_calls import (
@@ -107,11 +107,7 @@ class ResponsesBackend(OpenAIBackend):
             "parallel_tool_calls": call.tool_choice.parallel if call.tools else None,
             "include": ["reasoning.encrypted_content"] if thinks and call.tools else None,
         }
-        options = {
-            name: value
-            for name, value in options.items()
-            if value is not None and name not in call.omit
-        }
+        options = given(options, call.omit)
         body: dict[str, Any] = {
             "model": self.model,
             **({"instructions": system} if system else {}),

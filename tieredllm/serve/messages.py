@@ -17,9 +17,9 @@ from tieredllm.serve.wire import (
     GatewayRequest,
     RefusedError,
     as_dict,
-    as_list,
     declaration,
     encode,
+    entries,
     estimate_sent,
     from_base64,
     named_results,
@@ -32,6 +32,7 @@ from tieredllm.serve.wire import (
     text_in,
     unsealed,
     usage_of,
+    user_turn,
 )
 from tieredllm.types import (
     Answer,
@@ -287,14 +288,12 @@ def _conversation(body: dict[str, Any]) -> tuple[list[str], list[Message]]:
     system: list[str] = []
     turns: list[Message] = []
     if body.get("system") is not None:
-        system.append(text_in(body["system"], "system", ("text",)))
-    for number, given in enumerate(as_list(body.get("messages"), "messages")):
-        where = f"messages[{number}]"
-        message = as_dict(given, where)
+        system.append(text_in(body["system"], "system"))
+    for message, where in entries(body.get("messages"), "messages"):
         role, content = message.get("role"), message.get("content")
         place = f"{where}.content"
         if role == "system":
-            system.append(text_in(content, place, ("text",)))
+            system.append(text_in(content, place))
         elif role == "user":
             turns += _user_turns(content, place)
         elif role == "assistant":
@@ -309,20 +308,14 @@ def _user_turns(content: Any, where: str) -> list[Message]:
     if isinstance(content, str):
         return [Message("user", content)]
     results: list[Message] = []
-    texts: list[str] = []
-    parts: list[MessagePart] = []
-    for number, given in enumerate(as_list(content, where)):
-        place = f"{where}[{number}]"
-        block = as_dict(given, place)
-        kind = block.get("type")
-        if kind == "tool_result":
+    others = []
+    for block, place in entries(content, where):
+        if block.get("type") == "tool_result":
             results.append(_result(block, place))
-        elif kind == "text":
-            texts.append(string(block.get("text"), f"{place}.text"))
         else:
-            parts.append(_part(block, place))
-    if texts or parts or not results:
-        results.append(Message("user", "\n\n".join(texts), parts=tuple(parts)))
+            others.append((block, place))
+    if others or not results:
+        results.append(user_turn(others, _part))
     return results
 
 
@@ -331,9 +324,7 @@ def _result(block: dict[str, Any], where: str) -> Message:
     texts: list[str] = []
     parts: list[MessagePart] = []
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    for number, given in enumerate(as_list(blocks or [], f"{where}.content")):
-        place = f"{where}.content[{number}]"
-        inner = as_dict(given, place)
+    for inner, place in entries(blocks or [], f"{where}.content"):
         if inner.get("type") == "text":
             texts.append(string(inner.get("text"), f"{place}.text"))
         elif inner.get("type") in ("image", "document"):
@@ -360,9 +351,7 @@ def _assistant_turn(content: Any, where: str) -> Message:
     calls: list[ToolCall] = []
     raw: list[dict[str, Any]] = []
     makers: set[str] = set()
-    for number, given in enumerate(as_list(content, where)):
-        place = f"{where}[{number}]"
-        block = as_dict(given, place)
+    for block, place in entries(content, where):
         field = {"thinking": "signature", "redacted_thinking": "data"}.get(str(block.get("type")))
         if field is not None:
             made_by, data = unsealed(block.get(field))
@@ -413,10 +402,8 @@ def _tools(given: Any) -> tuple[tuple[ToolDeclaration, ...], tuple[str, ...]]:
     """
     tools: list[ToolDeclaration] = []
     left_out: list[str] = []
-    for number, entry in enumerate(as_list(given or [], "tools")):
-        tool = as_dict(entry, f"tools[{number}]")
+    for tool, where in entries(given or [], "tools"):
         if tool.get("type") in (None, "custom") and "input_schema" in tool:
-            where = f"tools[{number}]"
             tools.append(declaration(tool.get("name"), tool, tool["input_schema"], where))
         else:
             left_out.append(str(tool.get("type")))

@@ -16,17 +16,17 @@ from typing import Any
 import msgspec
 
 from tieredllm.providers.tool_calls import decode_arguments
-from tieredllm.serve.chat import choice_of, error_object
+from tieredllm.serve.chat import choice_of, error_object, part_of
 from tieredllm.serve.wire import (
     Failure,
     GatewayRequest,
     RefusedError,
     as_dict,
     as_list,
+    content_of,
     declaration,
-    document_from_url,
     encode,
-    image_from_url,
+    entries,
     named_results,
     overrides,
     prompt_of,
@@ -37,11 +37,11 @@ from tieredllm.serve.wire import (
     text_in,
     unsealed,
     usage_of,
+    user_turn,
 )
 from tieredllm.types import (
     Answer,
     Message,
-    MessagePart,
     Options,
     OutputSchema,
     Seal,
@@ -51,9 +51,6 @@ from tieredllm.types import (
 )
 
 __all__ = ["ResponsesWire"]
-
-TEXTS = ("input_text", "output_text", "text", "refusal")
-"""The types of text parts, in what is sent and in what comes back."""
 
 ECHOED = (
     "instructions",
@@ -399,18 +396,16 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
         return [], [Message("user", given)]
     system: list[str] = []
     turns: list[Message] = []
-    for number, entry in enumerate(as_list(given, "input")):
-        where = f"input[{number}]"
-        item = as_dict(entry, where)
+    for item, where in entries(given, "input"):
         kind = item.get("type", "message")
         if kind == "message":
-            role = item.get("role")
+            role, content, place = item.get("role"), item.get("content"), f"{where}.content"
             if role in ("system", "developer"):
-                system.append(text_in(item.get("content"), f"{where}.content", TEXTS))
+                system.append(text_in(content, place))
             elif role == "assistant":
-                _add_words(turns, text_in(item.get("content"), f"{where}.content", TEXTS))
+                _add_words(turns, text_in(content, place))
             elif role == "user":
-                turns.append(_user_turn(item.get("content"), f"{where}.content"))
+                turns.append(user_turn(content_of(content, place), part_of))
             else:
                 known = "system, developer, user or assistant"
                 raise RefusedError(400, f"{where}.role has to be {known}")
@@ -475,34 +470,8 @@ def _message(text: str) -> dict[str, Any]:
 
 def _result(item: dict[str, Any], where: str) -> Message:
     called = string(item.get("call_id"), f"{where}.call_id")
-    output = item.get("output")
-    if isinstance(output, str):
-        return Message("tool", output, call_id=called)
-    turn = _user_turn(output, f"{where}.output")
+    turn = user_turn(content_of(item.get("output"), f"{where}.output"), part_of)
     return Message("tool", turn.content, parts=turn.parts, call_id=called)
-
-
-def _user_turn(content: Any, where: str) -> Message:
-    if isinstance(content, str):
-        return Message("user", content)
-    texts: list[str] = []
-    parts: list[MessagePart] = []
-    for number, given in enumerate(as_list(content, where)):
-        place = f"{where}[{number}]"
-        part = as_dict(given, place)
-        kind = part.get("type")
-        if kind in TEXTS:
-            texts.append(string(part.get("text"), f"{place}.text"))
-        elif kind == "input_image":
-            url = string(part.get("image_url"), f"{place}.image_url")
-            parts.append(image_from_url(url, place, part.get("detail")))
-        elif kind == "input_file":
-            url = string(part.get("file_data") or part.get("file_url"), f"{place}.file_data")
-            name = part.get("filename")
-            parts.append(document_from_url(url, place, name if isinstance(name, str) else None))
-        else:
-            raise RefusedError(400, f"{place}: no tier takes a part of type {kind!r}")
-    return Message("user", "\n\n".join(texts), parts=tuple(parts))
 
 
 class _Tools:
@@ -561,14 +530,11 @@ def _tools(given: Any) -> _Tools:
     `tool_search`, …) is left out.
     """
     tools = _Tools()
-    for number, entry in enumerate(as_list(given or [], "tools")):
-        where = f"tools[{number}]"
-        tool = as_dict(entry, where)
+    for tool, where in entries(given or [], "tools"):
         if tool.get("type") == "namespace":
             space = string(tool.get("name"), f"{where}.name")
-            for inner, own in enumerate(as_list(tool.get("tools"), f"{where}.tools")):
-                place = f"{where}.tools[{inner}]"
-                tools.add(as_dict(own, place), place, space)
+            for own, place in entries(tool.get("tools"), f"{where}.tools"):
+                tools.add(own, place, space)
         else:
             tools.add(tool, where)
     return tools
