@@ -196,6 +196,35 @@ def test_models_of_four_programs_are_found(user, library):
     }
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HF_HOME": "~/hf"},
+        {"HF_HUB_CACHE": "~/hf/hub", "HF_HOME": "/nowhere"},
+        {"HUGGINGFACE_HUB_CACHE": "~/hf/hub"},
+    ],
+)
+def test_the_hubs_cache_is_where_its_variables_say(user, env, variables):
+    """As `huggingface_hub` reads them: the old name too, and a home that no shell has put in."""
+    put(user / "hf/hub/models--me--tiny/snapshots/abc/t-Q8_0.gguf")
+    del env["HF_HUB_CACHE"]
+    library = Library(Places.from_environment(env), env | variables)
+
+    assert [model.name for model in library.elsewhere()] == ["hf:me/tiny:Q8_0"]
+
+
+def test_every_name_that_is_listed_leads_to_its_file(user, library):
+    """Also where a folder or a file has a name that no repository of the hub could have."""
+    put(user / ".lmstudio/models/my lab/tiny one/a b.gguf")
+    put(user / ".lmstudio/models/me/tiny/Tiny-Q8_0.gguf")
+    put(user / ".cache/llama.cpp/my file.gguf")
+    there = list(library.elsewhere())
+
+    assert len(there) == 3
+    for model in there:
+        assert model.path == library.find(model.name).path
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_of_another_program_answers(user, env, tmp_path, name):
     """Each is asked under its name, where it lies; nothing is copied."""
@@ -289,6 +318,19 @@ def test_names_that_are_given_at_once_are_all_kept(env, user, tmp_path):
 
     assert sorted(names) == sorted(model.name for model in library.added())
     assert not list((tmp_path / "home/data/models").glob(".*"))
+
+
+def test_names_in_a_damaged_file_are_not_written_over(env, user, tmp_path):
+    """What was given before is still there for whoever can mend it."""
+    path = put(user / "tiny.gguf")
+    names = tmp_path / "home/data/models/added.json"
+    names.parent.mkdir(parents=True)
+    names.write_text('{"mine": "/a.gguf",')
+    done = cli(tmp_path / "home", "models", "add", str(path), **env)
+
+    assert done.returncode == 1
+    assert b"added.json is damaged" in done.stderr
+    assert names.read_text() == '{"mine": "/a.gguf",'
 
 
 def test_a_path_of_any_bytes_is_tried_and_asked(env, user, tmp_path):

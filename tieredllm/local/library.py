@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -299,8 +299,9 @@ class Library:
 
     def added(self) -> Iterator[LocalModel]:
         """Find what `models add` gave a name."""
-        for name, path in self._read_added().items():
-            yield LocalModel(name=name, path=Path(path), owner="added")
+        with contextlib.suppress(OSError, ValueError):
+            for name, path in self._read_added().items():
+                yield LocalModel(name=name, path=Path(path), owner="added")
 
     def elsewhere(self) -> Iterator[LocalModel]:
         """Find what other programs keep."""
@@ -330,12 +331,18 @@ class Library:
             names.pop(name, None)
 
     def _read_added(self) -> dict[str, str]:
-        try:
-            content: Any = json.loads(self._added.read_bytes())
-        except (OSError, ValueError):
+        """Read the names that were given.
+
+        Raises:
+            OSError: they cannot be read.
+            ValueError: they are damaged.
+        """
+        if not self._added.exists():
             return {}
-        found = content if isinstance(content, dict) else {}
-        return {name: path for name, path in found.items() if isinstance(path, str)}
+        try:
+            return msgspec.convert(json.loads(self._added.read_bytes()), dict[str, str])
+        except msgspec.ValidationError as exc:
+            raise ValueError(str(exc)) from exc
 
     @contextlib.contextmanager
     def _change_added(self) -> Iterator[dict[str, str]]:
@@ -354,6 +361,9 @@ class Library:
         except OSError as exc:
             message = f"{self._added} cannot be written: {exc.strerror or exc}"
             raise ModelFileError(message) from exc
+        except ValueError as exc:
+            message = f"{self._added} is damaged ({exc}): mend it, or remove it and the names in it"
+            raise ModelFileError(message) from exc
 
     def _of_entry(self, entry: CatalogModel) -> LocalModel:
         return LocalModel(
@@ -368,11 +378,10 @@ class Library:
         """
         store, _, wanted = name.partition(":")
         there = [model for model in self.elsewhere() if model.name.startswith(f"{store}:")]
-        if store == "lmstudio":
+        also = {"ollama": f"{name}:latest", "llama.cpp": name.removesuffix(".gguf")}.get(store)
+        found = next((model for model in there if model.name in {name, also}), None)
+        if found is None and store == "lmstudio":
             found = _of_repository(there, as_hub_name(f"hf:{wanted}"))
-        else:
-            full = {name, f"{name}:latest"} if store == "ollama" else {name, name[:-5]}
-            found = next((model for model in there if model.name in full), None)
         if found is not None:
             return msgspec.structs.replace(found, name=name)
         has = ", ".join(model.name for model in there) or f"no model of {store}'s"

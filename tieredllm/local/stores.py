@@ -200,7 +200,8 @@ class Stores:
         """Find the newest snapshot of each repository that is cached."""
         cache = self._env.get("XDG_CACHE_HOME") or str(self._home / ".cache")
         home = self._env.get("HF_HOME") or f"{cache}/huggingface"
-        root = Path(self._env.get("HF_HUB_CACHE") or f"{home}/hub")
+        named = self._env.get("HF_HUB_CACHE") or self._env.get("HUGGINGFACE_HUB_CACHE")
+        root = Path(re.sub(r"^~(?=/|$)", lambda _: str(self._home), named or f"{home}/hub"))
         for folder in sorted(_folders(root)):
             prefix, _, repository = folder.name.partition("--")
             if prefix != "models" or "--" not in repository:
