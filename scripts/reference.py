@@ -43,7 +43,7 @@ VARIABLES = {
     "OPENAI_API_KEY": "OpenAI's key, unless the tier names another variable",
     "ANTHROPIC_API_KEY": "Anthropic's",
     "GEMINI_API_KEY": "Google's; `GOOGLE_API_KEY` is the same",
-    "NO_COLOR": "no colours; the layout stays",
+    "NO_COLOR": "no colours; the layout stays. A pipe gets none, whatever `FORCE_COLOR` says",
     "TERM": "`dumb`: plain text",
     "COLUMNS": "how wide the terminal is, if it does not say",
     "VISUAL": "the editor; else `EDITOR`",

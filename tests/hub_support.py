@@ -12,6 +12,7 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote, unquote
 
 
 class FakeHub:
@@ -30,11 +31,15 @@ class FakeHub:
         self.ranges = True
         self.etag = None
         """What is told instead of a file's SHA-256."""
+        self.size = None
+        """What is told instead of a file's size."""
         self.requests = []
         self.renamed = {}
         """A repository's old name → its name today."""
         self.task = "text-generation"
         """What the repositories' models are for."""
+        self.described = None
+        """What is told of a repository, instead of what it has."""
         self.strays = []
         """What was asked that is no file."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -84,7 +89,7 @@ class FakeHub:
             def serve(self):
                 hub.requests.append((self.command, self.path, dict(self.headers)))
                 if self.path.startswith("/cdn/"):
-                    self.content(self.path.removeprefix("/cdn/"))
+                    self.content(unquote(self.path).removeprefix("/cdn/").partition("?")[0])
                     return
                 asked = re.fullmatch(
                     r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)(\?.*)?", self.path
@@ -92,7 +97,8 @@ class FakeHub:
                 if asked is not None:
                     self.describe(asked[1], asked[2])
                     return
-                found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
+                path = unquote(self.path)
+                found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
                 if found is None:
                     hub.strays.append(self.path)
                     self.answer(404)
@@ -108,10 +114,12 @@ class FakeHub:
                     self.answer(
                         302,
                         {
-                            "Location": f"http://localhost:{hub.port}/cdn/{repository}/{file}",
+                            "Location": quote(
+                                f"http://localhost:{hub.port}/cdn/{repository}/{file}", safe=":/"
+                            ),
                             "X-Repo-Commit": "c" * 40,
                             "X-Linked-Etag": f'"{hub.etag or hashlib.sha256(data).hexdigest()}"',
-                            "X-Linked-Size": str(len(data)),
+                            "X-Linked-Size": str(hub.size or len(data)),
                             "ETag": '"another"',
                         },
                     )
@@ -126,6 +134,10 @@ class FakeHub:
                 if repository in hub.refusals:
                     status, code = hub.refusals[repository]
                     self.answer(status, {"X-Error-Code": code} if code else {})
+                    return
+                if hub.described is not None:
+                    body = json.dumps(hub.described).encode()
+                    self.answer(200, {"Content-Type": "application/json"}, body)
                     return
                 files = [(name, data) for (of, name), data in hub.files.items() if of == repository]
                 if not files:

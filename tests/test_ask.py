@@ -315,6 +315,19 @@ def test_a_chosen_model_whose_file_is_missing_is_wrong_usage(home):
         assert done.stderr.count(b"\n") <= 3
 
 
+def test_a_dry_run_shows_a_parameter_of_zero(home):
+    """A temperature and a seed of 0 are sent, and so they are shown; a penalty of 0 is none."""
+    path = two_clouds(home, REFUSED)
+    done = cli(
+        home, "-p", path, "ask", "--dry-run", "-o", "temperature", "0", "-o", "seed", "0", "?"
+    )
+
+    first = done.stdout.decode().partition("---")[0]
+    assert "temperature 0" in first
+    assert "seed 0" in first
+    assert "penalty" not in first
+
+
 def test_a_dry_run_tells_what_each_tier_would_be_sent(home):
     """`--dry-run` asks nobody: it prints each tier's messages and parameters."""
     with served(answering("x")) as server:
@@ -664,6 +677,59 @@ def test_a_reader_that_goes_away(home):
     assert done.stderr == b""
 
 
+@pytest.mark.parametrize("gone", ["full", "closed"])
+def test_remarks_that_cannot_be_written_cost_no_answer(home, gone):
+    """Stderr on a full disk, or without a reader, takes neither the answer nor its exit code."""
+    if gone == "full":
+        stderr = os.open("/dev/full", os.O_WRONLY)
+    else:
+        other, stderr = os.pipe()
+        os.close(other)
+    with served(answering("x")) as server:
+        done = subprocess.run(
+            tieredllm("-v", "-p", two_clouds(home, server.url + "/v1"), "ask", "why?"),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            stdin=subprocess.DEVNULL,
+            env=environment(home),
+            timeout=30,
+            check=False,
+        )
+    os.close(stderr)
+
+    assert (done.returncode, done.stdout) == (0, b"x\n")
+
+
+def test_a_pipe_is_plain_whatever_is_forced(home):
+    """`FORCE_COLOR` is set for whole CI jobs: into a pipe goes the same text as without it."""
+    with served(answering("- **x**")) as server:
+        path = two_clouds(home, server.url + "/v1")
+        for args in (["ask", "-v", "why?"], ["health"], ["log", "show"]):
+            forced = cli(home, "-p", path, *args, FORCE_COLOR="1", CLICOLOR_FORCE="1")
+
+            assert b"\x1b" not in forced.stdout + forced.stderr
+
+
+def test_a_remark_is_dim_and_a_models_own_is_not(home):
+    """No line of a model's can be taken for one of the program's."""
+    with served(answering("tieredllm: all is well")) as server:
+        path = profile(
+            home,
+            "name: t\ntiers:\n"
+            f"  - {{name: a, provider: openai, model: m, base_url: '{REFUSED}',"
+            " api_key_env: null}\n"
+            f"  - {{name: b, provider: openai, model: m, base_url: '{server.url}/v1',"
+            " api_key_env: null}\n",
+        )
+        terminal = Terminal(home, "-p", path, "ask", "why?", columns=200)
+        terminal.run()
+    shown = terminal.raw.decode()
+
+    assert "\x1b[2mtieredllm: answered by b" in shown
+    assert "\x1b[2mtieredllm: all is well" not in shown
+    assert "tieredllm: all is well" in shown
+
+
 def test_a_full_disk(home):
     """Output that cannot be written is exit 1 and one line."""
     with served(answering("x")) as server, Path("/dev/full").open("wb") as full:
@@ -830,10 +896,12 @@ def test_health_fills_its_table_on_a_terminal(home):
         (["ask", "-t", "nope", "hi"], "has no tier 'nope'"),
         (["ask", "-m", "minimal=typo.gguf", "hi"], "typo.gguf does not exist"),
         (["-p", "nope", "ask", "hi"], "there is no profile `nope`"),
+        (["ask", "hi", "--nosuch"], "No such option: --nosuch"),
+        (["ask", "hi", "--deadline", "soon"], "'soon' is not a valid float"),
     ],
 )
 def test_json_is_printed_where_nothing_could_be_asked(home, args, said):
-    """A wrong tier, model or profile is one object, too, with its error; the exit code is 2."""
+    """A wrong tier, model, profile or option is one object, too; the exit code is 2."""
     done = cli(home, *args, "--json")
     told = json.loads(done.stdout)
 
@@ -841,3 +909,20 @@ def test_json_is_printed_where_nothing_could_be_asked(home, args, said):
     assert (told["text"], told["error"]["kind"], told["attempts"]) == (None, "bad_request", [])
     assert said in told["error"]["message"]
     assert said in done.stderr.decode()
+
+
+def test_json_tells_of_an_input_that_does_not_end(home):
+    """A stdin that is not there by the deadline is an object, too: of kind `deadline`."""
+    stdin, other = os.pipe()
+    done = subprocess.run(
+        tieredllm("ask", "--json", "--deadline", "0.5", "hi"),
+        stdin=stdin,
+        capture_output=True,
+        env=environment(home),
+        timeout=30,
+        check=False,
+    )
+    os.close(stdin)
+    os.close(other)
+
+    assert (done.returncode, json.loads(done.stdout)["error"]["kind"]) == (1, "deadline")

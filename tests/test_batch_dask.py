@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -84,6 +85,43 @@ def test_a_worker_that_is_killed_costs_its_chunk_once_more(tmp_path, cluster):
     for number, record in enumerate(found, 1):
         assert text_of(record) == f"you said: question {number}"
     assert count <= len(vendor.asked) <= count + 2 * 50  # two chunks were on the lost worker
+
+
+class Slow(Vendor):
+    """One whose answers take a while."""
+
+    async def play(self, connection):
+        await asyncio.sleep(0.2)
+        await super().play(connection)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])
+def test_the_workers_stop_with_the_batch(sig, tmp_path, cluster):
+    """After Ctrl-C or SIGKILL no worker goes on asking the lines of its chunk."""
+    address, _ = cluster
+    vendor = Slow()
+    source = lines(tmp_path / "in.jsonl", 400)
+    wait_for_workers(address)
+
+    with serving(vendor) as server:
+        batch = subprocess.Popen(
+            tieredllm(
+                "-p", tiers(tmp_path, server.url), "batch", str(source),
+                "-o", str(tmp_path / "out.jsonl"), "--dask", address, "--concurrency", "4",
+            ),
+            env=environment(tmp_path),
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        give_up = time.monotonic() + 60
+        while len(vendor.asked) < 8 and time.monotonic() < give_up:
+            time.sleep(0.01)
+        batch.send_signal(sig)
+        batch.communicate(timeout=60)
+        time.sleep(1.5)
+        asked = len(vendor.asked)
+        time.sleep(1.5)
+
+        assert 8 <= len(vendor.asked) == asked < 100
 
 
 def test_no_scheduler_is_told_at_once(tmp_path):

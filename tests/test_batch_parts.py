@@ -208,6 +208,8 @@ def asked(text: str | bytes, name: str = "in", **wording: str) -> list[tuple[str
         ("one\r\n\r\ntwo", "in.txt", None, [("1", "one"), ("3", "two")]),
         ("one\n", "in", "Say {text}!", [("1", "Say one!")]),
         ('{"id": 7, "prompt": "x"}', "in", None, [("7", "x")]),
+        ('{"id": 7.5, "prompt": "x"}', "in", None, [("7.5", "x")]),
+        ('{"id": "m", "body": "Hi."}', "in", "Mail: {body}", [("m", "Mail: Hi.")]),
         ('{"a": {"b": [1]}}', "in", "{a} {{a}} {}", [("1", '{"b":[1]} {a} {}')]),
         ("id,t\n5,x\n", "-", "{t}?", [("5", "x?")]),
         ("id\tt\n5\tx\n", "in.tsv", "{t}?", [("5", "x?")]),
@@ -226,6 +228,14 @@ def test_forms_of_input(text, name, template, expected):
     wording = {} if template is None else {"template": template}
 
     assert asked(text, name, **wording) == expected
+
+
+@pytest.mark.parametrize("identifier", ["true", "[1]", "{}"])
+def test_an_id_is_a_text_or_a_number(identifier):
+    """Anything else is refused with its line."""
+    (found,) = reader(f'{{"id": {identifier}, "prompt": "x"}}').lines()
+
+    assert str(found) == "line 1: its id has to be a text or a number"
 
 
 def test_a_missing_field_is_named():

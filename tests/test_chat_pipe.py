@@ -297,6 +297,26 @@ def test_model_and_tier_change_on_the_way(home):
     assert "answered by" not in err.partition("starting at secondary")[0]
 
 
+def test_a_model_is_asked_in_the_tier_that_fits(home):
+    """`/model MODEL` asks it where `-m MODEL` would, and not the first tier's server for it."""
+    with talking() as one, talking() as two:
+        path = profile(
+            home,
+            "name: t\ntiers:\n"
+            + "".join(
+                f"  - {{name: {name}, provider: openai, model: {name}-model,"
+                f" base_url: '{server.url}/v1', api_key_env: null}}\n"
+                for name, server in (("a", one), ("b", two))
+            ),
+        )
+        code, _, err = chat(home, path, b"one\n/model b-model\ntwo\n/model c-model\nthree\n")
+
+    assert code == 0
+    assert [request.json["model"] for request in one.requests] == ["a-model"]
+    assert [request.json["model"] for request in two.requests] == ["b-model", "c-model"]
+    assert "b asks b-model from now on" in err
+
+
 def test_a_file_waits_for_an_answer(home, tmp_path):
     """A file stays attached until a model has answered about it."""
     (tmp_path / "a.txt").write_text("alpha\n")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.providers.errors.codes import SIGNS
 from tieredllm.providers.errors.http import classify_inside_200, classify_response
-from tieredllm.providers.errors.transport import HTTPX_KINDS, classify_exception
+from tieredllm.providers.errors.transport import classify_exception
 from tieredllm.providers.request_info import RequestInfo
 
 KEY = "sk-test-0123456789abcdefghijklmnopqrstuv"
@@ -702,20 +702,29 @@ def exported_exceptions() -> list[type[Exception]]:
     ]
 
 
-def test_every_exception_of_httpx_has_a_kind():
-    """A release of httpx with a new exception fails this test."""
-    assert {exc.__name__ for exc in exported_exceptions()} == set(HTTPX_KINDS)
+HTTPX_KINDS = {
+    "connection": "NetworkError ConnectError ReadError WriteError CloseError ProxyError"
+    " ProtocolError RemoteProtocolError",
+    "timeout": "TimeoutException ConnectTimeout ReadTimeout WriteTimeout PoolTimeout",
+    "malformed_response": "DecodingError",
+    "bad_request": "InvalidURL UnsupportedProtocol",
+    "unexpected": "LocalProtocolError HTTPError RequestError TransportError HTTPStatusError"
+    " TooManyRedirects CookieConflict StreamError StreamConsumed StreamClosed ResponseNotRead"
+    " RequestNotRead",
+}
 
 
-@pytest.mark.parametrize("exc", exported_exceptions(), ids=lambda exc: exc.__name__)
-def test_every_exception_of_httpx_becomes_an_error(exc):
-    """None leaks, and each gives a message."""
-    made = exc.__new__(exc)
-    Exception.__init__(made, "it broke")
-    error = classify_exception(sent(), made)
+def test_every_exception_of_httpx_becomes_an_error():
+    """None leaks, and each gives a message; a release with a new one fails until it is decided."""
+    found: dict[str, set[str]] = {}
+    for exc in exported_exceptions():
+        made = exc.__new__(exc)
+        Exception.__init__(made, "it broke")
+        error = classify_exception(sent(), made)
+        assert error.message
+        found.setdefault(str(error.kind), set()).add(exc.__name__)
 
-    assert HTTPX_KINDS[exc.__name__] == error.kind
-    assert error.message
+    assert {kind: set(names.split()) for kind, names in HTTPX_KINDS.items()} == found
 
 
 def test_what_is_not_httpx_s_is_unexpected():
@@ -823,6 +832,13 @@ def test_every_row_of_the_table_has_a_source_and_stands_alone():
             400,
             openai("litellm.BadRequestError: litellm.ContentPolicyViolationError: no"),
             "content_filter",
+        ),
+        *(
+            (400, openai(f"litellm.BadRequestError: OpenAIException - {words}"), "content_filter")
+            for words in (
+                "Invalid prompt: your prompt was flagged as potentially violating our usage policy",
+                "Your request was rejected as a result of our safety system.",
+            )
         ),
         (
             400,
@@ -1055,6 +1071,8 @@ TOO_LONG = [
     "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000",
     "`inputs` must have less than 4095 tokens. Given: 5000",
     "too many tokens: total number of tokens in the prompt exceeds the limit of 4081",
+    "too many tokens: total number of tokens (prompt and prediction) cannot exceed 2048 - received",
+    "too many tokens: size limit exceeded by 300 tokens.",
     "Range of input length should be [1, 30720]",
     "tokens in request more than max tokens allowed",
     "Prompt exceeds max length",

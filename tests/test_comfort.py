@@ -260,7 +260,7 @@ def test_first_contact_says_how_to_begin(tmp_path):
     assert lines == [
         "tieredllm: no model is set up yet: `tieredllm profile init` asks what to use, or",
         "  a key, any one: tieredllm keys set openai | anthropic | gemini",
-        "  a model without a key, also offline: tieredllm models pull smollm2-135m (98 MB)",
+        "  without a key, also offline: tieredllm models pull smollm2-135m (98 MB)",
     ]
 
 

@@ -205,10 +205,14 @@ def troubled(valkey, trouble):
     pid = client.info("server")["process_id"]
     if trouble == "full":
         client.config_set("maxmemory", "1")
-    elif trouble == "wrong type":
+    elif trouble in ("wrong type", "no number"):
         from tieredllm.health.fleet import _digest, _key
 
-        client.set(_key(_digest(BACKEND), "open"), "nonsense")
+        key = _key(_digest(BACKEND), "open")
+        if trouble == "wrong type":
+            client.set(key, "nonsense")
+        else:
+            client.hset(key, mapping={"until": "nan", "cooldown": "nan", "kind": "nan"})
     client.close()
     if trouble == "garbage":
         thread = threading.Thread(target=garbage, args=(ports, stop), daemon=True)
@@ -229,13 +233,14 @@ def troubled(valkey, trouble):
             os.kill(pid, signal.SIGCONT)
 
 
-TROUBLES = ["frozen", "killed", "full", "garbage", "nobody", "wrong type"]
+TROUBLES = ["frozen", "killed", "full", "garbage", "nobody", "wrong type", "no number"]
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_a_store_in_trouble_changes_nothing(tmp_path, valkey, trouble, caplog):
     """Whatever the store does, a decision takes no longer, and it is told at most once."""
     took: list[float] = []
+    before: set[str] = set()
 
     with troubled(valkey, trouble) as url:
         host = Host(tmp_path, "one", url)
@@ -244,7 +249,9 @@ def test_a_store_in_trouble_changes_nothing(tmp_path, valkey, trouble, caplog):
             started = time.monotonic()
             state = host.state()
             host.health.acquire_probe(BACKEND)
-            if round_ == 20:
+            if round_ < 20:
+                before.add(state)
+            elif round_ == 20:
                 host.fail()
             took.append(time.monotonic() - started)
             time.sleep(0.03)
@@ -252,6 +259,7 @@ def test_a_store_in_trouble_changes_nothing(tmp_path, valkey, trouble, caplog):
         host.close()
         closing_s = time.monotonic() - started
 
+    assert before == {"closed"}
     assert state == "open"
     assert statistics.median(took) < 0.05
     assert max(took) < 0.4  # whoever waits for the store waits for half a second

@@ -113,6 +113,20 @@ def test_a_question_with_a_dash_first_gets_a_hint(capsys):
     assert 'after `--`: tieredllm ask -- "-1' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("args", "command"),
+    [
+        (["ask", "hi", "-t"], "tieredllm ask"),
+        (["log", "-n"], "tieredllm log"),
+        (["-p"], "tieredllm"),
+    ],
+)
+def test_an_option_without_its_value_names_the_help_to_read(args, command, capsys):
+    """The help that is named is that of the command whose option it is."""
+    assert run(args) == 2
+    assert f"(see `{command} --help`)" in capsys.readouterr().err
+
+
 def test_the_width_is_that_of_the_stream_that_is_written_to():
     """A remark is wrapped to the terminal it is shown on, though stdout is a pipe; COLUMNS wins."""
     master, slave = pty.openpty()

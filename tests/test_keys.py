@@ -423,11 +423,14 @@ def test_the_list_tells_what_is_wrong_with_the_file(tmp_path):
 
 
 def test_a_broken_profile_does_not_stop_the_list(tmp_path):
-    """The kept keys are listed whatever the profile is like."""
+    """The kept keys are listed whatever the profile is like, and it is said that it is broken."""
     write(tmp_path / "config/profiles/default.yaml", "tiers: [")
     command("keys", "set", "MINE", home=tmp_path, stdin="x")
 
-    assert command("keys", "list", home=tmp_path).stdout == "MINE\tkeys file\t****\n"
+    done = command("keys", "list", home=tmp_path)
+
+    assert done.stdout == "MINE\tkeys file\t****\n"
+    assert "`tieredllm profile validate` tells them" in done.stderr
 
 
 @pytest.mark.parametrize(

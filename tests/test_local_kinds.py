@@ -96,6 +96,14 @@ def test_an_architecture_tells_what_a_file_is(tmp_path, architecture, kind, word
     check_alike(path, tmp_path, f"odd.gguf {words}")
 
 
+def test_what_a_file_calls_itself_is_one_line(tmp_path):
+    """Signs that act on a terminal, or break a table, stay in the file."""
+    path = write_gemma(tmp_path / "odd.gguf")
+    path.write_bytes(path.read_bytes().replace(b"Tiny Gemma", b"Ti\x1b[\n\x07\xe2\x80\xae!"))
+
+    assert read_header(path).name == "Ti[ !"
+
+
 def test_a_vocabulary_without_weights_is_told(tmp_path):
     """A file of the vocabulary alone has no tensors."""
     import gguf

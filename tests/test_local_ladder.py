@@ -293,7 +293,7 @@ def test_a_fault_after_a_rung_that_worked_is_that_rungs():
     """A second way to load a file that needs too much memory does not spoil the first."""
     from tieredllm.local.probe_child import ProbeRequest
 
-    request = ProbeRequest(path="m.gguf", rungs=("plain", "repacked"), n_ctx=512, budget_s=0.1)
+    request = ProbeRequest(path=b"m.gguf", rungs=("plain", "repacked"), n_ctx=512, budget_s=0.1)
     code = (
         "import os; print('{}');"
         """print('{"rung": "plain", "rates": {"load_s": 1, "prompt_tps": 2, "decode_tps": 3}}',"""
@@ -311,7 +311,7 @@ def test_the_child_starts_no_debugger(tiny):
     """Ggml's own backtrace, which would hide the failed assertion, is off in the child."""
     from tieredllm.local.probe_child import ProbeRequest
 
-    request = ProbeRequest(path=str(tiny), rungs=("plain",), n_ctx=512, budget_s=0.1)
+    request = ProbeRequest(path=bytes(tiny), rungs=("plain",), n_ctx=512, budget_s=0.1)
     code = (
         "import os, sys, signal; print('{}', flush=True);"
         "print(os.environ['GGML_NO_BACKTRACE'], file=sys.stderr, flush=True);"

@@ -68,7 +68,7 @@ class FakeProbe:
 
 
 def request_for(path, *rungs):
-    return ProbeRequest(path=str(path), rungs=rungs or ("plain",), n_ctx=1024, budget_s=0.1)
+    return ProbeRequest(path=bytes(path), rungs=rungs or ("plain",), n_ctx=1024, budget_s=0.1)
 
 
 def failing(path, verdicts, **options):

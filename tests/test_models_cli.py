@@ -161,7 +161,7 @@ def test_failures_are_errors_of_ours(run, server):
     for arguments, words in [
         (("pull", "nope"), "'nope' is not in the catalog"),
         (("pull", "tiny"), "accept its licence"),
-        (("verify", "tiny"), "tiny is not installed"),
+        (("verify", "tiny"), "tiny is not on this machine"),
         (("path", "tiny"), "run `tieredllm models pull tiny`"),
         (("rm", "tiny"), "tiny is not installed"),
     ]:

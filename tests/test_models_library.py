@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cli_support import cli
@@ -194,6 +196,35 @@ def test_models_of_four_programs_are_found(user, library):
     }
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HF_HOME": "~/hf"},
+        {"HF_HUB_CACHE": "~/hf/hub", "HF_HOME": "/nowhere"},
+        {"HUGGINGFACE_HUB_CACHE": "~/hf/hub"},
+    ],
+)
+def test_the_hubs_cache_is_where_its_variables_say(user, env, variables):
+    """As `huggingface_hub` reads them: the old name too, and a home that no shell has put in."""
+    put(user / "hf/hub/models--me--tiny/snapshots/abc/t-Q8_0.gguf")
+    del env["HF_HUB_CACHE"]
+    library = Library(Places.from_environment(env), env | variables)
+
+    assert [model.name for model in library.elsewhere()] == ["hf:me/tiny:Q8_0"]
+
+
+def test_every_name_that_is_listed_leads_to_its_file(user, library):
+    """Also where a folder or a file has a name that no repository of the hub could have."""
+    put(user / ".lmstudio/models/my lab/tiny one/a b.gguf")
+    put(user / ".lmstudio/models/me/tiny/Tiny-Q8_0.gguf")
+    put(user / ".cache/llama.cpp/my file.gguf")
+    there = list(library.elsewhere())
+
+    assert len(there) == 3
+    for model in there:
+        assert model.path == library.find(model.name).path
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_of_another_program_answers(user, env, tmp_path, name):
     """Each is asked under its name, where it lies; nothing is copied."""
@@ -253,6 +284,69 @@ def test_the_models_folder_is_looked_into(env, library, tmp_path):
 
     assert tmp_path / "home/data/models/own.gguf" == library.find("own").path
     assert "own" in library.names()
+
+
+def test_only_files_in_the_models_folder_are_models(library, tmp_path):
+    """Folders, pipes and dead links are none; the suffix may be in capitals."""
+    folder = tmp_path / "home/data/models"
+    put(folder / "Loud.GGUF")
+    put(folder / "me/tiny/T-Q8_0.GGUF")
+    (folder / "folder.gguf").mkdir()
+    (folder / "dead.gguf").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.gguf")
+
+    assert [model.name for model in library.folder()] == ["Loud"]
+    assert [model.name for model in library.pulled()] == ["hf:me/tiny:Q8_0"]
+
+
+def test_a_file_named_like_a_model_of_the_catalog_is_told_from_it(library, tmp_path):
+    """Each of the two has a name that leads to it."""
+    own = put(tmp_path / "home/data/models/gemma-2b-it.gguf")
+
+    assert [model.name for model in library.folder()] == ["gemma-2b-it.gguf"]
+    assert own == library.find("gemma-2b-it.gguf").path
+    assert library.find("gemma-2b-it").owner == "catalog"
+
+
+def test_names_that_are_given_at_once_are_all_kept(env, user, tmp_path):
+    """Each of several `models add` at the same time adds to what the others have written."""
+    path = put(user / "tiny.gguf")
+    library = Library(Places.from_environment(env), env)
+    names = [f"name{number}" for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: library.add(path, name), names))
+
+    assert sorted(names) == sorted(model.name for model in library.added())
+    assert not list((tmp_path / "home/data/models").glob(".*"))
+
+
+def test_names_in_a_damaged_file_are_not_written_over(env, user, tmp_path):
+    """What was given before is still there for whoever can mend it."""
+    path = put(user / "tiny.gguf")
+    names = tmp_path / "home/data/models/added.json"
+    names.parent.mkdir(parents=True)
+    names.write_text('{"mine": "/a.gguf",')
+    done = cli(tmp_path / "home", "models", "add", str(path), **env)
+
+    assert done.returncode == 1
+    assert b"added.json is damaged" in done.stderr
+    assert names.read_text() == '{"mine": "/a.gguf",'
+
+
+def test_a_path_of_any_bytes_is_tried_and_asked(env, user, tmp_path):
+    """A file whose name is no UTF-8 is tried, answers, is logged and keeps the name it is given."""
+    path = put(user / os.fsdecode(b"t\xff.gguf"))
+    home = tmp_path / "home"
+    tried = cli(home, "models", "verify", str(path), **env)
+    named = cli(home, "models", "add", str(path), "--name", "odd", **env)
+    asked = cli(home, "ask", "-p", "offline", "-m", f"minimal={path}", "--json", "Hi", **env)
+    logged = json.loads(cli(home, "log", "--json", **env).stdout)
+
+    assert (tried.returncode, named.returncode) == (0, 0), tried.stderr
+    assert b"tokens/s" in tried.stdout
+    assert json.loads(asked.stdout)["tier"] == "minimal"
+    assert len(logged) == 1
+    assert path == Library(Places.from_environment(env), env).find("odd").path
 
 
 def test_the_list_has_groups(user, env, tmp_path):
@@ -398,6 +492,77 @@ def test_an_embedding_model_is_not_downloaded(server, tmp_path):
     assert server.downloads() == []
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../../../../out-Q8_0.gguf",
+        "/tmp/out-Q8_0.gguf",
+        "a/../../../out-Q8_0.gguf",
+        "..\\out-Q8_0.gguf",
+        "C:out-Q8_0.gguf",
+        "out\x1b[31m-Q8_0.gguf",
+        "out\n-Q8_0.gguf",
+        "out\ud83d-Q8_0.gguf",
+    ],
+)
+def test_a_hub_names_no_file_outside_its_folder(server, tmp_path, file):
+    """A file whose name leads elsewhere, or would act on a terminal, is none that is offered."""
+    server.described = {"id": "me/tiny", "siblings": [{"rfilename": file, "size": 9}]}
+    with pytest.raises(ModelFileError, match="me/tiny has no GGUF file"):
+        pull_hub(
+            HubName(repository="me/tiny"),
+            tmp_path / "models",
+            env={"HF_ENDPOINT": server.endpoint},
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        [],
+        7,
+        {"id": 7, "siblings": []},
+        {"id": "../x", "siblings": []},
+        {"id": "me/\x1b[31m", "siblings": []},
+        {"id": "me/tiny", "siblings": "text"},
+        {"id": "me/tiny", "siblings": [7]},
+        {"id": "me/tiny", "siblings": [{"rfilename": 7}]},
+        {"id": "me/tiny", "siblings": [{"rfilename": "a.gguf", "size": "much"}]},
+        {"id": "me/tiny", "siblings": [{"rfilename": "a.gguf", "size": -1}]},
+        {"id": "me/tiny", "siblings": [], "cardData": "text"},
+        {"id": "me/tiny", "siblings": [], "pipeline_tag": ["text"]},
+    ],
+)
+def test_a_server_that_is_no_hub_is_told(server, tmp_path, described):
+    """An answer that a hub would not give is called that, and not a network that is down."""
+    server.described = described
+    with pytest.raises(ModelFileError, match="does not answer for me/tiny as a hub does"):
+        pull_hub(HubName(repository="me/tiny"), tmp_path, env={"HF_ENDPOINT": server.endpoint})
+
+
+def test_a_file_in_any_script_is_pulled(server, tmp_path):
+    """A file's name need not be ASCII, nor its hash beside it."""
+    server.files["me/tiny", "模型 é-Q8_0.gguf"] = write_gemma(tmp_path / "t.gguf").read_bytes()
+    environment = {"HF_ENDPOINT": server.endpoint}
+    pulled = pull_hub(HubName(repository="me/tiny"), tmp_path / "models", env=environment)
+    again = pull_hub(HubName(repository="me/tiny"), tmp_path / "models", env=environment)
+
+    assert pulled.path.name == "模型 é-Q8_0.gguf"
+    assert (again.already, again.verified) == (True, True)
+
+
+def test_a_file_deep_in_a_repository_leaves_no_folder(server, env, tmp_path):
+    """What a pull has made is gone with the model."""
+    server.files["me/tiny", "a/b/t-Q8_0.gguf"] = write_gemma(tmp_path / "t.gguf").read_bytes()
+    home, more = tmp_path / "home", env | {"HF_ENDPOINT": server.endpoint}
+    cli(home, "models", "pull", "hf:me/tiny", **more)
+    removed = cli(home, "models", "rm", "-y", "hf:me/tiny", **more)
+
+    assert removed.returncode == 0, removed.stderr
+    assert list((home / "data/models").iterdir()) == []
+
+
 def test_no_network_is_told_in_one_line(tmp_path):
     """Without a network the hub's address is named, and what to look at."""
     with pytest.raises(ModelFileError, match="cannot be reached"):
@@ -412,5 +577,41 @@ def test_a_file_of_any_server_is_pulled(server, tmp_path):
 
     assert tmp_path / "models" / "t.gguf" == pulled.path
     assert server.files["me/tiny", "t.gguf"] == pulled.path.read_bytes()
+    assert not pulled.verified
     with pytest.raises(ModelFileError, match=r"names no \.gguf file"):
         pull_url(f"{server.endpoint}/page.html", tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("{}/cdn/me/%2e%2e%2ft.gguf", "names no .gguf file"),
+        ("{}/cdn/me/t%00.gguf", "names no .gguf file"),
+        ("{}/cdn/me/t%0a.gguf", "names no .gguf file"),
+        ("http://[::1/t.gguf", "is no URL"),
+        ("ftp://127.0.0.1/t.gguf", "http or https"),
+    ],
+)
+def test_a_url_of_no_model_file_is_told(server, tmp_path, url, words):
+    """A name that leads elsewhere, an address that is none, a scheme that is not spoken."""
+    with pytest.raises(ModelFileError, match=re.escape(words)):
+        pull_url(url.format(server.endpoint), tmp_path / "models")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_url_s_file_has_the_name_that_people_see(server, tmp_path):
+    """What is quoted in a URL is not in the file's name, nor are a query and a fragment."""
+    server.files["me/tiny", "my t.gguf"] = write_gemma(tmp_path / "t.gguf").read_bytes()
+    pulled = pull_url(f"{server.endpoint}/cdn/me/tiny/my%20t.gguf?download=1#x", tmp_path / "m")
+
+    assert pulled.path.name == "my t.gguf"
+
+
+def test_a_url_s_password_is_not_shown(tmp_path, env):
+    """The user, the password and the token of an address are in no message."""
+    url = "http://me:s3cret@127.0.0.1:9/t.gguf?token=abcd"
+    done = cli(tmp_path / "home", "models", "pull", url, **env)
+
+    assert done.returncode == 1
+    assert b"cannot be reached" in done.stderr
+    assert not re.search(rb"s3cret|abcd", done.stdout + done.stderr)

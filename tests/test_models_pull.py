@@ -85,7 +85,10 @@ def test_a_file_comes_from_the_hub(content, server, folder):
     steps = []
     pulled = fetch(tiny(content), folder, server, progress=steps.append)
 
-    assert pull.Pulled(path=folder / "tiny.gguf", sha256=sha(content), already=False) == pulled
+    assert (
+        pull.Pulled(path=folder / "tiny.gguf", sha256=sha(content), verified=True, already=False)
+        == pulled
+    )
     assert content == pulled.path.read_bytes()
     assert left(folder) == ["tiny.gguf", "tiny.gguf.sha256"]
     assert [step.step for step in steps][-1] == "verify"
@@ -279,8 +282,7 @@ def test_the_environment_s_proxies_hold_for_downloads(content, server, folder, m
     monkeypatch.setenv("NO_PROXY", "localhost,[::1]")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     found = hub.HubFile(
-        repository=REPOSITORY,
-        file=FILE,
+        shown=FILE,
         url=f"{server.endpoint}/{REPOSITORY}/resolve/main/{FILE}",
         headers={},
         size_bytes=len(content),
@@ -307,6 +309,14 @@ def test_a_file_without_a_hash_is_not_taken(content, server, folder):
     server.etag = "d" * 40
 
     assert "does not tell the size and SHA-256" in refused(tiny(content), folder, server)
+
+
+@pytest.mark.parametrize("size", ["-5", "0", "many"])
+def test_a_file_without_a_size_is_not_taken(content, server, folder, size):
+    """A hub that does not tell how large a file is, or tells nonsense, is not asked for it."""
+    server.size = size
+    assert "does not tell the size" in refused(tiny(content), folder, server)
+    assert left(folder) == []
 
 
 def test_something_that_is_no_model_is_not_kept(server, folder):
@@ -394,13 +404,13 @@ def test_what_is_being_pulled_is_not_removed(content, server, folder):
         time.sleep(0.01)
     there = LocalModel(name="tiny", path=folder / "tiny.gguf", owner="catalog")
     with pytest.raises(ModelFileError, match="tiny is being pulled: stop that first"):
-        pull.remove(there)
+        pull.remove(there, folder)
     slow.set()
     thread.join()
 
     assert content == results[0].path.read_bytes()
     assert left(folder) == ["tiny.gguf", "tiny.gguf.sha256"]
-    pull.remove(there)
+    pull.remove(there, folder)
     assert left(folder) == []
 
 
@@ -631,7 +641,7 @@ def test_verify_tells_sound_from_damaged(content, server, folder, tmp_path):
     with pytest.raises(ModelFileError, match="cut short"):
         pull.verify(there, cache_dir=tmp_path)
     path.unlink()
-    with pytest.raises(ModelFileError, match="tiny is not installed"):
+    with pytest.raises(ModelFileError, match="tiny is not on this machine"):
         pull.verify(there, cache_dir=tmp_path)
 
 
@@ -655,10 +665,10 @@ def test_remove_takes_everything_of_a_model(content, server, folder):
     (folder / "other.gguf").write_bytes(b"")
 
     there = LocalModel(name="tiny", path=folder / "tiny.gguf", owner="catalog", entry=model)
-    assert len(content) + 5 == pull.remove(there)
+    assert len(content) + 5 == pull.remove(there, folder)
     assert left(folder) == ["other.gguf"]
     with pytest.raises(ModelFileError, match="tiny is not installed"):
-        pull.remove(there)
+        pull.remove(there, folder)
 
 
 def test_the_first_use_is_prepared(content, server, folder, tmp_path):

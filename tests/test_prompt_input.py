@@ -80,8 +80,12 @@ def test_a_dash_as_a_file_is_stdin(home):
     ("args", "said"),
     [
         (["-", "-f", "-"], "only once"),
+        (["-", "-"], "only once"),
+        (["-f", "-", "-a", "-", "q"], "only once"),
+        (["-f", "-", "-f", "-", "q"], "only once"),
         (["--no-stdin", "-"], "--no-stdin leaves it alone"),
         (["--no-stdin", "-f", "-", "q"], "--no-stdin leaves it alone"),
+        (["--no-stdin", "-a", "-", "q"], "--no-stdin leaves it alone"),
     ],
 )
 def test_stdin_is_read_once_or_not_at_all(home, args, said):
@@ -291,6 +295,7 @@ PAGES = {
     "/notes.txt": (200, "text/plain; charset=latin-1", "The code is 4711, né.\n".encode("latin-1")),
     "/page": (200, "text/html", b"<title>T</title><script>x()</script><p>The code is <b>4712</b>."),
     "/app.bin": (200, "application/octet-stream", b"\0\1\2"),
+    "/shot": (200, "application/octet-stream", b"\x89PNG\r\n\x1a\n\0"),
     "/packed": (200, "text/plain\r\nContent-Encoding: gzip", b"\x1f\x8b"),
     "/nothing": (404, "text/html", b"<title>Not here</title>"),
 }
@@ -358,6 +363,7 @@ def test_what_opens_a_url_is_for_its_server_alone(home):
         ("/nothing", "answered with status 404: Not here"),
         ("/app.bin", "is application/octet-stream: only text can be read"),
         ("/packed", "it is packed (gzip), unasked"),
+        ("/shot", "/shot` attaches an image or a PDF"),
     ],
 )
 def test_a_url_that_is_no_text_is_refused(home, path, why):

@@ -235,6 +235,18 @@ def test_what_is_left_out_is_counted():
     assert composed(Prompt(question="so?", history=HISTORY), "full").left_out is None
 
 
+@pytest.mark.parametrize("budget", [40, 80, 200, 1000])
+def test_no_more_is_left_out_than_there_was(budget):
+    """Also where next to nothing of a text is left but the line that says so."""
+    text = "lorem ipsum " * 800
+    prompt = Prompt(question="so?", attachments=(Attachment(text=text),))
+    outcome = composed(prompt, "full", budget=budget, count=estimate_tokens)
+
+    sent = estimate_tokens(outcome.messages[-1].content)
+    lost = outcome.left_out.attached_tokens
+    assert estimate_tokens(text) - sent <= lost <= estimate_tokens(text) * 1.02
+
+
 def test_a_conversation_goes_on_from_a_tools_result():
     """With no question after a tool's result nothing is appended, and that turn is never cut."""
     prompt = Prompt(question="", history=(*HISTORY, *TOOL_TURNS))

@@ -44,6 +44,7 @@ from wire_support import (
 )
 
 from tieredllm.providers.http import HttpClients
+from tieredllm.providers.openai import OpenAIToolCalls
 from tieredllm.providers.text_calls import CALL_MARKS, TextCalls
 from tieredllm.types import Image, Message, ToolCall
 
@@ -221,6 +222,17 @@ def test_openai_calls_as_people_reported_them(case):
     assert decoded(outcome.request.calls) == [tuple(it) for it in case["calls"]]
     assert len({it.id for it in outcome.request.calls}) == len(case["calls"])
     assert outcome.text == case.get("text", "")
+
+
+@pytest.mark.parametrize("pieces", [["get_", "time", "_in"], ["get_time", "_in"]])
+def test_a_name_in_pieces_may_begin_with_the_whole_of_another(pieces):
+    """What goes on with it is no tool of its own, and so a piece (continuedev/continue#5849)."""
+    calls = OpenAIToolCalls(["get_time", "get_time_in"])
+    for piece in pieces:
+        made = {"index": 0, "function": {"name": piece}}
+        calls.take({"choices": [{"index": 0, "delta": {"tool_calls": [made]}}]})
+
+    assert [it.name for it in calls.complete()] == ["get_time_in"]
 
 
 @pytest.mark.parametrize("case", FRAGMENTS, ids=lambda case: case["name"])

@@ -114,6 +114,41 @@ def test_code_that_no_background_tells_has_a_mark_above_it():
     assert plain.lines() == ["┄┄┄", "code"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        r"so \(a_1 * b * c_1\) holds",
+        r"so \[x_{1} = \{a\}\] holds",
+        "so $a*b*c$ and $$d*e*f$$ hold",
+    ],
+)
+def test_a_formula_in_a_line_stays_as_it_is_written(line):
+    """Nothing of TeX is taken for an escape or for emphasis."""
+    assert shown(line).lines() == [line]
+
+
+def test_money_is_no_formula():
+    """Emphasis between two prices is rendered."""
+    assert shown("from $5 **up** to $10").lines() == ["from $5 up to $10"]
+
+
+@pytest.mark.parametrize(("opening", "end"), [("$$", "$$"), (r"\[", r"\]")])
+def test_a_displayed_formula_keeps_its_lines(opening, end):
+    """No line of it becomes a list or a heading, wherever it stands; what follows is text again."""
+    formula = [opening, "a_1*b*c", "+ d", "- e", "= f", end]
+
+    shown_lines = shown("\n".join(["where", *formula, "- item"])).lines()
+
+    assert shown_lines == ["where", "", *formula, "", " • item"]
+
+
+def test_a_footnote_stays_as_it_is_written():
+    """A note that is a lone address is no definition of a link, which nobody would see."""
+    lines = ["See[^1].", "", "[^1]: https://example.org"]
+
+    assert shown("\n".join(lines)).lines() == lines
+
+
 def test_tasks_have_boxes():
     """An item that is done has a ticked box; what only looks like one is text."""
     text = "- [ ] open\n- [x] done\n- [y] other\n- plain [x]\n"

@@ -154,6 +154,18 @@ FRAGMENTS = [
         "    code\n",
         "word ",
     ),
+    *(
+        "$$\n",
+        "\\[\n",
+        "\\]\n",
+        "= a_1*b*c_1\n",
+        "\\(x",
+        "y\\)",
+        "$5",
+        "a$ ",
+        "[^1]: http://x.y\n",
+        "[^1]",
+    ),
     "paragraph text that is somewhat longer than a narrow screen can take\n",
 ]
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from engine_support import END, Scripted, fault, rules, run_engine
 
-from tieredllm.engine.plan import answer_room, merged
+from tieredllm.engine.plan import merged, prompt_room
 from tieredllm.profile.schema import Params, Tier
 from tieredllm.providers.base import Capabilities, Finish, Retraction, ThoughtDelta, ToolRequest
 from tieredllm.types import (
@@ -52,9 +52,14 @@ def test_a_request_sets_parameters_itself():
 
 def test_room_for_an_answer_without_a_limit():
     """A quarter of the context, bounded, is kept for an answer that has no limit of its own."""
-    assert answer_room(None, 4096) == 1024
-    assert answer_room(None, 1_000_000) == 32_768
-    assert answer_room(500, 4096) == 500
+
+    def kept(max_tokens, context_tokens):
+        tier = Tier(name="primary", provider="openai", context_tokens=context_tokens)
+        return context_tokens - prompt_room(tier, Params(max_tokens=max_tokens))
+
+    assert kept(None, 4096) == 1024
+    assert kept(None, 1_000_000) == 32_768
+    assert kept(500, 4096) == 500
 
 
 @pytest.mark.parametrize(("start", "expected"), [(None, [4000, 256]), ("secondary", [4000])])

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import re
+import time
 
 import pytest
 from cli_support import answering, cli, install_model, profile, served, two_clouds
+from jsonschema import Draft202012Validator
+from local_support import smollm2
 
 from tieredllm.cli.schema_input import read_schema
 from tieredllm.engine.shape import fitted
 from tieredllm.errors import FallbackTriggerError, UsageError
 from tieredllm.kinds import ErrorKind
-from tieredllm.local.grammar import GENERIC, grammar_of
+from tieredllm.local.grammar import grammar_of
+from tieredllm.local.ladder import LoadSettings
+from tieredllm.local.llama_bindings import Flag, bindings
+from tieredllm.local.model import LAST, LoadedModel
+from tieredllm.local.sampler import HeldParams
+from tieredllm.local.tokenizer import NativeVocabulary
 
 DOG = {
     "type": "object",
@@ -38,7 +48,7 @@ def test_the_short_form_is_a_schema():
         ("age integer", "types: str, int, float, bool"),
         ("{", "is no JSON"),
         ('{"type": "objekt"}', "no JSON Schema: type"),
-        ("nowhere.json", "cannot be read"),
+        ("nowhere.json", "cannot read nowhere.json"),
     ],
 )
 def test_what_is_no_schema_is_told(given, words):
@@ -123,21 +133,161 @@ def test_the_local_model_is_held_to_it(tmp_path):
     assert json.loads(done.stdout).keys() == {"kind", "legs"}
 
 
+@pytest.fixture(scope="module")
+def writes():
+    """Give a function that tells whether a grammar lets a model write a text and end there."""
+    llama = bindings()
+    settings = llama.llama_model_default_params()
+    settings.vocab_only = True
+    model = llama.llama_model_load_from_file(bytes(smollm2()), settings)
+    vocabulary = NativeVocabulary(llama, model)
+
+    def allows(grammar, token):
+        one = (llama.llama_token_data * 1)(llama.llama_token_data(id=token, logit=1.0))
+        choice = llama.llama_token_data_array(data=one, size=1, selected=-1)
+        llama.llama_sampler_apply(grammar, ctypes.byref(choice))
+        return one[0].logit == 1.0
+
+    def accepts(source, text):
+        grammar = llama.llama_sampler_init_grammar(vocabulary.native, source.encode(), b"root")
+        assert grammar, source
+        for token in vocabulary.tokenize(text):
+            if not allows(grammar, token):
+                return False
+            llama.llama_sampler_accept(grammar, token)
+        ends = allows(grammar, vocabulary.eos)
+        llama.llama_sampler_free(grammar)
+        return ends
+
+    yield accepts
+    vocabulary.close()
+    llama.llama_model_free(model)
+
+
+def an_object(properties, *required, **more):
+    return {"type": "object", "properties": properties, "required": list(required), **more}
+
+
+TEXT, NUMBER = {"type": "string"}, {"type": "integer"}
+
+
 @pytest.mark.parametrize(
-    "schema",
+    ("schema", "value"),
     [
-        {"allOf": [{"type": "object"}]},
-        {"type": "object", "additionalProperties": True},
-        {"enum": ["a\\b", 1]},
+        ({}, 7),
+        ({"minimum": 3}, 7),
+        ({"not": {"type": "string"}}, 7),
+        ({"const": {"a": [1, 2]}}, {"a": [1, 2]}),
+        ({"enum": [["x"], "y"]}, ["x"]),
+        ({"enum": ["a\\b"]}, "a\\b"),
+        ({"const": "\N{ROCKET} é"}, "\N{ROCKET} é"),
+        ({"type": "array", "items": True}, [1, "x"]),
+        ({"type": "array", "prefixItems": [TEXT], "minItems": 3}, ["a", 1, 2]),
+        ({"type": "array", "items": TEXT, "maxItems": 5000}, ["a", "b"]),
+        ({"type": "string", "maxLength": 100_000}, "ab"),
+        ({"allOf": [an_object({"a": TEXT}), an_object({"b": NUMBER})]}, {"b": 1}),
+        (an_object({"a": {}}, "a"), {"a": 7}),
+        (an_object({"a": TEXT}, "a", "b"), {"a": "x", "b": 1}),
+        (an_object({"a": TEXT}, additionalProperties=NUMBER), {"a": "x"}),
+        (an_object({"a": TEXT}, additionalProperties=True), {"a": "x", "b": 1}),
+        (an_object({"a": TEXT}, minProperties=2), {"a": "x", "b": 1}),
+        (an_object({"a": TEXT}, "a", dependentRequired={"a": ["b"]}), {"a": "x", "b": 1}),
+        (an_object({"kind": {"const": "cat"}}, "kind", anyOf=[{"required": ["legs"]}]),
+         {"kind": "cat", "legs": 4}),
+        (an_object({'say "a"': TEXT, "": TEXT, "\N{ROCKET}": TEXT}, ""), {"": "x"}),
+        (an_object({"é": {"$ref": "#/$defs/n"}}, "é", **{"$defs": {"n": NUMBER}}), {"é": 5}),
+        ({"$defs": {"n": an_object({"next": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}},
+                                   "next")}, "$ref": "#/$defs/n"}, {"next": {"next": None}}),
     ],
+)  # fmt: skip
+def test_a_grammar_leaves_a_right_answer(writes, capfd, schema, value):
+    """Whatever a schema says, its grammar can be read and lets an answer through that fits."""
+    Draft202012Validator(schema).validate(value)
+
+    assert writes(grammar_of(schema), json.dumps(value, ensure_ascii=False))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_grammar_holds_an_answer_to_its_schema(writes):
+    """What it can express it forbids otherwise: keys that are absent, values of another type."""
+    grammar = grammar_of(an_object({"a": {"enum": ["x", "y"]}, "b": NUMBER}, "a"))
+
+    assert writes(grammar, '{"a": "x"}')
+    assert not writes(grammar, '{"b": 1}')
+    assert not writes(grammar, '{"a": "z"}')
+    assert not writes(grammar, '{"a": "x", "b": "1"}')
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    model = LoadedModel(
+        smollm2(), n_ctx=256, settings=LoadSettings(), stop=Flag(), go_on=lambda: True
+    )
+    yield model
+    model.close()
+
+
+def held(grammar, **params):
+    return HeldParams(temperature=0.0, grammar=f"root ::= {grammar}", **params)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.5])
+def test_a_token_that_a_grammar_forbids_is_not_chosen(loaded, penalty):
+    """What the model would rather say gives way to the likeliest that is allowed, each time."""
+    loaded.evaluate(loaded.vocabulary.tokenize("The capital of France is"))
+    params = held('" Rome" [0-9]{3} "."', presence_penalty=penalty)
+    said = b"".join(map(loaded.vocabulary.bytes_of, loaded.sample(16, params))).decode()
+
+    assert re.fullmatch(r" Rome\d{3}\.", said)
+
+
+def test_a_grammar_that_allows_what_is_said_anyway_costs_little(loaded):
+    """It is asked about the token that was chosen, not about the whole vocabulary."""
+    loaded.evaluate(loaded.vocabulary.tokenize("The capital of France is"))
+    with (
+        loaded.sampler(held('[^"]*')) as quick,
+        loaded.sampler(held('[^"]*', presence_penalty=0.5)) as thorough,
+    ):
+        began = time.thread_time()
+        for _ in range(10):
+            loaded.pick(quick, LAST)
+        between = time.thread_time()
+        for _ in range(10):
+            loaded.pick(thorough, LAST)
+        ended = time.thread_time()
+
+    assert between - began < (ended - between) / 5
+
+
+@pytest.mark.parametrize(
+    "value", ['say "hi"', "a\\b", "line\nend", "\N{ROCKET} é", "\x7f", "\u2028", "\ud83d"]
 )
-def test_a_grammar_forbids_nothing_that_is_right(schema):
-    """What the converter gets wrong is any value: the validation decides."""
-    assert grammar_of(schema) == grammar_of({})
-    assert "root" in GENERIC
+def test_a_value_is_written_as_it_is(writes, value):
+    """Whatever is in a value of `enum` and `const`, it alone is let through."""
+    grammar = grammar_of({"enum": [value, "other"]})
+
+    assert writes(grammar, json.dumps(value, ensure_ascii=value == "\ud83d"))
+    assert writes(grammar, '"other"')
+    assert not writes(grammar, '"cat"')
 
 
-def test_values_with_marks_are_any_string():
-    """A value that would be escaped wrongly does not force other text."""
-    assert grammar_of({"enum": ['say "hi"']}) == grammar_of({"type": "string"})
-    assert '"\\"cat\\""' in grammar_of({"enum": ["cat"]})
+def test_a_string_has_no_line_end_in_it(writes):
+    """What would make the text no JSON is forbidden in strings of any kind."""
+    for schema in (TEXT, {"type": "string", "maxLength": 9}, {}):
+        assert writes(grammar_of(schema), '"a\\nb"')
+        assert not writes(grammar_of(schema), '"a\nb"')
+
+
+def test_definitions_are_told_from_properties_of_their_names(writes):
+    """A reference leads to its definition, whatever that is called, also from within."""
+    definitions = {"n": TEXT, "Node[int]_x": an_object({"next": {"anyOf": [
+        {"$ref": "#/$defs/Node[int]_x"}, {"type": "null"}]}}, "next")}  # fmt: skip
+    properties = {
+        "n": NUMBER,
+        "m": {"$ref": "#/$defs/n"},
+        "list": {"$ref": "#/$defs/Node[int]_x"},
+    }
+    grammar = grammar_of(an_object(properties, *properties, **{"$defs": definitions}))
+
+    assert writes(grammar, '{"n": 1, "m": "x", "list": {"next": {"next": null}}}')
+    assert not writes(grammar, '{"n": 1, "m": 1, "list": {"next": null}}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import anthropic
 import openai
@@ -136,6 +137,18 @@ def test_a_complete_stream_never_shows_a_dead_one(wire, how, tmp_path):
         wire.stream(served, said, **COMPLETE)
 
     assert "".join(said) == SECOND
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_over_http_1_0_a_stream_never_shows_a_dead_one(wire, tmp_path):
+    """There the end of a connection is the end of a body: a broken one would look whole."""
+    body = json.dumps(wire.body | {"stream": True}).encode()
+    head = f"POST {wire.path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with serving(died("cut"), TWO, tmp=tmp_path) as served:
+        found = served.raw(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    assert SECOND.encode() in found
+    assert b"Well" not in found
 
 
 def test_a_raw_responses_stream_that_fails_cannot_be_taken_for_whole(tmp_path):

@@ -345,12 +345,48 @@ def test_tools_of_a_namespace_and_custom_ones_become_functions():
             ToolChoice(parallel=False),
         ),
         (responses, {"type": "function", "name": "f"}, ToolChoice(mode="required", name="f")),
+        (responses, {"type": "custom", "name": "f"}, ToolChoice(mode="required", name="f")),
         (responses, "auto", ToolChoice()),
     ],
 )
 def test_what_is_to_be_called_is_understood(read, given, expected):
     """In each protocol's words."""
-    assert read(tool_choice=given).options.tool_choice == expected
+    tools = [{"type": "custom", "name": "f"}] if read is responses else []
+    assert read(tool_choice=given, tools=tools).options.tool_choice == expected
+
+
+def test_only_the_allowed_tools_are_declared():
+    """`allowed_tools` leaves the others out, on both of OpenAI's wires."""
+    functions = [{"name": name, "parameters": SCHEMA} for name in ("f", "g", "h")]
+    nested = [{"type": "function", "function": {"name": name}} for name in ("h", "f")]
+    flat = [{"type": "function", "name": name} for name in ("h", "f")]
+    found = [
+        chat(
+            tools=[{"type": "function", "function": function} for function in functions],
+            tool_choice={
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "required", "tools": nested},
+            },
+        ),
+        responses(
+            tools=[{"type": "function", **function} for function in functions],
+            tool_choice={"type": "allowed_tools", "mode": "required", "tools": flat},
+        ),
+    ]
+
+    for request in found:
+        assert [tool.name for tool in request.options.caller_tools] == ["f", "h"]
+        assert request.options.tool_choice == ToolChoice(mode="required")
+
+
+def test_a_refusal_that_comes_back_is_read():
+    """Its words stand in a field of their own, in both of OpenAI's wires."""
+    said = [{"type": "refusal", "refusal": "I won't."}]
+    for turns in (
+        chat(messages=[{"role": "assistant", "content": said}, *QUESTION]).prompt.history,
+        responses(input=[{"role": "assistant", "content": said}, *QUESTION]).prompt.history,
+    ):
+        assert [turn.content for turn in turns] == ["I won't."]
 
 
 def test_a_schema_is_passed_on():
@@ -391,6 +427,7 @@ def test_parameters_are_the_callers_own():
         (chat, {"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         (chat, {"messages": [{"role": "user", "content": " "}]}, "empty"),
         (chat, {"n": 2}, "n has to be 1"),
+        (chat, {"functions": [{"name": "f", "parameters": {}}]}, "declare them as `tools`"),
         (chat, {"model": 5}, "model has to be a string"),
         (chat, {"temperature": 9}, "$.temperature"),
         (
@@ -412,8 +449,28 @@ def test_parameters_are_the_callers_own():
         ),
         (messages, {"messages": [*QUESTION, {"role": "assistant", "content": "I"}]}, "has to end"),
         (messages, {"tools": [{"input_schema": {}}]}, "has no name"),
+        (
+            messages,
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "tool_result", "tool_use_id": "t"},
+                            {"type": "search_result"},
+                        ],
+                    }
+                ]
+            },
+            "messages[0].content[1]: no tier takes",
+        ),
         (responses, {"previous_response_id": "resp_1"}, "previous_response_id is not supported"),
         (responses, {"input": [{"role": "user", "content": 5}]}, "input[0].content"),
+        (
+            responses,
+            {"input": [{"type": "item_reference", "id": "msg_1"}, *QUESTION]},
+            "send the whole conversation",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_plainly(read, body, what):

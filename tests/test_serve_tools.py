@@ -10,7 +10,18 @@ import pytest
 from pydantic import BaseModel
 from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, serving
 from tool_wire_support import called
-from wire_support import answers, closes, ends, event, opens, response, says, stream
+from wire_support import (
+    answers,
+    closes,
+    document,
+    ends,
+    event,
+    opens,
+    responded,
+    response,
+    says,
+    stream,
+)
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 MADE = [("call_1", "weather", {"city": "Ulm"}), ("call_2", "weather", {"city": "Bonn"})]
@@ -347,3 +358,104 @@ def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_p
     assert texts == ["Sunny.", "Rainy."]
     assert own == AS_SIGNED
     assert [(one["type"], one["name"]) for one in others] == [("tool_use", "weather")]
+
+
+def item(index: int, value: dict) -> list[bytes]:
+    """Make the events of one of the Responses API's items."""
+    kinds = ("response.output_item.added", "response.output_item.done")
+    return [event({"type": kind, "output_index": index, "item": value}, kind) for kind in kinds]
+
+
+def encrypted(number: int) -> dict:
+    return {
+        "id": f"rs_{number}",
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": f"Let me see, {number}."}],
+        "encrypted_content": f"gAAAA{number}",
+    }
+
+
+def summed_up(number: int) -> bytes:
+    kind = "response.reasoning_summary_text.delta"
+    told = {"output_index": number, "summary_index": 0, "delta": f"Let me see, {number}."}
+    return event({"type": kind} | told, kind)
+
+
+WEATHER = {
+    "id": "fc_1",
+    "type": "function_call",
+    "call_id": "call_1",
+    "name": "weather",
+    "arguments": '{"city":"Rome"}',
+}
+SPOKEN = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "phase": "commentary",
+    "content": [{"type": "output_text", "text": "I look.", "annotations": []}],
+}
+ENCRYPTED = stream(
+    *opens("responses")[:2],
+    summed_up(0),
+    *item(0, encrypted(0)),
+    *item(1, SPOKEN)[:1],
+    says("responses", "I look."),
+    *item(1, SPOKEN)[1:],
+    summed_up(2),
+    *item(2, encrypted(2)),
+    *item(3, WEATHER),
+    event(
+        {
+            "type": "response.completed",
+            "response": responded([encrypted(0), SPOKEN, encrypted(2), WEATHER], None),
+        },
+        "response.completed",
+    ),
+)
+
+
+@pytest.mark.parametrize("how", ["streamed", "complete", "whole"])
+def test_encrypted_thoughts_come_back_to_who_encrypted_them_and_nobody_else(how, tmp_path):
+    """Each in its place and as it was, by way of the client; another tier is sent none."""
+    turns = iter([ENCRYPTED, response(200, document("responses", "Sunny.")), response(500)])
+
+    async def play(connection):
+        await connection.send(next(turns))
+
+    other = answers("responses", "Rainy.")
+    given = {"model": "auto", "tools": RESPONSES_TOOLS, "reasoning": {"effort": "low"}}
+    given["extra_headers"] = {"x-tieredllm-stream": "complete"} if how == "complete" else {}
+    asked = [{"role": "user", "content": "Why?"}]
+    with (
+        serving(play, other, tmp=tmp_path, tier={"api": "responses"}) as served,
+        served.openai() as client,
+    ):
+        if how == "whole":
+            output = client.responses.create(input=asked, **given).output
+        else:
+            with client.responses.stream(input=asked, **given) as events:
+                output = events.get_final_response().output
+        result = {"type": "function_call_output", "call_id": "call_1", "output": "25 degrees"}
+        back = [*asked, *(one.to_dict() for one in output), result]
+        texts = [client.responses.create(input=back, **given).output_text for _ in "ab"]
+        own = served.upstreams[0].requests[1].json["input"]
+        others = served.upstreams[1].requests[0].json["input"]
+
+    assert texts == ["Sunny.", "Rainy."]
+    assert {one["encrypted_content"] for one in own if one.get("type") == "reasoning"} == {
+        "gAAAA0",
+        "gAAAA2",
+    }
+    if how == "streamed":
+        assert [one.type for one in output] == [
+            "reasoning",
+            "message",
+            "reasoning",
+            "function_call",
+        ]
+        assert own[1] == encrypted(0)
+        assert (own[2]["type"], own[2]["content"][0]["text"]) == ("message", "I look.")
+        assert own[3] == encrypted(2)
+    assert own[-2]["call_id"] == "call_1"
+    assert not [one for one in others if one.get("type") == "reasoning"]

@@ -139,13 +139,7 @@ class FallbackManager:
         self.start: str | None = None
         """The tier that requests start at unless they say another; None for the first."""
         if model is not None:
-            if model in {tier.name for tier in profile.tiers}:
-                reason = f"{model!r} is a tier, no model: name both, as {model}=MODEL"
-                raise UsageError(reason)
-            from tieredllm.local.library import Library
-
-            is_local = Library(self.places, self._env).is_local(model)
-            profile, self.start = first_fit(profile, model, is_local=is_local)
+            profile, self.start = self._fitted(profile, model)
         self.profile = profile
         _check_rules(profile)
         self.check_tiers(simulate or {})
@@ -391,31 +385,36 @@ class FallbackManager:
                 waits[plan.tier.name] = max(0.0, min(known) - now)
         return waits
 
-    async def use_model(self, tier: str, model: str) -> None:
-        """Ask another model in one tier from now on; its alternates stay.
+    async def use_model(
+        self, model: str, tier: str | None = None, *, usual: str | None = None
+    ) -> str:
+        """Ask another model from now on, and return the name of the tier that does.
 
         Args:
-            tier: a tier's name.
             model: what the tier's own provider calls the model.
+            tier: a tier's name, whose alternates stay; None for the first tier that fits.
+            usual: the tier that comes first among those that fit as well.
 
         Raises:
-            UsageError: there is no such tier, it has no model, or the model's file is not there.
+            UsageError: there is no such tier, none that fits, or the model's file is not there.
         """
-        from msgspec.structs import replace
-
         from tieredllm.providers.factory import make_backends
 
-        profile = with_model(self.profile, tier, model)
-        plan = next(plan for plan in self.plans if plan.tier.name == tier)
-        changed = profile.tiers[plan.level]
-        former, *alternates = plan.backends
-        own = make_backends(changed, self._around)[0]
-        plan = replace(plan, tier=changed, backends=(own, *alternates))
+        if tier is None:
+            profile, tier = self._fitted(self.profile, model, usual)
+        else:
+            profile = with_model(self.profile, tier, model)
+        former = next(plan for plan in self.plans if plan.tier.name == tier)
+        changed = profile.tiers[former.level]
+        plan = msgspec.structs.replace(
+            former, tier=changed, backends=make_backends(changed, self._around)
+        )
         _check_chosen(plan)
-        plans = list(self.plans)
-        plans[plan.level] = plan
-        self.plans, self.profile = tuple(plans), profile
-        await former.aclose()
+        self.plans = tuple(plan if each is former else each for each in self.plans)
+        self.profile = profile
+        for backend in former.backends:
+            await backend.aclose()
+        return tier
 
     def forget(self) -> None:
         """Forget all health and every rejected parameter: the next request tries everything."""
@@ -444,6 +443,22 @@ class FallbackManager:
     async def __aexit__(self, *_: object) -> None:
         """Close."""
         await self.aclose()
+
+    def _fitted(
+        self, profile: Profile, model: str, usual: str | None = None
+    ) -> tuple[Profile, str]:
+        """Return the profile with a model in the first tier that fits, and that tier's name.
+
+        Raises:
+            UsageError: no tier fits, or it is the name of a tier.
+        """
+        if model in {tier.name for tier in profile.tiers}:
+            reason = f"{model!r} is a tier, no model: name both, as {model}=MODEL"
+            raise UsageError(reason)
+        from tieredllm.local.library import Library
+
+        is_local = Library(self.places, self._env).is_local(model)
+        return first_fit(profile, model, is_local=is_local, usual=usual)
 
     def _chosen(self, options: Options | None) -> Options:
         """Return a request's options, with the profile's where they say nothing.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ __all__ = [
     "Places",
     "UnfitFileError",
     "atomic_write",
+    "one_at_a_time",
     "read_file",
     "shipped",
     "working_directory",
@@ -187,3 +189,29 @@ def atomic_write(
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def one_at_a_time(file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Have a file for oneself, among all processes, while the body runs.
+
+    Args:
+        file: it need not be there; its directory must.
+        on_wait: called once if another process has it.
+    """
+    import filelock
+
+    path = file.with_name(f".{file.name}.lock")
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        # While it is ours: filelock looks whether what a waiting process got still has a name.
+        with contextlib.suppress(OSError):  # an open file cannot be removed on Windows
+            path.unlink()
+        lock.release()

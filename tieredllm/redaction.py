@@ -123,10 +123,6 @@ class Redactor:
         left_out = len(text) - 2 * half
         return f"{text[:half]}\n[... {left_out} characters are not kept ...]\n{text[-half:]}"
 
-    def maybe(self, text: str | None) -> str | None:
-        """Return the text as it is kept, if there is one."""
-        return None if text is None else self(text)
-
 
 def redact(text: str, secrets: Iterable[str | None] = ()) -> str:
     """Replace keys by a mask: the given ones in any form, and all that look like keys.

@@ -12,6 +12,7 @@ from msgspec import Meta
 from tieredllm.kinds import ErrorInfo, ErrorKind
 
 __all__ = [
+    "NO_MODEL",
     "Answer",
     "Answered",
     "Attachment",
@@ -65,6 +66,9 @@ __all__ = [
     "last_failures",
     "rejected_tool",
 ]
+
+NO_MODEL = frozenset({"rules", "cache"})
+"""Providers whose answers no model has just written."""
 
 Role = Literal["system", "user", "assistant", "tool"]
 Outcome = Literal["ok", "failed", "skipped", "cancelled"]
@@ -537,8 +541,9 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
     """What a vendor signs a thought with, so that it is known when it comes back."""
 
-    kind: Literal["signature", "redacted"]
-    """A signature of the thoughts since the seal before, or thoughts that nobody can read."""
+    kind: Literal["signature", "redacted", "encrypted"]
+    """A signature of the thoughts since the seal before; thoughts that nobody can read; or an item
+    of OpenAI's Responses API, as JSON, that holds all of the thoughts since the seal before."""
     data: str
     made_by: str = ""
     """The identity of the backend, which alone is given it back."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -34,6 +35,8 @@ CHUNKS_PER_WORKER = 2
 SHARES = 4
 """Into how many chunks a worker's share of a short batch is cut, so that all end about together."""
 CONNECT_S = 10
+LOOK_S = 0.2
+"""How often a worker looks whether anybody still waits for the chunk that it answers."""
 INSTALL = "run `pip install 'tieredllm[dask]'`"
 
 
@@ -151,8 +154,8 @@ class ClusterBatch:
         from distributed import KilledWorker
 
         while chunk := list(islice(self._lines, size)):
-            data = msgspec.json.encode(chunk)
-            future = client.submit(answer_chunk, self._settings, data, pure=False)
+            data, key = msgspec.json.encode(chunk), f"tieredllm-{os.urandom(16).hex()}"
+            future = client.submit(answer_chunk, self._settings, data, key, key=key)
             try:
                 found = msgspec.json.decode(await future, type=ChunkResult)
             except KilledWorker as exc:
@@ -174,12 +177,13 @@ def _version() -> str:
     return __version__
 
 
-async def answer_chunk(settings: bytes, data: bytes) -> bytes:
-    """Answer some lines on a worker.
+async def answer_chunk(settings: bytes, data: bytes, key: str) -> bytes:
+    """Answer some lines on a worker, for as long as somebody waits for them.
 
     Args:
         settings: a `WorkerSettings`.
         data: the lines.
+        key: this task's, in Dask.
 
     Returns:
         A `ChunkResult`.
@@ -194,11 +198,28 @@ async def answer_chunk(settings: bytes, data: bytes) -> bytes:
 
     batch = Batch(iter(lines), asker, keep, at_once=chosen.at_once, tally=Tally(total=len(lines)))
     hopeless = None
+    running = asyncio.create_task(batch.run())
+    while not running.done() and _is_wanted(key):
+        await asyncio.wait([running], timeout=LOOK_S)
+    running.cancel()
     try:
-        await batch.run()
+        await running
+    except asyncio.CancelledError:
+        pass  # nobody reads what is returned
     except HopelessError as exc:
         hopeless = exc.why
     return msgspec.json.encode(ChunkResult(answers=answers, hopeless=hopeless))
+
+
+def _is_wanted(key: str) -> bool:
+    """Whether a task of this worker's is waited for; Dask lets a cancelled one go on.
+
+    https://distributed.dask.org/en/stable/worker-state.html (2026.8), "Task cancellation".
+    """
+    from distributed import get_worker
+
+    task = get_worker().state.tasks.get(key)
+    return task is not None and task.state != "cancelled"
 
 
 _askers: dict[bytes, ManagerAsker] = {}

@@ -174,7 +174,7 @@ class Reader:
             raise BadLineError(number, f"it is no JSON ({exc})") from exc
         if not isinstance(value, dict):
             raise BadLineError(number, 'it has to be an object, such as {"id": "1", "prompt": "…"}')
-        if "body" in value and "prompt" not in value:
+        if isinstance(value.get("body"), dict) and "prompt" not in value:
             return self._openai(number, value, text)
         return self._asked(number, value.get("id", value.get("custom_id")), value, text)
 
@@ -230,7 +230,7 @@ class Reader:
         self, number: int, identifier: Any, fields: Mapping[str, Any], text: str
     ) -> BatchLine:
         """Make a request of a line's fields."""
-        if identifier is not None and not isinstance(identifier, str | int):
+        if isinstance(identifier, bool) or not isinstance(identifier, str | int | float | None):
             raise BadLineError(number, "its id has to be a text or a number")
         template, given = self._wording.template, fields.get("prompt")
         if template is not None:

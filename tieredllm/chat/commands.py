@@ -16,6 +16,7 @@ from tieredllm.chat import transcript
 from tieredllm.chat.controller import Chat
 from tieredllm.chat.conversation import Dialogue
 from tieredllm.errors import UsageError
+from tieredllm.profile.choose import split_model
 from tieredllm.render.plain import write
 from tieredllm.store.record import SHORT_ID
 from tieredllm.text import clean, one_line, pluralize
@@ -58,7 +59,7 @@ async def show_help(chat: Chat, _argument: str) -> None:
 
 
 async def tier(chat: Chat, argument: str) -> None:
-    """Show the tiers, or start at one from now on."""
+    """Show the tiers, or start at one of them from now on."""
     if argument:
         _start_at(chat, argument)
         return
@@ -110,19 +111,18 @@ async def model(chat: Chat, argument: str) -> None:
             [(plan.tier.name, one_line(plan.tier.model or "-")) for plan in chat.manager.plans]
         )
         return
-    name, equals, wanted = argument.partition("=")
-    if not equals or name not in {plan.tier.name for plan in chat.manager.plans}:
-        if equals:
-            raise UsageError(f"no tier {name!r}: /tier lists them")
-        name, wanted = chat.usual.tier.name, argument
+    name, wanted = split_model(argument)
     if not wanted:
         raise UsageError("which model? /model TIER=MODEL")
-    await chat.manager.use_model(name, wanted)
-    chat.services.show_dim(f"{name} asks {one_line(wanted)} from now on")
+    tier = await chat.manager.use_model(wanted, name, usual=chat.usual.tier.name)
+    if name is None:
+        chat.options = msgspec.structs.replace(chat.options, start=tier)
+    chat.status.expect(chat.usual.tier.name)
+    chat.services.show_dim(f"{tier} asks {one_line(wanted)} from now on")
 
 
 async def system(chat: Chat, argument: str) -> None:
-    """Show, set or drop the system prompt."""
+    """Show, set or (-) drop the system prompt."""
     dialogue = chat.dialogue
     if not argument:
         chat.services.tell(clean(dialogue.system) if dialogue.system else "no system prompt")
@@ -133,7 +133,7 @@ async def system(chat: Chat, argument: str) -> None:
 
 
 async def retry(chat: Chat, argument: str) -> None:
-    """Ask the last question again."""
+    """Ask the last question again, at a tier of your choice."""
     if argument and argument not in {plan.tier.name for plan in chat.manager.plans}:
         raise UsageError(f"no tier {argument!r}: /tier lists them")
     if not await chat.retry(argument or None):
@@ -149,21 +149,21 @@ async def undo(chat: Chat, _argument: str) -> None:
 
 
 async def clear(chat: Chat, argument: str) -> None:
-    """Clear the screen, and begin a new conversation."""
+    """The same, and clear the screen."""
     if chat.environment.stdout.isatty():
         write(chat.environment.stdout, CLEAR_SCREEN)
     await begin(chat, argument)
 
 
 async def begin(chat: Chat, _argument: str) -> None:
-    """Begin a new conversation."""
+    """Begin a new conversation; the log keeps this one."""
     chat.begin_anew(Dialogue(chat.dialogue.system))
     kept = "; the system prompt stays" if chat.dialogue.system else ""
     chat.services.show_dim(f"a new conversation{kept}")
 
 
 async def attach(chat: Chat, argument: str) -> None:
-    """Attach a file to the next message, or show and drop what is attached."""
+    """Attach a text, an image or a PDF to the next message, or (-) drop what is attached."""
     if argument == "-":
         chat.attachments, chat.parts = (), ()
         chat.services.show_dim("nothing is attached")
@@ -182,7 +182,7 @@ async def attach(chat: Chat, argument: str) -> None:
 
 
 async def set_parameter(chat: Chat, argument: str) -> None:
-    """Show the parameters of every request, set one, or leave one to the tiers again."""
+    """Show or set a parameter (temperature, ...); (-) leaves it to the tiers."""
     from tieredllm.profile.params import read_params, written_params
 
     pairs = written_params(chat.options.params)
@@ -206,7 +206,7 @@ async def set_parameter(chat: Chat, argument: str) -> None:
 
 
 async def role(chat: Chat, argument: str) -> None:
-    """Show the stored prompts, or take one's system prompt, options, tier and model."""
+    """Show the stored prompts, or take one's system prompt and options."""
     from tieredllm.profile.params import read_params, written_params
     from tieredllm.prompts.stored import StoredPrompts
 
@@ -238,7 +238,7 @@ async def role(chat: Chat, argument: str) -> None:
 
 
 async def history(chat: Chat, argument: str) -> None:
-    """List the conversations of the log, or go on with one of them."""
+    """List earlier conversations, or go on with one."""
     from tieredllm.store.history import History
 
     log = History(chat.manager.database)
@@ -263,7 +263,7 @@ async def history(chat: Chat, argument: str) -> None:
 
 
 async def name_conversation(chat: Chat, argument: str) -> None:
-    """Show, give or take away the conversation's name."""
+    """Show, give or (-) take away the name that /history and --cid know this one by."""
     if argument:
         chat.name(None if argument == "-" else argument)
     name = chat.dialogue.name
@@ -282,7 +282,7 @@ def _ago(seconds: float) -> str:
 
 
 async def save(chat: Chat, argument: str) -> None:
-    """Save the conversation to a file."""
+    """Save the conversation (.md to read it, else JSON)."""
     if not argument:
         raise UsageError("where? /save FILE")
     if not chat.dialogue.turns:
@@ -303,7 +303,7 @@ def _replacing(argument: str) -> tuple[bool, Path]:
 
 
 async def load(chat: Chat, argument: str) -> None:
-    """Go on from a saved conversation."""
+    """Go on from a conversation saved as JSON."""
     if not argument:
         raise UsageError("from where? /load FILE")
     path = _path(argument)
@@ -322,7 +322,7 @@ def _path(text: str) -> Path:
 
 
 async def copy(chat: Chat, argument: str) -> None:
-    """Put the last answer on the clipboard."""
+    """Copy the last answer, or its first code block."""
     from tieredllm.render.extract import first_code_block
 
     if argument not in {"", "code"}:
@@ -342,7 +342,7 @@ async def copy(chat: Chat, argument: str) -> None:
 
 
 async def log(chat: Chat, _argument: str) -> None:
-    """Draw the last request's attempts."""
+    """Draw the last request's attempts as a time line."""
     from tieredllm.store.record import LoggedRequest
 
     if chat.last_prompt is None or chat.last_answer is None:
@@ -367,14 +367,14 @@ async def usage(chat: Chat, _argument: str) -> None:
 
 
 async def edit(chat: Chat, argument: str) -> None:
-    """Write the next message in the user's editor."""
+    """Write the message in your $EDITOR."""
     if not chat.interactive:
         raise UsageError("/edit needs a terminal")
     chat.draft = chat.services.edit(argument)
 
 
 async def leave(_chat: Chat, _argument: str) -> None:
-    """End the session."""
+    """Leave (Ctrl-D does too)."""
     raise LeaveError
 
 
@@ -466,91 +466,45 @@ def _takes(command: tuple[str, ...], text: str, env: Mapping[str, str]) -> bool:
 ArgumentKind = Literal["", "tier", "file", "model", "code", "parameter", "prompt"]
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
+class Command(msgspec.Struct, frozen=True):
     """A command: what it does, and what is to know about it."""
 
     act: Callable[[Chat, str], Awaitable[None]]
-    """Carries it out, given what follows the name."""
-    about: str
-    """One line."""
+    """Carries it out, given what follows the name; its docstring is what `/help` says."""
     argument: str = ""
     """How its argument is written in the help."""
     completes: ArgumentKind = ""
     """What its argument is completed from."""
 
+    @property
+    def about(self) -> str:
+        """One line."""
+        text = " ".join((self.act.__doc__ or "").split()).removesuffix(".")
+        return text[:1].lower() + text[1:]
 
-COMMANDS: dict[str, Command] = {
-    "help": Command(act=show_help, about="list the commands and keys"),
-    "tier": Command(
-        act=tier,
-        argument="[NAME|auto]",
-        about="show the tiers, or start at one of them from now on",
-        completes="tier",
-    ),
-    "health": Command(act=health, about="probe and show every tier"),
-    "model": Command(
-        act=model,
-        argument="[[TIER=]MODEL]",
-        about="show the models, or ask another one from now on",
-        completes="model",
-    ),
-    "file": Command(
-        act=attach,
-        argument="[FILE|URL|-]",
-        about="attach a text, an image or a PDF to the next message, or (-) drop what is attached",
-        completes="file",
-    ),
-    "set": Command(
-        act=set_parameter,
-        argument="[NAME VALUE|-]",
-        about="show or set a parameter (temperature, ...); (-) leaves it to the tiers",
-        completes="parameter",
-    ),
-    "role": Command(
-        act=role,
-        argument="[NAME]",
-        about="show the stored prompts, or take one's system prompt and options",
-        completes="prompt",
-    ),
-    "system": Command(
-        act=system, argument="[TEXT|-]", about="show, set or (-) drop the system prompt"
-    ),
-    "retry": Command(
-        act=retry,
-        argument="[TIER]",
-        about="ask the last question again, at a tier of your choice",
-        completes="tier",
-    ),
-    "undo": Command(act=undo, about="take the last question and its answer back"),
-    "edit": Command(act=edit, argument="[TEXT]", about="write the message in your $EDITOR"),
-    "new": Command(act=begin, about="begin a new conversation; the log keeps this one"),
-    "clear": Command(act=clear, about="the same, and clear the screen"),
-    "history": Command(
-        act=history, argument="[ID|NAME]", about="list earlier conversations, or go on with one"
-    ),
-    "name": Command(
-        act=name_conversation,
-        argument="[NAME|-]",
-        about="show, give or (-) take away the name that /history and --cid know this one by",
-    ),
-    "save": Command(
-        act=save,
-        argument="FILE",
-        about="save the conversation (.md to read it, else JSON)",
-        completes="file",
-    ),
-    "load": Command(
-        act=load, argument="FILE", about="go on from a conversation saved as JSON", completes="file"
-    ),
-    "copy": Command(
-        act=copy,
-        argument="[code]",
-        about="copy the last answer, or its first code block",
-        completes="code",
-    ),
-    "log": Command(act=log, about="draw the last request's attempts as a time line"),
-    "usage": Command(act=usage, about="count the session's tokens and time"),
-    "exit": Command(act=leave, about="leave (Ctrl-D does too)"),
+
+COMMANDS = {
+    "help": Command(show_help),
+    "tier": Command(tier, "[NAME|auto]", "tier"),
+    "health": Command(health),
+    "model": Command(model, "[[TIER=]MODEL]", "model"),
+    "file": Command(attach, "[FILE|URL|-]", "file"),
+    "set": Command(set_parameter, "[NAME VALUE|-]", "parameter"),
+    "role": Command(role, "[NAME]", "prompt"),
+    "system": Command(system, "[TEXT|-]"),
+    "retry": Command(retry, "[TIER]", "tier"),
+    "undo": Command(undo),
+    "edit": Command(edit, "[TEXT]"),
+    "new": Command(begin),
+    "clear": Command(clear),
+    "history": Command(history, "[ID|NAME]"),
+    "name": Command(name_conversation, "[NAME|-]"),
+    "save": Command(save, "FILE", "file"),
+    "load": Command(load, "FILE", "file"),
+    "copy": Command(copy, "[code]", "code"),
+    "log": Command(log),
+    "usage": Command(usage),
+    "exit": Command(leave),
 }
 """The commands, in the order of `/help`."""
 

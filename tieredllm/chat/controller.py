@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 import msgspec
@@ -50,11 +50,6 @@ class Environment(Protocol):
     @property
     def env(self) -> Mapping[str, str]:
         """The environment."""
-        ...
-
-    @property
-    def stdin(self) -> TextIO | None:
-        """Where questions come from; None when it is closed."""
         ...
 
     @property
@@ -179,8 +174,6 @@ class Chat:
         """What the next message begins with: it can still be edited."""
         self.has_asked = False
         """Whether what was typed last made a request."""
-        self.has_shown_text = False
-        """Whether some of the answer under way is on the screen."""
         self._history = history
         self._controls = controls
         self._shows_usage = usage
@@ -279,7 +272,7 @@ class Chat:
     ) -> None:
         self.last_prompt, self.last_answer = prompt, None
         self.last_asked_at = self._clock.wall()
-        self.has_asked, self.has_shown_text = True, False
+        self.has_asked = True
         options = self.options
         self.status.begin()
         if start is not None:
@@ -292,11 +285,11 @@ class Chat:
         events = self.manager.stream(
             prompt, {"request_id": request_id}, options=options, controls=self._controls
         )
-        watched = _Watched(view, self)
+        watch = _Watch(self)
         try:
-            answer = await show(events, watched, animated=animated)
+            answer = await show(watch.followed(events), view, animated=animated)
         except asyncio.CancelledError:
-            self._keep_stopped(prompt, watched.stopped(request_id, self.last_asked_at), replaced)
+            self._keep_stopped(prompt, watch.stopped(request_id, self.last_asked_at), replaced)
             raise
         finally:
             view.close()
@@ -368,11 +361,10 @@ class Chat:
             self.services.tell(f"the conversation is not remembered: {trouble}")
 
 
-class _Watched:
-    """Show a request in a view, and let the session follow it."""
+class _Watch:
+    """Let the session follow a request while a view shows it."""
 
-    def __init__(self, view: View, chat: Chat) -> None:
-        self._view = view
+    def __init__(self, chat: Chat) -> None:
         self._chat = chat
         self._running: AttemptStarted | None = None
         self._text = ""
@@ -415,10 +407,17 @@ class _Watched:
             attempts=tuple(attempts),
         )
 
-    def handle(self, event: Event) -> None:
-        """Take the next event."""
-        chat = self._chat
-        chat.status.take(event)
+    async def followed(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+        """Pass the events on; before each, and after the last, the session takes note."""
+        async with aclosing(events):
+            async for event in events:
+                self._take(event)
+                yield event
+                if isinstance(event, Answered) and event.answer.tier is not None:
+                    self._tell_change(event.answer.tier)
+
+    def _take(self, event: Event) -> None:
+        self._chat.status.take(event)
         match event:
             case AttemptStarted():
                 self._running, self._text = event, ""
@@ -430,27 +429,11 @@ class _Watched:
             case TierSkipped(attempt=attempt):
                 self._attempts.append(attempt)
             case Token(text=text):
-                chat.has_shown_text = True
                 self._text += text
-        self._view.handle(event)
-        if isinstance(event, Answered) and event.answer.tier is not None:
-            # Where the view has headed the answer, the watch knows and has nothing more to say.
-            change = chat.status.change(event.answer.tier)
-            if change is not None and chat.interactive and not chat.environment.quiet:
-                chat.services.show_dim(change)
 
-    def tick(self) -> None:
-        """Bring up to date what is shown while waiting."""
-        self._view.tick()
-
-    def pause(self) -> None:
-        """Leave the screen to a question."""
-        self._view.pause()
-
-    def resume(self) -> None:
-        """Go on after a question."""
-        self._view.resume()
-
-    def close(self) -> None:
-        """Leave the terminal as it should be."""
-        self._view.close()
+    def _tell_change(self, tier: str) -> None:
+        """Say that another tier has answered, where the view has not headed the answer with it."""
+        chat = self._chat
+        change = chat.status.change(tier)
+        if change is not None and chat.interactive and not chat.environment.quiet:
+            chat.services.show_dim(change)

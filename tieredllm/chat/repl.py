@@ -149,7 +149,7 @@ class Repl:
 
     async def _do(self, text: str) -> None:
         chat = self._chat
-        chat.has_asked = chat.has_shown_text = False
+        chat.has_asked = False
         match parse_input(text):
             case SlashCommand(name=name, argument=argument):
                 await self._order(name, argument)

@@ -8,7 +8,7 @@ import typer
 
 from tieredllm.cli.environment import current
 from tieredllm.cli.lazy_group import LazyGroup
-from tieredllm.cli.options import NoColor, ProfileName, Quiet, Verbose, apply
+from tieredllm.cli.options import GlobalOptions, takes_options
 
 __all__ = ["app"]
 
@@ -32,13 +32,10 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
+@takes_options(GlobalOptions)
 def main(
     *,
-    profile: ProfileName = None,
-    no_color: NoColor = False,
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    version: Annotated[  # noqa: ARG001 - its callback has done the work
+    version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
@@ -47,4 +44,3 @@ def main(
 
     The best cloud model first, then another one, then a local model, then plain rules.
     """
-    apply(profile=profile, no_color=no_color, verbose=verbose, quiet=quiet)

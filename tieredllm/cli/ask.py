@@ -17,19 +17,21 @@ from tieredllm.cli.options import (
     RequestCommand,
     RequestOptions,
     find_conversation,
+    make_app,
     make_manager,
     takes_options,
 )
 
 if TYPE_CHECKING:
-    from tieredllm.engine.ports import Controls
+    from typer._click.core import Context
+
+    from tieredllm.kinds import ErrorKind
     from tieredllm.prompts.stored import StoredPrompt
-    from tieredllm.render.keys import MoveOnKey
     from tieredllm.types import Answer, Prompt
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = make_app("ask")
 
 EXAMPLES = """Examples:
 
@@ -126,9 +128,24 @@ class AskOptions(RequestOptions):
         return fields
 
 
-@app.command(
-    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
-)
+class AskCommand(RequestCommand):
+    """`ask`, which tells in JSON, too, that its command line is wrong."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse the command line, with `--json` among its words or not."""
+        wants_json = "--json" in args[: args.index("--") if "--" in args else None]
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as exc:
+            if wants_json:
+                from tieredllm.kinds import ErrorKind
+
+                message = exc.format_message().rstrip(".")
+                _print_unasked(current(), ErrorKind.BAD_REQUEST, message)
+            raise
+
+
+@app.command(cls=AskCommand, epilog=EXAMPLES)
 @takes_options(AskOptions)
 def ask(
     ctx: typer.Context,
@@ -181,19 +198,27 @@ def _ask(
 @contextmanager
 def _told_as_json(environment: Environment, options: AskOptions) -> Iterator[None]:
     """Let `--json` print its object also where nothing could be asked."""
-    from tieredllm.errors import ProfileError, UsageError
+    from tieredllm.errors import TieredLLMError, UsageError
 
     try:
         yield
-    except (ProfileError, UsageError) as exc:  # before anything was asked, and printed
+    except TieredLLMError as exc:  # before anything was asked, and printed
         if options.as_json and not options.dry_run:
-            from tieredllm.kinds import ErrorInfo, ErrorKind
-            from tieredllm.types import Answer
+            from tieredllm.kinds import ErrorKind
 
-            error = ErrorInfo(kind=ErrorKind.BAD_REQUEST, message=str(exc))
-            failed = Answer(request_id="", latency_ms=0.0, error=error)
-            print(_as_json(failed, environment.stdout), file=environment.stdout, flush=True)
+            is_usage = isinstance(exc, UsageError)  # else the input did not come in time
+            kind = ErrorKind.BAD_REQUEST if is_usage else ErrorKind.DEADLINE
+            _print_unasked(environment, kind, str(exc))
         raise
+
+
+def _print_unasked(environment: Environment, kind: ErrorKind, message: str) -> None:
+    """Print the JSON object of a request that was never made."""
+    from tieredllm.kinds import ErrorInfo
+    from tieredllm.types import Answer
+
+    failed = Answer(request_id="", latency_ms=0.0, error=ErrorInfo(kind=kind, message=message))
+    print(_as_json(failed, environment.stdout), file=environment.stdout, flush=True)
 
 
 def _stored(environment: Environment, options: AskOptions) -> StoredPrompt | None:
@@ -249,17 +274,23 @@ def _prompt(
     Raises:
         UsageError: stdin or a file is wrong, or there is nothing to ask.
     """
-    from tieredllm.cli.prompt_input import Patience, question_and_attachments, read_media
+    from tieredllm.cli.prompt_input import (
+        Patience,
+        check_stdin,
+        question_and_attachments,
+        read_media,
+    )
     from tieredllm.errors import UsageError
     from tieredllm.types import Prompt
 
     patience = Patience.within(options.deadline_s, usual_s)
-    attach = options.attach or []
+    files, attach = options.file or [], options.attach or []
+    check_stdin(words, files, attach, may_read=not options.no_stdin)
     parts = read_media(environment, attach, patience=patience)
     question, attachments = question_and_attachments(
         environment,
         words,
-        options.file or [],
+        files,
         patience=patience,
         read_stdin=not options.no_stdin and "-" not in attach,
     )
@@ -287,7 +318,7 @@ def _answer(
 
     from tieredllm.aio import run
     from tieredllm.cli.approval import beside, terminal_approver
-    from tieredllm.cli.output import make_view
+    from tieredllm.cli.output import make_view, move_on_key
     from tieredllm.engine.ports import Controls
     from tieredllm.render.view import show
 
@@ -300,7 +331,7 @@ def _answer(
         printed_later=options.as_json or options.extract or options.shape is not None,
         allow_rules=options.allow_rules,
         reasoning=options.show_reasoning,
-        key=_move_on_key(environment, controls),
+        key=move_on_key(environment, controls, keeps_typed=False),
     )
     manager = make_manager(
         environment,
@@ -364,16 +395,6 @@ def _answer(
         return run(answered())
     finally:
         view.close()
-
-
-def _move_on_key(environment: Environment, controls: Controls) -> MoveOnKey | None:
-    """Return the key that moves on; None unless all of the terminal is this process's own."""
-    stdin = environment.stdin
-    if stdin is None or not environment.is_interactive or not environment.stdout.isatty():
-        return None
-    from tieredllm.render.keys import MoveOnKey
-
-    return MoveOnKey(stdin, controls.move_on, keeps_typed=False)
 
 
 def _finish(environment: Environment, options: AskOptions, answer: Answer) -> int:

@@ -17,7 +17,14 @@ from typer.core import TyperGroup
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import MAX_DEADLINE_S, GlobalOptions, RequestCommand, takes_options
+from tieredllm.cli.options import (
+    MAX_DEADLINE_S,
+    GlobalOptions,
+    Json,
+    RequestCommand,
+    make_app,
+    takes_options,
+)
 
 if TYPE_CHECKING:
     from typer._click.core import Context
@@ -65,14 +72,7 @@ class _Group(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
-    cls=_Group,
-    help="Answer many questions at once; the output is the checkpoint.",
-    rich_markup_mode=None,
-    add_completion=False,
-)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+app = make_app("batch", cls=_Group)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -204,7 +204,6 @@ class BatchOptions(GlobalOptions):
     "run",
     cls=RequestCommand,
     epilog=EXAMPLES,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @takes_options(BatchOptions)
 def run_batch(

@@ -15,6 +15,7 @@ from tieredllm.cli.options import (
     RequestCommand,
     RequestOptions,
     find_conversation,
+    make_app,
     make_manager,
     takes_options,
 )
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from tieredllm.chat.input import Choices
     from tieredllm.cli.approval import ChatApprover
     from tieredllm.client import FallbackManager
-    from tieredllm.engine.ports import Controls
     from tieredllm.health.report import HealthReport
     from tieredllm.render.keys import MoveOnKey
     from tieredllm.render.view import View
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = make_app("chat")
 
 EXAMPLES = """Examples:
 
@@ -52,9 +52,7 @@ CANNOT_EDIT = frozenset({"dumb", "unknown"})
 """Values of TERM of terminals that only print: the driver's own line editing serves there."""
 
 
-@app.command(
-    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@app.command(cls=RequestCommand, epilog=EXAMPLES)
 @takes_options(RequestOptions)
 def chat(*, options: RequestOptions) -> None:
     """Talk with the tiers, turn by turn.
@@ -96,6 +94,7 @@ def _talk(
     from tieredllm.chat.controller import Chat
     from tieredllm.chat.conversation import Dialogue
     from tieredllm.cli.approval import ChatApprover
+    from tieredllm.cli.output import move_on_key
     from tieredllm.engine.ports import Controls
     from tieredllm.store.history import History
 
@@ -111,7 +110,9 @@ def _talk(
     interactive = environment.is_interactive
     aside = _aside(environment, interactive=interactive)
     controls = Controls()
-    key = _move_on_key(environment, controls, interactive=interactive)
+    key = None
+    if environment.env.get("TERM") not in CANNOT_EDIT:
+        key = move_on_key(environment, controls, keeps_typed=True)
     services = _services(
         environment, aside, manager, approver, options=options, interactive=interactive, key=key
     )
@@ -209,10 +210,6 @@ def _services(
 
         show_request(aside, request, name)
 
-    def show_dim(line: str) -> None:
-        if not aside.quiet:
-            _print_dim(aside, line)
-
     def show_gap() -> None:
         if interactive and environment.stdout.isatty():
             print(file=environment.stdout, flush=True)
@@ -232,28 +229,12 @@ def _services(
         show_health=show_health,
         show_request=show_request,
         show_rows=lambda rows: _print_rows(aside, rows),
-        show_dim=show_dim,
+        show_dim=aside.say,
         tell=aside.warn,
         show_gap=show_gap,
         edit=edit,
         read_file=lambda name: read_any(environment, name),
     )
-
-
-def _move_on_key(
-    environment: Environment, controls: Controls, *, interactive: bool
-) -> MoveOnKey | None:
-    """Return the key that moves a request on; None where lines cannot be edited either."""
-    can_edit = (
-        interactive
-        and environment.stdout.isatty()
-        and environment.env.get("TERM") not in CANNOT_EDIT
-    )
-    if not can_edit or environment.stdin is None:
-        return None
-    from tieredllm.render.keys import MoveOnKey
-
-    return MoveOnKey(environment.stdin, controls.move_on, keeps_typed=True)
 
 
 def _reader(
@@ -355,18 +336,6 @@ def _recap(chat: Chat, width: int) -> list[str]:
         one_line(f"you asked: {last.said}", width),
         one_line(f"answer: {last.answered}", width),
     ]
-
-
-def _print_dim(environment: Environment, line: str) -> None:
-    """Print a dim line; on a terminal a long one is broken between words."""
-    import textwrap
-
-    from tieredllm.render.terminal import print_dim
-
-    console = environment.console()
-    if console.is_terminal:
-        line = "\n".join(textwrap.wrap(line, console.width, break_on_hyphens=False)) or line
-    print_dim(console, line)
 
 
 def _print_rows(environment: Environment, rows: list[tuple[str, str]]) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import GlobalOptions, RequestCommand, takes_options
+from tieredllm.cli.options import GlobalOptions, Json, RequestCommand, make_app, takes_options
 
 if TYPE_CHECKING:
     from tieredllm.drill import Rehearsal
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = make_app("drill")
 
 EXAMPLES = """Examples:
 
@@ -25,13 +25,11 @@ EXAMPLES = """Examples:
 """
 
 
-@app.command(
-    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@app.command(cls=RequestCommand, epilog=EXAMPLES)
 @takes_options(GlobalOptions)
 def drill(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Rehearse every fault on every tier, without a network.
 

@@ -6,20 +6,22 @@ own.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from tieredllm.files import Places
+    from tieredllm.keys import Keys
 
-__all__ = ["Environment", "current", "use"]
+__all__ = ["Environment", "current", "discard", "use"]
 
 
 class Environment:
@@ -51,7 +53,7 @@ class Environment:
         self.env: Mapping[str, str] = os.environ if env is None else env
         self.stdin: TextIO | None = stdin if stdin is not None else sys.stdin
         self.stdout: TextIO = stdout or sys.stdout or _nowhere()
-        self.stderr: TextIO = stderr or sys.stderr or _nowhere()
+        self.stderr: TextIO = cast("TextIO", _Remarks(stderr or sys.stderr or _nowhere()))
         self.profile_name = profile_name or self.env.get("TIEREDLLM_PROFILE") or None
         self.quiet = quiet
         self.verbose = verbose
@@ -71,6 +73,13 @@ class Environment:
                 "or TIEREDLLM_HOME to a directory"
             )
         return places
+
+    @property
+    def keys(self) -> Keys:
+        """The user's keys: those of the environment, and those that are kept."""
+        from tieredllm.keys import Keys
+
+        return Keys(self.env, self.places.keys_file)
 
     def may_color(self, stream: TextIO) -> bool:
         """Whether a stream takes colour: a terminal that nobody asked to keep plain.
@@ -126,6 +135,7 @@ class Environment:
         keeps = layout and stream.isatty() and self.env.get("TERM") != "dumb"
         return SafeConsole(
             file=stream,
+            force_terminal=stream.isatty(),  # FORCE_COLOR would make rich take a pipe for one
             color_system=None if plain and not keeps else "auto",  # None: no bold, no dim either
             no_color=plain,
             highlight=False,
@@ -165,19 +175,56 @@ class Environment:
         print(text, file=self.stdout)
 
     def say(self, text: str) -> None:
-        """Print a remark on stderr, unless quiet."""
+        """Print a remark on stderr, unless quiet: dim, as no model's words are."""
         if not self.quiet:
-            self.warn(text)
+            self._tell(text, dim=self.may_color(self.stderr))
 
     def warn(self, text: str) -> None:
         """Print a line on stderr; on a terminal a long one is broken between words."""
+        self._tell(text)
+
+    def _tell(self, text: str, *, dim: bool = False) -> None:
         if self.stderr.isatty():
             from tieredllm.text import clean
 
             text = clean(text)
             if "\n" not in text:
                 text = _wrapped(text, self.columns(self.stderr))
-        print(text, file=self.stderr, flush=True)
+        print(f"\x1b[2m{text}\x1b[0m" if dim else text, file=self.stderr, flush=True)
+
+
+class _Remarks:
+    """Stderr, which takes no answer along when its reader is gone or its disk is full."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or give up on this and all that follows."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            discard(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or give up on what is waiting and all that follows."""
+        try:
+            self._stream.flush()
+        except OSError:
+            discard(self._stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Point a stream nowhere, so that the interpreter's own last flush has nothing to fail on."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError, AttributeError) as exc:
+        if getattr(exc, "errno", None) not in {errno.EBADF, None}:
+            raise
 
 
 def _wrapped(line: str, width: int, *, hang: int = 2) -> str:

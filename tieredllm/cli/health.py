@@ -12,7 +12,14 @@ import typer
 from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import GlobalOptions, RequestCommand, finite, takes_options
+from tieredllm.cli.options import (
+    GlobalOptions,
+    Json,
+    RequestCommand,
+    finite,
+    make_app,
+    takes_options,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "print_report"]
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = make_app("health")
 
 EXAMPLES = """Examples:
 
@@ -47,13 +54,11 @@ COLORS = {
 }
 
 
-@app.command(
-    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@app.command(cls=RequestCommand, epilog=EXAMPLES)
 @takes_options(GlobalOptions)
 def health(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 1 if any configured tier is not healthy.")
     ] = False,

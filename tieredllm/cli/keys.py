@@ -6,27 +6,23 @@ from typing import Annotated
 
 import typer
 
+from tieredllm.cli.completion import key_names
 from tieredllm.cli.environment import Environment, current
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
-from tieredllm.keys import Keys
 from tieredllm.redaction import HIDDEN, looks_like_key
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    name="keys",
-    help="Keep API keys in a file that only you can read.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = make_app("keys", no_args_is_help=True)
 
 Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
         help="The key's name, such as OPENAI_API_KEY, or a vendor: openai; not the key.",
+        autocompletion=key_names,
     ),
 ]
 
@@ -43,7 +39,7 @@ def set_key(name: Name) -> None:
     name wins over the key kept here.
     """
     environment = current()
-    keys = _keys(environment)
+    keys = environment.keys
     if looks_like_key(name):
         raise UsageError("give the key's name, such as OPENAI_API_KEY; the key is asked for then")
     name = _variable(name)
@@ -61,14 +57,14 @@ def set_key(name: Name) -> None:
 @app.command("list")
 def list_keys(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the keys, without showing them.
 
     These are the keys that are kept, and those that the profile in use asks for.
     """
     environment = current()
-    keys = _keys(environment)
+    keys = environment.keys
     keys.tidy()
     for mistake in keys.mistakes:
         environment.warn(str(mistake))
@@ -83,7 +79,7 @@ def list_keys(
         print_json([dict(zip(fields, row, strict=True)) for row in cells], environment)
         return
     rows = [(name, at or "not set", mask or "") for name, at, mask in cells]
-    empty = "the profile names no key, and none is kept: `tieredllm keys set NAME` keeps one"
+    empty = "no key is kept or asked for: `tieredllm keys set NAME` keeps one"
     print_table(("key", "where", "value"), rows, environment, empty=empty)
 
 
@@ -91,17 +87,13 @@ def list_keys(
 def remove_key(name: Name) -> None:
     """Take a key out of the file."""
     environment = current()
-    keys = _keys(environment)
+    keys = environment.keys
     name = _variable(name)
     keys.check_name(name)
     keys.remove(name)
     environment.say(f"removed {name} from {keys.file}")
     if keys.origin(name) == "environment":
         environment.say(f"{name} is still set in the environment")
-
-
-def _keys(environment: Environment) -> Keys:
-    return Keys(environment.env, environment.places.keys_file)
 
 
 def _variable(name: str) -> str:
@@ -126,13 +118,14 @@ def _read_key(name: str, environment: Environment) -> str:
 
 
 def _names_in_profile(environment: Environment) -> set[str]:
-    """Return the names that the profile in use asks for; none when it cannot be read."""
+    """Return the names that the profile in use asks for; none, with a remark, when it is wrong."""
     from tieredllm.profile.load import load_profile
     from tieredllm.profile.schema import variables_of
 
     try:
         return variables_of(load_profile(environment.profile_name, environment.places))
     except UsageError:
+        environment.say("the profile in use has mistakes: `tieredllm profile validate` tells them")
         return set()
 
 

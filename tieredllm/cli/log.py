@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import msgspec
 import typer
 
 from tieredllm.cli.completion import conversations, request_ids
 from tieredllm.cli.environment import Environment, current
-from tieredllm.cli.options import finite
+from tieredllm.cli.options import Json, finite, make_app, takes_options
 from tieredllm.cli.output import print_json, print_json_list, print_table
 from tieredllm.clock import iso
 from tieredllm.errors import TieredLLMError, UsageError
@@ -29,73 +29,56 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "show_request"]
 
-app = typer.Typer(
-    name="log",
-    help="Show recent requests, and how each went.",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    add_completion=False,
-)
+app = make_app("log", invoke_without_command=True)
 
 T = TypeVar("T")
 
 DAY_S = 86_400.0
 
-Number = Annotated[
-    int,
-    typer.Option("--number", "-n", metavar="N", min=1, help="How many requests, the latest first."),
-]
-Search = Annotated[
-    str | None,
-    typer.Option(
-        "--search",
-        metavar="TEXT",
-        help="Only requests whose question or answer holds this text.",
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 
-
-Conversation = Annotated[
-    str | None,
-    typer.Option(
-        "--cid",
-        metavar="ID|NAME",
-        help="Only the conversation of this name or id, or of a request of this id.",
-        autocompletion=conversations,
-        show_default=False,
-    ),
-]
-OfTier = Annotated[
-    str | None,
-    typer.Option("--tier", "-t", metavar="NAME", help="Only what this tier answered."),
-]
-OfModel = Annotated[
-    str | None,
-    typer.Option("--model", "-m", metavar="TEXT", help="Only models with this in their name."),
-]
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Wanted:
     """Which requests are to be listed."""
 
-    number: int
-    search: str | None
-    cid: str | None
-    tier: str | None
-    model: str | None
+    number: Annotated[
+        int,
+        typer.Option(
+            "--number", "-n", metavar="N", min=1, help="How many requests, the latest first."
+        ),
+    ] = 20
+    search: Annotated[
+        str | None,
+        typer.Option(
+            "--search",
+            metavar="TEXT",
+            help="Only requests whose question or answer holds this text.",
+        ),
+    ] = None
+    cid: Annotated[
+        str | None,
+        typer.Option(
+            "--cid",
+            metavar="ID|NAME",
+            help="Only the conversation of this name or id, or of a request of this id.",
+            autocompletion=conversations,
+        ),
+    ] = None
+    tier: Annotated[
+        str | None,
+        typer.Option("--tier", "-t", metavar="NAME", help="Only what this tier answered."),
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="TEXT", help="Only models with this in their name."),
+    ] = None
 
 
 @app.callback()
+@takes_options(Wanted)
 def log(
     ctx: typer.Context,
     *,
-    number: Number = 20,
-    search: Search = None,
-    cid: Conversation = None,
-    tier: OfTier = None,
-    model: OfModel = None,
+    options: Wanted,
     response: Annotated[
         bool, typer.Option("--response", "-r", help="Print the latest answer again, alone.")
     ] = False,
@@ -110,23 +93,18 @@ def log(
     if response:
         _print_answer(current(), as_json=as_json)
     else:
-        wanted = Wanted(number=number, search=search, cid=cid, tier=tier, model=model)
-        _list(current(), wanted, as_json=as_json)
+        _list(current(), options, as_json=as_json)
 
 
 @app.command("list")
+@takes_options(Wanted)
 def list_requests(
     *,
-    number: Number = 20,
-    search: Search = None,
-    cid: Conversation = None,
-    tier: OfTier = None,
-    model: OfModel = None,
+    options: Wanted,
     as_json: Json = False,
 ) -> None:
     """List recent requests: when, id, tier, model, time taken, and what was asked."""
-    wanted = Wanted(number=number, search=search, cid=cid, tier=tier, model=model)
-    _list(current(), wanted, as_json=as_json)
+    _list(current(), options, as_json=as_json)
 
 
 @app.command()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 from collections.abc import Sequence
 
 import typer
 
 from tieredllm.cli.app import app
-from tieredllm.cli.environment import Environment, use
+from tieredllm.cli.environment import Environment, discard, use
 from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.lazy_group import COMMANDS
 
 __all__ = ["run"]
 
@@ -41,7 +40,7 @@ def _guarded(args: Sequence[str], environment: Environment) -> int:
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else ExitCode.FAILURE
     except BrokenPipeError:
-        _discard_stdout()
+        discard(sys.stdout)
         return ExitCode.FAILURE
     except Exception as exc:  # noqa: BLE001 - the last line of defence
         _debug(environment)
@@ -76,7 +75,10 @@ def _explained(exc: Exception, args: Sequence[str]) -> tuple[str, int]:
 
 def _usage_message(exc: typer.TyperException, args: Sequence[str]) -> str:
     context = getattr(exc, "ctx", None)
-    command = context.command_path if context is not None else "tieredllm"
+    if context is not None:
+        command = context.command_path
+    else:  # the parser does not say which command's option lacks its value
+        command = " ".join(["tieredllm", *[arg for arg in args if arg in COMMANDS][:1]])
     message = exc.format_message().rstrip(".")
     if message.startswith("Usage: "):
         return message  # a group without a command: its help
@@ -100,24 +102,15 @@ def _flushed(environment: Environment, code: int) -> int:
     try:
         environment.stdout.flush()
     except BrokenPipeError:
-        _discard_stdout()
+        discard(sys.stdout)
         return ExitCode.FAILURE
     except OSError as exc:
         environment.warn(f"tieredllm: cannot write the output: {exc.strerror or exc}")
-        _discard_stdout()
+        discard(sys.stdout)
         return code or ExitCode.FAILURE
     except ValueError:
         return code
     return code
-
-
-def _discard_stdout() -> None:
-    """Point stdout nowhere, so that the interpreter's own last flush has nothing to fail on."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError) as exc:
-        if getattr(exc, "errno", None) not in {errno.EBADF, None}:
-            raise
 
 
 def _replace_unprintable() -> None:

@@ -13,9 +13,11 @@ import typer
 
 from tieredllm.cli.completion import keep_offered, local_models, tiers
 from tieredllm.cli.environment import current
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import FallbackTriggerError, ModelFileError, TieredLLMError, UsageError
 from tieredllm.local.ladder import WORDS, Trial
+from tieredllm.redaction import is_address, mask_url
 from tieredllm.text import format_bytes
 
 if TYPE_CHECKING:
@@ -37,14 +39,7 @@ NAMES = """Names of models:
   ~/models/my.gguf              any file
 """
 
-app = typer.Typer(
-    help="List, pull, verify and remove local model files.",
-    epilog=NAMES,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = make_app("models", epilog=NAMES, no_args_is_help=True)
 
 MEMORY_CONTEXT_TOKENS = 4096
 """The context that a model's memory is told for."""
@@ -61,6 +56,7 @@ STEPS = {"download": "downloading", "unpack": "unpacking", "verify": "verifying"
 Name = Annotated[
     str,
     typer.Argument(
+        metavar="NAME",
         help="A name of `tieredllm models list`, or any form of `tieredllm models --help`.",
         autocompletion=local_models,
     ),
@@ -68,11 +64,11 @@ Name = Annotated[
 MaybeName = Annotated[
     str | None,
     typer.Argument(
+        metavar="NAME",
         help="A model, or the path of a .gguf file; without one, all that are installed.",
         autocompletion=local_models,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 HEADINGS = ("model", "where", "size", "quant", "context", "fits")
 
 
@@ -167,7 +163,7 @@ def _print_offered(name: str, environment: Environment, *, as_json: bool) -> Non
 @app.command("find")
 def find_models(
     text: Annotated[
-        str | None, typer.Argument(help="Only those whose name has this in it.")
+        str | None, typer.Argument(metavar="TEXT", help="Only those whose name has this in it.")
     ] = None,
     *,
     as_json: Json = False,
@@ -254,14 +250,15 @@ def _where(model: LocalModel) -> str:
         return "to pull" if model.owner == "catalog" else "gone"
     if model.stored is not None:
         return model.stored.owner
-    return {"catalog": "installed", "hub": "installed", "folder": "models folder"}.get(
-        model.owner, "added"
-    )
+    if model.owner == "path":
+        return "where its path says"
+    return {"folder": "models folder", "added": "added"}.get(model.owner, "installed")
 
 
 @app.command("show")
 def show_model(name: Name, *, as_json: Json = False) -> None:
     """Show what a model is: its file, its size, its context, whether it fits, how fast it is."""
+    from tieredllm.local.gguf import read_header
     from tieredllm.local.validate import quick_check
     from tieredllm.local.validation_cache import ValidationCache
 
@@ -269,7 +266,8 @@ def show_model(name: Name, *, as_json: Json = False) -> None:
     model = _library(environment).find(name)
     facts = _facts(model)
     if model.size_bytes is None and model.entry is None:
-        raise ModelFileError(f"{model.path} does not exist")
+        model.require()
+        read_header(model.path)  # tells what is there instead of a file
     verdicts = ValidationCache(environment.places.cache)
     chosen = None
     if model.size_bytes is not None and facts["trouble"] is None:
@@ -315,13 +313,14 @@ def pull_model(name: Name) -> None:
     from tieredllm.local.pull import first_use
 
     environment = current()
-    with _progress(environment, name) as progress:
+    shown = mask_url(name)
+    with _progress(environment, shown) as progress:
         pulled = _pull(name, environment, progress)
+    checked = " and verified" if pulled.verified else ""
     if pulled.already:
-        checked = " and verified" if pulled.sha256 else ""
-        environment.say(f"{name} is already installed{checked}: {pulled.path}")
+        environment.say(f"{shown} is already installed{checked}: {pulled.path}")
     else:
-        environment.say(f"{name} is installed and verified: {pulled.path}")
+        environment.say(f"{shown} is installed{checked}: {pulled.path}")
         environment.say(f"licence: {pulled.licence or 'not stated'}")
     try:
         chosen = first_use(pulled, environment.places.cache).chosen
@@ -349,7 +348,7 @@ def _pull(name: str, environment: Environment, progress: Callable[[Progress], No
     hub = _library(environment).hub_name(name)
     if hub is not None:
         return pull_hub(hub, models, env=env, progress=progress, notice=notice)
-    if name.startswith(("http://", "https://")):
+    if is_address(name):
         return pull_url(name, models, progress=progress, notice=notice)
     try:
         found = _library(environment).find(name)
@@ -357,14 +356,15 @@ def _pull(name: str, environment: Environment, progress: Callable[[Progress], No
         raise UsageError(str(exc)) from exc
     if found.size_bytes is None:
         raise UsageError(f"{found.path} does not exist, and a path cannot be pulled")
-    return Pulled(path=found.path, sha256=None, already=True)
+    return Pulled(path=found.path, sha256=None, verified=False, already=True)
 
 
 @app.command("add")
 def add_model(
     file: Annotated[Path, typer.Argument(metavar="PATH", help="A .gguf file.")],
     name: Annotated[
-        str | None, typer.Option("--name", help="What to call it; else its file's name.")
+        str | None,
+        typer.Option("--name", metavar="NAME", help="What to call it; else its file's name."),
     ] = None,
 ) -> None:
     """Give a model file a short name; it stays where it is."""
@@ -541,7 +541,7 @@ def remove_model(
             raise UsageError(f"add --yes to remove {model.path} without being asked")
         if not typer.confirm(f"Remove {model.path}?", err=True):
             raise typer.Exit(1)
-    freed = remove(model)
+    freed = remove(model, session.places.models)
     session.say(f"{name} is removed; {format_bytes(freed)} are free again")
 
 
@@ -550,6 +550,7 @@ def show_path(
     name: Annotated[
         str | None,
         typer.Argument(
+            metavar="NAME",
             help="A model; without one, where model files are kept.",
             autocompletion=local_models,
         ),
@@ -561,9 +562,9 @@ def show_path(
     session = current()
     path = session.places.models
     if name is not None:
-        path = _library(session).find(name).path
-        if not path.exists():
-            raise ModelFileError(f"{name} is not installed: run `tieredllm models pull {name}`")
+        model = _library(session).find(name)
+        model.require()
+        path = model.path
     if as_json:
         print_json({"name": name, "path": str(path)}, session)
     else:

@@ -10,6 +10,7 @@ import typer
 from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.clock import iso
 from tieredllm.errors import UsageError
@@ -24,21 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    name="notify",
-    help="Try the notification channels, and show what waits.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = make_app("notify", no_args_is_help=True)
 
 
 HEADINGS = (
     "channel", "severity", "cause", "profile", "requests", "tries", "next try", "last error",
 )  # fmt: skip
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 
 
 @app.command("test")
@@ -119,7 +111,6 @@ def flush(*, as_json: Json = False) -> None:
 def _notifier(environment: Environment) -> tuple[Notifier, Database]:
     """Make the profile's notifier, and the database it uses."""
     from tieredllm.clock import SystemClock
-    from tieredllm.keys import Keys
     from tieredllm.notify.notifier import Notifier
     from tieredllm.profile.load import load_profile
     from tieredllm.store.database import Database
@@ -128,9 +119,9 @@ def _notifier(environment: Environment) -> tuple[Notifier, Database]:
     profile = load_profile(environment.profile_name, environment.places)
     database = Database(environment.places.state_db)
     clock = SystemClock()
-    keys = Keys(environment.env, environment.places.keys_file)
     outbox = Outbox(database, clock)
-    return Notifier(profile.notifications, keys, outbox, clock, profile.name), database
+    notifier = Notifier(profile.notifications, environment.keys, outbox, clock, profile.name)
+    return notifier, database
 
 
 def _wanted(notifier: Notifier, channel: str | None) -> Sequence[str]:

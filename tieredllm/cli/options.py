@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_type_hints
@@ -20,8 +19,10 @@ from typer.core import TyperCommand, TyperOption
 
 from tieredllm.cli import completion
 from tieredllm.cli.environment import current
+from tieredllm.cli.lazy_group import COMMANDS
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from typer._click.core import Context
     from typer._click.formatting import HelpFormatter
 
@@ -37,15 +38,12 @@ if TYPE_CHECKING:
 __all__ = [
     "PAIR",
     "GlobalOptions",
-    "NoColor",
-    "ProfileName",
-    "Quiet",
+    "Json",
     "RequestCommand",
     "RequestOptions",
-    "Verbose",
-    "apply",
     "find_conversation",
     "finite",
+    "make_app",
     "make_manager",
     "takes_options",
 ]
@@ -55,21 +53,19 @@ PAIR = "NAME VALUE"
 MAX_DEADLINE_S = 86_400
 """The longest deadline that can be asked for: a day, as in a profile."""
 
-ProfileName = Annotated[
-    str | None,
-    typer.Option(
-        "--profile",
-        "-p",
-        metavar="NAME|PATH",
-        autocompletion=completion.profiles,
-        help="The tier profile to use (else TIEREDLLM_PROFILE, else `default`).",
-    ),
-]
-NoColor = Annotated[bool, typer.Option("--no-color", help="No colour (NO_COLOR works too).")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Tell every attempt, wait and skip on stderr.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No remarks on stderr, only errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+
+
+def make_app(name: str, **settings: Any) -> typer.Typer:
+    """Return the Typer app of a command of the table, with the table's help.
+
+    Args:
+        name: the command's.
+        settings: of a group: what else Typer is told.
+    """
+    return typer.Typer(
+        name=name, help=COMMANDS[name], add_completion=False, rich_markup_mode=None, **settings
+    )
 
 
 def finite(value: float | None) -> float | None:
@@ -83,23 +79,38 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def apply(*, profile: str | None, no_color: bool, verbose: bool, quiet: bool) -> None:
-    """Take global options into the environment, adding to those given before the command."""
-    environment = current()
-    environment.profile_name = profile or environment.profile_name
-    environment.no_color = environment.no_color or no_color
-    environment.verbose = environment.verbose or verbose
-    environment.quiet = environment.quiet or quiet
-
-
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class GlobalOptions:
     """The options that every request's command takes before its name and after it."""
 
-    profile: ProfileName = None
-    no_color: NoColor = False
-    verbose: Verbose = False
-    quiet: Quiet = False
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            "-p",
+            metavar="NAME|PATH",
+            autocompletion=completion.profiles,
+            help="The tier profile to use (else TIEREDLLM_PROFILE, else `default`).",
+        ),
+    ] = None
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colour (NO_COLOR works too).")
+    ] = False
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Tell every attempt, wait and skip on stderr."),
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No remarks on stderr, only errors.")
+    ] = False
+
+    def apply(self) -> None:
+        """Take them into the environment, adding to those given before the command."""
+        environment = current()
+        environment.profile_name = self.profile or environment.profile_name
+        environment.no_color = environment.no_color or self.no_color
+        environment.verbose = environment.verbose or self.verbose
+        environment.quiet = environment.quiet or self.quiet
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -295,7 +306,7 @@ class RequestOptions(GlobalOptions):
 
 
 def takes_options(
-    shared: type[GlobalOptions],
+    shared: type[DataclassInstance],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a command take every field of a class of options.
 
@@ -304,7 +315,7 @@ def takes_options(
     global options are in the environment before the command runs.
 
     Args:
-        shared: the class; its fields are annotated as Typer's parameters are.
+        shared: a dataclass, whose fields are annotated as Typer's parameters are.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -325,12 +336,8 @@ def takes_options(
         def run(**given: Any) -> None:
             mine = {each.name: given.pop(each.name) for each in own}
             found = shared(**given)
-            apply(
-                profile=found.profile,
-                no_color=found.no_color,
-                verbose=found.verbose,
-                quiet=found.quiet,
-            )
+            if isinstance(found, GlobalOptions):
+                found.apply()
             command(**mine, **({"options": found} if takes_them else {}))
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -412,8 +419,9 @@ def _models(given: list[str]) -> tuple[dict[str, str], str | None]:
         UsageError: two are to be asked first, or one has no name.
     """
     from tieredllm.errors import UsageError
+    from tieredllm.profile.choose import split_model
 
-    firsts = [text for text in given if "=" not in text or re.match("[^=]*[/:\\\\]", text)]
+    firsts = [text for text in given if split_model(text)[0] is None]
     if len(firsts) > 1:
         raise UsageError(f"--model: {' and '.join(firsts)} cannot both be asked first")
     if not all(given):

@@ -17,6 +17,7 @@ from tieredllm.types import Event, Thought, Token
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tieredllm.engine.ports import Controls
     from tieredllm.render.keys import MoveOnKey
     from tieredllm.render.plain import ThoughtView
     from tieredllm.render.spinner import Spinner
@@ -25,6 +26,7 @@ __all__ = [
     "fits",
     "make_table",
     "make_view",
+    "move_on_key",
     "print_json",
     "print_json_line",
     "print_json_list",
@@ -208,15 +210,31 @@ def make_view(
     return _Waited(plain, spinner, shows_thoughts=thoughts is not None), True
 
 
+def move_on_key(
+    environment: Environment, controls: Controls, *, keeps_typed: bool
+) -> MoveOnKey | None:
+    """Return the key that moves a request on; None unless stdin and stdout are a terminal.
+
+    Args:
+        environment: the streams.
+        controls: the request's.
+        keeps_typed: see `MoveOnKey`.
+    """
+    stdin = environment.stdin
+    if stdin is None or not environment.is_interactive or not environment.stdout.isatty():
+        return None
+    from tieredllm.render.keys import MoveOnKey
+
+    return MoveOnKey(stdin, controls.move_on, keeps_typed=keeps_typed)
+
+
 def _thoughts(environment: Environment) -> ThoughtView | None:
     """Return where thoughts are shown while the answer goes elsewhere."""
     if not environment.stderr.isatty():
         return None
     from tieredllm.render.plain import ThoughtView
-    from tieredllm.render.terminal import takes_markdown
 
-    console = environment.console(stderr=True)
-    return ThoughtView(environment.stderr, dim=takes_markdown(console))
+    return ThoughtView(environment.stderr, dim=environment.may_color(environment.stderr))
 
 
 class _Waited:

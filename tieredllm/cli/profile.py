@@ -9,6 +9,7 @@ import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import ProfileError, TieredLLMError, UsageError
 
@@ -17,13 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "write_profile"]
 
-app = typer.Typer(
-    name="profile",
-    help="Show, check and edit tier profiles.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = make_app("profile", no_args_is_help=True)
 
 Name = Annotated[
     str | None,
@@ -35,9 +30,6 @@ Name = Annotated[
 ]
 
 _ORIGINS = {"user": "yours", "shipped": "built in", "file": "file"}
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 
 
 @app.command("list")
@@ -113,14 +105,12 @@ def show(name: Name = None, *, as_json: Json = False) -> None:
 
     Every key is there with its value, defaults and inherited ones included; no secret is shown.
     """
-    from tieredllm.keys import Keys
     from tieredllm.profile.dump import dump
     from tieredllm.profile.load import find_profile, load
 
     environment = current()
     found = find_profile(name or environment.profile_name, environment.places)
-    keys = Keys(environment.env, environment.places.keys_file)
-    text = dump(load(found, environment.places).profile, keys.origin)
+    text = dump(load(found, environment.places).profile, environment.keys.origin)
     if as_json:
         import yaml
 

@@ -55,7 +55,7 @@ def make_profile(environment: Environment, wishes: Wishes) -> None:
     _check(wishes, local_models)
     if wishes.asks and (environment.stdin is None or not environment.stdin.isatty()):
         raise UsageError("there is no terminal to ask at: add --yes")
-    keys = Keys(environment.env, environment.places.keys_file)
+    keys = environment.keys
     questions = Questions(environment, keys) if wishes.asks else None
 
     name = wishes.name or (questions.name(_name_problem) if questions else "default")

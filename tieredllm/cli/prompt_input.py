@@ -16,7 +16,14 @@ from tieredllm.cli.environment import Environment
 from tieredllm.errors import TieredLLMError, UsageError
 from tieredllm.types import Attachment, MessagePart, media_type
 
-__all__ = ["MAX_BYTES", "Patience", "question_and_attachments", "read_files", "read_media"]
+__all__ = [
+    "MAX_BYTES",
+    "Patience",
+    "check_stdin",
+    "question_and_attachments",
+    "read_files",
+    "read_media",
+]
 
 MAX_BYTES = 64 * 1024 * 1024
 """The most that stdin or one file may hold: far more than any model takes."""
@@ -68,6 +75,27 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
         return cls(silence_s=usual_s) if asked_s is None else cls(total_s=asked_s)
 
 
+def check_stdin(words: list[str], files: list[str], attach: list[str], *, may_read: bool) -> None:
+    """Refuse to read stdin twice, or against `--no-stdin`.
+
+    Args:
+        words: the question's words; nothing but dashes is stdin.
+        files: the texts.
+        attach: the images and documents.
+        may_read: False with `--no-stdin`.
+
+    Raises:
+        UsageError: it is wanted more than once, or though it is to be left alone.
+    """
+    named = ["-"] * (len(words) if set(words) == {"-"} else 0)
+    named += ["-f -"] * files.count("-") + ["-a -"] * attach.count("-")
+    if named and not may_read:
+        raise UsageError(f"`{named[0]}` means stdin, and --no-stdin leaves it alone")
+    if len(named) > 1:
+        told = " and ".join(f"`{each}`" for each in named)
+        raise UsageError(f"{told} are both stdin, which can be read only once")
+
+
 def question_and_attachments(
     environment: Environment,
     words: list[str],
@@ -94,11 +122,7 @@ def question_and_attachments(
         TieredLLMError: stdin did not end in time.
     """
     is_named = "-" in files
-    if not read_stdin and (words == ["-"] or is_named):
-        raise UsageError("`-` means stdin, and --no-stdin leaves it alone")
     if words == ["-"]:
-        if is_named:
-            raise UsageError("`-` and `-f -` are both stdin, which can be read only once")
         question = _read_stdin(environment, patience)
         return question, read_files(environment, files, patience=patience)
     stdin = ""
@@ -282,8 +306,12 @@ def _read_url(url: str, shown: str, patience: Patience) -> str:
                 body=bytes(_read(read_next, shown, binary=True)),
                 whole=True,
             )
+        if media_type(page.body) is not None:
+            raise UsageError(f"{shown} is no text: `-a {shown}` attaches an image or a PDF")
         return read_page(page)[1]
-    except (ToolFailureError, UnusableProxyError) as exc:
+    except ToolFailureError as exc:  # which names the page
+        raise UsageError(str(exc)) from exc
+    except UnusableProxyError as exc:
         raise UsageError(f"cannot read {shown}: {exc}") from exc
     except (httpx.TooManyRedirects, httpx.InvalidURL) as exc:
         raise UsageError(f"cannot fetch {shown}: {exc}") from exc

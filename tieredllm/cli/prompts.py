@@ -8,6 +8,7 @@ import typer
 
 from tieredllm.cli.completion import prompts
 from tieredllm.cli.environment import current
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import ProfileError, UsageError
 
@@ -21,17 +22,11 @@ EXAMPLES = """Examples:
   tieredllm -T translate --var language French "good morning"
 """
 
-app = typer.Typer(
-    help="List, show, edit and remove stored prompts.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    epilog=EXAMPLES,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = make_app("prompts", epilog=EXAMPLES, no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="A stored prompt.", autocompletion=prompts)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A stored prompt.", autocompletion=prompts)
+]
 
 
 @app.command("list")

@@ -11,6 +11,7 @@ import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
 from tieredllm.text import pluralize
@@ -22,15 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    name="rules",
-    help="Show and try the rules of the last tier.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = make_app("rules", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 NO_REQUEST = "0" * 32
 """The request id of an answer that no request asked for: its reference code is REF-00000000."""

@@ -34,8 +34,10 @@ def read_schema(given: str) -> OutputSchema:
     elif text.endswith(".json") or "/" in text or Path(text).is_file():
         try:
             schema = _parsed(Path(text).expanduser().read_text("utf-8"), text)
-        except (OSError, UnicodeDecodeError) as exc:
-            raise UsageError(f"--schema: {text} cannot be read: {exc}") from exc
+        except OSError as exc:
+            raise UsageError(f"--schema: cannot read {text}: {exc.strerror or exc}") from exc
+        except UnicodeDecodeError as exc:
+            raise UsageError(f"--schema: {text} is no UTF-8 (byte {exc.start})") from exc
     else:
         schema = _from_fields(text)
     check_schema(schema)

@@ -11,11 +11,11 @@ import typer
 
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.options import GlobalOptions, RequestCommand, finite, takes_options
+from tieredllm.cli.options import GlobalOptions, RequestCommand, finite, make_app, takes_options
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = make_app("serve")
 
 SEQUENCES = 8
 """How many answers the local model makes at the same time; further requests wait for their turn."""
@@ -30,9 +30,7 @@ EXAMPLES = """Examples:
 """
 
 
-@app.command(
-    cls=RequestCommand, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]}
-)
+@app.command(cls=RequestCommand, epilog=EXAMPLES)
 @takes_options(GlobalOptions)
 def serve(
     *,
@@ -146,9 +144,8 @@ def _keys(names: list[str], environment: Environment) -> list[str]:
         UsageError: one is not set.
     """
     from tieredllm.errors import UsageError
-    from tieredllm.keys import Keys
 
-    kept = Keys(environment.env, environment.places.keys_file)
+    kept = environment.keys
     found = []
     for name in names:
         kept.check_name(name)

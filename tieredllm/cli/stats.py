@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tieredllm.cli.environment import Environment, current
-from tieredllm.cli.options import finite
+from tieredllm.cli.options import Json, finite, make_app
 from tieredllm.errors import TieredLLMError
 from tieredllm.render.summary import format_cost
 from tieredllm.render.timeline import duration, sparkline
@@ -16,7 +16,7 @@ from tieredllm.text import one_line, pluralize
 
 __all__ = ["app"]
 
-app = typer.Typer(name="stats", rich_markup_mode=None, add_completion=False)
+app = make_app("stats")
 
 DAY_S = 86_400.0
 
@@ -39,7 +39,7 @@ def stats(
     by_model: Annotated[
         bool, typer.Option("--models", help="The models alone, one line for each.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show how each tier did, and each model.
 

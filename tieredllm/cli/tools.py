@@ -11,6 +11,7 @@ import typer
 from tieredllm.aio import run
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.exit_codes import ExitCode
+from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
 from tieredllm.errors import UsageError
 
@@ -34,13 +35,7 @@ ABOUT_CHARACTERS = 120
 
 HEADINGS = ("tier", "tool", "effect", "about")
 
-app = typer.Typer(
-    name="tools",
-    help="Show and call the tools that models may use.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = make_app("tools", no_args_is_help=True)
 
 EXAMPLES = """Examples:
 
@@ -53,7 +48,7 @@ EXAMPLES = """Examples:
 @app.command("list")
 def list_tools(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """List what each tier may use, and what no tier may.
@@ -172,7 +167,7 @@ def approvals(
         typer.Option("--forget", metavar="NAME", help="Forget a tool, a server, or `all`."),
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what you have approved for good, or forget it."""
     from tieredllm.tools.approval import RememberedApprovals
@@ -260,20 +255,18 @@ def _loaded(environment: Environment) -> Loaded:
 
 def _toolbox(loaded: Loaded, environment: Environment) -> Toolbox:
     from tieredllm.files import working_directory
-    from tieredllm.keys import Keys
     from tieredllm.tools.registry import Toolbox
 
     def said(server: str, line: str) -> None:
         environment.warn(f"{server}: {line}")
 
-    keys_file = environment.places.keys_file
     return Toolbox(
         loaded.profile.tools,
         cwd=working_directory(),
         env=environment.env,
-        lookup=Keys(environment.env, keys_file).get,
+        lookup=environment.keys.get,
         folders=loaded.tool_folders,
-        private=(keys_file,),
+        private=(environment.places.keys_file,),
         cache=environment.places.cache,
         state=environment.places.state,
         said=said if environment.verbose else None,

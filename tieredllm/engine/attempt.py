@@ -11,7 +11,7 @@ import msgspec
 from tieredllm.aio import LoopTimeout
 from tieredllm.clock import Clock
 from tieredllm.engine.budget import silence_limit_s
-from tieredllm.engine.plan import answer_room
+from tieredllm.engine.plan import prompt_room
 from tieredllm.engine.ports import Emit
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
@@ -423,8 +423,7 @@ async def _compose_call(
                 request.prompt,
                 request.tools,
                 policy=tier.prompt,
-                budget_tokens=tier.context_tokens
-                - answer_room(params.max_tokens, tier.context_tokens),
+                budget_tokens=prompt_room(tier, params),
                 count=count,
             )
         except ContextTooSmallError as exc:

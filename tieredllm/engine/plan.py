@@ -10,7 +10,7 @@ from tieredllm.profile.schema import Alternate, Params, Price, Tier
 from tieredllm.providers.base import Backend, Capabilities
 from tieredllm.types import Document, Image, Options, ParamOverrides, Prompt, Usage
 
-__all__ = ["TierPlan", "answer_room", "cost", "lacking", "leading_models", "merged", "selected"]
+__all__ = ["TierPlan", "cost", "lacking", "leading_models", "merged", "prompt_room", "selected"]
 
 
 UNCAPPED_ROOM = 32_768
@@ -110,12 +110,13 @@ def merged(tier: Tier, overrides: ParamOverrides, *, is_first: bool) -> Params:
     return msgspec.structs.replace(tier.params, **given)
 
 
-def answer_room(max_tokens: int | None, context_tokens: int) -> int:
-    """Return how many tokens of a context are kept for the answer, `max_tokens` where there is one.
+def prompt_room(tier: Tier, params: Params) -> int:
+    """Return how many tokens of a tier's context are left beside the answer.
 
-    Else it is a quarter, at most `UNCAPPED_ROOM`.
+    The answer has `max_tokens` where there is a limit, else a quarter, at most `UNCAPPED_ROOM`.
     """
-    return min(context_tokens // 4, UNCAPPED_ROOM) if max_tokens is None else max_tokens
+    uncapped = min(tier.context_tokens // 4, UNCAPPED_ROOM)
+    return tier.context_tokens - (uncapped if params.max_tokens is None else params.max_tokens)
 
 
 def lacking(capabilities: Capabilities, prompt: Prompt, options: Options) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from tieredllm.engine.attempt import ToolContext, fit_to_context
-from tieredllm.engine.plan import TierPlan, answer_room, lacking, merged, selected
+from tieredllm.engine.plan import TierPlan, lacking, merged, prompt_room, selected
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.profile.schema import Params
 from tieredllm.prompts.fit import estimate_tokens
@@ -72,7 +72,7 @@ async def _preview(plan: TierPlan, prompt: Prompt, options: Options, *, is_first
             prompt,
             ToolContext(declared=options.caller_tools),
             policy=tier.prompt,
-            budget_tokens=tier.context_tokens - answer_room(params.max_tokens, tier.context_tokens),
+            budget_tokens=prompt_room(tier, params),
             count=count,
         )
     except (FallbackTriggerError, ContextTooSmallError) as exc:

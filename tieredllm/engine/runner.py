@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -597,15 +597,10 @@ class FallbackRun:
 
         Those whose health is bad come after those whose health is good, as when they are asked.
         """
-        rest = [(plan, other) for other in plan.backends[plan.backends.index(backend) + 1 :]]
-        for later in self._plans:
-            if later.level > plan.level:
-                rest += [(later, other) for other in later.backends]
         able = [
             each
-            for each in rest
-            if each[1].missing() is None
-            and lacking(each[1].capabilities, self._prompt, self._options) is None
+            for each in self._configured_after(plan, backend)
+            if lacking(each[1].capabilities, self._prompt, self._options) is None
             and not self._log.has_ended(each[1])
         ]
         models = [each for each in able if each[0].is_language_model]
@@ -619,12 +614,16 @@ class FallbackRun:
 
     def _models_follow(self, plan: TierPlan, backend: Backend) -> bool:
         """Whether another configured language model comes after this one."""
+        return any(it.is_language_model for it, _ in self._configured_after(plan, backend))
+
+    def _configured_after(
+        self, plan: TierPlan, backend: Backend
+    ) -> Iterator[tuple[TierPlan, Backend]]:
         here = plan.backends.index(backend)
-        rest = [*plan.backends[here + 1 :]]
-        for later in self._plans:
-            if later.level > plan.level and later.is_language_model:
-                rest.extend(later.backends)
-        return any(other.missing() is None for other in rest)
+        rest = [msgspec.structs.replace(plan, backends=plan.backends[here + 1 :])]
+        rest += [later for later in self._plans if later.level > plan.level]
+        for later in rest:
+            yield from ((later, other) for other in later.backends if other.missing() is None)
 
     def _warm_up(self, level: int) -> None:
         """Let the next backend that needs it get ready, once, because one above looks bad."""

@@ -425,16 +425,16 @@ def _hints(found: Any, identities: Sequence[str], began: float) -> dict[str, _Hi
     """
     if not isinstance(found, list) or len(found) != 1 + 3 * len(identities):
         raise ValueError("what is stored is of another shape")
-    now_ms = float(found[0])
+    now_ms = int(found[0])
     hints: dict[str, _Hint] = {}
     for number, identity in enumerate(identities):
         till, cooldown, kind = found[1 + 3 * number : 4 + 3 * number]
         if not till:
             continue
-        left_s = min(float(till) - now_ms, MAX_OPEN_MS) / 1000
+        left_s = min(int(till) - now_ms, MAX_OPEN_MS) / 1000  # a float could be `nan`
         hints[identity] = _Hint(
             ends_at=began + left_s,
-            cooldown_s=max(0.0, float(cooldown or 0) / 1000),
+            cooldown_s=max(0, int(cooldown or 0)) / 1000,
             kind=known_kind(str(kind)),
         )
     return hints

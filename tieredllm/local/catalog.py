@@ -102,7 +102,7 @@ def known_sha256(path: Path, model: CatalogModel | None = None) -> str | None:
     if model is not None and model.sha256 is not None:
         return model.sha256
     try:
-        text = sidecar(path).read_text("ascii")[:64].lower()
+        text = sidecar(path).read_bytes()[:64].decode("ascii").lower()
     except (OSError, ValueError):
         return None
     return text if len(text) == 64 and all(c in "0123456789abcdef" for c in text) else None

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from tieredllm.errors import ModelFileError
+from tieredllm.text import printable_line
 
 __all__ = ["Header", "Kind", "read_header", "shards"]
 
@@ -30,6 +31,7 @@ MAX_KEYS = 65_536
 MAX_TENSORS = 65_536
 MAX_KEPT_STRING = 1024 * 1024
 MAX_SHARDS = 1000
+MAX_NAME = 200
 MAX_DIMENSIONS = 4
 """`GGML_MAX_DIMS`."""
 MAX_ELEMENTS = 2**63
@@ -412,13 +414,12 @@ def _summarise(version: int, tensors: int, values: dict[str, Any], size: int) ->
         kv_heads = sum(n for n in per_layer if isinstance(n, int) and n > 0)
     else:
         kv_heads = layers * number("attention.head_count_kv", heads)
-    name = values.get("general.name")
     tokens = values.get("tokenizer.ggml.tokens")
     return Header(
         kind=_kind(architecture, tensors, values),
         version=version,
-        architecture=architecture[:64],
-        name=name if isinstance(name, str) else None,
+        architecture=printable_line(architecture, 64),
+        name=printable_line(_text(values.get("general.name")), MAX_NAME) or None,
         context_tokens=number("context_length"),
         layers=layers,
         embedding=embedding,

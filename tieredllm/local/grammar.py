@@ -2,8 +2,8 @@
 
 The grammar is a help, not the proof: every answer is validated against the schema itself
 (`engine/shape.py`). What llama-cpp-python's converter gets wrong (findings/, its
-`llama-cpp-python-json-schema.sh`) is taken out of the schema first, so that the grammar never
-*forbids* a right answer nor forces a wrong one; it then allows more than the schema does.
+`llama-cpp-python-json-schema.sh`) is taken out of the schema first, so that the grammar always
+leaves a right answer and forces no wrong one; it then allows more than the schema does.
 """
 
 from __future__ import annotations
@@ -11,37 +11,40 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import re
 from types import ModuleType
 from typing import Any
 
 __all__ = ["grammar_of"]
 
-UNSAFE = frozenset(
-    {"pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
-    | {"multipleOf", "$schema", "$id", "$comment", "default", "examples", "title", "description"}
+NOT_CONVERTED = frozenset(
+    {"allOf", "not", "if", "then", "else", "dependentSchemas", "dependentRequired", "dependencies"}
+    | {"patternProperties", "$dynamicRef", "$recursiveRef"}
 )
-"""Keywords that are left out: `pattern` (a bare quotation mark passes, `\\d` cannot be read), and
-those that the converter leaves out itself."""
-ANY_VALUE = {"allOf", "not", "if", "then", "else", "dependentSchemas", "patternProperties"}
-"""Keywords whose schema is taken for any value: with `allOf` optional keys become required."""
-GENERIC = r"""
-root ::= object | array | string | number | ("true" | "false" | "null") ws
-value ::= object | array | string | number | ("true" | "false" | "null") ws
-object ::= "{" ws (string ":" ws value ("," ws string ":" ws value)*)? "}" ws
-array ::= "[" ws (value ("," ws value)*)? "]" ws
-string ::= "\"" ([^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt/] | "u" [0-9a-fA-F]{4}))* "\"" ws
-number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
-ws ::= | " " | "\n" [ \t]{0,20}
-"""
-"""Any JSON value (grammars/json.gbnf of llama.cpp, and its bound on blanks)."""
+"""Keywords beside which only the type counts: with `allOf` optional keys become required, the
+converter knows none of the others."""
+CHOICES = frozenset({"enum", "const", "anyOf", "oneOf", "$ref"})
+"""Keywords of which the converter takes one, and no notice of what stands beside it."""
+BESIDE = frozenset({"properties", "required", "additionalProperties", "items", "prefixItems"})
+BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
+MAX_BOUND = 1000
+"""llama.cpp reads no grammar with some 2,000 repeats (`MAX_REPETITION_THRESHOLD` of
+src/llama-grammar.cpp), and prints the whole of it on stderr."""
+ANY = {"type": ["object", "array", "string", "number", "boolean", "null"]}
+"""Any JSON value; the converter takes `{}` for an object."""
+REFERENCE = re.compile(r"#/(\$defs|definitions)/([^/%~]+)")
+CHARACTER = r"""[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})"""
+"""A character of a string (grammars/json.gbnf of llama.cpp); the converter's may be a line end."""
 
 
-def grammar_of(schema: dict[str, Any]) -> str:
+def grammar_of(schema: Any) -> str:
     """Return the grammar of the JSON texts that a schema allows, or of somewhat more."""
+    convert = _converter().json_schema_to_gbnf
+    grammar: str
     try:
-        grammar: str = _converter().json_schema_to_gbnf(json.dumps(_safe(schema)))
+        grammar = convert(json.dumps(_safe(schema)))
     except Exception:  # noqa: BLE001 - whatever a converter cannot take is validated all the same
-        return GENERIC
+        grammar = convert(json.dumps(ANY))
     return grammar
 
 
@@ -56,35 +59,74 @@ def _converter() -> ModuleType:
     assert spec.loader is not None  # noqa: S101
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.SchemaConverter._format_literal = lambda _, text: _literal(text)  # noqa: SLF001
+    module.PRIMITIVE_RULES["char"] = module.BuiltinRule(CHARACTER, [])
     return module
 
 
+def _literal(text: str) -> str:
+    """Return a JSON text as a grammar has it, without the escapes that JSON can do without."""
+    shortest = json.dumps(json.loads(text), ensure_ascii=False)
+    # A surrogate alone is written as in JSON: nothing else can have it.
+    written = shortest.encode("utf-8", "backslashreplace").decode()
+    escaped = written.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def _safe(schema: Any) -> Any:
-    """Return a schema without what the converter gets wrong."""
+    r"""Return a schema that the converter gets right, and that allows no less.
+
+    Of other keywords it leaves some out itself (`minimum`, `description`), and gets others wrong: a
+    bare quotation mark passes a `pattern`, in which `\d` cannot be read.
+    """
     if isinstance(schema, list):
         return [_safe(each) for each in schema]
     if not isinstance(schema, dict):
-        return schema
-    if ANY_VALUE & schema.keys():
-        return {}
-    values = [*schema.get("enum", []), *([schema["const"]] if "const" in schema else [])]
-    if any(_is_unsafe(value) for value in values):
-        return {"type": "string"} if all(isinstance(value, str) for value in values) else {}
-    if schema.get("type") == "object" and schema.get("additionalProperties") is True:
-        return {}  # the converter would forbid the others
-    safe = {}
+        return ANY
+    by_type = {"type": schema["type"]} if "type" in schema else ANY
+    safe: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in UNSAFE:
-            continue
-        if key in {"properties", "$defs", "definitions"} and isinstance(value, dict):
-            safe[key] = {name: _safe(each) for name, each in value.items()}
-        elif key in {"enum", "const", "required", "type"}:
+        if key in {"$defs", "definitions"}:
+            safe[key] = {_rule_name(name): _safe(each) for name, each in value.items()}
+    choices = CHOICES & schema.keys()
+    if NOT_CONVERTED & schema.keys() or len(choices) > 1 or (choices and BESIDE & schema.keys()):
+        return safe | by_type
+    for key, value in schema.items():
+        if key in {"enum", "const", "type"}:
             safe[key] = value
-        else:
+        elif key in {"items", "prefixItems", "anyOf", "oneOf"}:
             safe[key] = _safe(value)
+        elif key in BOUNDS and value <= MAX_BOUND:
+            safe[key] = value
+        elif key == "$ref":
+            found = REFERENCE.fullmatch(value)
+            safe |= {key: f"#/{found[1]}/{_rule_name(found[2])}"} if found else by_type
+    if len(schema.get("prefixItems", ())) < schema.get("minItems", 0):
+        safe.pop("prefixItems", None)  # the converter knows no items after those
+    safe |= _safe_properties(schema)
+    return safe if safe.keys() - {"$defs", "definitions"} else safe | ANY
+
+
+def _safe_properties(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords of an object; none where the converter gets them wrong."""
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    more = schema.get("additionalProperties")
+    names = dict.fromkeys([*properties, *required])  # in their order
+    if (
+        (properties and more not in (None, False))  # it forbids the others, or asks for one
+        or len(names) < schema.get("minProperties", 0)
+        or "" in names  # it takes that for the root
+    ):
+        return {}
+    safe: dict[str, Any] = {}
+    if names:
+        safe["properties"] = {name: _safe(properties.get(name, {})) for name in names}
+        safe["required"] = required
+    if more is not None:
+        safe["additionalProperties"] = _safe(more) if isinstance(more, dict) else more
     return safe
 
 
-def _is_unsafe(value: Any) -> bool:
-    """Return whether a value would not be escaped for the grammar."""
-    return any(c in '"\\' or ord(c) < 0x20 for c in json.dumps(value, ensure_ascii=False)[1:-1])
+def _rule_name(definition: str) -> str:
+    """Return a name for a definition that the converter changes as little as any rule's."""
+    return f"definition-{definition.encode('utf-8', 'surrogatepass').hex()}"

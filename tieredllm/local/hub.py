@@ -11,14 +11,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from tieredllm.errors import ModelFileError
 from tieredllm.local.progress import Progress, ProgressCallback
+from tieredllm.local.stores import REPOSITORY
 from tieredllm.proxies import proxy_for
+from tieredllm.redaction import mask_url
+from tieredllm.text import one_line
 from tieredllm.version import __version__
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ __all__ = [
     "describe",
     "describe_url",
     "fetch_hub",
+    "is_plain_file",
     "look_up",
 ]
 
@@ -48,9 +53,9 @@ class NotThereError(ModelFileError):
 class Repository(msgspec.Struct, frozen=True, kw_only=True):
     """What the hub says about a repository."""
 
-    name: str
+    name: Annotated[str, Meta(pattern=f"^{REPOSITORY}$")]
     """Its name today; a renamed one is found by its old name, too."""
-    sizes: dict[str, int]
+    sizes: dict[str, Annotated[int, Meta(ge=0)]]
     """Its files and their bytes, 0 where the hub does not tell."""
     licence: str | None
     task: str | None
@@ -60,8 +65,8 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True):
 class HubFile(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a file before it is downloaded."""
 
-    repository: str
-    file: str
+    shown: str
+    """What it is called in messages."""
     url: str
     headers: dict[str, str]
     """Who asks; may hold a token."""
@@ -78,7 +83,7 @@ def look_up(repository: str, *, revision: str = "main", env: Mapping[str, str]) 
         ModelFileError: the hub cannot be reached or answers nonsense.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     endpoint = _endpoint(env)
     api = HfApi(endpoint=endpoint, library_name="tieredllm", library_version=__version__)
@@ -90,18 +95,32 @@ def look_up(repository: str, *, revision: str = "main", env: Mapping[str, str]) 
             timeout=METADATA_S,
             token=env.get("HF_TOKEN") or None,
         )
+        licence = found.card_data.get("license") if found.card_data is not None else None
+        sizes = {each.rfilename: each.size or 0 for each in found.siblings or ()}
+        told = {
+            "name": found.id,
+            "sizes": {file: size for file, size in sizes.items() if is_plain_file(file)},
+            "licence": licence if isinstance(licence, str) else None,
+            "task": found.pipeline_tag,
+        }
+        return msgspec.convert(told, Repository)
     except HfHubHTTPError as exc:
         status = getattr(getattr(exc, "response", None), "status_code", None)
         raise _refused(status, repository, None, endpoint, env) from exc
-    except (HTTPError, OSError, ValueError, KeyError, TypeError) as exc:
+    except (HTTPError, OSError) as exc:
         raise _unreachable(endpoint, exc) from exc
-    licence = found.card_data.get("license") if found.card_data is not None else None
-    return Repository(
-        name=found.id,
-        sizes={each.rfilename: each.size or 0 for each in found.siblings or ()},
-        licence=licence if isinstance(licence, str) else None,
-        task=found.pipeline_tag,
-    )
+    except HFValidationError as exc:
+        raise NotThereError(f"there is no {endpoint}/{repository}: {one_line(str(exc))}") from exc
+    except (ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as exc:
+        raise ModelFileError(
+            f"{endpoint} does not answer for {repository} as a hub does: check HF_ENDPOINT"
+        ) from exc
+
+
+def is_plain_file(name: str) -> bool:
+    """Return whether a name that came from outside is that of a file below the folder it is for."""
+    parts = PurePosixPath(name).parts
+    return name.isprintable() and not ({"..", "/", "//"} & set(parts) or set(":\\") & set(name))
 
 
 def describe_url(url: str) -> HubFile:
@@ -115,19 +134,17 @@ def describe_url(url: str) -> HubFile:
     try:
         with _client(url, METADATA_S) as client:
             found = client.head(url, headers={"Accept-Encoding": "identity"})
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        raise _unreachable(url, exc) from exc
+    except httpx.HTTPError as exc:
+        raise _unreachable(url, exc, "the address") from exc
     size = found.headers.get("Content-Length", "")
     if found.status_code != 200 or not size.isdecimal():
         raise ModelFileError(
-            f"{url} answered {found.status_code}"
+            f"{mask_url(url)} answered {found.status_code}"
             + (" and does not tell its size" if found.status_code == 200 else "")
             + ": download it yourself, then `tieredllm models add FILE`"
         )
-    file = url.partition("?")[0].rpartition("/")[2]
     return HubFile(
-        repository=found.url.host,
-        file=file,
+        shown=mask_url(url),
         url=url,
         headers={"Accept-Encoding": "identity"},
         size_bytes=int(size),
@@ -187,14 +204,13 @@ def describe(
     except (HTTPError, OSError, ValueError) as exc:
         raise _unreachable(endpoint, exc) from exc
     sha256 = (found.etag or "").lower()
-    if not re.fullmatch("[0-9a-f]{64}", sha256) or not found.size:
+    if not re.fullmatch("[0-9a-f]{64}", sha256) or (found.size or 0) < 1:
         raise ModelFileError(
             f"{endpoint} does not tell the size and SHA-256 of {repository}/{file}"
         )
     headers: dict[str, str] = build_hf_headers(**asker)
     return HubFile(
-        repository=repository,
-        file=file,
+        shown=f"{repository}/{file}",
         url=url,
         headers={**headers, "Accept-Encoding": "identity"},
         size_bytes=found.size,
@@ -218,10 +234,10 @@ def _refused(
     return ModelFileError(f"{endpoint} answered {status} for {repository}: pull again later")
 
 
-def _unreachable(endpoint: str, exc: Exception) -> ModelFileError:
-    why = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+def _unreachable(address: str, exc: Exception, setting: str = "HF_ENDPOINT") -> ModelFileError:
+    why = one_line(str(exc), 200) or type(exc).__name__
     return ModelFileError(
-        f"{endpoint} cannot be reached ({why[:200]}): check the network or HF_ENDPOINT, "
+        f"{mask_url(address)} cannot be reached ({why}): check the network or {setting}, "
         "then pull again; it goes on where it stopped"
     )
 
@@ -250,7 +266,11 @@ def fetch_hub(
             before = _size(part)
             try:
                 _continue(client, found, part, progress)
-            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
+            except (
+                httpx.HTTPError,
+                httpx.InvalidURL,
+                httpx.StreamError,
+            ) as exc:  # of a redirect, too
                 if _size(part) > before:
                     failures = 0
                 failures += 1
@@ -283,18 +303,17 @@ def _continue(client: httpx.Client, found: HubFile, part: Path, progress: Progre
         headers["Range"] = f"bytes={have}-"
     with client.stream("GET", found.url, headers=headers) as response:
         if response.status_code in RETRIED_STATUS:
-            raise httpx.HTTPError(f"the hub answered {response.status_code}")
+            raise httpx.HTTPError(f"it answered {response.status_code}")
         if response.status_code == 416:  # what is there is no beginning of that file
             part.unlink()
-            raise httpx.HTTPError("the hub has no such range of the file")
+            raise httpx.HTTPError("it has no such range of the file")
         if response.status_code not in (200, 206):
             raise ModelFileError(
-                f"the hub answered {response.status_code} for {found.repository}/{found.file}: "
-                "pull again later"
+                f"{found.shown}: the server answered {response.status_code}: pull again later"
             )
         start = _start(response) if response.status_code == 206 else 0
         if start > have:
-            raise httpx.HTTPError("the hub sent another range than was asked for")
+            raise httpx.HTTPError("it sent another range than was asked for")
         with part.open("r+b" if have else "wb") as target:
             target.truncate(start)
             target.seek(start)
@@ -303,7 +322,8 @@ def _continue(client: httpx.Client, found: HubFile, part: Path, progress: Progre
                 done += len(chunk)
                 if done > found.size_bytes:
                     raise ModelFileError(
-                        f"the hub sent more than the {found.size_bytes} bytes it named"
+                        f"{found.shown}: the server sent more than the {found.size_bytes} bytes it "
+                        "named: pull again later"
                     )
                 target.write(chunk)
                 progress(Progress(step="download", done_bytes=done, total_bytes=found.size_bytes))

@@ -11,17 +11,18 @@ llama.cpp:FILE                      what llama.cpp has downloaded
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from tieredllm.errors import ModelFileError, UnknownModelError
-from tieredllm.files import Places, atomic_write
+from tieredllm.files import Places, atomic_write, one_at_a_time
 from tieredllm.local import catalog
 from tieredllm.local.catalog import CatalogModel
 from tieredllm.local.gguf import SHARD, shards
@@ -31,6 +32,7 @@ from tieredllm.local.stores import (
     Stores,
     choose_file,
     first_parts,
+    plain_files,
     quant_of,
 )
 
@@ -113,6 +115,18 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
         """The size of all parts; None when it is not here."""
         sizes = [file.stat().st_size for file in self.files]
         return sum(sizes) if sizes else None
+
+    def require(self) -> None:
+        """Make sure that there is a file.
+
+        Raises:
+            ModelFileError: there is none, and what to do.
+        """
+        if self.path.exists():
+            return
+        if self.entry is not None:
+            raise NotInstalledError(self.name, f"tieredllm models pull {self.name}")
+        raise ModelFileError(f"{self.path} does not exist")
 
     def pulled_sha256(self) -> str | None:
         """Return what the SHA-256 of a pulled file must be; None when nobody says."""
@@ -265,7 +279,7 @@ class Library:
 
     def pulled(self) -> Iterator[LocalModel]:
         """Find what was pulled from the hub by its name there."""
-        for path in sorted(self._models.glob("*/*/**/*.gguf")):
+        for path in plain_files(self._models, "*/*/**/*"):
             owner, repository, *rest = path.relative_to(self._models).parts
             if first_parts(["/".join(rest)]):
                 wanted = quant_of(path.name) or "/".join(rest)
@@ -274,19 +288,20 @@ class Library:
 
     def folder(self) -> Iterator[LocalModel]:
         """Find what somebody put into the models folder."""
-        known = {
-            entry.file: entry.name for entry in catalog.load_catalog(self._own_entries).values()
-        }
-        for file in first_parts([path.name for path in sorted(self._models.glob("*.gguf"))]):
+        entries = catalog.load_catalog(self._own_entries)
+        known = {entry.file for entry in entries.values()}
+        for file in first_parts([path.name for path in plain_files(self._models, "*")]):
             if file not in known:
                 part = SHARD.match(file)
                 name = part["stem"] if part else Path(file).stem
+                name = file if name in entries else name
                 yield LocalModel(name=name, path=self._models / file, owner="folder")
 
     def added(self) -> Iterator[LocalModel]:
         """Find what `models add` gave a name."""
-        for name, path in self._read_added().items():
-            yield LocalModel(name=name, path=Path(path), owner="added")
+        with contextlib.suppress(OSError, ValueError):
+            for name, path in self._read_added().items():
+                yield LocalModel(name=name, path=Path(path), owner="added")
 
     def elsewhere(self) -> Iterator[LocalModel]:
         """Find what other programs keep."""
@@ -306,24 +321,49 @@ class Library:
         taken = catalog.load_catalog(self._own_entries).get(name)
         if taken is not None or any(model.name == name for model in self.folder()):
             raise ModelFileError(f"{name!r} is taken: give another with --name")
-        self._models.mkdir(parents=True, exist_ok=True)
-        self._write_added(self._read_added() | {name: str(path.absolute())})
+        with self._change_added() as names:
+            names[name] = str(path.absolute())
         return LocalModel(name=name, path=path.absolute(), owner="added")
 
     def forget(self, name: str) -> None:
         """Take a name back that `models add` gave; the file stays."""
-        self._write_added({each: at for each, at in self._read_added().items() if each != name})
+        with self._change_added() as names:
+            names.pop(name, None)
 
     def _read_added(self) -> dict[str, str]:
-        try:
-            content: Any = json.loads(self._added.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        found = content if isinstance(content, dict) else {}
-        return {name: path for name, path in found.items() if isinstance(path, str)}
+        """Read the names that were given.
 
-    def _write_added(self, names: Mapping[str, str]) -> None:
-        atomic_write(self._added, json.dumps(names, indent=2, ensure_ascii=False) + "\n")
+        Raises:
+            OSError: they cannot be read.
+            ValueError: they are damaged.
+        """
+        if not self._added.exists():
+            return {}
+        try:
+            return msgspec.convert(json.loads(self._added.read_bytes()), dict[str, str])
+        except msgspec.ValidationError as exc:
+            raise ValueError(str(exc)) from exc
+
+    @contextlib.contextmanager
+    def _change_added(self) -> Iterator[dict[str, str]]:
+        """Lend the names that were given, to be written when the body ends.
+
+        Raises:
+            ModelFileError: they cannot be.
+        """
+        try:
+            self._models.mkdir(parents=True, exist_ok=True)
+            with one_at_a_time(self._added):
+                names = self._read_added()
+                yield names
+                # In ASCII: a path whose bytes are no UTF-8 comes back as it was.
+                atomic_write(self._added, json.dumps(names, indent=2) + "\n")
+        except OSError as exc:
+            message = f"{self._added} cannot be written: {exc.strerror or exc}"
+            raise ModelFileError(message) from exc
+        except ValueError as exc:
+            message = f"{self._added} is damaged ({exc}): mend it, or remove it and the names in it"
+            raise ModelFileError(message) from exc
 
     def _of_entry(self, entry: CatalogModel) -> LocalModel:
         return LocalModel(
@@ -338,11 +378,10 @@ class Library:
         """
         store, _, wanted = name.partition(":")
         there = [model for model in self.elsewhere() if model.name.startswith(f"{store}:")]
-        if store == "lmstudio":
+        also = {"ollama": f"{name}:latest", "llama.cpp": name.removesuffix(".gguf")}.get(store)
+        found = next((model for model in there if model.name in {name, also}), None)
+        if found is None and store == "lmstudio":
             found = _of_repository(there, as_hub_name(f"hf:{wanted}"))
-        else:
-            full = {name, f"{name}:latest"} if store == "ollama" else {name, name[:-5]}
-            found = next((model for model in there if model.name in full), None)
         if found is not None:
             return msgspec.structs.replace(found, name=name)
         has = ", ".join(model.name for model in there) or f"no model of {store}'s"

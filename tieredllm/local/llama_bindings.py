@@ -21,6 +21,7 @@ from typing import Any
 
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
+from tieredllm.text import printable_line
 
 __all__ = [
     "INSTALL",
@@ -224,4 +225,4 @@ def last_complaint() -> str | None:
     lines = list(_log.errors)
     _log.errors.clear()
     # The first of a series names the cause; the rest repeat it on the way up.
-    return lines[0] if lines else None
+    return printable_line(lines[0]) if lines else None  # it may repeat what a file says

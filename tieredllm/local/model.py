@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ from tieredllm.local.llama_bindings import (
     last_complaint,
 )
 from tieredllm.local.machine import physical_cores
-from tieredllm.local.sampler import make_sampler
+from tieredllm.local.sampler import Sampler
 from tieredllm.local.tokenizer import NativeVocabulary
 from tieredllm.profile.schema import Params
 
@@ -177,7 +178,7 @@ class LoadedModel:
             params.n_gpu_layers = self._settings.gpu_layers
         params.progress_callback = llama.llama_progress_callback(progress)
         last_complaint()
-        model = llama.llama_model_load_from_file(str(path).encode(), params)
+        model = llama.llama_model_load_from_file(os.fsencode(path), params)
         if stopped:
             if model:
                 llama.llama_model_free(model)
@@ -304,15 +305,15 @@ class LoadedModel:
                     self.decode([Piece(sequence=self.sequences[0], tokens=[token])])
 
     @contextlib.contextmanager
-    def sampler(self, params: Params) -> Iterator[Any]:
-        """Lend a chain of samplers for one answer."""
-        chain = make_sampler(self._llama, self.vocabulary.native, params)
+    def sampler(self, params: Params) -> Iterator[Sampler]:
+        """Lend a sampler for one answer."""
+        sampler = Sampler(self._llama, self.vocabulary.native, params)
         try:
-            yield chain
+            yield sampler
         finally:
-            self._llama.llama_sampler_free(chain)
+            sampler.close()
 
-    def pick(self, sampler: Any, row: int) -> int:
+    def pick(self, sampler: Sampler, row: int) -> int:
         """Choose a token by what was computed.
 
         Args:
@@ -322,9 +323,8 @@ class LoadedModel:
         Raises:
             FallbackTriggerError: what was computed is no number.
         """
-        llama, context = self._llama, self._context
-        token: int = llama.llama_sampler_sample(sampler, context, row)
-        if math.isnan(llama.llama_get_logits_ith(context, row)[token]):
+        token = sampler.choose(self._context, row)
+        if math.isnan(self._llama.llama_get_logits_ith(self._context, row)[token]):
             # Broken weights, or weights overwritten under us: the same file gives the same again,
             # so it is the model that is of no use, not this one answer.
             raise self._failed("computes values that are not numbers: its file is damaged")

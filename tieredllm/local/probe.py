@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -106,7 +107,7 @@ def _judge(
     request: ProbeRequest, code: int, out: bytes, err: bytes, killed: str | None
 ) -> list[Trial]:
     """Return what a child's lines and its end mean; `killed` is why we ended it, if we did."""
-    name = Path(request.path).name
+    name = Path(os.fsdecode(request.path)).name
     try:
         lines = [msgspec.json.decode(line, type=ProbeLine) for line in out.splitlines()]
     except msgspec.MsgspecError:

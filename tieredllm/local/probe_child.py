@@ -7,6 +7,7 @@ that has an answer to give; what was printed before that still counts.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -35,7 +36,8 @@ NAN = "NaN"
 class ProbeRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a probe is to try."""
 
-    path: str
+    path: bytes
+    """As the file system has it: not every path can be written as JSON's text."""
     rungs: tuple[Rung, ...]
     n_ctx: int
     budget_s: float
@@ -107,7 +109,7 @@ def _measure(settings: LoadSettings, request: ProbeRequest) -> Rates:
 
     started = time.perf_counter()
     model = LoadedModel(
-        Path(request.path),
+        Path(os.fsdecode(request.path)),
         n_ctx=request.n_ctx,
         settings=settings,
         stop=Flag(),

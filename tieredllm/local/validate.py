@@ -9,6 +9,7 @@ per file, build of llama.cpp and processor.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -140,7 +141,7 @@ def validate_model(
         return Validated(header=header, n_ctx=context_for(header, n_ctx))
     while rungs := missing(verdict.trials, job):
         request = ProbeRequest(
-            path=str(path.absolute()),  # the child is elsewhere
+            path=os.fsencode(path.absolute()),  # the child is elsewhere
             rungs=tuple(rungs),
             n_ctx=context_for(header, PROBE_CONTEXT_TOKENS),
             budget_s=THOROUGH_BUDGET_S if thorough else BUDGET_S,

@@ -68,6 +68,11 @@ def _state(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
+def _key(path: Path) -> str:
+    """Return a path as JSON can have it, which takes no bytes that are no UTF-8."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 class ValidationCache:
     """The verdicts in one cache directory."""
 
@@ -76,13 +81,13 @@ class ValidationCache:
 
     def get(self, path: Path, state: FileState) -> Verdict:
         """Return what is known of a file as it is now; a blank verdict when that is nothing."""
-        verdict = self._read().get(str(path))
+        verdict = self._read().get(_key(path))
         return verdict if verdict is not None and verdict.state == state else Verdict(state=state)
 
     def put(self, path: Path, verdict: Verdict) -> None:
         """Remember a verdict; the last one to be put wins."""
         verdicts = self._read()
-        verdicts[str(path)] = verdict
+        verdicts[_key(path)] = verdict
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(self._file, msgspec.json.encode(verdicts))

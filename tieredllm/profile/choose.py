@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tieredllm.errors import UsageError
 from tieredllm.profile.schema import Alternate, Profile, Tier
 
-__all__ = ["first_fit", "with_model"]
+__all__ = ["first_fit", "split_model", "with_model"]
 
 VENDORS = (
     (re.compile(r"(chat)?gpt-|o\d(-|$)|codex-"), "openai"),
@@ -17,6 +17,12 @@ VENDORS = (
     (re.compile(r"gemini-|learnlm-"), "gemini"),
 )
 """How the vendors name their models (the model lists of their documentation)."""
+
+
+def split_model(text: str) -> tuple[str | None, str]:
+    """Return the tier and the model of `[TIER=]MODEL`; a path or an address may have a `=`, too."""
+    tier, equals, model = text.partition("=")
+    return (tier, model) if equals and not re.search(r"[/:\\]", tier) else (None, text)
 
 
 def with_model(profile: Profile, name: str, model: str) -> Profile:
@@ -36,7 +42,9 @@ def with_model(profile: Profile, name: str, model: str) -> Profile:
     return _put(profile, chosen, replace(chosen, model=model))
 
 
-def first_fit(profile: Profile, model: str, *, is_local: bool) -> tuple[Profile, str]:
+def first_fit(
+    profile: Profile, model: str, *, is_local: bool, usual: str | None = None
+) -> tuple[Profile, str]:
     """Return the profile with a model in the first tier that fits, and that tier's name.
 
     A model that the profile names fits where it is named; one of this machine fits llama.cpp; one
@@ -47,6 +55,7 @@ def first_fit(profile: Profile, model: str, *, is_local: bool) -> tuple[Profile,
         profile: the profile.
         model: the model's name.
         is_local: whether it is a file of this machine.
+        usual: the tier that comes first among those that fit as well.
 
     Raises:
         UsageError: no tier fits.
@@ -59,7 +68,7 @@ def first_fit(profile: Profile, model: str, *, is_local: bool) -> tuple[Profile,
     if not near:
         where = "on this machine (`provider: llama_cpp`)" if is_local else "of a vendor or a server"
         raise UsageError(f"profile {profile.name} has no tier for a model {where}: {model}")
-    _, chosen, backend = min(near, key=lambda found: found[0] or 0)
+    _, chosen, backend = min(near, key=lambda found: (found[0] or 0, found[1].name != usual))
     return _put(profile, chosen, _asking(chosen, backend, model)), chosen.name
 
 

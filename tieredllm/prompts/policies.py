@@ -43,6 +43,9 @@ TURNS_SHARE = 4
 """Where attached text has to be cut anyway, the latest turns have one part in so many of the room:
 a conversation about a long text is still one."""
 
+SAMPLE_CHARACTERS = 2000
+"""How much of a text tells how many characters a token of it has."""
+
 TEMPLATES = {
     "full": "{question}",
     "simplified": (
@@ -208,9 +211,13 @@ def tokens_of(message: Message, count: Callable[[str], int]) -> int:
 
 
 def _tokens_cut(text: str, part: str, count: Callable[[str], int]) -> int:
-    """Return about how many tokens of a text are not in its part: a long text is not counted."""
-    left_out = len(text) - len(part)
-    return round(left_out * count(part) / len(part)) if part else left_out // 4
+    """Return about how many tokens of a text are not in its part: a sample of its middle counts.
+
+    The part itself is no sample: it may be little else than the line that says what is left out.
+    """
+    middle = max(0, (len(text) - SAMPLE_CHARACTERS) // 2)
+    sample = text[middle : middle + SAMPLE_CHARACTERS]
+    return round((len(text) - len(part)) * count(sample) / len(sample))
 
 
 def _bounded_count(text: str, budget: int, count: Callable[[str], int]) -> int:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from tieredllm.lenient_json import cleaned, encode
 from tieredllm.providers.accumulator import Part
 from tieredllm.providers.base import Call, Capabilities
-from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
+from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of, given
 from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
@@ -68,11 +68,7 @@ class AnthropicBackend(CloudBackend):
     def _build_request(self, call: Call) -> WireRequest:
         stream = call.is_streamed
         system, turns = split_system(call.messages)
-        options = {
-            name: value
-            for name, value in self._options(call).items()
-            if value is not None and name not in call.omit
-        }
+        options = given(self._options(call), call.omit)
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": call.params.max_tokens or _most_tokens(self.model),
@@ -164,12 +160,6 @@ class AnthropicBackend(CloudBackend):
             done=kind == "message_stop",
             candidates=kind == "message" or isinstance(get_path(value, "content"), list),
         )
-
-    def _names(self, value: Any) -> list[str] | None:
-        listed = get_path(value, "data")
-        if not isinstance(listed, list) or get_path(value, "has_more"):
-            return None
-        return [name for item in listed if (name := get_str(item, "id"))]
 
 
 def _output_words(output: dict[str, Any]) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """A backend behind HTTP: everything that the vendors' backends have in common.
 
 A vendor's own module says how a request looks (`_build_request`), what an answer says
-(`_parse_chunk`), what its
-finish reasons mean (`finish_reasons`) and how its model list looks (`_names`).
+(`_parse_chunk`) and how its model list looks (`listed_as`).
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from tieredllm.providers.base import (
     ToolRequest,
 )
 from tieredllm.providers.http import HttpClients, Reply, Request
-from tieredllm.providers.json_path import find_error
+from tieredllm.providers.json_path import find_error, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo, host_of
 from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
@@ -61,6 +60,7 @@ __all__ = [
     "Vendor",
     "WireRequest",
     "base64_of",
+    "given",
     "is_own_host",
 ]
 
@@ -147,10 +147,15 @@ class CloudBackend(ABC):
     """
 
     provider: ClassVar[Vendor]
+    is_language_model = True
     own_host: ClassVar[str]
     """The vendor's own server; what is known of its models by name holds there."""
     models_path: ClassVar[str]
     """Below the base URL; what a probe asks for."""
+    listed_as: ClassVar[tuple[str, str, str]] = ("data", "id", "has_more")
+    """The keys of that list, of a model's name in it, and of what says that there is more."""
+    name_prefix: ClassVar[str] = ""
+    """What such a name begins with beyond the name that is asked for."""
     several: ClassVar[str] = ""
     """The key of a chunk's list of answers, where a model may give several side by side."""
     added_path: ClassVar[str] = ""
@@ -182,11 +187,6 @@ class CloudBackend(ABC):
         """Whether answers begin inside a block of thoughts, as is known by name or was seen."""
         self._http = http
         self._clock = clock
-
-    @property
-    def is_language_model(self) -> bool:
-        """True: a model writes the answers."""
-        return True
 
     @property
     def identity(self) -> str:
@@ -317,10 +317,6 @@ class CloudBackend(ABC):
     @abstractmethod
     def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
         """Make what collects the calls of these tools in one answer."""
-
-    @abstractmethod
-    def _names(self, value: Any) -> list[str] | None:
-        """Read a list of models; None when it is not complete, or none."""
 
     @property
     def _at_home(self) -> bool:
@@ -502,7 +498,12 @@ class CloudBackend(ABC):
 
             info = self._request_info(self.models_path, {})
             raise classify_inside_200(info, error, headers={}, now=self._clock.wall())
-        return self._names(value)
+        where, name, more = self.listed_as
+        models = get_path(value, where)
+        if not isinstance(models, list) or get_path(value, more):
+            return None
+        names = (get_str(model, name) for model in models)
+        return [found.removeprefix(self.name_prefix) for found in names if found]
 
     async def _fetched(self, path: str, *, with_key: bool = True) -> bytes:
         info = self._request_info(path, {})
@@ -576,6 +577,11 @@ class CloudBackend(ABC):
                 if not exc.truncated:  # what thought for all its tokens is up
                     raise
             return _WELL
+
+
+def given(options: Mapping[str, Any], omit: frozenset[str]) -> dict[str, Any]:
+    """Return those parameters that have a value and are not to be left out."""
+    return {name: value for name, value in options.items() if not (value is None or name in omit)}
 
 
 def _numbered(several: list[Any]) -> Iterator[Any]:

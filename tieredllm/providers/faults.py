@@ -54,28 +54,16 @@ class SimulatedBackend:
     """
 
     def __init__(self, backend: Backend, kind: ErrorKind) -> None:
+        self.provider = backend.provider
+        self.model = backend.model
+        self.is_language_model = backend.is_language_model
         self._backend = backend
         self._kind = kind
-
-    @property
-    def provider(self) -> str:
-        """The real backend's."""
-        return self._backend.provider
-
-    @property
-    def model(self) -> str:
-        """The real backend's."""
-        return self._backend.model
 
     @property
     def identity(self) -> str:
         """The real backend's."""
         return self._backend.identity
-
-    @property
-    def is_language_model(self) -> bool:
-        """The real backend's."""
-        return self._backend.is_language_model
 
     @property
     def capabilities(self) -> Capabilities:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from tieredllm.lenient_json import cleaned, encode
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Capabilities
-from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
+from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of, given
 from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
@@ -35,6 +35,8 @@ class GeminiBackend(CloudBackend):
     provider: ClassVar[Vendor] = "gemini"
     own_host = "generativelanguage.googleapis.com"
     models_path = "/models?pageSize=1000"
+    listed_as = ("models", "name", "nextPageToken")
+    name_prefix = "models/"
     several = "candidates"
 
     @property
@@ -57,11 +59,7 @@ class GeminiBackend(CloudBackend):
             # Gemma models have no system role; its text opens the conversation instead.
             turns.insert(0, Message("user", system))
             system = ""
-        options = {
-            name: value
-            for name, value in self._options(call).items()
-            if value is not None and name not in call.omit
-        }
+        options = given(self._options(call), call.omit)
         body: dict[str, Any] = {
             "contents": contents_of(alternating(turns), identity=self.identity),
             "generationConfig": options,
@@ -148,12 +146,6 @@ class GeminiBackend(CloudBackend):
             calls=isinstance(parts, list) and any(map(_is_call, parts)),
             candidates=isinstance(candidate, dict),
         )
-
-    def _names(self, value: Any) -> list[str] | None:
-        listed = get_path(value, "models")
-        if not isinstance(listed, list) or get_path(value, "nextPageToken"):
-            return None
-        return [name.removeprefix("models/") for item in listed if (name := get_str(item, "name"))]
 
 
 def _thought(parts: Any) -> str | None:

@@ -36,6 +36,7 @@ from tieredllm.providers.base import (
     ThoughtDelta,
     TokenCounter,
 )
+from tieredllm.text import replace_surrogates
 from tieredllm.thoughts import Split
 from tieredllm.types import Message, Usage
 
@@ -122,8 +123,8 @@ class LlamaCppBackend:
 
     @property
     def model(self) -> str:
-        """The model's name or path, as the profile has it."""
-        return self._model
+        """The model's name or path, as the profile has it, fit to be written anywhere."""
+        return replace_surrogates(self._model)
 
     @property
     def identity(self) -> str:
@@ -131,8 +132,8 @@ class LlamaCppBackend:
         try:
             path, state = self._file()
         except FallbackTriggerError:
-            return f"llama_cpp:{self._model}:absent"
-        return f"llama_cpp:{path}:{state}"
+            return f"llama_cpp:{self.model}:absent"
+        return replace_surrogates(f"llama_cpp:{path}:{state}")
 
     @property
     def is_language_model(self) -> bool:

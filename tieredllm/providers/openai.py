@@ -15,7 +15,7 @@ import msgspec
 from tieredllm.lenient_json import NotJsonError, cleaned, decode, encode
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Capabilities
-from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of
+from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of, given
 from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
@@ -103,11 +103,7 @@ class OpenAIBackend(CloudBackend):
             options |= dict.fromkeys(_SAMPLING)
             if params.reasoning_effort is None and self._thinks_little(params):
                 options["reasoning_effort"] = "low"
-        options = {
-            name: value
-            for name, value in options.items()
-            if value is not None and name not in call.omit
-        }
+        options = given(options, call.omit)
         messages: list[dict[str, Any]] = []
         if system:
             messages.append({"role": "system", "content": system})
@@ -174,12 +170,6 @@ class OpenAIBackend(CloudBackend):
             model=get_str(value, "model"),
             candidates=isinstance(choice, dict),
         )
-
-    def _names(self, value: Any) -> list[str] | None:
-        listed = get_path(value, "data")
-        if not isinstance(listed, list) or get_path(value, "has_more"):
-            return None
-        return [name for item in listed if (name := get_str(item, "id"))]
 
 
 def _next_word(value: dict[str, Any]) -> Part | None:
@@ -376,7 +366,7 @@ class OpenAIToolCalls:
                     self._add(number, fragment)
             # The form before `tool_calls`, of a single call.
             if isinstance(legacy := get_path(said, "function_call"), dict):
-                self._add(number, {"index": -1, "function": legacy})
+                self._add(number, {"function": legacy})
 
     def complete(self) -> tuple[ToolCall, ...]:
         """Return the calls; what never got a name is none."""
@@ -415,8 +405,7 @@ class OpenAIToolCalls:
                 self._details.append(dict(detail))
 
     def _add(self, choice: int, fragment: dict[str, Any]) -> None:
-        index = fragment.get("index")
-        index = index if isinstance(index, int) and not isinstance(index, bool) else None
+        index = get_count(fragment, "index")
         name = get_str(fragment, "function", "name") or ""
         arguments = get_path(fragment, "function", "arguments")
         if isinstance(arguments, dict):  # some servers decode what the reference has as text
@@ -471,7 +460,7 @@ class OpenAIToolCalls:
         if not name or piece.startswith(name):
             return piece if not name or name not in self._names else name
         joined = name + piece
-        if name not in self._names and any(known.startswith(joined) for known in self._names):
+        if piece not in self._names and any(known.startswith(joined) for known in self._names):
             return joined
         return name
 

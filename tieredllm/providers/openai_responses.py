@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from tieredllm.lenient_json import cleaned
+from tieredllm.lenient_json import cleaned, encode
 from tieredllm.providers.accumulator import ENDINGS, Part
 from tieredllm.providers.base import Call, Chunk
-from tieredllm.providers.cloud import WireRequest, base64_of
+from tieredllm.providers.cloud import WireRequest, base64_of, given
 from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
 from tieredllm.providers.openai import THINKING, OpenAIBackend
 from tieredllm.providers.tool_calls import (
@@ -35,6 +35,7 @@ from tieredllm.types import (
     Message,
     MessagePart,
     OutputSchema,
+    Seal,
     ToolCall,
     ToolChoice,
     ToolDeclaration,
@@ -106,11 +107,7 @@ class ResponsesBackend(OpenAIBackend):
             "parallel_tool_calls": call.tool_choice.parallel if call.tools else None,
             "include": ["reasoning.encrypted_content"] if thinks and call.tools else None,
         }
-        options = {
-            name: value
-            for name, value in options.items()
-            if value is not None and name not in call.omit
-        }
+        options = given(options, call.omit)
         body: dict[str, Any] = {
             "model": self.model,
             **({"instructions": system} if system else {}),
@@ -180,6 +177,7 @@ class ResponsesBackend(OpenAIBackend):
         return Part(
             text=delta if kind == "response.output_text.delta" else "",
             thought=delta if kind in _THOUGHT_PIECES else _begun_thought(kind, value),
+            seal=_seal(get_path(value, "item")) if kind == "response.output_item.done" else None,
             refusal=delta if kind == "response.refusal.delta" else "",
             error=find_error(value),
             model=get_str(value, "response", "model"),
@@ -238,13 +236,24 @@ class ResponsesToolCalls:
         """
         items: list[dict[str, Any]] = []
         for _, item in sorted(self._items.items()):
-            kind = item.get("type")
-            if kind == "reasoning" and get_str(item, "encrypted_content"):
-                items.append({key: item[key] for key in _THOUGHT_KEYS if item.get(key) is not None})
-            elif kind == "message" and (text := _text(item)):
+            if (thought := _kept(item)) is not None:
+                items.append(thought)
+            elif item.get("type") == "message" and (text := _text(item)):
                 phase = {"phase": item["phase"]} if item.get("phase") else {}
                 items.append(_said(text) | phase)
         return cleaned(items)
+
+
+def _kept(item: Any) -> dict[str, Any] | None:
+    """Return what of an encrypted thought goes back; None for what is none."""
+    if get_path(item, "type") != "reasoning" or not get_str(item, "encrypted_content"):
+        return None
+    return {key: item[key] for key in _THOUGHT_KEYS if item.get(key) is not None}
+
+
+def _seal(item: Any) -> Seal | None:
+    kept = _kept(item)
+    return None if kept is None else Seal(kind="encrypted", data=encode(kept))
 
 
 def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:

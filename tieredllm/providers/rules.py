@@ -33,7 +33,9 @@ class RulesBackend(StaticBackend):
         variables: what answers may name, such as `support_contact`.
     """
 
-    name = "rules"
+    provider = model = "rules"
+    capabilities = Capabilities(tools=True, images=True, documents=True)
+    """All but a schema: its answers say what they are, whatever is asked."""
 
     def __init__(self, *, rules: str = BUILTIN, variables: Mapping[str, str] | None = None) -> None:
         self._rules = rules
@@ -44,11 +46,6 @@ class RulesBackend(StaticBackend):
     def identity(self) -> str:
         """Name the rule file."""
         return f"rules|{self._rules}"
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """All but a schema: its answers say what they are, whatever is asked."""
-        return Capabilities(tools=True, images=True, documents=True)
 
     def prepare(self) -> None:
         """Read the rules, so that no file has to be found when everything else has failed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tieredllm.clock import Clock, iso
 from tieredllm.errors import FallbackTriggerError
@@ -26,28 +26,12 @@ __all__ = ["CacheBackend", "Earlier", "LookUp", "StaticBackend"]
 class StaticBackend:
     """A backend that needs no model; a subclass adds `identity`, `answer` and `probe`."""
 
-    name: str
-    """What it is called, as a provider and as a model."""
-
-    @property
-    def provider(self) -> str:
-        """Its name."""
-        return self.name
-
-    @property
-    def model(self) -> str:
-        """Its name."""
-        return self.name
-
-    @property
-    def is_language_model(self) -> bool:
-        """False: no model writes these answers."""
-        return False
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Text alone: an answer to one question is none to another picture."""
-        return Capabilities()
+    provider: ClassVar[str]
+    model: ClassVar[str]
+    """The provider's name once more."""
+    is_language_model = False
+    capabilities = Capabilities()
+    """Text alone: an answer to one question is none to another picture."""
 
     def missing(self) -> Missing | None:
         """Return None: there is nothing to configure."""
@@ -104,7 +88,7 @@ class CacheBackend(StaticBackend):
         clock: the time.
     """
 
-    name = "cache"
+    provider = model = "cache"
 
     def __init__(self, *, max_age_h: float, look_up: LookUp, clock: Clock) -> None:
         self._max_age_h = max_age_h

@@ -19,7 +19,10 @@ from typing import Any
 
 import msgspec
 from markdown_it import MarkdownIt
+from markdown_it.ruler import RuleOptionsType
+from markdown_it.rules_block import StateBlock, reference
 from markdown_it.rules_core import StateCore, inline, text_join
+from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
 __all__ = ["BlockParser", "Unit", "close_markup", "final_units", "hold_back"]
@@ -78,12 +81,17 @@ class BlockParser:
     """Parse a document piece by piece, remembering the link references that were defined.
 
     HTML is not interpreted: tags are text and are shown, all but `<br>`, which models use to break
-    lines inside table cells.
+    lines inside table cells. Nor are formulas of TeX and
+    footnotes: both stay as they are written.
     """
 
     def __init__(self) -> None:
         self._markdown = MarkdownIt("commonmark", {"html": False, "maxNesting": _DEEPEST})
         self._markdown.enable(["strikethrough", "table"])
+        interrupts: RuleOptionsType = {"alt": ["paragraph", "reference", "blockquote", "list"]}
+        self._markdown.block.ruler.before("fence", "tex", _tex_block, interrupts)
+        self._markdown.block.ruler.at("reference", _link_reference)
+        self._markdown.inline.ruler.before("escape", "tex", _tex_inline)
         self._env: dict[str, Any] = {}
 
     def units(self, source: str, after: Unit | None = None) -> list[Unit]:
@@ -258,6 +266,61 @@ def _destination(href: str, label: str) -> Iterator[Token]:
     yield Token("text", "", 0, content=href)
     yield Token("link_close", "a", -1)
     yield Token("text", "", 0, content=")")
+
+
+_TEX_BLOCKS = {"$$": "$$", r"\[": r"\]"}
+"""What a displayed formula begins with, alone on its line → what ends it."""
+
+_TEX = re.compile(
+    r"\$\$[^$]{1,2000}\$\$|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]"
+    r"|\$(?![\s$])(?:\\.|[^$`\\\n]){1,500}(?<!\s)\$(?!\d)",
+    re.DOTALL,
+)
+"""A formula in a line, of bounded length, so that none makes the search long. A lone `$` is money
+where Pandoc takes it for that (its manual, "Math")."""
+
+
+def _tex_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Take a displayed formula as code: its lines are no list, heading or emphasis.
+
+    It ends with its mark, a blank line (there is none in a formula) or its container, so that what
+    is to come changes nothing above.
+    """
+    opening = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]].strip()
+    if opening not in _TEX_BLOCKS or state.is_code_block(start):
+        return False
+    if silent:
+        return True
+    line = start + 1
+    while line < end and not state.isEmpty(line) and state.sCount[line] >= state.blkIndent:
+        line += 1
+        if (
+            state.src[state.bMarks[line - 1] : state.eMarks[line - 1]].strip()
+            == _TEX_BLOCKS[opening]
+        ):
+            break
+    token = state.push("fence", "code", 0)
+    token.info, token.map = "latex", [start, line]
+    token.content = state.getLines(start, line, state.blkIndent, keepLastLF=True)
+    state.line = line
+    return True
+
+
+def _link_reference(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Take a link's definition, but no footnote: that is to be read."""
+    is_footnote = state.src.startswith("[^", state.bMarks[start] + state.tShift[start])
+    return not is_footnote and reference(state, start, end, silent)
+
+
+def _tex_inline(state: StateInline, silent: bool) -> bool:
+    """Take a formula as text."""
+    found = _TEX.match(state.src, state.pos) if state.src[state.pos] in "$\\" else None
+    if found is None:
+        return False
+    if not silent:
+        state.pending += found[0]
+    state.pos = found.end()
+    return True
 
 
 _MARKERS = re.compile(r"[ \t>]*(?:[-=*+_#`~|:.\s]*|\d{1,9}[.)]?\s*)")

@@ -144,7 +144,7 @@ class Answering:
             self._speaker = event.tier
             await self._http.write(self._writer.word(event.text, model))
         elif isinstance(event, Thought) and self._request.takes_thoughts:
-            if self._speaker is None:
+            if self._speaker in (None, event.tier):
                 model = self._asked[event.tier].model
                 self._open(event.tier)
                 await self._http.write(self._writer.thought(event.text, model, event.seal))

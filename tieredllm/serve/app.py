@@ -33,7 +33,7 @@ from tieredllm.serve.exchange import (
 from tieredllm.serve.messages import MessagesWire
 from tieredllm.serve.metrics import Metrics
 from tieredllm.serve.responses import ResponsesWire
-from tieredllm.serve.wire import RefusedError, Wire, encode, estimate_prompt
+from tieredllm.serve.wire import RefusedError, Wire, encode
 from tieredllm.text import printable_line
 
 __all__ = ["Gateway", "is_loopback"]
@@ -122,6 +122,7 @@ class Gateway:
         for name, value in scope["headers"]:
             headers[name.decode("latin-1")] = value.decode("latin-1")
         http = Exchange(
+            version=scope["http_version"],
             method=scope["method"],
             path=scope["path"],
             headers=headers,
@@ -275,13 +276,16 @@ class Gateway:
         )
         request = msgspec.structs.replace(request, options=options)
         wanted = http.headers.get("x-tieredllm-stream", self.settings.stream)
+        # HTTP/1.0, which nginx speaks to what is behind it before 1.29.7, has no broken bodies:
+        # https://nginxblog.azurewebsites.net/blog/keep-alive-to-upstreams-is-now-default-in-nginx-1-29-7
+        live = wanted != "complete" and http.version != "1.0"
         answering = Answering(
             self.manager,
             wire,
             request,
             http,
             hold_s=self.settings.hold_s,
-            live=wanted != "complete",
+            live=live,
         )
         try:
             return await http.attended(answering.run, answering.stopped)
@@ -300,9 +304,7 @@ class Gateway:
 
     async def _count(self, http: Exchange) -> str:
         """Estimate a request's tokens: no model is loaded or asked for it."""
-        body = await self._json(http)
-        request = MESSAGES.read({"model": "tieredllm", "max_tokens": 1} | body)
-        tokens = estimate_prompt(request.prompt, request.options.caller_tools)
+        tokens = MESSAGES.count(await self._json(http))
         await http.respond(200, {"input_tokens": tokens})
         return "ok"
 
@@ -393,6 +395,7 @@ class Gateway:
             host = (urlsplit(f"//{given}").hostname or "") if "@" not in given else ""
         except ValueError:
             host = ""
+        host = host.removesuffix(".")  # the root of all names, which may be written
         if is_loopback(host) or host in self._hosts:
             return
         if not self._is_local and _is_address(host):

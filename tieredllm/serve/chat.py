@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tieredllm.serve.wire import (
     Failure,
     GatewayRequest,
     RefusedError,
     as_dict,
-    as_list,
+    content_of,
     declaration,
     document_from_url,
     encode,
+    entries,
     image_from_url,
     named_results,
     overrides,
@@ -29,6 +30,7 @@ from tieredllm.serve.wire import (
     string,
     text_in,
     usage_of,
+    user_turn,
 )
 from tieredllm.types import (
     Answer,
@@ -43,7 +45,7 @@ from tieredllm.types import (
     ToolDeclaration,
 )
 
-__all__ = ["ChatWire", "error_object"]
+__all__ = ["ChatWire", "choice_of", "error_object", "part_of"]
 
 FINISHES = {"stop": "stop", "length": "length", "repetition": "length", "tool_calls": "tool_calls"}
 """Our finish reasons in OpenAI's words; an answer that ran in circles was cut, too."""
@@ -76,8 +78,11 @@ class ChatWire:
         """
         if body.get("n") not in (None, 1):
             raise RefusedError(400, "n has to be 1: a request gets one answer")
-        system, turns = _conversation(as_list(body.get("messages"), "messages"))
+        if body.get("functions"):
+            raise RefusedError(400, "functions is not supported: declare them as `tools`")
+        system, turns = _conversation(body.get("messages"))
         tools, left_out = _tools(body.get("tools"))
+        choice, tools = choice_of(body.get("tool_choice"), body.get("parallel_tool_calls"), tools)
         limit = body.get("max_completion_tokens")
         params = overrides(
             {name: body.get(name) for name in _SAME_NAMES}
@@ -93,7 +98,7 @@ class ChatWire:
                 params=params,
                 schema=_schema(body.get("response_format")),
                 caller_tools=tools,
-                tool_choice=_choice(body.get("tool_choice"), body.get("parallel_tool_calls")),
+                tool_choice=choice,
             ),
             stream=body.get("stream") is True,
             include_usage=isinstance(stream_options, dict)
@@ -222,61 +227,47 @@ _SAME_NAMES = (
 """The parameters that OpenAI and we call the same."""
 
 
-def _conversation(messages: list[Any]) -> tuple[list[str], list[Message]]:
+def _conversation(messages: Any) -> tuple[list[str], list[Message]]:
     system: list[str] = []
     turns: list[Message] = []
-    for number, given in enumerate(messages):
-        where = f"messages[{number}]"
-        message = as_dict(given, where)
-        role, content = message.get("role"), message.get("content")
+    for message, where in entries(messages, "messages"):
+        role, content, place = message.get("role"), message.get("content"), f"{where}.content"
         if role in ("system", "developer"):
-            system.append(text_in(content, f"{where}.content", ("text",)))
+            system.append(text_in(content, place))
         elif role == "user":
-            turns.append(_user_turn(content, f"{where}.content"))
+            turns.append(user_turn(content_of(content, place), part_of))
         elif role == "assistant":
-            text = text_in(content, f"{where}.content", ("text", "refusal", "output_text"))
-            turns.append(Message("assistant", text, calls=_calls(message.get("tool_calls"), where)))
+            calls = _calls(message.get("tool_calls"), where)
+            turns.append(Message("assistant", text_in(content, place), calls=calls))
         elif role == "tool":
-            text = text_in(content, f"{where}.content", ("text",))
             called = string(message.get("tool_call_id"), f"{where}.tool_call_id")
-            turns.append(Message("tool", text, call_id=called))
+            turns.append(Message("tool", text_in(content, place), call_id=called))
         else:
             known = "system, developer, user, assistant or tool"
             raise RefusedError(400, f"{where}.role has to be {known}")
     return system, named_results(turns)
 
 
-def _user_turn(content: Any, where: str) -> Message:
-    if isinstance(content, str):
-        return Message("user", content)
-    texts: list[str] = []
-    parts: list[MessagePart] = []
-    for number, given in enumerate(as_list(content, where)):
-        place = f"{where}[{number}]"
-        part = as_dict(given, place)
-        kind = part.get("type")
-        if kind == "text":
-            texts.append(string(part.get("text"), f"{place}.text"))
-        elif kind == "image_url":
-            image = part.get("image_url")
-            image = {"url": image} if isinstance(image, str) else as_dict(image, place)
-            url = string(image.get("url"), f"{place}.image_url.url")
-            parts.append(image_from_url(url, place, image.get("detail")))
-        elif kind == "file":
-            file = as_dict(part.get("file"), f"{place}.file")
-            data = string(file.get("file_data"), f"{place}.file.file_data")
-            name = file.get("filename")
-            parts.append(document_from_url(data, place, name if isinstance(name, str) else None))
-        else:
-            raise RefusedError(400, f"{place}: no tier takes a part of type {kind!r}")
-    return Message("user", "\n\n".join(texts), parts=tuple(parts))
+def part_of(part: dict[str, Any], where: str) -> MessagePart:
+    """Return an image or a document, of Chat Completions or of the Responses API.
+
+    Raises:
+        RefusedError: it is another part, or has no data.
+    """
+    kind, inner = part.get("type"), _inner(part)
+    if kind in ("image_url", "input_image"):
+        url = string(inner.get("url") or inner.get("image_url"), f"{where}.image_url")
+        return image_from_url(url, where, inner.get("detail"))
+    if kind in ("file", "input_file"):
+        url = string(inner.get("file_data") or inner.get("file_url"), f"{where}.file_data")
+        name = inner.get("filename")
+        return document_from_url(url, where, name if isinstance(name, str) else None)
+    raise RefusedError(400, f"{where}: no tier takes a part of type {kind!r}")
 
 
 def _calls(given: Any, where: str) -> tuple[ToolCall, ...]:
     calls = []
-    for number, entry in enumerate(as_list(given or [], f"{where}.tool_calls")):
-        place = f"{where}.tool_calls[{number}]"
-        call = as_dict(entry, place)
+    for call, place in entries(given or [], f"{where}.tool_calls"):
         function = as_dict(call.get("function"), f"{place}.function")
         name = string(function.get("name"), f"{place}.function.name")
         arguments = function.get("arguments") or ""
@@ -292,31 +283,51 @@ def _tools(given: Any) -> tuple[tuple[ToolDeclaration, ...], tuple[str, ...]]:
     """Return the function tools, and the types of the others, which no tier could make use of."""
     tools: list[ToolDeclaration] = []
     left_out: list[str] = []
-    for number, entry in enumerate(as_list(given or [], "tools")):
-        tool = as_dict(entry, f"tools[{number}]")
+    for tool, where in entries(given or [], "tools"):
         if tool.get("type") == "function":
-            function = as_dict(tool.get("function"), f"tools[{number}].function")
-            tools.append(
-                declaration(
-                    function.get("name"), function, function.get("parameters"), f"tools[{number}]"
-                )
-            )
+            function = as_dict(tool.get("function"), f"{where}.function")
+            schema = function.get("parameters")
+            tools.append(declaration(function.get("name"), function, schema, where))
         else:
             left_out.append(str(tool.get("type")))
     return tuple(tools), tuple(left_out)
 
 
-def _choice(given: Any, parallel: Any) -> ToolChoice:
+def choice_of(
+    given: Any, parallel: Any, tools: tuple[ToolDeclaration, ...]
+) -> tuple[ToolChoice, tuple[ToolDeclaration, ...]]:
+    """Return whether and what a model is to call, and those of the tools that it may.
+
+    Args:
+        given: the request's `tool_choice`, of Chat Completions or of the Responses API.
+        parallel: its `parallel_tool_calls`.
+        tools: those that are declared.
+
+    Raises:
+        RefusedError: it names no tool where it has to.
+    """
     several = parallel if isinstance(parallel, bool) else None
     if given in ("none", "required"):
-        return ToolChoice(mode=given, parallel=several)
-    if isinstance(given, dict) and given.get("type") == "function":
-        function = given.get("function")
-        name = function.get("name") if isinstance(function, dict) else None
-        return ToolChoice(
-            mode="required", name=string(name, "tool_choice.function.name"), parallel=several
+        return ToolChoice(mode=given, parallel=several), tools
+    kind = given.get("type") if isinstance(given, dict) else None
+    if kind in ("function", "custom"):
+        name = string(_inner(given).get("name"), "tool_choice.name")
+        if kind == "function" or any(tool.name == name for tool in tools):
+            return ToolChoice(mode="required", name=name, parallel=several), tools
+    if kind == "allowed_tools":
+        allowed = entries(_inner(given).get("tools"), "tool_choice.tools")
+        names = [_inner(tool).get("name") for tool, _ in allowed]
+        mode: Literal["auto", "required"] = (
+            "required" if _inner(given).get("mode") == "required" else "auto"
         )
-    return ToolChoice(parallel=several)
+        return ToolChoice(mode=mode, parallel=several), tuple(t for t in tools if t.name in names)
+    return ToolChoice(parallel=several), tools
+
+
+def _inner(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands below the name of its type (Chat Completions) or beside it (Responses)."""
+    inner = given.get(str(given.get("type")))
+    return inner if isinstance(inner, dict) else given
 
 
 def _schema(given: Any) -> OutputSchema | None:

@@ -21,6 +21,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 STALLED_S = 60.0
 """How long a client may leave what was sent to it unread before it counts as gone, in seconds."""
+LINGER_S, LULL_S = 10.0, 1.0
+"""How long a refused body is read on, in all and without a byte, before its connection closes."""
 MOST_WAITING_BYTES = 65_536
 """How much waits for a client that reads slowly before the backend has to, in bytes."""
 
@@ -41,7 +43,8 @@ class Exchange:
     """A request, and what was sent of its response.
 
     Args:
-        method: the request's method.
+        version: the request's version of HTTP, such as `1.1`.
+        method: its method.
         path: its path, without the query.
         headers: its headers, names in lower case.
         request_id: 32 hexadecimal digits, for the response's headers.
@@ -52,6 +55,7 @@ class Exchange:
     def __init__(
         self,
         *,
+        version: str,
         method: str,
         path: str,
         headers: Mapping[str, str],
@@ -59,6 +63,7 @@ class Exchange:
         receive: Receive,
         send: Send,
     ) -> None:
+        self.version = version
         self.method = method
         self.path = path
         self.headers = headers
@@ -100,9 +105,7 @@ class Exchange:
             RefusedError: it is larger, or comes more slowly.
             LostError: the client has gone.
         """
-        too_large = RefusedError(
-            413, f"the body is larger than {max_bytes // 2**20} MB", headers=[_CLOSE]
-        )
+        too_large = RefusedError(413, f"the body is larger than {max_bytes // 2**20} MB")
         announced = self.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > max_bytes:
             raise too_large
@@ -122,7 +125,7 @@ class Exchange:
                     self._has_body = not message.get("more_body", False)
         except TimeoutError:
             reason = f"the body did not come within {within_s:g} s"
-            raise RefusedError(408, reason, headers=[_CLOSE]) from None
+            raise RefusedError(408, reason) from None
         return b"".join(pieces)
 
     def stop(self, message: str) -> None:
@@ -186,11 +189,29 @@ class Exchange:
         """
         body = content if isinstance(content, bytes) else encode(content)
         own = [("content-type", media_type), ("content-length", str(len(body)))]
-        if not self._has_body and self.method == "POST":
-            own.append(_CLOSE)  # what is left of the body is not waited for
+        is_unread = not self._has_body and self.method == "POST"
+        if is_unread:
+            own.append(("connection", "close"))
         self.is_closed = True
         await self._send(self._head(status, [*own, *headers]))
-        await self._send({"type": "http.response.body", "body": body})
+        await self._send({"type": "http.response.body", "body": body, "more_body": is_unread})
+        if is_unread:
+            await self._linger()
+            await self._send({"type": "http.response.body"})
+
+    async def _linger(self) -> None:
+        """Read on for a while, for nobody: one who is still sending would meet a reset, no answer.
+
+        RFC 9112, section 9.6. Who waits to be told to send (`Expect: 100-continue`) is not told to.
+        """
+        if "expect" in self.headers:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                comes = True
+                while comes:
+                    async with asyncio.timeout(LULL_S):
+                        comes = (await self._receive()).get("more_body", False)
 
     def open(self, headers: Iterable[tuple[str, str]]) -> None:
         """Begin a stream of server-sent events, unless it has begun."""
@@ -263,7 +284,6 @@ class Exchange:
             await asyncio.get_running_loop().create_future()
 
 
-_CLOSE = ("connection", "close")
 _STREAM = (
     ("content-type", "text/event-stream; charset=utf-8"),
     ("cache-control", "no-cache"),

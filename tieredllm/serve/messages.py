@@ -17,18 +17,22 @@ from tieredllm.serve.wire import (
     GatewayRequest,
     RefusedError,
     as_dict,
-    as_list,
     declaration,
     encode,
+    entries,
+    estimate_sent,
     from_base64,
     named_results,
     overrides,
     prompt_of,
     schema_of,
+    sealed,
     sse,
     string,
     text_in,
+    unsealed,
     usage_of,
+    user_turn,
 )
 from tieredllm.types import (
     Answer,
@@ -48,10 +52,6 @@ __all__ = ["MessagesWire", "error_object"]
 
 STOPS = {"stop": "end_turn", "length": "max_tokens", "repetition": "max_tokens"}
 """Our finish reasons in Anthropic's words; an answer that ran in circles was cut, too."""
-
-MARK = "|tieredllm|"
-"""Stands between a backend's identity and what it signs thoughts with: nothing is kept here, and
-no other backend may be sent it."""
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -81,9 +81,7 @@ class MessagesWire:
         Raises:
             RefusedError: see `Wire`.
         """
-        system, turns = _conversation(as_list(body.get("messages"), "messages"))
-        if body.get("system") is not None:
-            system.insert(0, text_in(body["system"], "system", ("text",)))
+        system, turns = _conversation(body)
         output = body.get("output_config")
         output = output if isinstance(output, dict) else {}
         thinking = body.get("thinking")
@@ -111,6 +109,16 @@ class MessagesWire:
             takes_thoughts=thinks,
             left_out=left_out,
         )
+
+    def count(self, body: dict[str, Any]) -> int:
+        """Estimate a request's tokens; unlike one to be answered it may end with any turn.
+
+        Raises:
+            RefusedError: see `Wire`.
+        """
+        system, turns = _conversation(body)
+        told = [Message("system", text) for text in system]
+        return estimate_sent([*told, *turns], _tools(body.get("tools"))[0])
 
     def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
         """Return Anthropic's error object."""
@@ -162,6 +170,8 @@ class MessagesWriter:
         The signature of a block that nobody has signed is empty.
         """
         frames = self._begin(model)
+        if seal is not None and seal.kind == "encrypted":  # another wire's
+            seal = None
         if text or (seal is not None and seal.kind == "signature"):
             block = {"type": "thinking", "thinking": "", "signature": ""}
             frames += self._block("thinking", block)
@@ -171,9 +181,9 @@ class MessagesWriter:
             return frames
         if seal.kind == "redacted":
             frames += self._close()
-            frames += self._block("redacted", {"type": "redacted_thinking", "data": _mark(seal)})
+            frames += self._block("redacted", {"type": "redacted_thinking", "data": sealed(seal)})
         else:
-            signature = encode(_mark(seal))
+            signature = encode(sealed(seal))
             frames += self._delta(b'{"type":"signature_delta","signature":%s}' % signature)
         return frames + self._close()
 
@@ -244,22 +254,17 @@ def _message(request_id: str, model: str, content: list[dict[str, Any]]) -> dict
     }
 
 
-def _mark(seal: Seal) -> str:
-    """Return what signs a thought together with whose it is: the client brings both back."""
-    return f"{seal.made_by}{MARK}{seal.data}"
-
-
 def _thought_blocks(answer: Answer, thoughts: Sequence[Thought]) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     text = ""
     for thought in thoughts:
         text += thought.text
         if thought.seal is not None and thought.seal.kind == "signature":
-            signature = _mark(thought.seal)
+            signature = sealed(thought.seal)
             blocks.append({"type": "thinking", "thinking": text, "signature": signature})
             text = ""
-        elif thought.seal is not None:
-            blocks.append({"type": "redacted_thinking", "data": _mark(thought.seal)})
+        elif thought.seal is not None and thought.seal.kind == "redacted":
+            blocks.append({"type": "redacted_thinking", "data": sealed(thought.seal)})
     unsigned = text if blocks else answer.reasoning
     if unsigned:
         blocks.append({"type": "thinking", "thinking": unsigned, "signature": ""})
@@ -274,7 +279,7 @@ def _tool_use(call: ToolCall) -> dict[str, Any]:
     return {"type": "tool_use", "id": call.id, "name": call.name}
 
 
-def _conversation(messages: list[Any]) -> tuple[list[str], list[Message]]:
+def _conversation(body: dict[str, Any]) -> tuple[list[str], list[Message]]:
     """Return the system texts and the turns.
 
     A `system` message may stand in the middle (the beta `mid-conversation-system-2026-04-07`, which
@@ -282,13 +287,13 @@ def _conversation(messages: list[Any]) -> tuple[list[str], list[Message]]:
     """
     system: list[str] = []
     turns: list[Message] = []
-    for number, given in enumerate(messages):
-        where = f"messages[{number}]"
-        message = as_dict(given, where)
+    if body.get("system") is not None:
+        system.append(text_in(body["system"], "system"))
+    for message, where in entries(body.get("messages"), "messages"):
         role, content = message.get("role"), message.get("content")
         place = f"{where}.content"
         if role == "system":
-            system.append(text_in(content, place, ("text",)))
+            system.append(text_in(content, place))
         elif role == "user":
             turns += _user_turns(content, place)
         elif role == "assistant":
@@ -303,20 +308,14 @@ def _user_turns(content: Any, where: str) -> list[Message]:
     if isinstance(content, str):
         return [Message("user", content)]
     results: list[Message] = []
-    texts: list[str] = []
-    parts: list[MessagePart] = []
-    for number, given in enumerate(as_list(content, where)):
-        place = f"{where}[{number}]"
-        block = as_dict(given, place)
-        kind = block.get("type")
-        if kind == "tool_result":
+    others = []
+    for block, place in entries(content, where):
+        if block.get("type") == "tool_result":
             results.append(_result(block, place))
-        elif kind == "text":
-            texts.append(string(block.get("text"), f"{place}.text"))
         else:
-            parts.append(_part(block, place))
-    if texts or parts or not results:
-        results.append(Message("user", "\n\n".join(texts), parts=tuple(parts)))
+            others.append((block, place))
+    if others or not results:
+        results.append(user_turn(others, _part))
     return results
 
 
@@ -325,9 +324,7 @@ def _result(block: dict[str, Any], where: str) -> Message:
     texts: list[str] = []
     parts: list[MessagePart] = []
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    for number, given in enumerate(as_list(blocks or [], f"{where}.content")):
-        place = f"{where}.content[{number}]"
-        inner = as_dict(given, place)
+    for inner, place in entries(blocks or [], f"{where}.content"):
         if inner.get("type") == "text":
             texts.append(string(inner.get("text"), f"{place}.text"))
         elif inner.get("type") in ("image", "document"):
@@ -354,13 +351,11 @@ def _assistant_turn(content: Any, where: str) -> Message:
     calls: list[ToolCall] = []
     raw: list[dict[str, Any]] = []
     makers: set[str] = set()
-    for number, given in enumerate(as_list(content, where)):
-        place = f"{where}[{number}]"
-        block = as_dict(given, place)
+    for block, place in entries(content, where):
         field = {"thinking": "signature", "redacted_thinking": "data"}.get(str(block.get("type")))
         if field is not None:
-            made_by, marked, data = str(block.get(field) or "").partition(MARK)
-            if marked:
+            made_by, data = unsealed(block.get(field))
+            if made_by is not None:
                 makers.add(made_by)
                 raw.append(block | {field: data})
             continue
@@ -407,10 +402,8 @@ def _tools(given: Any) -> tuple[tuple[ToolDeclaration, ...], tuple[str, ...]]:
     """
     tools: list[ToolDeclaration] = []
     left_out: list[str] = []
-    for number, entry in enumerate(as_list(given or [], "tools")):
-        tool = as_dict(entry, f"tools[{number}]")
+    for tool, where in entries(given or [], "tools"):
         if tool.get("type") in (None, "custom") and "input_schema" in tool:
-            where = f"tools[{number}]"
             tools.append(declaration(tool.get("name"), tool, tool["input_schema"], where))
         else:
             left_out.append(str(tool.get("type")))

@@ -13,44 +13,44 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from tieredllm.providers.tool_calls import decode_arguments
-from tieredllm.serve.chat import error_object
+from tieredllm.serve.chat import choice_of, error_object, part_of
 from tieredllm.serve.wire import (
     Failure,
     GatewayRequest,
     RefusedError,
     as_dict,
     as_list,
+    content_of,
     declaration,
-    document_from_url,
     encode,
-    image_from_url,
+    entries,
     named_results,
     overrides,
     prompt_of,
     schema_of,
+    sealed,
     sse,
     string,
     text_in,
+    unsealed,
     usage_of,
+    user_turn,
 )
 from tieredllm.types import (
     Answer,
     Message,
-    MessagePart,
     Options,
     OutputSchema,
     Seal,
     Thought,
     ToolCall,
-    ToolChoice,
     ToolDeclaration,
 )
 
 __all__ = ["ResponsesWire"]
-
-TEXTS = ("input_text", "output_text", "text", "refusal")
-"""The types of text parts, in what is sent and in what comes back."""
 
 ECHOED = (
     "instructions",
@@ -66,9 +66,14 @@ ECHOED = (
 )
 """What a response repeats of its request (openai-python 3.57.0, `types/responses/response.py`)."""
 
+ENCRYPTED = "reasoning.encrypted_content"
+"""What a client includes that will bring a model's thoughts back."""
+
 FUNCTION = "response.function_call_arguments"
 CUSTOM = "response.custom_tool_call_input"
 """What the events of a call's text begin with."""
+
+STATELESS = "nothing is kept between requests: send the whole conversation as `input`"
 
 DEFAULTS: dict[str, Any] = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
 """What it has of them even when they were not sent."""
@@ -87,8 +92,7 @@ class ResponsesWire:
         """
         for name in ("previous_response_id", "conversation", "background", "prompt"):
             if body.get(name):
-                reason = "nothing is kept between requests: send the whole conversation as `input`"
-                raise RefusedError(400, f"{name} is not supported: {reason}")
+                raise RefusedError(400, f"{name} is not supported: {STATELESS}")
         system, turns = _conversation(body.get("input"))
         if body.get("instructions"):
             system.insert(0, string(body["instructions"], "instructions"))
@@ -96,6 +100,9 @@ class ResponsesWire:
         reasoning = reasoning if isinstance(reasoning, dict) else {}
         text = body.get("text")
         tools = _tools(body.get("tools"))
+        choice, declared = choice_of(
+            body.get("tool_choice"), body.get("parallel_tool_calls"), tuple(tools.declared)
+        )
         return GatewayRequest(
             model=string(body.get("model"), "model"),
             prompt=prompt_of(system, turns),
@@ -109,12 +116,13 @@ class ResponsesWire:
                     }
                 ),
                 schema=_schema(text.get("format")) if isinstance(text, dict) else None,
-                caller_tools=tuple(tools.declared),
-                tool_choice=_choice(body.get("tool_choice"), body.get("parallel_tool_calls")),
+                caller_tools=declared,
+                tool_choice=choice,
             ),
             stream=body.get("stream") is True,
             takes_thoughts=reasoning.get("summary") is not None
-            or reasoning.get("effort") not in (None, "none"),
+            or reasoning.get("effort") not in (None, "none")
+            or ENCRYPTED in as_list(body.get("include") or [], "include"),
             echo={name: body[name] for name in ECHOED if body.get(name) is not None},
             call_forms=tools.call_forms,
             left_out=tuple(tools.left_out),
@@ -128,12 +136,10 @@ class ResponsesWire:
         self,
         request: GatewayRequest,
         answer: Answer,
-        thoughts: Sequence[Thought] = (),  # noqa: ARG002
+        thoughts: Sequence[Thought] = (),
     ) -> dict[str, Any]:
         """Return a response."""
-        output: list[dict[str, Any]] = []
-        if answer.reasoning and request.takes_thoughts:
-            output.append(_reasoning(answer.request_id, answer.reasoning))
+        output = _reasonings(answer, thoughts) if request.takes_thoughts else []
         if answer.text or not answer.calls:
             output.append(_said(answer.request_id, answer.text or ""))
         output += [_called(call, request) for call in answer.calls]
@@ -171,14 +177,23 @@ class ResponsesWriter:
         where = {"item_id": f"msg_{self._request_id}", "content_index": 0, "logprobs": []}
         return begin + self._event("response.output_text.delta", {"delta": text} | where)
 
-    def thought(self, text: str, model: str, seal: Seal | None = None) -> bytes:  # noqa: ARG002
-        """Return a delta of a reasoning item's summary."""
-        if not text:
+    def thought(self, text: str, model: str, seal: Seal | None = None) -> bytes:
+        """Return a delta of a reasoning item's summary, and what ends the item that is sealed."""
+        if seal is not None and seal.kind != "encrypted":  # another wire's
+            seal = None
+        if not text and seal is None:
             return b""
-        begin = self._begin(model) + self._add("reasoning")
-        self._pieces.append(text)
-        where = {"item_id": f"rs_{self._request_id}", "summary_index": 0}
-        return begin + self._event("response.reasoning_summary_text.delta", {"delta": text} | where)
+        frames = self._begin(model) + self._add("reasoning")
+        if text:
+            where = {"item_id": self._reasoning_id, "summary_index": 0}
+            if not self._pieces:
+                part = {"part": {"type": "summary_text", "text": ""}}
+                frames += self._event("response.reasoning_summary_part.added", part | where)
+            self._pieces.append(text)
+            frames += self._event("response.reasoning_summary_text.delta", {"delta": text} | where)
+        if seal is not None:
+            frames += self._close(seal)
+        return frames
 
     def end(self, answer: Answer) -> bytes:
         """Return what closes the open item, the calls, and the whole response."""
@@ -234,29 +249,30 @@ class ResponsesWriter:
         closing = self._close()
         self._open = kind
         if kind == "reasoning":
-            item = _reasoning(self._request_id, "") | {"summary": []}
-            added = self._event("response.output_item.added", {"item": item})
-            part = {"part": {"type": "summary_text", "text": ""}, "summary_index": 0}
-            where = {"item_id": item["id"]}
-            return (
-                closing + added + self._event("response.reasoning_summary_part.added", part | where)
-            )
+            item = _reasoning(self._reasoning_id, "")
+            return closing + self._event("response.output_item.added", {"item": item})
         item = _said(self._request_id, "") | {"content": [], "status": "in_progress"}
         added = self._event("response.output_item.added", {"item": item})
         part = {"part": _text(""), "content_index": 0, "item_id": item["id"]}
         return closing + added + self._event("response.content_part.added", part)
 
-    def _close(self) -> bytes:
+    @property
+    def _reasoning_id(self) -> str:
+        return _reasoning_id(self._request_id, len(self._items))
+
+    def _close(self, seal: Seal | None = None) -> bytes:
         if self._open is None:
             return b""
         kind, self._open = self._open, None
         text, self._pieces = "".join(self._pieces), []
         if kind == "reasoning":
-            item = _reasoning(self._request_id, text)
+            item = _reasoning(self._reasoning_id, text, seal)
             where = {"item_id": item["id"], "summary_index": 0}
-            done = self._event("response.reasoning_summary_text.done", {"text": text} | where)
-            part = {"part": {"type": "summary_text", "text": text}} | where
-            done += self._event("response.reasoning_summary_part.done", part)
+            done = b""
+            if text:
+                done += self._event("response.reasoning_summary_text.done", {"text": text} | where)
+                part = {"part": {"type": "summary_text", "text": text}} | where
+                done += self._event("response.reasoning_summary_part.done", part)
         else:
             item = _said(self._request_id, text)
             where = {"item_id": item["id"], "content_index": 0}
@@ -330,9 +346,31 @@ def _said(request_id: str, text: str) -> dict[str, Any]:
     }
 
 
-def _reasoning(request_id: str, text: str) -> dict[str, Any]:
-    summary = [{"type": "summary_text", "text": text}]
-    return {"id": f"rs_{request_id}", "type": "reasoning", "summary": summary}
+def _reasoning(item_id: str, text: str, seal: Seal | None = None) -> dict[str, Any]:
+    summary = [{"type": "summary_text", "text": text}] if text else []
+    encrypted = {} if seal is None else {"encrypted_content": sealed(seal)}
+    return {"id": item_id, "type": "reasoning", "summary": summary} | encrypted
+
+
+def _reasoning_id(request_id: str, place: int) -> str:
+    return f"rs_{request_id}_{place}" if place else f"rs_{request_id}"
+
+
+def _reasonings(answer: Answer, thoughts: Sequence[Thought]) -> list[dict[str, Any]]:
+    """Return the thoughts, those that were encrypted each with what holds it whole."""
+    items: list[dict[str, Any]] = []
+    text = ""
+    for thought in thoughts:
+        text += thought.text
+        if thought.seal is not None and thought.seal.kind == "encrypted":
+            items.append(
+                _reasoning(_reasoning_id(answer.request_id, len(items)), text, thought.seal)
+            )
+            text = ""
+    rest = text if items else answer.reasoning
+    if rest:
+        items.append(_reasoning(_reasoning_id(answer.request_id, len(items)), rest))
+    return items
 
 
 def _called(call: ToolCall, request: GatewayRequest) -> dict[str, Any]:
@@ -350,34 +388,60 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
     """Return the system texts and the turns.
 
     Calls that one turn made come as items of their own: they are joined, with what was said before
-    them, into one assistant's turn. Items of other types (`reasoning`, calls of a vendor's own
-    tools) say nothing to another model and are left out.
+    them, into one assistant's turn. So is reasoning that was sealed here, as it was for who has
+    encrypted it. Items of other types (other reasoning, calls of a vendor's own tools) say nothing
+    to another model and are left out.
     """
     if isinstance(given, str):
         return [], [Message("user", given)]
     system: list[str] = []
     turns: list[Message] = []
-    for number, entry in enumerate(as_list(given, "input")):
-        where = f"input[{number}]"
-        item = as_dict(entry, where)
+    for item, where in entries(given, "input"):
         kind = item.get("type", "message")
         if kind == "message":
-            role = item.get("role")
+            role, content, place = item.get("role"), item.get("content"), f"{where}.content"
             if role in ("system", "developer"):
-                system.append(text_in(item.get("content"), f"{where}.content", TEXTS))
+                system.append(text_in(content, place))
             elif role == "assistant":
-                said = text_in(item.get("content"), f"{where}.content", TEXTS)
-                turns.append(Message("assistant", said))
+                _add_words(turns, text_in(content, place))
             elif role == "user":
-                turns.append(_user_turn(item.get("content"), f"{where}.content"))
+                turns.append(user_turn(content_of(content, place), part_of))
             else:
                 known = "system, developer, user or assistant"
                 raise RefusedError(400, f"{where}.role has to be {known}")
+        elif kind == "reasoning":
+            _add_thought(turns, item.get("encrypted_content"))
         elif kind in ("function_call", "custom_tool_call"):
             _add_call(turns, item, where)
         elif kind in ("function_call_output", "custom_tool_call_output"):
             turns.append(_result(item, where))
-    return system, named_results(turns)
+        elif kind == "item_reference":  # what the AI SDK sends unless `store` is false
+            raise RefusedError(400, f"{where}: an item_reference is not supported: {STATELESS}")
+    thoughts_alone = (turn.raw and not turn.content and not turn.calls for turn in turns)
+    kept = [turn for turn, alone in zip(turns, thoughts_alone, strict=True) if not alone]
+    return system, named_results(kept)
+
+
+def _add_thought(turns: list[Message], encrypted: Any) -> None:
+    """Take reasoning, where it was sealed here, as a part of the turn that it has led to."""
+    made_by, data = unsealed(encrypted)
+    try:
+        thought = msgspec.json.decode(data, type=dict[str, Any]) if made_by is not None else None
+    except msgspec.DecodeError:
+        return
+    if thought is not None and thought.get("type") == "reasoning":
+        last = _own_turn(turns)
+        raw = last.raw or ([_message(last.content)] if last.content else [])
+        turns.append(msgspec.structs.replace(last, made_by=made_by, raw=[*raw, thought]))
+
+
+def _add_words(turns: list[Message], said: str) -> None:
+    last = turns[-1] if turns else None
+    if last is None or not last.raw or last.raw[-1]["type"] != "reasoning":
+        turns.append(Message("assistant", said))
+        return
+    content = "\n\n".join(filter(None, (last.content, said)))
+    turns[-1] = msgspec.structs.replace(last, content=content, raw=[*last.raw, _message(said)])
 
 
 def _add_call(turns: list[Message], item: dict[str, Any], where: str) -> None:
@@ -389,44 +453,25 @@ def _add_call(turns: list[Message], item: dict[str, Any], where: str) -> None:
         name=_full_name(item.get("namespace"), string(item.get("name"), f"{where}.name")),
         arguments=string(arguments or "", f"{where}.arguments"),
     )
-    said = ""
-    calls: tuple[ToolCall, ...] = ()
-    if turns and turns[-1].role == "assistant":
-        last = turns.pop()
-        said, calls = last.content, last.calls
-    turns.append(Message("assistant", said, calls=(*calls, call)))
+    last = _own_turn(turns)
+    turns.append(msgspec.structs.replace(last, calls=(*last.calls, call)))
+
+
+def _own_turn(turns: list[Message]) -> Message:
+    """Take the assistant's turn that goes on, or begin one."""
+    is_open = bool(turns) and turns[-1].role == "assistant"
+    return turns.pop() if is_open else Message("assistant", "")
+
+
+def _message(text: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text}]
+    return {"type": "message", "role": "assistant", "content": content}
 
 
 def _result(item: dict[str, Any], where: str) -> Message:
     called = string(item.get("call_id"), f"{where}.call_id")
-    output = item.get("output")
-    if isinstance(output, str):
-        return Message("tool", output, call_id=called)
-    turn = _user_turn(output, f"{where}.output")
+    turn = user_turn(content_of(item.get("output"), f"{where}.output"), part_of)
     return Message("tool", turn.content, parts=turn.parts, call_id=called)
-
-
-def _user_turn(content: Any, where: str) -> Message:
-    if isinstance(content, str):
-        return Message("user", content)
-    texts: list[str] = []
-    parts: list[MessagePart] = []
-    for number, given in enumerate(as_list(content, where)):
-        place = f"{where}[{number}]"
-        part = as_dict(given, place)
-        kind = part.get("type")
-        if kind in TEXTS:
-            texts.append(string(part.get("text"), f"{place}.text"))
-        elif kind == "input_image":
-            url = string(part.get("image_url"), f"{place}.image_url")
-            parts.append(image_from_url(url, place, part.get("detail")))
-        elif kind == "input_file":
-            url = string(part.get("file_data") or part.get("file_url"), f"{place}.file_data")
-            name = part.get("filename")
-            parts.append(document_from_url(url, place, name if isinstance(name, str) else None))
-        else:
-            raise RefusedError(400, f"{place}: no tier takes a part of type {kind!r}")
-    return Message("user", "\n\n".join(texts), parts=tuple(parts))
 
 
 class _Tools:
@@ -485,27 +530,14 @@ def _tools(given: Any) -> _Tools:
     `tool_search`, …) is left out.
     """
     tools = _Tools()
-    for number, entry in enumerate(as_list(given or [], "tools")):
-        where = f"tools[{number}]"
-        tool = as_dict(entry, where)
+    for tool, where in entries(given or [], "tools"):
         if tool.get("type") == "namespace":
             space = string(tool.get("name"), f"{where}.name")
-            for inner, own in enumerate(as_list(tool.get("tools"), f"{where}.tools")):
-                place = f"{where}.tools[{inner}]"
-                tools.add(as_dict(own, place), place, space)
+            for own, place in entries(tool.get("tools"), f"{where}.tools"):
+                tools.add(own, place, space)
         else:
             tools.add(tool, where)
     return tools
-
-
-def _choice(given: Any, parallel: Any) -> ToolChoice:
-    several = parallel if isinstance(parallel, bool) else None
-    if given in ("none", "required"):
-        return ToolChoice(mode=given, parallel=several)
-    if isinstance(given, dict) and given.get("type") in ("function", "custom"):
-        name = string(given.get("name"), "tool_choice.name")
-        return ToolChoice(mode="required", name=name, parallel=several)
-    return ToolChoice(parallel=several)
 
 
 def _schema(given: Any) -> OutputSchema | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -22,6 +22,7 @@ from tieredllm.types import (
     Document,
     Image,
     Message,
+    MessagePart,
     Options,
     OutputSchema,
     ParamOverrides,
@@ -39,7 +40,7 @@ __all__ = [
     "StreamWriter",
     "Wire",
     "document_from_url",
-    "estimate_prompt",
+    "estimate_sent",
     "failure_of",
     "image_from_url",
     "overrides",
@@ -50,6 +51,9 @@ __all__ = [
 
 MAX_TOKENS = 1_000_000
 """The most tokens an answer can be allowed; clients ask for more where they mean no limit."""
+
+TEXTS = ("text", "input_text", "output_text", "refusal")
+"""The types of text parts, in what is sent and in what comes back, of all three protocols."""
 
 encode = msgspec.json.Encoder().encode
 
@@ -108,6 +112,22 @@ class GatewayRequest(msgspec.Struct, frozen=True, kw_only=True):
     that tiers know the tool by."""
     left_out: tuple[str, ...] = ()
     """The types of the declared tools that no tier could call."""
+
+
+MARK = "|tieredllm|"
+"""Stands between a backend's identity and what it signs thoughts with: nothing is kept here, and
+no other backend may be sent it."""
+
+
+def sealed(seal: Seal) -> str:
+    """Return what signs a thought together with whose it is: the client brings both back."""
+    return f"{seal.made_by}{MARK}{seal.data}"
+
+
+def unsealed(text: Any) -> tuple[str | None, str]:
+    """Return whose a sealed thought is, None for one not sealed here, and what signs it."""
+    made_by, marked, data = text.partition(MARK) if isinstance(text, str) else ("", "", "")
+    return (made_by, data) if marked else (None, "")
 
 
 class StreamWriter(Protocol):
@@ -292,30 +312,72 @@ def declaration(name: Any, described: dict[str, Any], schema: Any, where: str) -
     )
 
 
-def text_in(content: Any, where: str, types: Sequence[str]) -> str:
+def text_in(content: Any, where: str) -> str:
     """Return the text of a string or of a list of text parts.
 
     Args:
         content: what the client sent; None is no text.
         where: its place in the request, for a refusal.
-        types: the `type` of a text part, in the protocol's words.
 
     Raises:
         RefusedError: something else is in it.
     """
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
+    if content is None or isinstance(content, str):
+        return content or ""
     texts = []
     for number, part in enumerate(as_list(content, where)):
-        if isinstance(part, dict) and part.get("type") in types:
-            texts.append(string(part.get("text"), f"{where}[{number}].text"))
-        elif isinstance(part, str):
+        place = f"{where}[{number}]"
+        if isinstance(part, str):
             texts.append(part)
+        elif isinstance(part, dict) and part.get("type") in TEXTS:
+            texts.append(text_of(part, place))
         else:
-            raise RefusedError(400, f"{where}[{number}]: only text is understood here")
+            raise RefusedError(400, f"{place}: only text is understood here")
     return "\n\n".join(texts)
+
+
+def text_of(part: dict[str, Any], where: str) -> str:
+    """Return the text of a text part; that of a refusal has a field of its own."""
+    field = "refusal" if part["type"] == "refusal" else "text"
+    return string(part.get(field), f"{where}.{field}")
+
+
+def user_turn(
+    given: str | Iterable[tuple[dict[str, Any], str]],
+    part_of: Callable[[dict[str, Any], str], MessagePart],
+) -> Message:
+    """Return a user's message: its texts in one, its images and documents beside them.
+
+    Args:
+        given: its text, or its parts with their places in the request.
+        part_of: reads a part that is no text.
+    """
+    if isinstance(given, str):
+        return Message("user", given)
+    texts: list[str] = []
+    parts: list[MessagePart] = []
+    for part, where in given:
+        if part.get("type") in TEXTS:
+            texts.append(text_of(part, where))
+        else:
+            parts.append(part_of(part, where))
+    return Message("user", "\n\n".join(texts), parts=tuple(parts))
+
+
+def content_of(value: Any, where: str) -> str | Iterator[tuple[dict[str, Any], str]]:
+    """Return a text as it is, or the parts of a message; see `entries`."""
+    return value if isinstance(value, str) else entries(value, where)
+
+
+def entries(value: Any, where: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each object of a list, and its place in the request.
+
+    Raises:
+        RefusedError: it is no list of objects.
+    """
+    for number, entry in enumerate(as_list(value, where)):
+        place = f"{where}[{number}]"
+        yield as_dict(entry, place), place
 
 
 def string(value: Any, where: str) -> str:
@@ -381,13 +443,8 @@ def named_results(turns: Iterable[Message]) -> list[Message]:
     return told
 
 
-def estimate_prompt(prompt: Prompt, tools: Sequence[ToolDeclaration] = ()) -> int:
-    """Return about how many tokens a request has, without any model's own count."""
-    turns = [
-        Message("system", prompt.system or ""),
-        *prompt.history,
-        Message("user", prompt.question, parts=prompt.parts),
-    ]
+def estimate_sent(turns: Iterable[Message], tools: Sequence[ToolDeclaration]) -> int:
+    """Return about how many tokens turns and tools have, without any model's own count."""
     declared = estimate_tokens(encode(tools).decode()) if tools else 0
     return declared + sum(tokens_of(turn, estimate_tokens) for turn in turns)
 
@@ -399,7 +456,13 @@ def usage_of(request: GatewayRequest, answer: Answer) -> tuple[int, int]:
     """
     prompt, completion = answer.usage.prompt_tokens, answer.usage.completion_tokens
     if prompt is None:
-        prompt = estimate_prompt(request.prompt, request.options.caller_tools)
+        asked = request.prompt
+        turns = [
+            Message("system", asked.system or ""),
+            *asked.history,
+            Message("user", asked.question, parts=asked.parts),
+        ]
+        prompt = estimate_sent(turns, request.options.caller_tools)
     if completion is None:
         completion = estimate_tokens(answer.text or "")
     return prompt, completion

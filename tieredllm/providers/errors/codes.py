@@ -213,7 +213,8 @@ SIGNS: tuple[Sign, ...] = (
             r"messages have [0-9]+ tokens, which exceeds the max limit",
             r"`inputs`.{0,40}must (?:be <=|have less than) ?[0-9]+",
             r"inputs tokens \+ .?max_new_tokens.? must be",
-            r"too many tokens: .{0,60}exceeds? the limit",
+            # Cohere's (cohere-ai/sandbox-topically#4)
+            r"too many tokens: .{0,80}(?:exceeds? the limit|cannot exceed|limit exceeded)",
             r"range of input length should be",
             r"tokens in request more than max tokens allowed",
             r"prompt exceeds max(?:imum)? length",
@@ -256,8 +257,10 @@ SIGNS: tuple[Sign, ...] = (
     Sign(
         means=ErrorKind.CONTENT_FILTER,
         source="Anthropic and DeepSeek, 400 `invalid_request_error`; LiteLLM 1.108.7, 400 with the"
-        " name of its exception",
+        " name of its exception, or with OpenAI's sentence alone, whose code it drops",
         words=(
+            r"prompt was flagged as potentially violating our usage policy",
+            r"request was rejected as a result of our safety system",
             r"output blocked by content filtering policy",
             r"content exists risk",
             r"contentpolicyviolationerror",
