@@ -430,6 +430,18 @@ def test_every_sampling_parameter_is_taken(root, params):
     assert text.strip()
 
 
+def test_what_was_asked_is_not_penalised(root):
+    """Penalties count what the model said: its first word may be one of the question."""
+    plain = call(user("I I I. Who are you? I"), max_tokens=1)
+    punished = {"frequency_penalty": 2.0, "presence_penalty": 2.0}
+    hard = msgspec.structs.replace(plain, params=msgspec.structs.replace(plain.params, **punished))
+
+    async def body(made):
+        return [(await answer(made, one))[0] for one in (plain, hard)]
+
+    assert run(root, body) == ["I", "I"]
+
+
 def test_a_penalty_makes_repetition_stop(root):
     """A frequency penalty changes what greedy sampling repeats."""
     import msgspec

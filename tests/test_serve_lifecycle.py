@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -364,6 +366,34 @@ def test_the_process_ends_as_it_should(sig, code, tmp_path):
 
     assert "http://127.0.0.1:" in line
     assert rest == ""
+
+
+def test_a_body_beside_an_offer_of_http2_is_read(tmp_path):
+    """Java's client, which offers HTTP/2 each time, is answered where httptools is installed."""
+    path = profile(tmp_path, "tiers: [{name: rules, provider: rules}]")
+    (tmp_path / "httptools.py").touch()  # uvicorn takes it once it can be imported
+    env = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
+    headers = {
+        "connection": "Upgrade, HTTP2-Settings",
+        "upgrade": "h2c",
+        "http2-settings": "AAEAAEAA",
+        "content-type": "application/json",
+    }
+    command = [sys.executable, "-m", "tieredllm", "-p", path, "serve", "--port", "0"]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            address = re.search(r"http://(\S+?)[ )/]", process.stderr.readline())[1]
+            connection = http.client.HTTPConnection(address, timeout=20)
+            body = json.dumps(WIRES["chat"].body)
+            connection.request("POST", "/v1/chat/completions", body, headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+            connection.close()
+        finally:
+            process.terminate()
+
+    assert response.status == 200
+    assert answer["model"] == "rules"
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(tmp_path):

@@ -25,6 +25,7 @@ __all__ = [
     "conversations",
     "faults",
     "keep_offered",
+    "key_names",
     "known_models",
     "known_tiers",
     "local_models",
@@ -65,6 +66,15 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
     pairs += [f"{tier}={model}" for tier, names in offered.items() for model in names]
     names = dict.fromkeys(pair.partition("=")[2] for pair in pairs)
     return _beginning([*pairs, *names], incomplete)
+
+
+def key_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the keys that the profile in use asks for, and the vendors, that begin so."""
+    from tieredllm.profile.schema import KEY_VARIABLES, variables_of
+
+    profile = _profile(ctx)
+    asked = sorted(variables_of(profile)) if profile else KEY_VARIABLES.values()
+    return _beginning([*asked, *KEY_VARIABLES], incomplete)
 
 
 def prompts(incomplete: str) -> list[str]:

@@ -73,7 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
 class HeadLimit(asyncio.Protocol):
     """A connection whose request has to come in time: uvicorn would wait for its head for ever.
 
-    Laid over uvicorn's protocol, whichever it is; both name the request `cycle` (0.54).
+    Laid over uvicorn's protocol, which names the request `cycle` (0.54).
     """
 
     cycle: Any
@@ -130,6 +130,7 @@ class GatewayServer(uvicorn.Server):
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # broken streams are no news
         config = uvicorn.Config(
             gateway,
+            http="h11",  # httptools loses the body beside an `Upgrade: h2c`, Java's every request
             lifespan="off",
             ws="none",
             log_config=None,
