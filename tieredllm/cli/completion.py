@@ -14,11 +14,11 @@ import typer
 from tieredllm.cli.environment import current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tieredllm.files import Places
     from tieredllm.profile.schema import Alternate, Profile, Tier
-    from tieredllm.store.history import Unreadable
+    from tieredllm.store.history import History, Unreadable
     from tieredllm.store.record import LoggedRequest
 
 __all__ = [
@@ -86,15 +86,7 @@ def prompts(incomplete: str) -> list[str]:
 
 def request_ids(incomplete: str) -> list[str]:
     """Return the ids of recent requests that begin so."""
-    from tieredllm.errors import TieredLLMError
-    from tieredllm.store.database import Database
-    from tieredllm.store.history import History
-
-    try:
-        with Database(current().places.state_db) as database:
-            ids = [_id_of(each) for each in History(database).recent(RECENT)]
-    except TieredLLMError:
-        return []
+    ids = _from_log(lambda history: [_id_of(each) for each in history.recent(RECENT)])
     return _beginning(ids, incomplete)
 
 
@@ -103,17 +95,21 @@ def conversations(incomplete: str) -> list[str]:
 
     A name that a shell would cut or expand is left out.
     """
+    names = _from_log(lambda history: list(history.names().values()))
+    plain = [name for name in names if re.fullmatch(r"[\w@%+=:,./-]+", name)]
+    return [*_beginning(plain, incomplete), *request_ids(incomplete)]
+
+
+def _from_log(look_up: Callable[[History], list[str]]) -> list[str]:
     from tieredllm.errors import TieredLLMError
     from tieredllm.store.database import Database
     from tieredllm.store.history import History
 
     try:
         with Database(current().places.state_db) as database:
-            names = History(database).names().values()
+            return look_up(History(database))
     except TieredLLMError:
         return []
-    plain = [name for name in names if re.fullmatch(r"[\w@%+=:,./-]+", name)]
-    return [*_beginning(plain, incomplete), *request_ids(incomplete)]
 
 
 def _id_of(request: LoggedRequest | Unreadable) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -82,10 +83,10 @@ def look_up(repository: str, *, revision: str = "main", env: Mapping[str, str]) 
         NotThereError: the repository is gated, private or gone.
         ModelFileError: the hub cannot be reached or answers nonsense.
     """
+    endpoint = _endpoint(env)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
-    endpoint = _endpoint(env)
     api = HfApi(endpoint=endpoint, library_name="tieredllm", library_version=__version__)
     try:
         found = api.model_info(
@@ -93,7 +94,7 @@ def look_up(repository: str, *, revision: str = "main", env: Mapping[str, str]) 
             revision=revision,
             files_metadata=True,
             timeout=METADATA_S,
-            token=env.get("HF_TOKEN") or None,
+            token=_token(env),
         )
         licence = found.card_data.get("license") if found.card_data is not None else None
         sizes = {each.rfilename: each.size or 0 for each in found.siblings or ()}
@@ -110,10 +111,12 @@ def look_up(repository: str, *, revision: str = "main", env: Mapping[str, str]) 
     except (HTTPError, OSError) as exc:
         raise _unreachable(endpoint, exc) from exc
     except HFValidationError as exc:
-        raise NotThereError(f"there is no {endpoint}/{repository}: {one_line(str(exc))}") from exc
+        shown = f"{mask_url(endpoint)}/{repository}"
+        raise NotThereError(f"there is no {shown}: {one_line(str(exc))}") from exc
     except (ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as exc:
         raise ModelFileError(
-            f"{endpoint} does not answer for {repository} as a hub does: check HF_ENDPOINT"
+            f"{mask_url(endpoint)} does not answer for {repository} as a hub does: "
+            "check HF_ENDPOINT"
         ) from exc
 
 
@@ -171,9 +174,39 @@ def _client(url: str, timeout: httpx.Timeout | float) -> httpx.Client:
 
 
 def _endpoint(env: Mapping[str, str]) -> str:
-    from huggingface_hub import constants
+    """Return the hub's address.
 
-    return (env.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    Raises:
+        ModelFileError: the one that is named is none; `huggingface_hub` cannot be imported then.
+    """
+    named = env.get("HF_ENDPOINT", "").rstrip("/")
+    if not named:
+        from huggingface_hub import constants
+
+        default: str = constants.ENDPOINT
+        return default.rstrip("/")
+    try:
+        parts = urlsplit(named)
+        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ModelFileError(
+            f"HF_ENDPOINT is {mask_url(named)!r}, which is no http:// or https:// address"
+        )
+    return named
+
+
+def _token(env: Mapping[str, str]) -> str | None:
+    """Return who asks.
+
+    Raises:
+        ModelFileError: it is nothing that a request can say.
+    """
+    token = env.get("HF_TOKEN", "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ModelFileError("HF_TOKEN holds signs that no token has: set it anew, then pull again")
+    return token or None
 
 
 def describe(
@@ -185,13 +218,13 @@ def describe(
         NotThereError: the repository is gated, private or gone, or has no such file.
         ModelFileError: the hub cannot be reached or answers nonsense.
     """
+    endpoint = _endpoint(env)
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
     from huggingface_hub.utils import build_hf_headers
 
-    endpoint = _endpoint(env)
     asker: dict[str, Any] = {
-        "token": env.get("HF_TOKEN") or None,
+        "token": _token(env),
         "library_name": "tieredllm",
         "library_version": __version__,
     }
@@ -206,7 +239,7 @@ def describe(
     sha256 = (found.etag or "").lower()
     if not re.fullmatch("[0-9a-f]{64}", sha256) or (found.size or 0) < 1:
         raise ModelFileError(
-            f"{endpoint} does not tell the size and SHA-256 of {repository}/{file}"
+            f"{mask_url(endpoint)} does not tell the size and SHA-256 of {repository}/{file}"
         )
     headers: dict[str, str] = build_hf_headers(**asker)
     return HubFile(
@@ -221,6 +254,7 @@ def describe(
 def _refused(
     status: int | None, repository: str, file: str | None, endpoint: str, env: Mapping[str, str]
 ) -> ModelFileError:
+    endpoint = mask_url(endpoint)
     if status in (401, 403):
         has_token = "another token in" if env.get("HF_TOKEN") else "a token in"
         return NotThereError(

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -175,8 +176,6 @@ def pull_url(
     Raises:
         ModelFileError: see `pull`.
     """
-    from urllib.parse import unquote, urlsplit
-
     try:
         file = unquote(PurePosixPath(urlsplit(url).path).name)
     except ValueError as exc:

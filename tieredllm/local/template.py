@@ -8,6 +8,7 @@ end its turn. See https://huggingface.co/docs/transformers/chat_templating.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -44,6 +45,8 @@ PLAIN = (
 PLAIN_STOP = "\nUser:"
 PADDING = " \n\t "
 """Shows whether a template trims what it is given."""
+PADDING_IN_JSON = json.dumps(PADDING)[1:-1]
+"""Shows that it writes what it is given as JSON."""
 THOUGHTS = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 """An answer with the thoughts before it, as Qwen, DeepSeek and their kin write them."""
 MARKER = re.compile("<[|\uff5c].*[|\uff5c]>", re.DOTALL)
@@ -284,12 +287,22 @@ def _compile(source: str, vocabulary: Vocabulary) -> Render:
 
         return datetime.now().astimezone().strftime(form)
 
-    def tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-        import json
-
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
         if isinstance(value, Undefined):
             return ""
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
@@ -381,6 +394,11 @@ def _pieces(
     pieces: list[_Piece] = []
     for part in found:
         before, _, rest = rest.partition(part.name)
+        if before.endswith(PADDING_IN_JSON):
+            before, rest = before.removesuffix(PADDING_IN_JSON), rest.removeprefix(PADDING_IN_JSON)
+            text = json.dumps(part.text, ensure_ascii=False)[1:-1]
+            pieces += [_Piece(before, is_ours=True), _Piece(text, is_ours=False)]
+            continue
         text = part.text if before.endswith(PADDING) else part.text.lstrip()
         text = text if rest.startswith(PADDING) else text.rstrip()
         before, rest = before.removesuffix(PADDING), rest.removeprefix(PADDING)
