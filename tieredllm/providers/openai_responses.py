@@ -78,14 +78,11 @@ class ResponsesBackend(OpenAIBackend):
     def _chat(self) -> OpenAIBackend:
         """The same model over the other wire."""
         return OpenAIBackend(
-            model=self.model,
-            base_url=self._base_url,
+            self._source,
             api_key_env=self._key_env,
             keys=self._keys,
             http=self._http,
             clock=self._clock,
-            vision=self.vision,
-            server=self._server,
         )
 
     def _build_request(self, call: Call) -> WireRequest:
