@@ -207,7 +207,7 @@ def _present(
     progress: ProgressCallback,
     notice: Callable[[str], None],
 ) -> Pulled | None:
-    """Give the file that is there, if it is the right one."""
+    """Return the file that is there, if it is the right one."""
     if not path.exists():
         return None
     expected = catalog.known_sha256(path, model)
