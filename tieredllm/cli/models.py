@@ -367,7 +367,7 @@ def add_model(
         typer.Option("--name", metavar="NAME", help="What to call it; else its file's name."),
     ] = None,
 ) -> None:
-    """Give a model file a short name; it stays where it is."""
+    """Return a model file a short name; it stays where it is."""
     from tieredllm.local.gguf import SHARD, read_header
     from tieredllm.local.validate import unfit
 

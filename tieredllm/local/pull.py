@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -175,8 +176,6 @@ def pull_url(
     Raises:
         ModelFileError: see `pull`.
     """
-    from urllib.parse import unquote, urlsplit
-
     try:
         file = unquote(PurePosixPath(urlsplit(url).path).name)
     except ValueError as exc:
@@ -208,7 +207,7 @@ def _present(
     progress: ProgressCallback,
     notice: Callable[[str], None],
 ) -> Pulled | None:
-    """Give the file that is there, if it is the right one."""
+    """Return the file that is there, if it is the right one."""
     if not path.exists():
         return None
     expected = catalog.known_sha256(path, model)

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tieredllm.lenient_json import NotJsonError, decode, encode
+from tieredllm.profile.schema import ORDINARY_VARIABLES
 from tieredllm.text import clean, one_line
 from tieredllm.tools.mcp.results import mend
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["INHERITED", "MAX_LINE_BYTES", "Exchange", "ServerProcess", "Stderr"]
 
-_ON_POSIX = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 _FOR_THE_WAY_OUT = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
@@ -53,11 +53,7 @@ _FOR_THE_WAY_OUT = (
     *("NPM_CONFIG_REGISTRY", "npm_config_registry", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"),
 )
 """What a program needs to reach anything behind a company's proxy, npx and uvx among them."""
-_ON_WINDOWS = (
-    *("APPDATA", "COMSPEC", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "PATH", "PATHEXT"),
-    *("PROCESSOR_ARCHITECTURE", "SYSTEMDRIVE", "SYSTEMROOT", "TEMP", "USERNAME", "USERPROFILE"),
-)
-INHERITED = (*(_ON_WINDOWS if sys.platform == "win32" else _ON_POSIX), *_FOR_THE_WAY_OUT)
+INHERITED = (*ORDINARY_VARIABLES, *_FOR_THE_WAY_OUT)
 """The variables a server gets from the environment; no key is among them."""
 
 EOF_S = 0.3
