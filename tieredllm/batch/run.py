@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -24,11 +23,9 @@ from tieredllm.kinds import ErrorKind
 from tieredllm.types import Answer, Attempt, Options, last_failures
 
 __all__ = [
-    "Asker",
     "Batch",
     "Checkpoint",
     "HopelessError",
-    "ManagerAsker",
     "Tally",
     "open_checkpoint",
     "wait_s",
@@ -129,44 +126,6 @@ def _seconds(iso: str) -> float:
     return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{rest or 0}")
 
 
-class Asker(Protocol):
-    """Asks one line once."""
-
-    async def ask(self, line: BatchLine) -> Answer:
-        """Return the answer, complete or failed."""
-        ...
-
-
-class ManagerAsker:
-    """Asks the tiers of one manager.
-
-    Args:
-        manager: the tiers.
-        options: what every line asks for; a line's own wishes win.
-    """
-
-    def __init__(self, manager: FallbackManager, options: Options) -> None:
-        self._manager = manager
-        self._options = options
-
-    async def ask(self, line: BatchLine) -> Answer:
-        """Ask the tiers for one line."""
-        own, shared = line.request.options, self._options
-        options = msgspec.structs.replace(
-            own,
-            start=self._manager.profile.tier_meant(line.request.model) or shared.start,
-            max_tier=shared.max_tier,
-            patient=shared.patient,
-            require_llm=shared.require_llm,
-            deadline_s=shared.deadline_s,
-            stream=shared.stream,
-        )
-        try:
-            return await self._manager.process_with_fallbacks(line.request.prompt, options=options)
-        except NoAnswerError as exc:
-            return exc.answer
-
-
 class Tally:
     """How far a batch is."""
 
@@ -219,7 +178,8 @@ class Batch:
 
     Args:
         lines: those that are to be asked; read as they are needed.
-        asker: asks a line.
+        manager: whose tiers answer.
+        options: what every line asks for, besides its own parameters, schema and tools.
         write: takes each line with its answer, once.
         at_once: how many lines are under way at the same time.
         tally: counts them.
@@ -228,14 +188,16 @@ class Batch:
     def __init__(
         self,
         lines: Iterator[BatchLine],
-        asker: Asker,
+        manager: FallbackManager,
+        options: Options,
         write: Callable[[BatchLine, Answer], None],
         *,
         at_once: int,
         tally: Tally,
     ) -> None:
         self._lines = lines
-        self._asker = asker
+        self._manager = manager
+        self._options = options
         self._write = write
         self._at_once = at_once
         self._tally = tally
@@ -275,7 +237,7 @@ class Batch:
         rounds = 0
         while True:
             await self._resumes.wait()
-            answer = await self._asker.ask(line)
+            answer = await self._ask(line)
             if answer.error is None:
                 return answer
             wait = wait_s(answer, now=time.time())
@@ -283,6 +245,22 @@ class Batch:
             if wait is None or rounds >= MAX_ROUNDS:
                 return answer
             await self._pause(wait)
+
+    async def _ask(self, line: BatchLine) -> Answer:
+        """Ask the tiers once; return the answer, complete or failed."""
+        own, request = line.request.options, line.request
+        options = msgspec.structs.replace(
+            self._options,
+            start=self._manager.profile.tier_meant(request.model),
+            params=own.params,
+            schema=own.schema,
+            caller_tools=own.caller_tools,
+            tool_choice=own.tool_choice,
+        )
+        try:
+            return await self._manager.process_with_fallbacks(request.prompt, options=options)
+        except NoAnswerError as exc:
+            return exc.answer
 
     async def _pause(self, seconds: float) -> None:
         """Hold every line back for a while; those who come meanwhile wait for the same moment."""

@@ -224,7 +224,7 @@ def _wrong(what: str) -> ModelFileError:
 
 
 class _Reader:
-    """Step through the header's bytes."""
+    """The header's bytes, and how far they have been read."""
 
     def __init__(self, data: bytes, size: int) -> None:
         self.data = data
@@ -293,7 +293,7 @@ class _Reader:
 
 
 class _Length(int):
-    """Stand for an array that was stepped over."""
+    """The length of an array that was stepped over."""
 
 
 def _parse(data: bytes, size: int) -> Header:

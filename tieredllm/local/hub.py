@@ -8,9 +8,10 @@ here, so that they are where they can be gone on from, and their rate can be tol
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -84,11 +85,10 @@ def look_up(repository: str, *, revision: str = "main", env: Mapping[str, str]) 
         ModelFileError: the hub cannot be reached or answers nonsense.
     """
     endpoint = _endpoint(env)
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+    with _asking(endpoint, repository, None, env):
+        from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=endpoint, library_name="tieredllm", library_version=__version__)
-    try:
+        api = HfApi(endpoint=endpoint, library_name="tieredllm", library_version=__version__)
         found = api.model_info(
             repository,
             revision=revision,
@@ -105,19 +105,6 @@ def look_up(repository: str, *, revision: str = "main", env: Mapping[str, str]) 
             "task": found.pipeline_tag,
         }
         return msgspec.convert(told, Repository)
-    except HfHubHTTPError as exc:
-        status = getattr(getattr(exc, "response", None), "status_code", None)
-        raise _refused(status, repository, None, endpoint, env) from exc
-    except (HTTPError, OSError) as exc:
-        raise _unreachable(endpoint, exc) from exc
-    except HFValidationError as exc:
-        shown = f"{mask_url(endpoint)}/{repository}"
-        raise NotThereError(f"there is no {shown}: {one_line(str(exc))}") from exc
-    except (ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as exc:
-        raise ModelFileError(
-            f"{mask_url(endpoint)} does not answer for {repository} as a hub does: "
-            "check HF_ENDPOINT"
-        ) from exc
 
 
 def is_plain_file(name: str) -> bool:
@@ -219,29 +206,23 @@ def describe(
         ModelFileError: the hub cannot be reached or answers nonsense.
     """
     endpoint = _endpoint(env)
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
-    from huggingface_hub.utils import build_hf_headers
-
     asker: dict[str, Any] = {
         "token": _token(env),
         "library_name": "tieredllm",
         "library_version": __version__,
     }
-    url = hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
-    try:
+    with _asking(endpoint, repository, file, env):
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers
+
+        url = hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
+        headers: dict[str, str] = build_hf_headers(**asker)
         found = get_hf_file_metadata(url, timeout=METADATA_S, endpoint=endpoint, **asker)
-    except HfHubHTTPError as exc:
-        status = getattr(getattr(exc, "response", None), "status_code", None)
-        raise _refused(status, repository, file, endpoint, env) from exc
-    except (HTTPError, OSError, ValueError) as exc:
-        raise _unreachable(endpoint, exc) from exc
     sha256 = (found.etag or "").lower()
     if not re.fullmatch("[0-9a-f]{64}", sha256) or (found.size or 0) < 1:
         raise ModelFileError(
             f"{mask_url(endpoint)} does not tell the size and SHA-256 of {repository}/{file}"
         )
-    headers: dict[str, str] = build_hf_headers(**asker)
     return HubFile(
         shown=f"{repository}/{file}",
         url=url,
@@ -251,21 +232,43 @@ def describe(
     )
 
 
-def _refused(
-    status: int | None, repository: str, file: str | None, endpoint: str, env: Mapping[str, str]
-) -> ModelFileError:
-    endpoint = mask_url(endpoint)
-    if status in (401, 403):
-        has_token = "another token in" if env.get("HF_TOKEN") else "a token in"
-        return NotThereError(
-            f"the hub does not give out {repository} ({status}): accept its licence at "
-            f"{endpoint}/{repository}, put {has_token} HF_TOKEN, then pull again"
-        )
-    if status == 404:
-        if file is None:
-            return NotThereError(f"there is no {endpoint}/{repository} (404)")
-        return NotThereError(f"{endpoint}/{repository} has no file {file} (404)")
-    return ModelFileError(f"{endpoint} answered {status} for {repository}: pull again later")
+@contextlib.contextmanager
+def _asking(
+    endpoint: str, repository: str, file: str | None, env: Mapping[str, str]
+) -> Iterator[None]:
+    """Translate what goes wrong while the hub is asked for a repository, or for a file of it.
+
+    Raises:
+        NotThereError: the repository is gated, private or gone, or has no such file.
+        ModelFileError: the hub cannot be reached or answers nonsense.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    shown = mask_url(endpoint)
+    try:
+        yield
+    except HfHubHTTPError as exc:
+        status = getattr(getattr(exc, "response", None), "status_code", None)
+        if status in (401, 403):
+            has_token = "another token in" if env.get("HF_TOKEN") else "a token in"
+            raise NotThereError(
+                f"the hub does not give out {repository} ({status}): accept its licence at "
+                f"{shown}/{repository}, put {has_token} HF_TOKEN, then pull again"
+            ) from exc
+        if status == 404:
+            gone = f"there is no {shown}/{repository}"
+            missing = gone if file is None else f"{shown}/{repository} has no file {file}"
+            raise NotThereError(f"{missing} (404)") from exc
+        message = f"{shown} answered {status} for {repository}: pull again later"
+        raise ModelFileError(message) from exc
+    except (HTTPError, OSError) as exc:
+        raise _unreachable(endpoint, exc) from exc
+    except HFValidationError as exc:
+        message = f"there is no {shown}/{repository}: {one_line(str(exc))}"
+        raise NotThereError(message) from exc
+    except (ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as exc:
+        message = f"{shown} does not answer for {repository} as a hub does: check HF_ENDPOINT"
+        raise ModelFileError(message) from exc
 
 
 def _unreachable(address: str, exc: Exception, setting: str = "HF_ENDPOINT") -> ModelFileError:
@@ -366,6 +369,6 @@ def _continue(client: httpx.Client, found: HubFile, part: Path, progress: Progre
 
 
 def _start(response: Any) -> int:
-    """Give where a partial answer starts (RFC 9110, section 14.4)."""
+    """Return where a partial answer starts (RFC 9110, section 14.4)."""
     found = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
     return int(found.group(1)) if found else 2**63

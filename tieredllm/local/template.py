@@ -12,7 +12,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,10 @@ from tieredllm.roles import alternating
 from tieredllm.thoughts import opened_block
 from tieredllm.types import Message
 
-__all__ = ["PLAIN", "ChatFormat", "ChatPrompt", "Vocabulary"]
+if TYPE_CHECKING:
+    from tieredllm.local.tokenizer import NativeVocabulary
+
+__all__ = ["PLAIN", "ChatFormat", "ChatPrompt"]
 
 Render = Callable[[list[dict[str, Any]]], str]
 
@@ -67,50 +70,6 @@ class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True):
     """The mark of the thoughts that the template has opened, with which the answer begins."""
 
 
-class Vocabulary(Protocol):
-    """What a chat format needs of a loaded model."""
-
-    @property
-    def chat_template(self) -> str | None:
-        """The template the file brings."""
-        ...
-
-    @property
-    def bos(self) -> int | None:
-        """The token a text begins with."""
-        ...
-
-    @property
-    def eos(self) -> int | None:
-        """The token a text ends with."""
-        ...
-
-    @property
-    def adds_bos(self) -> bool:
-        """Whether every prompt begins with `bos`."""
-        ...
-
-    def is_control(self, token: int) -> bool:
-        """Whether a token is a control token."""
-        ...
-
-    def is_user_defined(self, token: int) -> bool:
-        """Whether a token is one that was added by hand, and is found in any text."""
-        ...
-
-    def takes_blanks(self, token: int) -> bool:
-        """Whether a token swallows the blanks after it."""
-        ...
-
-    def token_text(self, token: int) -> str:
-        """Return a token as it is written."""
-        ...
-
-    def tokenize(self, text: str, *, control: bool = False) -> list[int]:
-        """Turn text into tokens."""
-        ...
-
-
 class ChatFormat:
     """The way one model wants its conversations written.
 
@@ -120,7 +79,7 @@ class ChatFormat:
             None when it is, or when there is none.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: NativeVocabulary) -> None:
         self._vocabulary = vocabulary
         self._markers: dict[int, bool] = {}
         self._source = vocabulary.chat_template or ""
@@ -251,7 +210,7 @@ class _Piece(NamedTuple):
     """Whether it is the template's own."""
 
 
-def _compile(source: str, vocabulary: Vocabulary) -> Render:
+def _compile(source: str, vocabulary: NativeVocabulary) -> Render:
     """Compile a template as transformers does (`_compile_jinja_template` there)."""
     from jinja2 import nodes
     from jinja2.exceptions import TemplateError

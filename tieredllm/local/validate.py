@@ -282,7 +282,7 @@ def _usable_header(path: Path, verdict: Verdict) -> Header:
 
 
 def context_for(header: Header, wanted: int) -> int:
-    """Give the context to load a model with: what is wanted, at most what it was trained for."""
+    """Return the context to load a model with: what is wanted, at most what it was trained for."""
     return min(wanted, header.context_tokens) if header.context_tokens else wanted
 
 

@@ -240,7 +240,7 @@ class CloudBackend(ABC):
         async with self._http.send(request, info) as reply:
             if await reply.form() == "body":
                 values, is_whole = self._documents(await reply.body(), info, reply)
-                assembly = self._assembly(reply, info, calls, call.tools, whole=is_whole)
+                assembly = self._assembly(reply, info, calls, call, whole=is_whole)
                 for number, value in enumerate(values, 1):
                     await give_way(number)
                     for part in read(value):
@@ -248,7 +248,7 @@ class CloudBackend(ABC):
                 said += assembly.flush()
                 assembly.end()
             else:
-                assembly = self._assembly(reply, info, calls, call.tools, whole=False)
+                assembly = self._assembly(reply, info, calls, call, whole=False)
                 async with aclosing(stream_chunks(reply.events(), assembly, read)) as chunks:
                     async for chunk in chunks:
                         if isinstance(chunk, Retraction):
@@ -301,6 +301,10 @@ class CloudBackend(ABC):
     def _at_home(self) -> bool:
         """Whether the server is the vendor's own."""
         return is_own_host(self._base_url, self.own_host)
+
+    def _untold_limit(self, call: Call) -> int | None:  # noqa: ARG002
+        """Return the limit of tokens where the server may not tell that it has cut an answer."""
+        return None
 
     def _own_headers(self) -> dict[str, str]:
         """Return the profile's headers, names in lower case."""
@@ -356,7 +360,7 @@ class CloudBackend(ABC):
         reply: Reply,
         info: RequestInfo,
         calls: ToolCallCollector | None,
-        tools: tuple[ToolDeclaration, ...],
+        call: Call,
         *,
         whole: bool,
     ) -> ResponseAccumulator:
@@ -375,8 +379,9 @@ class CloudBackend(ABC):
             classify=classify,
             presentable=info.presentable,
             calls=calls,
-            text_calls=TextCalls(tools) if tools else None,
+            text_calls=TextCalls(call.tools) if call.tools else None,
             held=HeldStart() if self._opens_thoughts and not whole else None,
+            cut_at=self._untold_limit(call),
             status=reply.status,
             whole=whole,
         )

@@ -138,6 +138,11 @@ class ResponsesBackend(OpenAIBackend):
             asked["summary"] = "auto"
         return asked or None
 
+    def _untold_limit(self, call: Call) -> int | None:
+        """Return `max_output_tokens`: llama.cpp's server (xllamacpp 2026.10) says `completed`."""
+        is_sent = "max_output_tokens" not in call.omit and not self._at_home
+        return call.params.max_tokens if is_sent else None
+
     def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
         del tools
         return ResponsesToolCalls()
