@@ -353,7 +353,7 @@ def _ask_all(
 
 
 def _say_end(environment: Environment, tally: Tally, path: Path | None, why: str | None) -> None:
-    from tieredllm.render.batch_progress import tiers_line
+    from tieredllm.batch.progress import tiers_line
     from tieredllm.text import pluralize
 
     answered = tally.before + tally.answered
@@ -378,7 +378,7 @@ def _say_end(environment: Environment, tally: Tally, path: Path | None, why: str
 
 async def _draw(environment: Environment, tally: Tally) -> None:
     """Show how far it is, until it is called off."""
-    from tieredllm.render.batch_progress import ProgressBar, ProgressLines
+    from tieredllm.batch.progress import ProgressBar, ProgressLines
 
     if environment.quiet:
         return
