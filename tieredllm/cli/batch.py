@@ -353,7 +353,7 @@ def _ask_all(
 
 
 def _say_end(environment: Environment, tally: Tally, path: Path | None, why: str | None) -> None:
-    from tieredllm.render.batch_progress import tiers_line
+    from tieredllm.batch.progress import tiers_line
     from tieredllm.text import pluralize
 
     answered = tally.before + tally.answered
@@ -378,7 +378,7 @@ def _say_end(environment: Environment, tally: Tally, path: Path | None, why: str
 
 async def _draw(environment: Environment, tally: Tally) -> None:
     """Show how far it is, until it is called off."""
-    from tieredllm.render.batch_progress import ProgressBar, ProgressLines
+    from tieredllm.batch.progress import ProgressBar, ProgressLines
 
     if environment.quiet:
         return
@@ -573,6 +573,6 @@ def status(
     rows += [[f"  by {tier}", f"{count}"] for tier, count in tiers.most_common()]
     rows += [["failed", f"{failures.total()}"]]
     rows += [[f"  with {kind}", f"{count}"] for kind, count in failures.most_common()]
-    print_table(("WHAT", "LINES"), rows, environment)
+    print_table(("what", "lines"), rows, environment)
     if torn:
         environment.say("tieredllm: its last line is torn: `batch` cuts it off and goes on")
