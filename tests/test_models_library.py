@@ -17,7 +17,7 @@ from wire_support import smollm2_path
 from tieredllm.errors import ModelFileError, UnknownModelError
 from tieredllm.files import Places
 from tieredllm.local.library import HubName, Library, NotInstalledError, as_hub_name, is_path
-from tieredllm.local.pull import pull_hub, pull_url
+from tieredllm.local.pull import Puller
 from tieredllm.local.stores import choose_file, quant_of
 
 REPOSITORY = "bartowski/SmolLM2-135M-Instruct-GGUF"
@@ -54,6 +54,14 @@ def server():
     made = FakeHub()
     yield made
     made.close()
+
+
+def pull_hub(name, models, **how):
+    return Puller(models, **how).hub(name)
+
+
+def pull_url(url, models):
+    return Puller(models).url(url)
 
 
 def put(path, source=None):

@@ -15,7 +15,7 @@ import shlex
 import shutil
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -223,7 +223,7 @@ class McpServer:
                 "servers over SSE are not supported: give its address for streamable HTTP as `url`"
             )
         if settings.command is not None:
-            return _ProcessLife(
+            return ServerProcess(
                 self._command(), env=self._environment(), cwd=self._folder(), stderr=stderr
             )
         url = self._expanded(settings.url or "")
@@ -465,45 +465,6 @@ class McpServer:
         if any(fnmatchcase(remote.name, pattern) for pattern in self._settings.read_only):
             return True
         return remote.read_only if self._settings.trust_hints else None
-
-
-class _ProcessLife:
-    """One start of a server that is a program."""
-
-    def __init__(
-        self, command: list[str], *, env: dict[str, str], cwd: str, stderr: Stderr
-    ) -> None:
-        self._command = command
-        self._env = env
-        self._cwd = cwd
-        self._stderr = stderr
-        self._process: ServerProcess | None = None
-        self.has_ended = asyncio.Event()
-
-    async def start(self) -> None:
-        self._process = await ServerProcess.start(
-            self._command,
-            env=self._env,
-            cwd=self._cwd,
-            stderr=self._stderr,
-            ended=self.has_ended,
-        )
-
-    async def streams(self, stack: AsyncExitStack) -> tuple[Any, Any]:
-        assert self._process is not None  # noqa: S101 - it was started
-        return await stack.enter_async_context(self._process.streams())
-
-    async def abandon(self) -> None:
-        if self._process is not None:
-            await self._process.stop()
-
-    has_lost_session = False
-
-    def is_over(self, exc: BaseException) -> bool:  # noqa: ARG002
-        return self.has_ended.is_set()
-
-    def explain(self, exc: BaseException) -> str | None:  # noqa: ARG002
-        return None
 
 
 def _words(settings: McpSettings) -> list[str]:
