@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from benchmarks.measure import Pair, alternate, cpu_seconds
 from tieredllm.batch.lines import BatchLine, Reader, Wording
 from tieredllm.batch.output import Output, record_of
-from tieredllm.batch.run import Batch, ManagerAsker, Tally
+from tieredllm.batch.run import Batch, Tally
 from tieredllm.client import FallbackManager
 from tieredllm.files import Places
 from tieredllm.local.ladder import Rates, Rung, Trial
@@ -379,8 +379,9 @@ async def _batch_tokens(manager: FallbackManager, questions: list[str], at_once:
             output.append(record_of(line, answer))
             tokens += answer.usage.completion_tokens or 0
 
-        asker, tally = ManagerAsker(manager, Options(patient=True)), Tally(len(questions))
-        await Batch(lines, asker, write, at_once=at_once, tally=tally).run()
+        tally = Tally(len(questions))
+        options = Options(patient=True)
+        await Batch(lines, manager, options, write, at_once=at_once, tally=tally).run()
         output.close()
     assert tally.answered == len(questions)
     return tokens

@@ -10,7 +10,7 @@ import pytest
 from tieredllm.errors import ModelFileError
 from tieredllm.files import Places
 from tieredllm.local.catalog import load_catalog
-from tieredllm.local.pull import pull
+from tieredllm.local.pull import Puller
 from tieredllm.profile.schema import Params
 from tieredllm.providers.base import Call, Delta, Finish
 from tieredllm.providers.llama_cpp import LlamaCppBackend
@@ -38,7 +38,7 @@ def smollm2() -> Path:
     path = CACHE / model.file
     if not path.exists():
         try:
-            pull(model, CACHE)
+            Puller(CACHE).catalog(model)
         except ModelFileError as exc:
             pytest.skip(f"the real model is not here and cannot be pulled: {exc}")
     return path

@@ -315,6 +315,19 @@ def test_a_chosen_model_whose_file_is_missing_is_wrong_usage(home):
         assert done.stderr.count(b"\n") <= 3
 
 
+def test_a_dry_run_shows_a_parameter_of_zero(home):
+    """A temperature and a seed of 0 are sent, and so they are shown; a penalty of 0 is none."""
+    path = two_clouds(home, REFUSED)
+    done = cli(
+        home, "-p", path, "ask", "--dry-run", "-o", "temperature", "0", "-o", "seed", "0", "?"
+    )
+
+    first = done.stdout.decode().partition("---")[0]
+    assert "temperature 0" in first
+    assert "seed 0" in first
+    assert "penalty" not in first
+
+
 def test_a_dry_run_tells_what_each_tier_would_be_sent(home):
     """`--dry-run` asks nobody: it prints each tier's messages and parameters."""
     with served(answering("x")) as server:

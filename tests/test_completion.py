@@ -40,6 +40,8 @@ def completed(home, line: str) -> list[str]:
         ("tieredllm ask -m minimal=sm", ["minimal=smollm2-135m"]),
         ("tieredllm ask --simulate primary=q", ["primary=quota_exhausted"]),
         ("tieredllm models pull gemma-3", ["gemma-3-1b-it"]),
+        ("tieredllm keys set ANTH", ["ANTHROPIC_API_KEY"]),
+        ("tieredllm keys rm gem", ["gemini"]),
     ],
 )
 def test_completions(tmp_path, line, expected):

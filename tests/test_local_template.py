@@ -182,6 +182,18 @@ def test_contents_are_trimmed_where_the_template_trims():
     assert "user\n \nHi\t «" in written(Words(CHATML), user(" \nHi\t "))
 
 
+def test_a_template_may_write_json():
+    """What people wrote is JSON's text there; `tojson` has the options of transformers."""
+    template = (
+        "{% for m in messages %}{{ m | tojson(separators=(',', ':'), sort_keys=True) }}{% endfor %}"
+    )
+    vocabulary = Words(template, adds_bos=False)
+
+    assert written(vocabulary, user(' say "hi"\n\\ é ')) == (
+        '{"content":" say \\"hi\\"\\n\\\\ é ","role":"user"}'
+    )
+
+
 def test_the_padding_never_shows():
     """What the trim test adds is gone from the prompt."""
     for template in (GEMMA_TEMPLATE, CHATML, MISTRAL):

@@ -291,7 +291,7 @@ def test_loading_is_stopped_when_nobody_waits(root):
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        count = await runner.count("hello")
+        count = (await runner.ready()).vocabulary.count("hello")
         await runner.aclose()
         return count
 
@@ -316,7 +316,7 @@ def test_loading_goes_on_when_it_was_asked_for_in_advance(root):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(runner.ready(), 0.05)
         gate.set()
-        await runner.count("hello")
+        (await runner.ready()).vocabulary.count("hello")
         await runner.aclose()
 
     asyncio.run(main())

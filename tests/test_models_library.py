@@ -17,7 +17,7 @@ from wire_support import smollm2_path
 from tieredllm.errors import ModelFileError, UnknownModelError
 from tieredllm.files import Places
 from tieredllm.local.library import HubName, Library, NotInstalledError, as_hub_name, is_path
-from tieredllm.local.pull import pull_hub, pull_url
+from tieredllm.local.pull import Puller
 from tieredllm.local.stores import choose_file, quant_of
 
 REPOSITORY = "bartowski/SmolLM2-135M-Instruct-GGUF"
@@ -54,6 +54,14 @@ def server():
     made = FakeHub()
     yield made
     made.close()
+
+
+def pull_hub(name, models, **how):
+    return Puller(models, **how).hub(name)
+
+
+def pull_url(url, models):
+    return Puller(models).url(url)
 
 
 def put(path, source=None):
@@ -561,6 +569,35 @@ def test_a_file_deep_in_a_repository_leaves_no_folder(server, env, tmp_path):
 
     assert removed.returncode == 0, removed.stderr
     assert list((home / "data/models").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"HF_ENDPOINT": "hub.example"}, "HF_ENDPOINT is 'hub.example'"),
+        ({"HF_ENDPOINT": "http://[::1"}, "no http:// or https:// address"),
+        ({"HF_ENDPOINT": "http://me:s3cret@127.0.0.1:9"}, "http://****@127.0.0.1:9 cannot be"),
+        ({"HF_TOKEN": "hf_s3cret\nand more"}, "HF_TOKEN holds signs that no token has"),
+        ({"HF_TOKEN": "hf_s3cretéé"}, "HF_TOKEN holds signs that no token has"),
+    ],
+)
+def test_a_hub_that_cannot_be_asked_is_told(env, tmp_path, told, words):
+    """An address or a token that is none is named by its variable, and no secret is shown."""
+    more = {"HF_ENDPOINT": "http://127.0.0.1:9", **told}
+    done = cli(tmp_path / "home", "models", "pull", "hf:me/tiny", **env | more)
+
+    assert done.returncode == 1
+    assert words in done.stderr.decode()
+    assert "s3cret" not in done.stderr.decode()
+
+
+def test_a_token_with_a_line_end_is_a_token(server, tmp_path):
+    """What a file or a paste has left behind it does no harm."""
+    server.files["me/tiny", "t-Q8_0.gguf"] = write_gemma(tmp_path / "t.gguf").read_bytes()
+    environment = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": "hf_abc\n"}
+    pull_hub(HubName(repository="me/tiny"), tmp_path / "models", env=environment)
+
+    assert "Bearer hf_abc" in {headers.get("authorization") for _, _, headers in server.requests}
 
 
 def test_no_network_is_told_in_one_line(tmp_path):

@@ -60,7 +60,8 @@ def tiny(content, *sources, sha256=None, size=None):
 
 def fetch(model, folder, server=None, **options):
     env = {"HF_ENDPOINT": server.endpoint} if server else {}
-    return pull.pull(model, folder, env={**env, **options.pop("env", {})}, **options)
+    env |= options.pop("env", {})
+    return pull.Puller(folder, env=env, **options).catalog(model)
 
 
 def refused(model, folder, server=None, **options):
@@ -676,7 +677,7 @@ def test_the_first_use_is_prepared(content, server, folder, tmp_path):
     from tieredllm.local.validation_cache import ValidationCache, state_of
 
     pulled = fetch(tiny(content), folder, server)
-    found = pull.first_use(pulled, tmp_path / "cache")
+    found = pull.measure(pulled.path, pulled.sha256, tmp_path / "cache")
     assert found.chosen is not None
 
     verdict = ValidationCache(tmp_path / "cache").get(pulled.path, state_of(pulled.path))

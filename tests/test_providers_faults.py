@@ -231,13 +231,35 @@ def test_bytes_that_are_no_http_are_a_malformed_response(vendor):
 @every_vendor
 @pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "", "text/event-stream"])
-def test_a_web_page_in_a_200_is_a_malformed_response(vendor, asked, kind):
+@pytest.mark.parametrize("start", [b"<!doctype html><html>", b"\n <HTML>"])
+def test_a_web_page_in_a_200_is_a_malformed_response(vendor, asked, kind, start):
     """A captive portal's page is told by its title, whatever type it claims."""
-    page = b"<!doctype html><html><title>Hotel Wi-Fi</title></html>"
+    page = start + b"<title>Hotel Wi-Fi</title></html>"
     outcome, _ = ask(vendor, response(200, page, {"Content-Type": kind}), asked)
 
     assert outcome.kind == "malformed_response"
     assert "Hotel Wi-Fi" in outcome.error.message
+
+
+@every_vendor
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_answer_that_is_called_a_web_page_is_an_answer(vendor, streamed):
+    """The bytes are surer than the type, which is HTML for all that a plain PHP script sends."""
+    body = msgspec.json.encode(document(vendor, "Hi"))
+    if streamed:
+        body = b"".join([*opens(vendor), says(vendor, "Hi"), *ends(vendor), *closes(vendor)])
+    outcome, _ = ask(vendor, response(200, body, {"Content-Type": "text/html; charset=UTF-8"}))
+
+    assert outcome.text == "Hi"
+
+
+@pytest.mark.parametrize("body", ["Access denied", "error: no such user"])
+def test_words_that_are_called_a_web_page_are_one(body):
+    """They are no answer, and no event either."""
+    outcome, _ = ask("openai", response(200, body, {"Content-Type": "text/html"}))
+
+    assert outcome.kind == "malformed_response"
+    assert body in outcome.error.message
 
 
 @every_vendor

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wire_support import BACKENDS, attempt, call
+from wire_support import BACKENDS, attempt, call, source
 
 from tieredllm.clock import SystemClock
 from tieredllm.providers.sse import Decoder, Event
@@ -116,8 +116,7 @@ class FakeClients:
 
 def outcome_of(vendor, *, events=(), document=None):
     backend = BACKENDS[vendor](
-        model="m-1",
-        base_url=None,
+        source(vendor),
         api_key_env=None,
         keys={},
         http=FakeClients(FakeReply(events, document)),

@@ -182,7 +182,7 @@ def test_a_key_that_no_header_can_carry_is_told_without_a_request(vendor, key):
 )
 def test_the_path_goes_below_the_base_url(vendor, base, path):
     """Slashes at the end and queries are tolerated."""
-    from wire_support import BACKENDS, attempt, raw_server
+    from wire_support import BACKENDS, attempt, raw_server, source
 
     from tieredllm.clock import SystemClock
 
@@ -190,8 +190,7 @@ def test_the_path_goes_below_the_base_url(vendor, base, path):
         http = HttpClients()
         async with raw_server(response(200, document(vendor, "Hi"))) as server:
             made = BACKENDS[vendor](
-                model="m-1",
-                base_url=server.url + base,
+                source(vendor, server.url + base),
                 api_key_env=None,
                 keys={},
                 http=http,

@@ -499,3 +499,19 @@ def test_what_is_sent_is_what_the_sdk_s_types_allow():
             item["content"] = [part | {"annotations": []} for part in item["content"]]
 
     assert TypeAdapter(ResponseCreateParamsStreaming).validate_python(body)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(3, "length"), (4, "stop"), (None, "stop")])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_answer_that_was_cut_without_a_word_is_not_called_whole(most, expected, streamed):
+    """llama.cpp's server says `completed` at the limit; its count of tokens tells."""
+    reply = (
+        stream(*opens("responses"), says("responses", "Hi"), *ends("responses"))
+        if streamed
+        else response(200, document("responses", "Hi"))
+    )
+    asked = call(stream=streamed, params=Params(max_tokens=most))
+    outcome, _ = ask("responses", reply, asked)
+
+    assert outcome.text == "Hi"
+    assert outcome.finish.reason == expected

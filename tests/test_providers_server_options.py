@@ -11,7 +11,6 @@ from tieredllm.keys import Keys
 from tieredllm.profile.dump import dump
 from tieredllm.profile.load import load_profile
 from tieredllm.profile.schema import Params, variables_of
-from tieredllm.providers.cloud import ServerOptions
 from tieredllm.providers.factory import BackendDeps, make_backends
 from tieredllm.providers.http import HttpClients
 
@@ -25,7 +24,7 @@ def sent(vendor, *, more_keys=None, **options):
         vendor,
         response(200, document(vendor, "Hi")),
         call(),
-        server=ServerOptions(**options),
+        server=options,
         more_keys=more_keys or {},
     )
     (received,) = server.requests
@@ -59,7 +58,7 @@ def test_an_own_header_replaces_the_vendor_s_whatever_its_case():
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_a_header_s_missing_variable_is_said_like_a_missing_key(vendor):
     """The tier is not configured until it is set, and nobody is asked."""
-    server = ServerOptions(headers_env={"x-key": "PORTKEY"})
+    server = {"headers_env": {"x-key": "PORTKEY"}}
     model = backend(vendor, "http://127.0.0.1:9", HttpClients(), server=server)
     outcome, asked = ask(vendor, b"", server=server)
 
@@ -73,7 +72,7 @@ def test_a_secret_header_that_the_server_repeats_is_masked():
     outcome, _ = ask(
         "openai",
         response(400, {"error": {"message": f"bad header {SECRET}!"}}),
-        server=ServerOptions(headers_env={"x-key": "PORTKEY"}),
+        server={"headers_env": {"x-key": "PORTKEY"}},
         more_keys={"PORTKEY": SECRET},
     )
 
@@ -87,10 +86,10 @@ def test_backends_that_differ_in_what_is_sent_are_different_ones():
     variants = [
         backend("openai", "http://h", http, server=server)
         for server in (
-            ServerOptions(),
-            ServerOptions(headers={"x-a": "1"}),
-            ServerOptions(headers={"x-a": "2"}),
-            ServerOptions(body={"a": 1}),
+            {},
+            {"headers": {"x-a": "1"}},
+            {"headers": {"x-a": "2"}},
+            {"body": {"a": 1}},
         )
     ]
 
@@ -127,7 +126,7 @@ def test_an_api_version_is_asked_for_and_kept_to(version, model, sampled):
         response(200, document("anthropic", "Hi")),
         call(params=Params(temperature=0.5)),
         model=model,
-        server=ServerOptions(api_version=version),
+        server={"api_version": version},
     )
     (received,) = server.requests
 

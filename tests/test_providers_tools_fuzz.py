@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tool_wire_support import COUNT
-from wire_support import BACKENDS, call
+from wire_support import BACKENDS, call, source
 
 from tieredllm.clock import SystemClock
 from tieredllm.types import Message
@@ -110,7 +110,7 @@ EVENTS = {
 def test_whatever_is_called_can_be_told(vendor, data):
     """Any events come to calls with ids of their own, and the round goes back as JSON."""
     model = BACKENDS[vendor](
-        model="m-1", base_url=None, api_key_env=None, keys={}, http=None, clock=SystemClock()
+        source(vendor), api_key_env=None, keys={}, http=None, clock=SystemClock()
     )
     collected = model._collect_calls((COUNT,))
     for value in data.draw(st.lists(EVENTS[vendor], max_size=5)):

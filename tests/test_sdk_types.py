@@ -19,7 +19,19 @@ from openai.types import responses as openai_responses
 from openai.types.chat import chat_completion, chat_completion_chunk
 from openai.types.responses import response as openai_response
 from openai.types.responses.response_output_message import Content
-from wire_support import BACKENDS, ask, call, document, ends, event, opens, response, says, stream
+from wire_support import (
+    BACKENDS,
+    ask,
+    call,
+    document,
+    ends,
+    event,
+    opens,
+    response,
+    says,
+    source,
+    stream,
+)
 
 from tieredllm.clock import SystemClock
 
@@ -179,7 +191,7 @@ def test_each_error_inside_a_stream(vendor, code, expected):
 def part_of(vendor, value):
     """Return in the table's words what an event says."""
     model = BACKENDS[vendor](
-        model="m-1", base_url=None, api_key_env=None, keys={}, http=None, clock=SystemClock()
+        source(vendor), api_key_env=None, keys={}, http=None, clock=SystemClock()
     )
     part = model._parse_chunk(value)
     found = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from chat_support import talking
 from cli_support import REFUSED, answering, cli, install_model, profile, served, two_clouds
 
 from tieredllm.errors import UsageError
@@ -294,3 +295,19 @@ def test_the_commands_name_after_its_options_is_a_slip(tmp_path):
 
     assert done.returncode == 2
     assert b"`ask` comes before its options: `ask -o ...`" in done.stderr
+
+
+@pytest.mark.parametrize(("stdin", "args"), [(b"", []), (b" \n", []), (b"", [""])])
+def test_a_template_is_not_asked_about_nothing(tmp_path, stdin, args):
+    """An empty diff is exit 2 and no request; a prompt that takes no input is asked as it is."""
+    with talking() as server:
+        used = two_clouds(tmp_path, server.url + "/v1")
+        cli(tmp_path, "ask", "Review: {input}", "--save", "review")
+        cli(tmp_path, "ask", "Tell a joke.", "--save", "joke")
+        nothing = cli(tmp_path, "-p", used, "ask", "-T", "review", *args, stdin=stdin)
+        joke = cli(tmp_path, "-p", used, "-T", "joke", stdin=stdin)
+
+    assert (nothing.returncode, nothing.stdout) == (2, b"")
+    assert b"nothing to ask" in nothing.stderr
+    assert joke.stdout == b"You said: Tell a joke.\n"
+    assert len(server.requests) == 1

@@ -335,7 +335,7 @@ def test_a_person_is_asked_at_a_terminal(home, answer, code, shown):
             "close_ticket",
             '{"number": 7}',
         ],
-        timeout=20,
+        timeout=60,
         encoding="utf-8",
         env={"PATH": "/usr/bin:/bin", "TIEREDLLM_HOME": str(home / "home"), "TERM": "dumb"},
         dimensions=(24, 200),
@@ -365,7 +365,7 @@ def test_ctrl_c_at_the_question(home):
             "close_ticket",
             '{"number": 7}',
         ],
-        timeout=20,
+        timeout=60,
         encoding="utf-8",
         env={"PATH": "/usr/bin:/bin", "TIEREDLLM_HOME": str(home / "home"), "TERM": "dumb"},
     )

@@ -18,6 +18,7 @@ from tools_support import RAW_SERVER, call, carried_out, declared, servers
 
 from tieredllm.tools.approval import Approval
 from tieredllm.tools.execute import ToolSession
+from tieredllm.tools.mcp.http import HttpProblem
 from tieredllm.tools.mcp.transport import Stderr
 from tieredllm.tools.registry import Toolbox
 from tieredllm.types import Image
@@ -914,6 +915,42 @@ def answered(folder, kind, body):
             server.close()
 
     return asyncio.run(go())
+
+
+def test_no_failure_tells_a_servers_secrets(tmp_path):
+    """What a server echoes of its token is masked, in errors and on stderr; its home is not."""
+    secret, heard = "of-nobodys-business", []
+    say = f"print('Error: bad {secret} in {tmp_path}', file=sys.stderr)"
+    echo = {"jsonrpc": "2.0", "id": "ID", "error": {"code": -32000, "message": f"no {secret}"}}
+    mcp = {
+        "dies": {"command": [sys.executable, "-c", f"import sys; {say}"], "pass_env": ["TOK"]},
+        "raw": {
+            "command": [sys.executable, str(RAW_SERVER), "${HOME}"],
+            "env": {"TOKEN": "${TOK}"},
+        },
+    }
+    box = Toolbox(
+        declared(mcp=mcp),
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "TOK": secret, "HOME": str(tmp_path)},
+        said=lambda _, line: heard.append(line),
+    )
+    [result] = called(box, ("say", {"line": json.dumps(echo)}))
+
+    assert result.text == "the MCP server raw failed: no [key]"
+    [trouble] = box.troubles
+    assert trouble.endswith(f"(Error: bad [key] in {tmp_path})")
+    assert f"Error: bad [key] in {tmp_path}" in heard
+
+
+@pytest.mark.parametrize(
+    ("after", "told"), [("7", "7 s"), ("Wed, 21 Oct 2026 07:28:00 GMT",) * 2, ("", "a while")]
+)
+def test_when_to_try_again_is_told_in_seconds_or_as_a_date(after, told):
+    """`Retry-After` is one or the other (RFC 9110, 10.2.3)."""
+    problem = HttpProblem(status=429, url="http://x/", retry_after=after)
+
+    assert problem.explain("crm", None).endswith(f"try again after {told}")
 
 
 def test_everything_a_server_is_told_may_name_variables(tmp_path):

@@ -22,7 +22,7 @@ import msgspec
 
 from tieredllm.clock import SystemClock
 from tieredllm.errors import FallbackTriggerError
-from tieredllm.profile.schema import Params
+from tieredllm.profile.schema import Alternate, Params
 from tieredllm.providers.anthropic import AnthropicBackend
 from tieredllm.providers.base import (
     Call,
@@ -33,7 +33,7 @@ from tieredllm.providers.base import (
     ThoughtDelta,
     ToolRequest,
 )
-from tieredllm.providers.cloud import NO_OPTIONS, CloudBackend, ServerOptions
+from tieredllm.providers.cloud import CloudBackend
 from tieredllm.providers.gemini import GeminiBackend
 from tieredllm.providers.http import HttpClients
 from tieredllm.providers.openai import OpenAIBackend
@@ -461,6 +461,12 @@ def call(
     )
 
 
+def source(vendor: str, base_url: str | None = None, **said: Any) -> Alternate:
+    """Make what a profile says of a vendor's server."""
+    provider: Any = BACKENDS[vendor].provider
+    return Alternate(provider=provider, base_url=base_url, **{"model": "m-1", **said})
+
+
 def backend(
     vendor: str,
     url: str | None,
@@ -469,7 +475,7 @@ def backend(
     model: str = "m-1",
     key: str | None = KEY,
     api_key_env: str | None = "",
-    server: ServerOptions = NO_OPTIONS,
+    server: Mapping[str, Any] = MappingProxyType({}),
     more_keys: Mapping[str, str] = MappingProxyType({}),
 ) -> CloudBackend:
     """Make a vendor's backend at a server that the tests run.
@@ -487,13 +493,11 @@ def backend(
     env = KEY_ENVS[vendor] if api_key_env == "" else api_key_env
     paths = {"openai": "/v1", "anthropic": "", "gemini": "/v1beta", "responses": "/v1"}
     return BACKENDS[vendor](
-        model=model,
-        base_url=None if url is None else url + paths[vendor],
+        source(vendor, None if url is None else url + paths[vendor], model=model, **server),
         api_key_env=env,
         keys={**({env: key} if env and key is not None else {}), **more_keys},
         http=http,
         clock=SystemClock(),
-        server=server,
     )
 
 

@@ -12,6 +12,7 @@ from msgspec import Meta
 from tieredllm.kinds import ErrorInfo, ErrorKind
 
 __all__ = [
+    "NO_MODEL",
     "Answer",
     "Answered",
     "Attachment",
@@ -65,6 +66,9 @@ __all__ = [
     "last_failures",
     "rejected_tool",
 ]
+
+NO_MODEL = frozenset({"rules", "cache"})
+"""Providers whose answers no model has just written."""
 
 Role = Literal["system", "user", "assistant", "tool"]
 Outcome = Literal["ok", "failed", "skipped", "cancelled"]

@@ -20,7 +20,8 @@ import msgspec
 
 from tieredllm.batch.concurrency import AdaptiveGate
 from tieredllm.batch.lines import BatchLine
-from tieredllm.batch.run import Batch, HopelessError, ManagerAsker, Tally
+from tieredllm.batch.run import Batch, HopelessError, Tally
+from tieredllm.client import FallbackManager
 from tieredllm.errors import TieredLLMError, UsageError
 from tieredllm.profile.schema import Profile
 from tieredllm.types import Answer, Options
@@ -190,13 +191,20 @@ async def answer_chunk(settings: bytes, data: bytes, key: str) -> bytes:
     """
     chosen = msgspec.json.decode(settings, type=WorkerSettings)
     lines = msgspec.json.decode(data, type=list[BatchLine])
-    asker = _asker(settings, chosen)
+    manager = _manager(settings, chosen)
     answers: dict[int, Answer] = {}
 
     def keep(line: BatchLine, answer: Answer) -> None:
         answers[line.number] = answer
 
-    batch = Batch(iter(lines), asker, keep, at_once=chosen.at_once, tally=Tally(total=len(lines)))
+    batch = Batch(
+        iter(lines),
+        manager,
+        chosen.options,
+        keep,
+        at_once=chosen.at_once,
+        tally=Tally(total=len(lines)),
+    )
     hopeless = None
     running = asyncio.create_task(batch.run())
     while not running.done() and _is_wanted(key):
@@ -222,16 +230,14 @@ def _is_wanted(key: str) -> bool:
     return task is not None and task.state != "cancelled"
 
 
-_askers: dict[bytes, ManagerAsker] = {}
+_managers: dict[bytes, FallbackManager] = {}
 """One per worker's process and batch: the connections, the loaded model and the health of each."""
 
 
-def _asker(settings: bytes, chosen: WorkerSettings) -> ManagerAsker:
-    if settings not in _askers:
-        from tieredllm.client import FallbackManager
-
+def _manager(settings: bytes, chosen: WorkerSettings) -> FallbackManager:
+    if settings not in _managers:
         gate = AdaptiveGate(chosen.at_once)
         manager = FallbackManager(chosen.profile, sequences=chosen.sequences, gate=gate)
         gate.bound_all(manager.plans)
-        _askers[settings] = ManagerAsker(manager, chosen.options)
-    return _askers[settings]
+        _managers[settings] = manager
+    return _managers[settings]

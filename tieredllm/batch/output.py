@@ -148,6 +148,7 @@ class Output:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
         self._end = os.fstat(self._descriptor).st_size
         self._encoder = msgspec.json.Encoder()

@@ -7,12 +7,11 @@ turned into a failure; what no waiting cures (a rejected key, an exhausted quota
 from __future__ import annotations
 
 import asyncio
-import calendar
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -24,11 +23,9 @@ from tieredllm.kinds import ErrorKind
 from tieredllm.types import Answer, Attempt, Options, last_failures
 
 __all__ = [
-    "Asker",
     "Batch",
     "Checkpoint",
     "HopelessError",
-    "ManagerAsker",
     "Tally",
     "open_checkpoint",
     "wait_s",
@@ -117,54 +114,10 @@ def _wait_for(attempt: Attempt, now: float) -> float | None:
     if kind in HOPELESS or kind in OWN_FAULT or kind is ErrorKind.UNEXPECTED or _is_own(attempt):
         return None
     if attempt.skip is not None and attempt.skip.retry_at is not None:
-        return _seconds(attempt.skip.retry_at) - now
+        return datetime.fromisoformat(attempt.skip.retry_at).timestamp() - now
     if attempt.error is not None and attempt.error.retry_after_s is not None:
         return attempt.error.retry_after_s
     return POLL_S
-
-
-def _seconds(iso: str) -> float:
-    """Return a time that `clock.iso` wrote as seconds since the epoch."""
-    whole, _, rest = iso.rstrip("Z").partition(".")
-    return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{rest or 0}")
-
-
-class Asker(Protocol):
-    """Asks one line once."""
-
-    async def ask(self, line: BatchLine) -> Answer:
-        """Return the answer, complete or failed."""
-        ...
-
-
-class ManagerAsker:
-    """Asks the tiers of one manager.
-
-    Args:
-        manager: the tiers.
-        options: what every line asks for; a line's own wishes win.
-    """
-
-    def __init__(self, manager: FallbackManager, options: Options) -> None:
-        self._manager = manager
-        self._options = options
-
-    async def ask(self, line: BatchLine) -> Answer:
-        """Ask the tiers for one line."""
-        own, shared = line.request.options, self._options
-        options = msgspec.structs.replace(
-            own,
-            start=self._manager.profile.tier_meant(line.request.model) or shared.start,
-            max_tier=shared.max_tier,
-            patient=shared.patient,
-            require_llm=shared.require_llm,
-            deadline_s=shared.deadline_s,
-            stream=shared.stream,
-        )
-        try:
-            return await self._manager.process_with_fallbacks(line.request.prompt, options=options)
-        except NoAnswerError as exc:
-            return exc.answer
 
 
 class Tally:
@@ -219,7 +172,8 @@ class Batch:
 
     Args:
         lines: those that are to be asked; read as they are needed.
-        asker: asks a line.
+        manager: whose tiers answer.
+        options: what every line asks for, besides its own parameters, schema and tools.
         write: takes each line with its answer, once.
         at_once: how many lines are under way at the same time.
         tally: counts them.
@@ -228,14 +182,16 @@ class Batch:
     def __init__(
         self,
         lines: Iterator[BatchLine],
-        asker: Asker,
+        manager: FallbackManager,
+        options: Options,
         write: Callable[[BatchLine, Answer], None],
         *,
         at_once: int,
         tally: Tally,
     ) -> None:
         self._lines = lines
-        self._asker = asker
+        self._manager = manager
+        self._options = options
         self._write = write
         self._at_once = at_once
         self._tally = tally
@@ -275,7 +231,7 @@ class Batch:
         rounds = 0
         while True:
             await self._resumes.wait()
-            answer = await self._asker.ask(line)
+            answer = await self._ask(line)
             if answer.error is None:
                 return answer
             wait = wait_s(answer, now=time.time())
@@ -283,6 +239,22 @@ class Batch:
             if wait is None or rounds >= MAX_ROUNDS:
                 return answer
             await self._pause(wait)
+
+    async def _ask(self, line: BatchLine) -> Answer:
+        """Ask the tiers once; return the answer, complete or failed."""
+        own, request = line.request.options, line.request
+        options = msgspec.structs.replace(
+            self._options,
+            start=self._manager.profile.tier_meant(request.model),
+            params=own.params,
+            schema=own.schema,
+            caller_tools=own.caller_tools,
+            tool_choice=own.tool_choice,
+        )
+        try:
+            return await self._manager.process_with_fallbacks(request.prompt, options=options)
+        except NoAnswerError as exc:
+            return exc.answer
 
     async def _pause(self, seconds: float) -> None:
         """Hold every line back for a while; those who come meanwhile wait for the same moment."""

@@ -187,7 +187,7 @@ def _ask(
     stored = _stored(environment, options)
     if stored is not None:
         options = options.with_stored(stored)
-    is_whole = stored is not None and stored.prompt is not None
+    is_whole = stored is not None and not stored.wants_input
     has_any = words or options.file or options.attach or is_whole
     if not has_any and (options.no_stdin or not environment.is_piped_into):
         print(ctx.get_help(), file=environment.stderr)
@@ -274,6 +274,8 @@ def _prompt(
     Raises:
         UsageError: stdin or a file is wrong, or there is nothing to ask.
     """
+    import msgspec
+
     from tieredllm.cli.prompt_input import (
         Patience,
         check_stdin,
@@ -294,12 +296,13 @@ def _prompt(
         patience=patience,
         read_stdin=not options.no_stdin and "-" not in attach,
     )
-    if stored is not None:
-        question = stored.question(question, dict(options.variable or []))
     prompt = Prompt(question=question, attachments=attachments, parts=parts)
-    if prompt.is_empty:
+    if prompt.is_empty and (stored is None or stored.wants_input):
         raise UsageError("nothing to ask: give a question, a file, or text on stdin")
-    return prompt
+    if stored is None:
+        return prompt
+    question = stored.question(question, dict(options.variable or []))
+    return msgspec.structs.replace(prompt, question=question)
 
 
 def _answer(

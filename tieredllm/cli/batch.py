@@ -7,10 +7,10 @@ import contextlib
 import gc
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 from typer.core import TyperGroup
@@ -31,12 +31,10 @@ if TYPE_CHECKING:
 
     from tieredllm.batch.cluster import ClusterBatch
     from tieredllm.batch.lines import BatchLine
+    from tieredllm.batch.output import Output
     from tieredllm.batch.run import Batch, Checkpoint, Tally
     from tieredllm.client import FallbackManager
     from tieredllm.types import Answer, Options
-
-    Write = Callable[[BatchLine, Answer], None]
-    MakeBatch = Callable[[Iterator[BatchLine], Write], Batch | ClusterBatch]
 
 __all__ = ["app"]
 
@@ -236,8 +234,9 @@ def _run(
 ) -> int:
     from tieredllm.batch.concurrency import AdaptiveGate
     from tieredllm.batch.lines import Reader, Wording
-    from tieredllm.batch.output import Index
-    from tieredllm.batch.run import Batch, ManagerAsker, Tally, open_checkpoint
+    from tieredllm.batch.output import Index, Output, record_of
+    from tieredllm.batch.run import Batch, Tally, open_checkpoint
+    from tieredllm.cli.output import print_json_line
     from tieredllm.client import FallbackManager
     from tieredllm.text import pluralize
 
@@ -277,24 +276,27 @@ def _run(
             f"profile moved to {path.name}.replaced"
         )
     tally = Tally(checkpoint.total, done=checkpoint.total - checkpoint.pending_count)
+    output = Output(path) if path is not None else None
+
+    def write(line: BatchLine, answer: Answer) -> None:
+        record = record_of(line, answer)
+        if output is not None:
+            output.append(record)
+        else:
+            print_json_line(record, environment)
+
+    pending = checkpoint.pending()
+    batch: Batch | ClusterBatch
     if options.dask is None:
-        asker = ManagerAsker(manager, request)
-
-        def make(lines: Iterator[BatchLine], write: Write) -> Batch | ClusterBatch:
-            return Batch(lines, asker, write, at_once=at_once, tally=tally)
-
+        batch = Batch(pending, manager, request, write, at_once=at_once, tally=tally)
     else:
         from tieredllm.batch.cluster import ClusterBatch, WorkerSettings
 
-        address = options.dask
         settings = WorkerSettings(
             profile=manager.profile, options=request, at_once=at_once, sequences=sequences
         )
-
-        def make(lines: Iterator[BatchLine], write: Write) -> Batch | ClusterBatch:
-            return ClusterBatch(address, lines, settings, write, tally=tally)
-
-    return _ask_all(environment, manager, checkpoint, tally, make=make, path=path)
+        batch = ClusterBatch(options.dask, pending, settings, write, tally=tally)
+    return _ask_all(environment, manager, checkpoint, tally, batch=batch, output=output)
 
 
 def _ask_all(
@@ -303,26 +305,16 @@ def _ask_all(
     checkpoint: Checkpoint,
     tally: Tally,
     *,
-    make: MakeBatch,
-    path: Path | None,
+    batch: Batch | ClusterBatch,
+    output: Output | None,
 ) -> int:
     """Ask what is left, and say how it went."""
     from tieredllm.aio import run
-    from tieredllm.batch.output import Output, record_of
-    from tieredllm.cli.output import print_json_line
     from tieredllm.errors import TieredLLMError, UsageError
 
-    output = Output(path) if path is not None else None
-
-    def write(line: Any, answer: Any) -> None:
-        record = record_of(line, answer)
-        if output is not None:
-            output.append(record)
-        else:
-            print_json_line(record, environment)
+    path = output.path if output is not None else None
 
     async def answer_all() -> None:
-        batch = make(checkpoint.pending(), write)
         drawing = asyncio.create_task(_draw(environment, tally))
         try:
             await batch.run()
@@ -361,7 +353,7 @@ def _ask_all(
 
 
 def _say_end(environment: Environment, tally: Tally, path: Path | None, why: str | None) -> None:
-    from tieredllm.render.batch_progress import tiers_line
+    from tieredllm.batch.progress import tiers_line
     from tieredllm.text import pluralize
 
     answered = tally.before + tally.answered
@@ -386,7 +378,7 @@ def _say_end(environment: Environment, tally: Tally, path: Path | None, why: str
 
 async def _draw(environment: Environment, tally: Tally) -> None:
     """Show how far it is, until it is called off."""
-    from tieredllm.render.batch_progress import ProgressBar, ProgressLines
+    from tieredllm.batch.progress import ProgressBar, ProgressLines
 
     if environment.quiet:
         return
@@ -581,6 +573,6 @@ def status(
     rows += [[f"  by {tier}", f"{count}"] for tier, count in tiers.most_common()]
     rows += [["failed", f"{failures.total()}"]]
     rows += [[f"  with {kind}", f"{count}"] for kind, count in failures.most_common()]
-    print_table(("WHAT", "LINES"), rows, environment)
+    print_table(("what", "lines"), rows, environment)
     if torn:
         environment.say("tieredllm: its last line is torn: `batch` cuts it off and goes on")

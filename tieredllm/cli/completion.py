@@ -14,17 +14,18 @@ import typer
 from tieredllm.cli.environment import current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tieredllm.files import Places
     from tieredllm.profile.schema import Alternate, Profile, Tier
-    from tieredllm.store.history import Unreadable
+    from tieredllm.store.history import History, Unreadable
     from tieredllm.store.record import LoggedRequest
 
 __all__ = [
     "conversations",
     "faults",
     "keep_offered",
+    "key_names",
     "known_models",
     "known_tiers",
     "local_models",
@@ -67,6 +68,15 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
     return _beginning([*pairs, *names], incomplete)
 
 
+def key_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the keys that the profile in use asks for, and the vendors, that begin so."""
+    from tieredllm.profile.schema import KEY_VARIABLES, variables_of
+
+    profile = _profile(ctx)
+    asked = sorted(variables_of(profile)) if profile else KEY_VARIABLES.values()
+    return _beginning([*asked, *KEY_VARIABLES], incomplete)
+
+
 def prompts(incomplete: str) -> list[str]:
     """Return the stored prompts whose name begins so."""
     from tieredllm.prompts.stored import StoredPrompts
@@ -76,15 +86,7 @@ def prompts(incomplete: str) -> list[str]:
 
 def request_ids(incomplete: str) -> list[str]:
     """Return the ids of recent requests that begin so."""
-    from tieredllm.errors import TieredLLMError
-    from tieredllm.store.database import Database
-    from tieredllm.store.history import History
-
-    try:
-        with Database(current().places.state_db) as database:
-            ids = [_id_of(each) for each in History(database).recent(RECENT)]
-    except TieredLLMError:
-        return []
+    ids = _from_log(lambda history: [_id_of(each) for each in history.recent(RECENT)])
     return _beginning(ids, incomplete)
 
 
@@ -93,17 +95,21 @@ def conversations(incomplete: str) -> list[str]:
 
     A name that a shell would cut or expand is left out.
     """
+    names = _from_log(lambda history: list(history.names().values()))
+    plain = [name for name in names if re.fullmatch(r"[\w@%+=:,./-]+", name)]
+    return [*_beginning(plain, incomplete), *request_ids(incomplete)]
+
+
+def _from_log(look_up: Callable[[History], list[str]]) -> list[str]:
     from tieredllm.errors import TieredLLMError
     from tieredllm.store.database import Database
     from tieredllm.store.history import History
 
     try:
         with Database(current().places.state_db) as database:
-            names = History(database).names().values()
+            return look_up(History(database))
     except TieredLLMError:
         return []
-    plain = [name for name in names if re.fullmatch(r"[\w@%+=:,./-]+", name)]
-    return [*_beginning(plain, incomplete), *request_ids(incomplete)]
 
 
 def _id_of(request: LoggedRequest | Unreadable) -> str:

@@ -46,7 +46,12 @@ def _worded(preview: Preview) -> str:
         lines.append("is sent nothing: no model answers")
     else:
         given = msgspec.to_builtins(preview.params)
-        params = ", ".join(f"{name} {value}" for name, value in given.items() if value)
+        # A temperature and a seed of 0 say something, a penalty of 0 is none.
+        params = ", ".join(
+            f"{name} {value}"
+            for name, value in given.items()
+            if value or (value == 0 and not name.endswith("_penalty"))
+        )
         lines.append(f"prompt: {preview.policy}; {params}")
     lines += preview.notices
     for message in preview.messages:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tieredllm.cli.environment import Environment
 from tieredllm.errors import UsageError
 
-__all__ = ["edit_text"]
+__all__ = ["edit_text", "edit_until_right"]
 
 
 def _run_editor(file: str, env: Mapping[str, str]) -> None:
@@ -53,6 +54,35 @@ def edit_text(text: str, env: Mapping[str, str], *, name: str = "message.md") ->
             return file.read_text(encoding="utf-8", errors="replace")
         except OSError as exc:
             raise UsageError(f"the edited text cannot be read: {exc.strerror or exc}") from exc
+
+
+def edit_until_right(
+    text: str, environment: Environment, *, name: str, is_right: Callable[[str], bool]
+) -> tuple[str, bool]:
+    """Let the user edit a text until it is right, or is to stay as it is.
+
+    Args:
+        text: what the editor shows.
+        environment: the surroundings: the editor, and the terminal to ask at.
+        name: see `edit_text`.
+        is_right: checks a text, and tells what is wrong with it.
+
+    Returns:
+        The text, and whether it is right.
+
+    Raises:
+        UsageError: see `edit_text`.
+    """
+    import typer
+
+    text = edit_text(text, environment.env, name=name)
+    while not is_right(text):
+        if not environment.is_interactive or not typer.confirm(
+            "Edit it again?", default=True, err=True
+        ):
+            return text, False
+        text = edit_text(text, environment.env, name=name)
+    return text, True
 
 
 def _editor() -> str | None:

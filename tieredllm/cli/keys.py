@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tieredllm.cli.completion import key_names
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
@@ -21,6 +22,7 @@ Name = Annotated[
     typer.Argument(
         metavar="NAME",
         help="The key's name, such as OPENAI_API_KEY, or a vendor: openai; not the key.",
+        autocompletion=key_names,
     ),
 ]
 

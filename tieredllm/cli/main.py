@@ -57,7 +57,7 @@ def _explained(exc: Exception, args: Sequence[str]) -> tuple[str, int]:
     from tieredllm.errors import ProfileError, TieredLLMError, UsageError
 
     if isinstance(exc, ProfileError):
-        return "\n".join(str(mistake) for mistake in exc.mistakes), ExitCode.USAGE
+        return str(exc), ExitCode.USAGE
     if isinstance(exc, TieredLLMError):
         usage = isinstance(exc, UsageError)
         return f"tieredllm: {exc}", ExitCode.USAGE if usage else ExitCode.FAILURE

@@ -203,7 +203,7 @@ def _print_models(
 
 def _facts(model: LocalModel) -> dict[str, Any]:
     """Return what is known of a model without loading it."""
-    from tieredllm.local.gguf import read_header
+    from tieredllm.local.gguf import UnreadableError, read_header
     from tieredllm.local.machine import available_bytes
     from tieredllm.local.validate import needed_bytes, unfit
 
@@ -231,8 +231,8 @@ def _facts(model: LocalModel) -> dict[str, Any]:
         return facts
     try:
         header = read_header(model.path)
-    except ModelFileError as exc:
-        return facts | {"trouble": str(exc).removeprefix(f"{model.path}: ")}
+    except UnreadableError as exc:
+        return facts | {"trouble": exc.reason}
     needed, free = needed_bytes(header, MEMORY_CONTEXT_TOKENS), available_bytes()
     return facts | {
         "architecture": header.architecture,
@@ -310,7 +310,7 @@ def pull_model(name: Name) -> None:
     on where it stopped. A token for gated models is taken from HF_TOKEN, another hub from
     HF_ENDPOINT.
     """
-    from tieredllm.local.pull import first_use
+    from tieredllm.local.pull import measure
 
     environment = current()
     shown = mask_url(name)
@@ -323,7 +323,7 @@ def pull_model(name: Name) -> None:
         environment.say(f"{shown} is installed{checked}: {pulled.path}")
         environment.say(f"licence: {pulled.licence or 'not stated'}")
     try:
-        chosen = first_use(pulled, environment.places.cache).chosen
+        chosen = measure(pulled.path, pulled.sha256, environment.places.cache).chosen
     except FallbackTriggerError as exc:
         environment.warn(f"it cannot be used as things are: {exc.message}")
     else:
@@ -338,18 +338,23 @@ def _pull(name: str, environment: Environment, progress: Callable[[Progress], No
         ModelFileError: it did not work, or the name is of nothing that can be pulled.
     """
     from tieredllm.local import catalog, library
-    from tieredllm.local.pull import Pulled, pull, pull_hub, pull_url
+    from tieredllm.local.pull import Pulled, Puller
 
-    models, env, notice = environment.places.models, environment.env, environment.say
+    puller = Puller(
+        environment.places.models,
+        env=environment.env,
+        progress=progress,
+        notice=environment.say,
+    )
     entries = catalog.load_catalog(environment.places.config / "models.yaml")
     if name in entries:
-        pulled = pull(entries[name], models, env=env, progress=progress, notice=notice)
+        pulled = puller.catalog(entries[name])
         return msgspec.structs.replace(pulled, licence=entries[name].licence)
     hub = _library(environment).hub_name(name)
     if hub is not None:
-        return pull_hub(hub, models, env=env, progress=progress, notice=notice)
+        return puller.hub(hub)
     if is_address(name):
-        return pull_url(name, models, progress=progress, notice=notice)
+        return puller.url(name)
     try:
         found = _library(environment).find(name)
     except library.NotInstalledError as exc:
@@ -367,7 +372,7 @@ def add_model(
         typer.Option("--name", metavar="NAME", help="What to call it; else its file's name."),
     ] = None,
 ) -> None:
-    """Give a model file a short name; it stays where it is."""
+    """Return a model file a short name; it stays where it is."""
     from tieredllm.local.gguf import SHARD, read_header
     from tieredllm.local.validate import unfit
 

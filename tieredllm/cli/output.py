@@ -237,7 +237,7 @@ def _thoughts(environment: Environment) -> ThoughtView | None:
     return ThoughtView(environment.stderr, dim=environment.may_color(environment.stderr))
 
 
-class _Waited:
+class _Waited(View):
     """Show on stderr what a buffered answer waits for."""
 
     def __init__(self, view: View, spinner: Spinner, *, shows_thoughts: bool) -> None:

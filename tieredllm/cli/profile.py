@@ -151,7 +151,7 @@ def edit(name: Name = None) -> None:
     The editor is $VISUAL, else $EDITOR. Of a built-in profile you edit one of your own that
     inherits from it and takes its place; nothing is made when you change nothing.
     """
-    from tieredllm.cli.editor import edit_text
+    from tieredllm.cli.editor import edit_until_right
     from tieredllm.profile.init_template import inheriting
     from tieredllm.profile.load import Found, find_profile
 
@@ -163,21 +163,20 @@ def edit(name: Name = None) -> None:
         before = inheriting(found.name, before)
         found = Found(name=found.name, path=path, origin="user")
     environment.stdout.flush()
-    text = edit_text(before, environment.env, name=found.path.name)
+
+    def is_right(text: str) -> bool:
+        is_untouched = text == before and not found.path.exists()
+        return is_untouched or _report(found, environment, text)
+
+    text, ok = edit_until_right(before, environment, name=found.path.name, is_right=is_right)
+    if not ok:
+        if text != before:
+            rejected = found.path.with_name(f"{found.path.name}.rejected")
+            write_profile(rejected, text)
+            environment.warn(f"kept as {rejected}; the profile in use is as it was")
+        raise typer.Exit(ExitCode.USAGE)
     if text == before and not found.path.exists():
         environment.say("nothing was changed, and nothing made")
-        return
-    while not _report(found, environment, text):
-        again = environment.is_interactive and typer.confirm(
-            "Edit it again?", default=True, err=True
-        )
-        if not again:
-            if text != before:
-                rejected = found.path.with_name(f"{found.path.name}.rejected")
-                write_profile(rejected, text)
-                environment.warn(f"kept as {rejected}; the profile in use is as it was")
-            raise typer.Exit(ExitCode.USAGE)
-        text = edit_text(text, environment.env, name=found.path.name)
     if text != before:
         write_profile(found.path, text)
 

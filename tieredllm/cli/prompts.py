@@ -44,7 +44,7 @@ def list_prompts(*, as_json: Json = False) -> None:
         try:
             found[name] = kept.find(name)
         except ProfileError as exc:
-            environment.warn("\n".join(map(str, exc.mistakes)))
+            environment.warn(str(exc))
     if as_json:
         rows = [{"name": name, **msgspec.to_builtins(each)} for name, each in found.items()]
         print_json(rows, environment)
@@ -81,26 +81,25 @@ def show_prompt(name: Name, *, as_json: Json = False) -> None:
 @app.command("edit")
 def edit_prompt(name: Name) -> None:
     """Write a stored prompt in your $EDITOR; a new one is made."""
-    from tieredllm.cli.editor import edit_text
+    from tieredllm.cli.editor import edit_until_right
     from tieredllm.cli.profile import write_profile
     from tieredllm.prompts.stored import StoredPrompt, StoredPrompts, parsed, written
 
     environment = current()
     path = StoredPrompts(environment.places).path(name)
     before = path.read_text("utf-8") if path.is_file() else written(StoredPrompt())
-    text = edit_text(before, environment.env, name=path.name)
-    while True:
+
+    def is_right(text: str) -> bool:
         try:
             parsed(text, str(path))
-            break
         except ProfileError as exc:
-            environment.warn("\n".join(map(str, exc.mistakes)))
-            again = environment.is_interactive and typer.confirm(
-                "Edit it again?", default=True, err=True
-            )
-            if not again:
-                raise UsageError(f"{name} was not changed") from exc
-            text = edit_text(text, environment.env, name=path.name)
+            environment.warn(str(exc))
+            return False
+        return True
+
+    text, ok = edit_until_right(before, environment, name=path.name, is_right=is_right)
+    if not ok:
+        raise UsageError(f"{name} was not changed")
     if text != before:
         write_profile(path, text)
         environment.say(f"kept as {path}")

@@ -357,26 +357,14 @@ class FallbackRun:
         try:
             while True:
                 asked = await self._ask(plan, backend, attempt, omit, emit)
-                if isinstance(asked, Completed):
+                if isinstance(asked, Completed) or isinstance(asked.error, ContextSkipError):
                     outcome = asked
                     return outcome
                 error = asked.error
-                if isinstance(error, ContextSkipError):
-                    outcome = asked
-                    return outcome
                 self._gate.failed(backend.identity, error.info)
                 self._warm_up(plan.level)
-                parameter, lasting = repair(error, repairs)
-                if parameter and parameter not in omit and repairs < MAX_REPAIRS:
-                    if error.tool is not None and "tools" in self._needed:
-                        # A caller's request is not sent without one of its tools.
-                        outcome = asked
-                        return outcome
-                    if lasting:
-                        self._parameters.reject(backend.identity, parameter)
-                    if parameter in self._needed:
-                        outcome = asked
-                        return outcome
+                parameter = self._dispensable(backend, error, omit, repairs)
+                if parameter is not None:
                     if error.tool or parameter == "tools":
                         what = "tools" if parameter == "tools" else f"the tool {error.tool}"
                         notice = f"asked again without {what}: {error.message}"
@@ -402,6 +390,22 @@ class FallbackRun:
         finally:
             if plan.is_language_model:
                 self._record(backend, outcome, probe=probe, latency_s=self._log.now() - started)
+
+    def _dispensable(
+        self, backend: Backend, error: FallbackTriggerError, omit: frozenset[str], repairs: int
+    ) -> str | None:
+        """Return what the server will not have and the request can be sent without; remember it."""
+        parameter, lasting = error.parameter, error.lasting
+        if error.tool is not None and "tools" in self._needed:
+            return None
+        if error.tool is not None and repairs >= MAX_TOOL_REPAIRS:
+            # Each tool has something that this server will not have: none of them, then.
+            parameter, lasting = "tools", False
+        if parameter is None or parameter in omit or repairs >= MAX_REPAIRS:
+            return None
+        if lasting:
+            self._parameters.reject(backend.identity, parameter)
+        return None if parameter in self._needed else parameter
 
     def _record(
         self, backend: Backend, outcome: Completed | Failed | None, *, probe: bool, latency_s: float
@@ -635,19 +639,6 @@ class FallbackRun:
 
     def _left_s(self) -> float:
         return self._deadline - asyncio.get_running_loop().time()
-
-
-def repair(error: FallbackTriggerError, repairs: int) -> tuple[str | None, bool]:
-    """Return what to leave out after a failure, if anything, and whether to remember it.
-
-    Args:
-        error: the failure.
-        repairs: how much was left out before.
-    """
-    if error.tool is not None and repairs >= MAX_TOOL_REPAIRS:
-        # Each tool has something that this server will not have: none of them, then.
-        return "tools", False
-    return error.parameter, error.lasting
 
 
 async def stream_events(request: FallbackRun) -> AsyncGenerator[Event, None]:

@@ -93,12 +93,12 @@ def _read(file: Path) -> tuple[CatalogModel, ...]:
 
 
 def sidecar(path: Path) -> Path:
-    """Give where the SHA-256 of a pulled file is remembered, in the form `sha256sum -c` reads."""
+    """Return where the SHA-256 of a pulled file is remembered, in the form `sha256sum -c` reads."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def known_sha256(path: Path, model: CatalogModel | None = None) -> str | None:
-    """Give what a file's SHA-256 must be; None when nobody says."""
+    """Return what a file's SHA-256 must be; None when nobody says."""
     if model is not None and model.sha256 is not None:
         return model.sha256
     try:

@@ -8,11 +8,13 @@ here, so that they are where they can be gone on from, and their rate can be tol
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -82,18 +84,17 @@ def look_up(repository: str, *, revision: str = "main", env: Mapping[str, str]) 
         NotThereError: the repository is gated, private or gone.
         ModelFileError: the hub cannot be reached or answers nonsense.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
-
     endpoint = _endpoint(env)
-    api = HfApi(endpoint=endpoint, library_name="tieredllm", library_version=__version__)
-    try:
+    with _asking(endpoint, repository, None, env):
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=endpoint, library_name="tieredllm", library_version=__version__)
         found = api.model_info(
             repository,
             revision=revision,
             files_metadata=True,
             timeout=METADATA_S,
-            token=env.get("HF_TOKEN") or None,
+            token=_token(env),
         )
         licence = found.card_data.get("license") if found.card_data is not None else None
         sizes = {each.rfilename: each.size or 0 for each in found.siblings or ()}
@@ -104,17 +105,6 @@ def look_up(repository: str, *, revision: str = "main", env: Mapping[str, str]) 
             "task": found.pipeline_tag,
         }
         return msgspec.convert(told, Repository)
-    except HfHubHTTPError as exc:
-        status = getattr(getattr(exc, "response", None), "status_code", None)
-        raise _refused(status, repository, None, endpoint, env) from exc
-    except (HTTPError, OSError) as exc:
-        raise _unreachable(endpoint, exc) from exc
-    except HFValidationError as exc:
-        raise NotThereError(f"there is no {endpoint}/{repository}: {one_line(str(exc))}") from exc
-    except (ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as exc:
-        raise ModelFileError(
-            f"{endpoint} does not answer for {repository} as a hub does: check HF_ENDPOINT"
-        ) from exc
 
 
 def is_plain_file(name: str) -> bool:
@@ -171,9 +161,39 @@ def _client(url: str, timeout: httpx.Timeout | float) -> httpx.Client:
 
 
 def _endpoint(env: Mapping[str, str]) -> str:
-    from huggingface_hub import constants
+    """Return the hub's address.
 
-    return (env.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    Raises:
+        ModelFileError: the one that is named is none; `huggingface_hub` cannot be imported then.
+    """
+    named = env.get("HF_ENDPOINT", "").rstrip("/")
+    if not named:
+        from huggingface_hub import constants
+
+        default: str = constants.ENDPOINT
+        return default.rstrip("/")
+    try:
+        parts = urlsplit(named)
+        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ModelFileError(
+            f"HF_ENDPOINT is {mask_url(named)!r}, which is no http:// or https:// address"
+        )
+    return named
+
+
+def _token(env: Mapping[str, str]) -> str | None:
+    """Return who asks.
+
+    Raises:
+        ModelFileError: it is nothing that a request can say.
+    """
+    token = env.get("HF_TOKEN", "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ModelFileError("HF_TOKEN holds signs that no token has: set it anew, then pull again")
+    return token or None
 
 
 def describe(
@@ -185,30 +205,24 @@ def describe(
         NotThereError: the repository is gated, private or gone, or has no such file.
         ModelFileError: the hub cannot be reached or answers nonsense.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
-    from huggingface_hub.utils import build_hf_headers
-
     endpoint = _endpoint(env)
     asker: dict[str, Any] = {
-        "token": env.get("HF_TOKEN") or None,
+        "token": _token(env),
         "library_name": "tieredllm",
         "library_version": __version__,
     }
-    url = hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
-    try:
+    with _asking(endpoint, repository, file, env):
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers
+
+        url = hf_hub_url(repository, file, revision=revision, endpoint=endpoint)
+        headers: dict[str, str] = build_hf_headers(**asker)
         found = get_hf_file_metadata(url, timeout=METADATA_S, endpoint=endpoint, **asker)
-    except HfHubHTTPError as exc:
-        status = getattr(getattr(exc, "response", None), "status_code", None)
-        raise _refused(status, repository, file, endpoint, env) from exc
-    except (HTTPError, OSError, ValueError) as exc:
-        raise _unreachable(endpoint, exc) from exc
     sha256 = (found.etag or "").lower()
     if not re.fullmatch("[0-9a-f]{64}", sha256) or (found.size or 0) < 1:
         raise ModelFileError(
-            f"{endpoint} does not tell the size and SHA-256 of {repository}/{file}"
+            f"{mask_url(endpoint)} does not tell the size and SHA-256 of {repository}/{file}"
         )
-    headers: dict[str, str] = build_hf_headers(**asker)
     return HubFile(
         shown=f"{repository}/{file}",
         url=url,
@@ -218,20 +232,43 @@ def describe(
     )
 
 
-def _refused(
-    status: int | None, repository: str, file: str | None, endpoint: str, env: Mapping[str, str]
-) -> ModelFileError:
-    if status in (401, 403):
-        has_token = "another token in" if env.get("HF_TOKEN") else "a token in"
-        return NotThereError(
-            f"the hub does not give out {repository} ({status}): accept its licence at "
-            f"{endpoint}/{repository}, put {has_token} HF_TOKEN, then pull again"
-        )
-    if status == 404:
-        if file is None:
-            return NotThereError(f"there is no {endpoint}/{repository} (404)")
-        return NotThereError(f"{endpoint}/{repository} has no file {file} (404)")
-    return ModelFileError(f"{endpoint} answered {status} for {repository}: pull again later")
+@contextlib.contextmanager
+def _asking(
+    endpoint: str, repository: str, file: str | None, env: Mapping[str, str]
+) -> Iterator[None]:
+    """Translate what goes wrong while the hub is asked for a repository, or for a file of it.
+
+    Raises:
+        NotThereError: the repository is gated, private or gone, or has no such file.
+        ModelFileError: the hub cannot be reached or answers nonsense.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+
+    shown = mask_url(endpoint)
+    try:
+        yield
+    except HfHubHTTPError as exc:
+        status = getattr(getattr(exc, "response", None), "status_code", None)
+        if status in (401, 403):
+            has_token = "another token in" if env.get("HF_TOKEN") else "a token in"
+            raise NotThereError(
+                f"the hub does not give out {repository} ({status}): accept its licence at "
+                f"{shown}/{repository}, put {has_token} HF_TOKEN, then pull again"
+            ) from exc
+        if status == 404:
+            gone = f"there is no {shown}/{repository}"
+            missing = gone if file is None else f"{shown}/{repository} has no file {file}"
+            raise NotThereError(f"{missing} (404)") from exc
+        message = f"{shown} answered {status} for {repository}: pull again later"
+        raise ModelFileError(message) from exc
+    except (HTTPError, OSError) as exc:
+        raise _unreachable(endpoint, exc) from exc
+    except HFValidationError as exc:
+        message = f"there is no {shown}/{repository}: {one_line(str(exc))}"
+        raise NotThereError(message) from exc
+    except (ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as exc:
+        message = f"{shown} does not answer for {repository} as a hub does: check HF_ENDPOINT"
+        raise ModelFileError(message) from exc
 
 
 def _unreachable(address: str, exc: Exception, setting: str = "HF_ENDPOINT") -> ModelFileError:
@@ -332,6 +369,6 @@ def _continue(client: httpx.Client, found: HubFile, part: Path, progress: Progre
 
 
 def _start(response: Any) -> int:
-    """Give where a partial answer starts (RFC 9110, section 14.4)."""
+    """Return where a partial answer starts (RFC 9110, section 14.4)."""
     found = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
     return int(found.group(1)) if found else 2**63

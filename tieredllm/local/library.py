@@ -309,7 +309,7 @@ class Library:
             yield LocalModel(name=stored.name, path=stored.path, owner="other", stored=stored)
 
     def add(self, path: Path, name: str) -> LocalModel:
-        """Give a file a name; it stays where it is.
+        """Return a file a name; it stays where it is.
 
         Raises:
             ModelFileError: the name is taken or none.

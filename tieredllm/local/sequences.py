@@ -140,7 +140,7 @@ class Scheduler:
             self._go_on(answer, piece, row)
 
     def close(self, error: BaseException) -> None:
-        """Give every job up.
+        """Return every job up.
 
         Args:
             error: what they are told.
@@ -281,7 +281,7 @@ class Scheduler:
         self._model.cut(last.sequence, 0)
 
     def _end(self, answer: _Answer, item: Any) -> None:
-        """Give an answer's place back, and post how it ended."""
+        """Return an answer's place back, and post how it ended."""
         answer.lent.close()
         self._answers.remove(answer)
         for other in self._answers:

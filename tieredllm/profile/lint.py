@@ -38,28 +38,17 @@ def lint(loaded: Loaded) -> list[Mistake]:
         ):
             found.append(place.mistake(message))
     for name, server in profile.tools.mcp.items():
-        declared_at = _server_place(tree, name)
-        if server.type == "sse" and declared_at is not None:
+        declared = tree.mapping("tools", "mcp").entries.get(name)
+        if server.type == "sse" and declared is not None:
             message = f"MCP server `{name}`: SSE is not supported: give its streamable HTTP `url`"
-            found.append(declared_at.mistake(message))
-    health = tree.get("health")
-    if profile.health.cooldown_s > profile.health.max_cooldown_s and isinstance(
-        health, MappingNode
-    ):
+            found.append(declared.place.mistake(message))
+    if profile.health.cooldown_s > profile.health.max_cooldown_s:
         message = "`cooldown_s` is above `max_cooldown_s`: the smaller one counts"
-        found.append(health.place.mistake(message))
+        found.append(tree.mapping("health").place.mistake(message))
     return found
 
 
 Finding = tuple[Place, str]
-
-
-def _server_place(tree: MappingNode, name: str) -> Place | None:
-    """Return where a profile itself declares an MCP server."""
-    tools = tree.get("tools")
-    servers = tools.get("mcp") if isinstance(tools, MappingNode) else None
-    entry = servers.entries.get(name) if isinstance(servers, MappingNode) else None
-    return None if entry is None else entry.place
 
 
 def _order(profile: Profile, level: int, node: MappingNode) -> list[Finding]:

@@ -80,8 +80,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def tool_folders(self) -> tuple[Path, ...]:
         """The folders of the files that name Python functions, in the order of the functions."""
-        tools = self.tree.get("tools")
-        named = tools.items("python") if isinstance(tools, MappingNode) else ()
+        named = self.tree.mapping("tools").items("python")
         return tuple(dict.fromkeys(Path(node.place.file).resolve().parent for node in named))
 
 
@@ -462,12 +461,8 @@ def _tiers(theirs: ListNode, ours: ListNode) -> tuple[Node, ...]:
 
 def _position(tiers: list[Node], node: Node) -> int | None:
     name = node.text("name") if isinstance(node, MappingNode) else None
-    if name is None:
-        return None
-    for position, tier in enumerate(tiers):
-        if isinstance(tier, MappingNode) and tier.text("name") == name:
-            return position
-    return None
+    names = [tier.text("name") if isinstance(tier, MappingNode) else None for tier in tiers]
+    return None if name is None or name not in names else names.index(name)
 
 
 def _without_backend(below: MappingNode, tier: MappingNode) -> MappingNode:

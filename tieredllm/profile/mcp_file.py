@@ -61,10 +61,7 @@ def with_servers_of_files(root: MappingNode) -> tuple[MappingNode, list[Mistake]
     Returns:
         The tree; and what is wrong with the file, where it stands.
     """
-    tools = root.get("tools")
-    servers = tools.get("mcp") if isinstance(tools, MappingNode) else None
-    if not isinstance(tools, MappingNode) or not isinstance(servers, MappingNode):
-        return root, []
+    tools, servers = root.mapping("tools"), root.mapping("tools", "mcp")
     named = servers.entries.get("file")
     if named is None or isinstance(named.node, MappingNode):
         return root, []

@@ -77,10 +77,28 @@ class MappingNode(msgspec.Struct, frozen=True, kw_only=True):
         node = self.get(key)
         return node.value if isinstance(node, ScalarNode) and isinstance(node.value, str) else None
 
+    def mapping(self, *keys: str) -> MappingNode:
+        """Return the mapping below a key, below the next key, ...; empty where there is none."""
+        node = self
+        for key in keys:
+            below = node.get(key)
+            if not isinstance(below, MappingNode):
+                return MappingNode(place=node.place, entries={})
+            node = below
+        return node
+
     def items(self, key: str) -> tuple[Node, ...]:
         """Return the items of a key's list; none when it is absent or no list."""
         node = self.get(key)
         return node.items if isinstance(node, ListNode) else ()
+
+    def texts(self, key: str) -> list[tuple[str, Place]]:
+        """Return those items of a key's list that are text, each with its place."""
+        return [
+            (item.value, item.place)
+            for item in self.items(key)
+            if isinstance(item, ScalarNode) and isinstance(item.value, str)
+        ]
 
     def mappings(self, key: str) -> list[MappingNode]:
         """Return those items of a key's list that are mappings."""

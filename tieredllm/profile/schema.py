@@ -34,6 +34,7 @@ __all__ = [
     "KEY_VARIABLES",
     "OLLAMA_CONTEXT_TOKENS",
     "OLLAMA_PORT",
+    "ORDINARY_VARIABLES",
     "PROVIDER_DEFAULTS",
     "REFERENCE",
     "Alternate",
@@ -77,6 +78,12 @@ PythonTool = Annotated[
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 """A variable in the settings of an MCP server: `${NAME}`, or `${NAME:-text}`."""
+ORDINARY_VARIABLES = (
+    *("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER"),
+    *("APPDATA", "COMSPEC", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "PATHEXT"),
+    *("PROCESSOR_ARCHITECTURE", "SYSTEMDRIVE", "SYSTEMROOT", "TEMP", "USERNAME", "USERPROFILE"),
+)
+"""What every program needs, on POSIX and on Windows; none of it is secret."""
 HeaderName = Annotated[
     str,
     Meta(
@@ -422,6 +429,26 @@ class McpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sends: bool = False
     """Whether its calls can carry data out of this machine to places of the model's choosing."""
 
+    @property
+    def variables(self) -> set[str]:
+        """The names of all variables, and stored keys, that it is given."""
+        return self._told | _names_in(self.cwd or "")
+
+    @property
+    def secrets(self) -> set[str]:
+        """Those of them whose values may be secret; where it runs is not."""
+        return self._told - {*ORDINARY_VARIABLES, "PWD"}
+
+    @property
+    def _told(self) -> set[str]:
+        command = (self.command,) if isinstance(self.command, str) else self.command or ()
+        written = (*command, *self.args, *self.headers.values(), *map(str, self.env.values()))
+        return {*self.pass_env, *self.headers_env.values(), *_names_in(*written, self.url or "")}
+
+
+def _names_in(*texts: str) -> set[str]:
+    return {name for text in texts for name, _ in REFERENCE.findall(text)}
+
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which tools there are; a tier's `tools` says which of them it may use."""
@@ -529,11 +556,7 @@ def variables_of(profile: Profile) -> set[str]:
                 names.update(KEY_SYNONYMS.get(backend.provider, ()))
             names.update(backend.headers_env.values())
     for server in profile.tools.mcp.values():
-        names |= {*server.pass_env, *server.headers_env.values()}
-        words = (server.command,) if isinstance(server.command, str) else server.command or ()
-        written = (*words, *server.args, server.url or "", *server.headers.values())
-        written = (*written, *map(str, server.env.values()))
-        names |= {name for text in written for name, _ in REFERENCE.findall(text)}
+        names |= server.secrets
     if profile.health.shared is not None:
         names.add(profile.health.shared.url_env)
     notes = profile.notifications

@@ -110,9 +110,7 @@ def _url(backend: MappingNode) -> list[Mistake]:
 def _framing_headers(backend: MappingNode) -> list[Mistake]:
     mistakes = []
     for key in ("headers", "headers_env"):
-        headers = backend.get(key)
-        entries = headers.entries.items() if isinstance(headers, MappingNode) else ()
-        for name, entry in entries:
+        for name, entry in backend.mapping(key).entries.items():
             if name.lower() in _FRAMING:
                 message = (
                     f"`{key}.{name}` says where a request ends, which is ours to say: remove it"
@@ -162,63 +160,44 @@ def _rule_file(tier: MappingNode) -> list[Mistake]:
 
 
 def _granted_tools(tier: MappingNode, root: MappingNode) -> list[Mistake]:
-    tools = root.get("tools")
-    known: list[str] = []
-    servers: list[str] = []
-    if isinstance(tools, MappingNode):
-        known = [
-            *_texts(tools.items("builtin")),
-            *(name.rpartition(":")[2] for name in _texts(tools.items("python"))),
-        ]
-        declared = tools.get("mcp")
-        servers = list(declared.entries) if isinstance(declared, MappingNode) else []
+    tools = root.mapping("tools")
+    servers = list(tools.mapping("mcp").entries)
+    known = [
+        *(name for name, _ in tools.texts("builtin")),
+        *(name.rpartition(":")[2] for name, _ in tools.texts("python")),
+        *servers,
+    ]
     mistakes = []
-    for item in tier.items("tools"):
-        if not isinstance(item, ScalarNode) or not isinstance(item.value, str):
-            continue
-        name = item.value.removeprefix("-")
+    for text, place in tier.texts("tools"):
+        name = text.removeprefix("-")
         # What an MCP server offers is known only once it runs.
         is_pattern = any(character in name for character in "*?[")
-        if name in {*known, *servers, "all"} or is_pattern or (servers and "__" in name):
+        if name in {*known, "all"} or is_pattern or (servers and "__" in name):
             continue
         from tieredllm.profile.validate import suggestion
 
-        hint = suggestion(name, [*known, *servers])
+        hint = suggestion(name, known)
         message = f"no tool `{name}` is declared: {hint or 'add it under `tools`'}"
-        mistakes.append(item.place.mistake(message))
+        mistakes.append(place.mistake(message))
     return mistakes
 
 
 def _functions_of_one_name(root: MappingNode) -> list[Mistake]:
     """Find Python functions that models could not tell apart."""
-    tools = root.get("tools")
-    if not isinstance(tools, MappingNode):
-        return []
-    taken = dict.fromkeys(_texts(tools.items("builtin")), "a built-in tool")
+    tools = root.mapping("tools")
+    taken = {name: "a built-in tool" for name, _ in tools.texts("builtin")}
     mistakes = []
-    for item in tools.items("python"):
-        if not isinstance(item, ScalarNode) or not isinstance(item.value, str):
-            continue
-        name = item.value.rpartition(":")[2]
-        other = taken.setdefault(name, item.value)
-        if other != item.value:
-            mistakes.append(item.place.mistake(f"{other} is called `{name}`, too: rename one"))
+    for function, place in tools.texts("python"):
+        name = function.rpartition(":")[2]
+        other = taken.setdefault(name, function)
+        if other != function:
+            mistakes.append(place.mistake(f"{other} is called `{name}`, too: rename one"))
     return mistakes
 
 
-def _texts(nodes: tuple[Node, ...]) -> list[str]:
-    return [
-        node.value for node in nodes if isinstance(node, ScalarNode) and isinstance(node.value, str)
-    ]
-
-
 def _mcp_servers(root: MappingNode) -> list[Mistake]:
-    tools = root.get("tools")
-    servers = tools.get("mcp") if isinstance(tools, MappingNode) else None
-    if not isinstance(servers, MappingNode):
-        return []
     mistakes = []
-    for name, entry in servers.entries.items():
+    for name, entry in root.mapping("tools", "mcp").entries.items():
         server = entry.node
         if not isinstance(server, MappingNode):
             continue
@@ -243,13 +222,9 @@ def _mcp_servers(root: MappingNode) -> list[Mistake]:
 
 def _served_models(root: MappingNode) -> list[Mistake]:
     """Find names of models that lead to no tier."""
-    serve = root.get("serve")
-    models = serve.get("models") if isinstance(serve, MappingNode) else None
-    if not isinstance(models, MappingNode):
-        return []
     tiers = [name for tier in root.mappings("tiers") if (name := tier.text("name")) is not None]
     mistakes = []
-    for entry in models.entries.values():
+    for entry in root.mapping("serve", "models").entries.values():
         tier = entry.node.value if isinstance(entry.node, ScalarNode) else None
         if isinstance(tier, str) and tier not in tiers:
             message = f"there is no tier `{tier}`: it can be {', '.join(tiers)}"

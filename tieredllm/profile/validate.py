@@ -231,7 +231,7 @@ def suggestion(word: str, known: list[str]) -> str | None:
     """Return `did you mean …?` when a known word is near."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word.lower(), known, n=1, cutoff=0.65)
+    near = get_close_matches(word.lower(), known, n=1)
     return f"did you mean `{near[0]}`?" if near else None
 
 

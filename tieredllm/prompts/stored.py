@@ -61,6 +61,11 @@ class StoredPrompt(
         found = VARIABLE.findall(self.prompt or "")
         return [name for name in dict.fromkeys(found) if name != INPUT]
 
+    @property
+    def wants_input(self) -> bool:
+        """Whether there is nothing to ask without a question, a file or piped text."""
+        return self.prompt is None or f"{{{INPUT}}}" in self.prompt
+
     def question(self, asked: str, given: Mapping[str, str]) -> str:
         """Fill in the template.
 
@@ -82,7 +87,7 @@ class StoredPrompt(
         if missing:
             raise UsageError(f"the prompt needs {', '.join(missing)}: add --var {missing[0]} VALUE")
         text = VARIABLE.sub(lambda found: values[found[1]], self.prompt)
-        if f"{{{INPUT}}}" not in self.prompt and asked:
+        if asked and not self.wants_input:
             text = f"{text.rstrip()}\n\n{asked}"
         return text.strip()
 

@@ -169,6 +169,7 @@ class ResponseAccumulator:
         held: holds a text back that probably begins with thoughts; None where it does not.
         status: the HTTP status it all came with.
         whole: whether the answer came as one document and not as a stream.
+        cut_at: the number of tokens at which an answer is cut, where its end does not say so.
     """
 
     def __init__(
@@ -181,6 +182,7 @@ class ResponseAccumulator:
         held: HeldStart | None = None,
         status: int = 200,
         whole: bool = False,
+        cut_at: int | None = None,
     ) -> None:
         self._ended = False
         self._text_halves = _Halves()
@@ -199,6 +201,7 @@ class ResponseAccumulator:
         self._presentable = presentable
         self._status = status
         self._whole = whole
+        self._cut_at = cut_at
         self._calls = calls
         self._refusal = ""
         self._blocked = False
@@ -441,6 +444,8 @@ class ResponseAccumulator:
         if reason.startswith("content_filter"):  # "content_filter: RECITATION", Google's
             return "content_filter"
         ending = ENDINGS.get(reason, "stop")
+        if ending == "stop" and self._cut_at and (self._completion_tokens or 0) >= self._cut_at:
+            ending = "length"
         if ending == "failed":
             return None
         if self._is_late and not (self._done or self._whole):

@@ -25,10 +25,7 @@ from tieredllm.providers.tool_calls import (
 from tieredllm.roles import alternating, split_system
 from tieredllm.types import Image, Message, MessagePart, Seal, ToolCall, ToolChoice, ToolDeclaration
 
-__all__ = ["API_VERSION", "AnthropicBackend", "AnthropicToolCalls", "declared", "messages_of"]
-
-API_VERSION = "2023-06-01"
-"""The `anthropic-version` that is asked for where the profile names none."""
+__all__ = ["AnthropicBackend", "AnthropicToolCalls", "declared", "messages_of"]
 
 UNSAMPLED_SINCE = "2026-10-21"
 """From this version of the API on `temperature` and `top_p` are a 400 for every model, whatever
@@ -98,7 +95,7 @@ class AnthropicBackend(CloudBackend):
         version = _version(self.model)
         temperature = None if params.temperature is None else min(params.temperature, 1.0)
         top_p = params.top_p
-        if version >= (4, 7) or self._api_version >= UNSAMPLED_SINCE:
+        if version >= (4, 7) or self._source.api_version >= UNSAMPLED_SINCE:
             temperature = top_p = None
         elif version >= (4, 1) and temperature is not None:
             top_p = None
@@ -120,16 +117,12 @@ class AnthropicBackend(CloudBackend):
         }
 
     def _headers(self, info: RequestInfo) -> dict[str, str]:
-        headers = {"anthropic-version": self._api_version}
+        headers = {"anthropic-version": self._source.api_version}
         if info.key is None:
             return headers
         headers["x-api-key"] = info.key
         # Other servers and gateways want it here (cline/cline#1062, BerriAI/litellm#33055).
         return headers if self._at_home else headers | {"Authorization": f"Bearer {info.key}"}
-
-    @property
-    def _api_version(self) -> str:
-        return self._server.api_version or API_VERSION
 
     def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
         del tools

@@ -21,7 +21,7 @@ from tieredllm.clock import Clock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import FIXES, ErrorInfo, ErrorKind
 from tieredllm.lenient_json import DONE, NotJsonError, decode, decode_all
-from tieredllm.profile.schema import BASE_URLS, Params
+from tieredllm.profile.schema import BASE_URLS, Alternate, Params, Tier
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.accumulator import (
     Part,
@@ -56,7 +56,6 @@ __all__ = [
     "SMALL_CAP_TOKENS",
     "CloudBackend",
     "KeyStore",
-    "ServerOptions",
     "Vendor",
     "WireRequest",
     "base64_of",
@@ -106,19 +105,6 @@ class WireRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What could be left out: words a server may use for a parameter, and its wire name."""
 
 
-class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a profile says of one server beyond its URL and key (see `profile.schema.Tier`)."""
-
-    headers: Mapping[str, str] = {}
-    headers_env: Mapping[str, str] = {}
-    body: Mapping[str, Any] = {}
-    api_version: str = ""
-    """Anthropic's; its adapter's own when empty."""
-
-
-NO_OPTIONS = ServerOptions()
-
-
 def is_own_host(base_url: str | None, own_host: str) -> bool:
     """Return whether a server is the vendor's own, at whichever of its regions.
 
@@ -136,14 +122,11 @@ class CloudBackend(ABC):
     """One model at one URL.
 
     Args:
-        model: the model's name, as the vendor has it.
-        base_url: where the server is; None for the vendor's own.
+        source: what the profile says of it.
         api_key_env: the variable that holds the key; None when the server needs none.
         keys: where the key is looked up, each time anew.
         http: the shared connections.
         clock: the time.
-        vision: whether the model sees images and documents; None for what its name tells.
-        server: what else the profile says of the server.
     """
 
     provider: ClassVar[Vendor]
@@ -165,25 +148,21 @@ class CloudBackend(ABC):
 
     def __init__(
         self,
+        source: Tier | Alternate,
         *,
-        model: str,
-        base_url: str | None,
         api_key_env: str | None,
         keys: KeyStore,
         http: HttpClients,
         clock: Clock,
-        vision: bool | None = None,
-        server: ServerOptions = NO_OPTIONS,
     ) -> None:
-        self.model = model
-        self.vision = vision
-        self._server = server
-        self._base_url = (
-            (base_url or BASE_URLS[self.provider]).strip().rstrip("/").removesuffix(self.added_path)
-        )
+        self.model = source.model or ""
+        self.vision = source.vision
+        self._source = source
+        base_url = (source.base_url or BASE_URLS[self.provider]).strip().rstrip("/")
+        self._base_url = base_url.removesuffix(self.added_path)
         self._key_env = api_key_env
         self._keys = keys
-        self._opens_thoughts = bool(_OPENS_THOUGHTS.search(model)) and not self._at_home
+        self._opens_thoughts = bool(_OPENS_THOUGHTS.search(self.model)) and not self._at_home
         """Whether answers begin inside a block of thoughts, as is known by name or was seen."""
         self._http = http
         self._clock = clock
@@ -194,7 +173,7 @@ class CloudBackend(ABC):
         key = hashlib.sha256((self._key() or "").encode()).hexdigest()[:16]
         parts = [self.provider, self._base_url, self.model, key]
         parts += [self.wire] if self.wire else []
-        more = (self._own_headers(), self._server.body)
+        more = (self._own_headers(), self._source.body)
         if any(more):
             parts.append(msgspec.json.encode(more, order="deterministic").decode())
         whole = "|".join(parts)
@@ -203,7 +182,7 @@ class CloudBackend(ABC):
     def missing(self) -> Missing | None:
         """Return the key that is not set, when it is not."""
         names = [self._key_env] if self._key_env is not None and not self._key() else []
-        names += [name for name in self._server.headers_env.values() if not self._keys.get(name)]
+        names += [name for name in self._source.headers_env.values() if not self._keys.get(name)]
         if not names:
             return None
         name = names[0]
@@ -261,7 +240,7 @@ class CloudBackend(ABC):
         async with self._http.send(request, info) as reply:
             if await reply.form() == "body":
                 values, is_whole = self._documents(await reply.body(), info, reply)
-                assembly = self._assembly(reply, info, calls, call.tools, whole=is_whole)
+                assembly = self._assembly(reply, info, calls, call, whole=is_whole)
                 for number, value in enumerate(values, 1):
                     await give_way(number)
                     for part in read(value):
@@ -269,7 +248,7 @@ class CloudBackend(ABC):
                 said += assembly.flush()
                 assembly.end()
             else:
-                assembly = self._assembly(reply, info, calls, call.tools, whole=False)
+                assembly = self._assembly(reply, info, calls, call, whole=False)
                 async with aclosing(stream_chunks(reply.events(), assembly, read)) as chunks:
                     async for chunk in chunks:
                         if isinstance(chunk, Retraction):
@@ -323,14 +302,18 @@ class CloudBackend(ABC):
         """Whether the server is the vendor's own."""
         return is_own_host(self._base_url, self.own_host)
 
+    def _untold_limit(self, call: Call) -> int | None:  # noqa: ARG002
+        """Return the limit of tokens where the server may not tell that it has cut an answer."""
+        return None
+
     def _own_headers(self) -> dict[str, str]:
         """Return the profile's headers, names in lower case."""
         secret = {
             name: value
-            for name, variable in self._server.headers_env.items()
+            for name, variable in self._source.headers_env.items()
             if (value := (self._keys.get(variable) or "").strip())
         }
-        return {name.lower(): value for name, value in {**self._server.headers, **secret}.items()}
+        return {name.lower(): value for name, value in {**self._source.headers, **secret}.items()}
 
     def _all_headers(self, info: RequestInfo) -> dict[str, str]:
         """Return the vendor's headers, and the profile's over them."""
@@ -339,7 +322,7 @@ class CloudBackend(ABC):
 
     def _with_own(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return a request's body with the profile's keys over it."""
-        own = self._server.body
+        own = self._source.body
         gone = {name for name, value in own.items() if value is None}
         return {name: value for name, value in {**body, **own}.items() if name not in gone}
 
@@ -354,7 +337,7 @@ class CloudBackend(ABC):
     def _request_info(self, path: str, parameters: Mapping[str, str]) -> RequestInfo:
         key = self._key()
         secrets = {} if self._key_env is None else {self._key_env: key}
-        secrets |= {name: self._keys.get(name) for name in self._server.headers_env.values()}
+        secrets |= {name: self._keys.get(name) for name in self._source.headers_env.values()}
         for name, value in secrets.items():
             if not value:
                 raise FallbackTriggerError(ErrorKind.AUTHENTICATION, f"{name} is not set")
@@ -377,7 +360,7 @@ class CloudBackend(ABC):
         reply: Reply,
         info: RequestInfo,
         calls: ToolCallCollector | None,
-        tools: tuple[ToolDeclaration, ...],
+        call: Call,
         *,
         whole: bool,
     ) -> ResponseAccumulator:
@@ -396,8 +379,9 @@ class CloudBackend(ABC):
             classify=classify,
             presentable=info.presentable,
             calls=calls,
-            text_calls=TextCalls(tools) if tools else None,
+            text_calls=TextCalls(call.tools) if call.tools else None,
             held=HeldStart() if self._opens_thoughts and not whole else None,
+            cut_at=self._untold_limit(call),
             status=reply.status,
             whole=whole,
         )
@@ -510,7 +494,7 @@ class CloudBackend(ABC):
         headers = self._all_headers(info)
         if not with_key:
             bare = msgspec.structs.replace(info, key=None)
-            headers = self._headers(bare) | dict(self._server.headers)
+            headers = self._headers(bare) | dict(self._source.headers)
         request = Request(method="GET", url=info.url, headers=headers, connect_timeout_s=PROBE_S)
         async with self._http.send(request, info) as reply:
             await reply.form()

@@ -17,7 +17,7 @@ from tieredllm.providers.base import Backend
 
 if TYPE_CHECKING:
     from tieredllm.keys import Keys
-    from tieredllm.providers.cloud import CloudBackend, ServerOptions
+    from tieredllm.providers.cloud import CloudBackend
     from tieredllm.providers.http import HttpClients
     from tieredllm.providers.static import LookUp
 
@@ -97,7 +97,6 @@ def make_backends(tier: Tier, around: BackendDeps) -> tuple[Backend, ...]:
 
 
 def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
-    model = source.model or ""
     if source.provider == "rules":
         from tieredllm.providers.rules import RulesBackend
 
@@ -106,7 +105,7 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
         from tieredllm.providers.llama_cpp import LlamaCppBackend
 
         return LlamaCppBackend(
-            model=model,
+            model=source.model or "",
             context_tokens=tier.context_tokens,
             places=around.places,
             env=around.env,
@@ -122,14 +121,11 @@ def _make(tier: Tier, source: Tier | Alternate, around: BackendDeps) -> Backend:
 
         return CacheBackend(max_age_h=tier.max_age_h, look_up=around.look_up, clock=around.clock)
     return _cloud(source)(
-        model=model,
-        base_url=source.base_url,
+        source,
         api_key_env=_key_variable(source, around.keys),
         keys=around.keys,
         http=around.http,
         clock=around.clock,
-        vision=source.vision,
-        server=_server_options(source),
     )
 
 
@@ -142,23 +138,10 @@ def _key_variable(source: Tier | Alternate, keys: Keys) -> str | None:
     return next((name for name in names if keys.get(name)), first)
 
 
-def _server_options(source: Tier | Alternate) -> ServerOptions:
-    from tieredllm.providers.cloud import ServerOptions
-
-    return ServerOptions(
-        headers=source.headers,
-        headers_env=source.headers_env,
-        body=source.body,
-        api_version=source.api_version,
-    )
-
-
 def _cloud(source: Tier | Alternate) -> type[CloudBackend]:
     """Import a vendor's adapter; the others cost nothing."""
     if source.provider == "openai":
-        from tieredllm.providers.openai import OpenAIBackend
-
-        return OpenAIBackend if _has_chat(source) else _responses()
+        return _openai(source)
     if source.provider == "anthropic":
         from tieredllm.providers.anthropic import AnthropicBackend
 
@@ -168,16 +151,13 @@ def _cloud(source: Tier | Alternate) -> type[CloudBackend]:
     return GeminiBackend
 
 
-def _has_chat(source: Tier | Alternate) -> bool:
+def _openai(source: Tier | Alternate) -> type[CloudBackend]:
     from tieredllm.providers.cloud import is_own_host
     from tieredllm.providers.openai import OpenAIBackend
 
-    if source.api is None:
-        return not is_own_host(source.base_url, OpenAIBackend.own_host)
-    return source.api == "chat"
-
-
-def _responses() -> type[CloudBackend]:
+    own = is_own_host(source.base_url, OpenAIBackend.own_host)
+    if source.api == "chat" or (source.api is None and not own):
+        return OpenAIBackend
     from tieredllm.providers.openai_responses import ResponsesBackend
 
     return ResponsesBackend

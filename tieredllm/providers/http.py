@@ -78,6 +78,7 @@ _PACKINGS = frozenset(
 (`none`, `utf-8`) means the body as it is, and every other client reads it so."""
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
+_FIELDS = (b"data:", b"event:", b":")
 _FIELD_STARTS = (b"d", b"e", b":", b"i", b"r")
 _SNIFFED_BYTES = 64 * 1024
 
@@ -183,8 +184,6 @@ class HttpClients:
                     body=await reply.error_body(),
                     now=self._clock.wall(),
                 )
-            if "html" in reply.content_type:
-                raise reply.page(await reply.error_body())
             reply.refuse_packed()
             yield reply
         finally:
@@ -326,15 +325,17 @@ class Reply:
             self._head += chunk
             if self._head.lstrip(_BLANK) or len(self._head) > _SNIFFED_BYTES:
                 break
-        start = self._head.lstrip(_BLANK)[:1]
-        if start == b"<":
-            raise self.page(self._head)
+        head = self._head.lstrip(_BLANK)
+        start = head[:1]
         if not self._head:
             raise FallbackTriggerError(
                 ErrorKind.EMPTY_RESPONSE, f"{self._info.host} sent nothing", status=self.status
             )
         if start in (b"{", b"["):
             return "body"
+        # PHP calls whatever it sends HTML unless it is told otherwise.
+        if start == b"<" or ("html" in self.content_type and not head.startswith(_FIELDS)):
+            raise self.page(self._head)
         # `data:`, `event:`, `:`, `id:`, `retry:`, `error:`: no JSON document starts so.
         is_stream = start in _FIELD_STARTS or "event-stream" in self.content_type
         return "events" if is_stream else "body"

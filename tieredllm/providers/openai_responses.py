@@ -78,14 +78,11 @@ class ResponsesBackend(OpenAIBackend):
     def _chat(self) -> OpenAIBackend:
         """The same model over the other wire."""
         return OpenAIBackend(
-            model=self.model,
-            base_url=self._base_url,
+            self._source,
             api_key_env=self._key_env,
             keys=self._keys,
             http=self._http,
             clock=self._clock,
-            vision=self.vision,
-            server=self._server,
         )
 
     def _build_request(self, call: Call) -> WireRequest:
@@ -140,6 +137,11 @@ class ResponsesBackend(OpenAIBackend):
         if thinks and self._at_home and "summary" not in call.omit:
             asked["summary"] = "auto"
         return asked or None
+
+    def _untold_limit(self, call: Call) -> int | None:
+        """Return `max_output_tokens`: llama.cpp's server (xllamacpp 2026.10) says `completed`."""
+        is_sent = "max_output_tokens" not in call.omit and not self._at_home
+        return call.params.max_tokens if is_sent else None
 
     def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
         del tools

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import IO, TextIO
 
 from tieredllm.render.event_messages import broke_off, called_tools, only_thought, remark
+from tieredllm.render.view import View
 from tieredllm.text import TextFilter
 from tieredllm.types import (
     Answer,
@@ -126,7 +127,7 @@ class ThoughtView:
             write(self._terminal, "\n")
 
 
-class PlainAnswer:
+class PlainAnswer(View):
     """Write one tier's complete answer, and nothing else, to stdout.
 
     The text stays as it is, control characters too (only a terminal has to be protected from them),
@@ -205,15 +206,6 @@ class PlainAnswer:
                 write(self._stderr, f"tieredllm: {line}; the answer starts anew after that\n")
             case Answered():
                 self._end(event.answer)
-
-    def tick(self) -> None:
-        """Do nothing: there is no spinner where there is no terminal."""
-
-    def pause(self) -> None:
-        """Do nothing: nothing moves."""
-
-    def resume(self) -> None:
-        """Do nothing."""
 
     def close(self) -> None:
         """End the line of an answer that was stopped half-way."""

@@ -11,6 +11,7 @@ from tieredllm.kinds import FIXES, ErrorKind
 from tieredllm.render.event_messages import describe_backend, describe_failure
 from tieredllm.text import one_line
 from tieredllm.types import (
+    NO_MODEL,
     Answer,
     Attempt,
     answering,
@@ -28,8 +29,6 @@ __all__ = [
     "usage_line",
 ]
 
-NO_MODEL = frozenset({"rules", "cache"})
-"""Providers whose answers no model writes."""
 SMALLEST, SMALLEST_SIZE = "smollm2-135m", "98 MB"
 """The model that is had the soonest (models/catalog.yaml)."""
 _REASON_LIMIT = 120

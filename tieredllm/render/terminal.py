@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.render.event_messages import broke_off, called_tools, only_thought, remark
 from tieredllm.render.plain import PlainStream, ThoughtView, write
 from tieredllm.render.spinner import Spinner
+from tieredllm.render.view import View
 from tieredllm.types import (
     Answer,
     Answered,
@@ -26,23 +27,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tieredllm.render.keys import MoveOnKey
+    from tieredllm.render.markdown_stream import MarkdownStream
 
 __all__ = ["TerminalAnswer", "print_dim", "takes_markdown"]
 
 
-class _TextSink(Protocol):
-    """Show one tier's text."""
-
-    def feed(self, text: str) -> None: ...
-
-    def tick(self) -> None: ...
-
-    def finish(self) -> None: ...
-
-    def abandon(self) -> None: ...
-
-
-class TerminalAnswer:
+class TerminalAnswer(View):
     """Stream the answer to stdout, and tell on stderr what is waited for.
 
     A tier's text that breaks off stays on the screen, ended by a dim line that says so; the next
@@ -90,7 +80,7 @@ class TerminalAnswer:
             dim = takes_markdown(stdout_console)
             self._thoughts = ThoughtView(stdout_console.file, dim=dim)
         self._spinner = Spinner(stderr_console, enabled=not quiet, key=key, clock=self._clock)
-        self._text: _TextSink | None = None
+        self._text: PlainStream | MarkdownStream | None = None
         self._speaker: str | None = None
         """The tier whose text is on the screen."""
         self._broken: tuple[str, str] | None = None
@@ -185,7 +175,7 @@ class TerminalAnswer:
         if line is not None:
             print_dim(self._stdout, line)
 
-    def _sink(self) -> _TextSink:
+    def _sink(self) -> PlainStream | MarkdownStream:
         if not self._markdown:
             return PlainStream(self._stdout.file, to_terminal=True)
         from tieredllm.render.markdown_stream import MarkdownStream

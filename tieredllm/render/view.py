@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol
 
 from tieredllm.types import Answer, Answered, Event
 
@@ -15,28 +14,25 @@ TICK_S = 0.1
 """How often what is shown while waiting is brought up to date, in seconds."""
 
 
-class View(Protocol):
-    """Show a request while it goes on."""
+class View(ABC):
+    """Show a request while it goes on; where nothing moves, only its events matter."""
 
+    @abstractmethod
     def handle(self, event: Event) -> None:
         """Take the next event."""
-        ...
 
-    def tick(self) -> None:
+    def tick(self) -> None:  # noqa: B027 - nothing moves
         """Bring up to date what is shown while waiting; called some ten times a second."""
-        ...
 
-    def pause(self) -> None:
+    def pause(self) -> None:  # noqa: B027
         """Take what moves off the screen while something else is asked there."""
-        ...
 
-    def resume(self) -> None:
+    def resume(self) -> None:  # noqa: B027
         """Go on after a pause."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Leave the terminal as it should be; may be called again."""
-        ...
 
 
 async def show(events: AsyncGenerator[Event, None], view: View, *, animated: bool) -> Answer:
@@ -47,6 +43,8 @@ async def show(events: AsyncGenerator[Event, None], view: View, *, animated: boo
         view: shows it; to be closed by the caller.
         animated: whether the view needs ticks.
     """
+    import asyncio
+
     answer: Answer | None = None
     ticker = asyncio.create_task(_tick(view)) if animated else None
     try:
@@ -63,6 +61,8 @@ async def show(events: AsyncGenerator[Event, None], view: View, *, animated: boo
 
 
 async def _tick(view: View) -> None:
+    import asyncio
+
     while True:
         await asyncio.sleep(TICK_S)
         view.tick()

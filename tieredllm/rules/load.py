@@ -49,7 +49,7 @@ def check_rules_file(path: Path | str) -> list[Mistake]:
 
 
 class _Reader:
-    """Read files into layers; collect mistakes instead of raising them one by one."""
+    """Files as layers; mistakes are collected instead of raising them one by one."""
 
     def __init__(self, *, check_patterns: bool) -> None:
         self._check_patterns = check_patterns

@@ -18,7 +18,7 @@ import msgspec
 from tieredllm.clock import iso
 from tieredllm.redaction import Redactor
 from tieredllm.roles import attached_text, turn_text
-from tieredllm.types import Answer, Attempt, Message, Prompt
+from tieredllm.types import NO_MODEL, Answer, Attempt, Message, Prompt
 
 __all__ = [
     "MAX_TEXT",
@@ -43,9 +43,6 @@ SHORT_ID = 8
 
 MAX_COUNT = 10**12
 """The largest number kept: what a server makes up must not overflow SQLite's integers or sums."""
-
-NO_MODEL = frozenset({"rules", "cache"})
-"""Providers whose answers no model has just written."""
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):

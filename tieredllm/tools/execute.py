@@ -185,26 +185,23 @@ class ToolSession:
                 checked[index] = check_call(call, tools)
             except RejectedError as exc:
                 results[index] = _result(call, exc.outcome, Output(text=str(exc)))
-        readers = [index for index, it in checked.items() if it.tool.read_only is True]
+
+        async def run(index: int) -> None:
+            results[index] = await self._run(
+                calls[index],
+                checked[index],
+                tier=tier,
+                deadline=deadline,
+                conversation=conversation,
+            )
+
         async with asyncio.TaskGroup() as group:
-            tasks = {
-                index: group.create_task(
-                    self._run(
-                        calls[index],
-                        checked[index],
-                        tier=tier,
-                        deadline=deadline,
-                        conversation=conversation,
-                    )
-                )
-                for index in readers
-            }
-        results |= {index: task.result() for index, task in tasks.items()}
+            for index, it in checked.items():
+                if it.tool.read_only is True:
+                    group.create_task(run(index))
         for index, it in checked.items():
-            if index not in tasks:
-                results[index] = await self._run(
-                    calls[index], it, tier=tier, deadline=deadline, conversation=conversation
-                )
+            if it.tool.read_only is not True:
+                await run(index)
         return [results[index] for index in range(len(calls))]
 
     async def _run(

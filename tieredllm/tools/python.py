@@ -16,8 +16,7 @@ import sys
 import threading
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -60,7 +59,7 @@ def load_function(entry: str, folders: Sequence[Path]) -> Tool:
     """
     module, _, name = entry.rpartition(":")
     try:
-        with _diverted_stdout():
+        with _DIVERSION:
             found = getattr(_imported(module, folders), name, None)
     except UsageError as exc:
         raise UsageError(f"tools.python: {entry}: {exc}") from exc
@@ -106,7 +105,7 @@ def make_function_tool(function: Callable[..., Any], *, name: str) -> Tool:
         first = [given.pop(each) for each in positional if each in given]
         try:
             if asynchronous:
-                with _diverted_stdout():
+                with _DIVERSION:
                     result = await function(*first, **given)
             else:
                 result = await in_thread(lambda: _called(function, first, given))
@@ -214,7 +213,7 @@ def _values(struct: msgspec.Struct, signature: inspect.Signature) -> dict[str, A
 
 
 def _called(function: Callable[..., Any], first: list[Any], given: dict[str, Any]) -> Any:
-    with _diverted_stdout():
+    with _DIVERSION:
         return function(*first, **given)
 
 
@@ -237,14 +236,14 @@ class _Diversion:
         self._kept: Any = None
         self._put: Any = None
 
-    def enter(self) -> None:
+    def __enter__(self) -> None:
         with self._lock:
             if self._users == 0:
                 self._kept, self._put = sys.stdout, sys.stderr
                 sys.stdout = self._put
             self._users += 1
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
             if self._users == 0:
@@ -255,15 +254,6 @@ class _Diversion:
 
 _DIVERSION = _Diversion()
 """One for all: there is one `sys.stdout`."""
-
-
-@contextmanager
-def _diverted_stdout() -> Iterator[None]:
-    _DIVERSION.enter()
-    try:
-        yield
-    finally:
-        _DIVERSION.leave()
 
 
 def parse_docstring(docstring: str | None) -> tuple[str, dict[str, str]]:

@@ -29,32 +29,9 @@ _SKIPPED = frozenset({"template", "svg", "noscript", "select", "object", "canvas
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
 _PARAGRAPHS = frozenset(
     [
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "details",
-        "dialog",
-        "div",
-        "dl",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "footer",
-        "form",
-        "header",
-        "hgroup",
-        "hr",
-        "main",
-        "menu",
-        "nav",
-        "ol",
-        "p",
-        "pre",
-        "section",
-        "summary",
-        "table",
-        "ul",
+        *("address", "article", "aside", "blockquote", "details", "dialog", "div", "dl"),
+        *("fieldset", "figcaption", "figure", "footer", "form", "header", "hgroup", "hr"),
+        *("main", "menu", "nav", "ol", "p", "pre", "section", "summary", "table", "ul"),
     ]
 )
 _LINES = frozenset(["br", "dd", "dt", "li", "option", "tr", "caption", "legend"])

@@ -73,8 +73,9 @@ class HttpProblem(msgspec.Struct, frozen=True, kw_only=True):
                 "`/mcp`; servers of the old kind, at `/sse`, are not supported)"
             )
         if self.status == 429:
-            wait = f" after {self.retry_after} s" if self.retry_after else " later"
-            return f"it has had too many requests: try again{wait}"
+            wait = self.retry_after or "a while"  # seconds, or a date (RFC 9110, 10.2.3)
+            seconds = " s" if wait.isdecimal() else ""
+            return f"it has had too many requests: try again after {wait}{seconds}"
         at_fault = "the server is at fault, or what stands before it"
         return at_fault if self.status >= 500 else "it refuses what it was asked"
 

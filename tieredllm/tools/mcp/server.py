@@ -14,8 +14,8 @@ import re
 import shlex
 import shutil
 import stat
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import msgspec
 
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.profile.schema import REFERENCE, McpSettings
+from tieredllm.redaction import Redactor
 from tieredllm.text import clean, one_line
 from tieredllm.tools.base import (
     CallTime,
@@ -40,7 +41,7 @@ from tieredllm.tools.mcp.connection import (
 )
 from tieredllm.tools.mcp.remembered import ServerMemory
 from tieredllm.tools.mcp.results import RemoteTool
-from tieredllm.tools.mcp.transport import INHERITED, ServerProcess, Stderr
+from tieredllm.tools.mcp.transport import INHERITED, MAX_LINE_BYTES, ServerProcess, Stderr
 from tieredllm.tools.schema import schema_checker
 
 __all__ = ["MAX_NAME", "McpServer", "prefixes", "wire_name"]
@@ -108,11 +109,14 @@ class McpServer:
         said: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
-        self._said = said
         self._settings = settings
         self.prefix = prefix
         self._env = env
         self._lookup = lookup
+        secrets = [value for it in sorted(settings.secrets) if (value := lookup(it))]
+        self._without_secrets = Redactor(secrets, limit=MAX_LINE_BYTES)
+        """What a server says when it fails is shown, kept, and told to models of any house."""
+        self._said = None if said is None else lambda line: said(self._without_secrets(line))
         self._cwd = cwd
         self._state = state
         self._logins = None if state is None else state / "mcp_logins"
@@ -180,27 +184,37 @@ class McpServer:
         if connection is not None:
             await connection.close()
 
+    @contextmanager
+    def _masking(self) -> Iterator[None]:
+        """Mask the server's secrets in what it says of a failure."""
+        try:
+            yield
+        except (UnavailableError, ToolFailureError) as exc:
+            exc.args = (self._without_secrets(str(exc)),)
+            raise
+
     async def _connected(self, deadline: float) -> Connection:
-        connection = self._connection
-        if connection is None or not connection.alive:
-            if connection is not None and not connection.started:
-                if asyncio.get_running_loop().time() < self._next_start_at:
-                    raise UnavailableError(connection.problem)
-            elif asyncio.get_running_loop().time() >= self._next_start_at:
-                self._starts = 0  # it has lived for a while
-            elif self._starts >= MAX_STARTS and connection is not None:
-                reason = f"it has ended {MAX_STARTS} times: {connection.last_words}"
-                raise UnavailableError(reason)
-            self._starts += 1
-            self._next_start_at = asyncio.get_running_loop().time() + RETRY_S
-            era = self._memory.load().era
-            connection = Connection(self._life, self._settings, era, self._said)
-            self._connection = connection
-            await connection.until_ready(deadline)
-            self._memory.learn(connection.remote_tools, connection.instructions, connection.era)
-        else:
-            await connection.until_ready(deadline)
-        return connection
+        with self._masking():
+            connection = self._connection
+            if connection is None or not connection.alive:
+                if connection is not None and not connection.started:
+                    if asyncio.get_running_loop().time() < self._next_start_at:
+                        raise UnavailableError(connection.problem)
+                elif asyncio.get_running_loop().time() >= self._next_start_at:
+                    self._starts = 0  # it has lived for a while
+                elif self._starts >= MAX_STARTS and connection is not None:
+                    reason = f"it has ended {MAX_STARTS} times: {connection.last_words}"
+                    raise UnavailableError(reason)
+                self._starts += 1
+                self._next_start_at = asyncio.get_running_loop().time() + RETRY_S
+                era = self._memory.load().era
+                connection = Connection(self._life, self._settings, era, self._said)
+                self._connection = connection
+                await connection.until_ready(deadline)
+                self._memory.learn(connection.remote_tools, connection.instructions, connection.era)
+            else:
+                await connection.until_ready(deadline)
+            return connection
 
     def _life(self, stderr: Stderr) -> Life:
         settings = self._settings
@@ -209,7 +223,7 @@ class McpServer:
                 "servers over SSE are not supported: give its address for streamable HTTP as `url`"
             )
         if settings.command is not None:
-            return _ProcessLife(
+            return ServerProcess(
                 self._command(), env=self._environment(), cwd=self._folder(), stderr=stderr
             )
         url = self._expanded(settings.url or "")
@@ -272,7 +286,7 @@ class McpServer:
             settings,
             str(self._cwd) if settings.cwd is not None else None,
             [(path, changed) for path in files if (changed := _changed_at(self._cwd, path))],
-            {name: self._lookup(name) for name in sorted(_references(settings))},
+            {name: self._lookup(name) for name in sorted(settings.variables)},
         )
 
     def _place(self) -> str:
@@ -392,7 +406,8 @@ class McpServer:
                 known = ", ".join(list(self._links)[-MAX_SHOWN_LINKS:])
                 raise ToolFailureError(f"no result of {self.name} linked to it, but to {known}")
             connection = await self._at_hand(time)
-            return await connection.read(self.name, uri)
+            with self._masking():
+                return await connection.read(self.name, uri)
 
         about = f"Read what a result of {self.name} linked to."
         reader = RemoteTool(
@@ -408,11 +423,12 @@ class McpServer:
 
         async def run(arguments: dict[str, Any], time: CallTime) -> Output:
             connection = await self._at_hand(time)
-            try:
-                output = await connection.call(self.name, remote.name, arguments, time.renew)
-            except SessionLostError:  # the call has not run
-                connection = await self._at_hand(time)
-                output = await connection.call(self.name, remote.name, arguments, time.renew)
+            with self._masking():
+                try:
+                    output = await connection.call(self.name, remote.name, arguments, time.renew)
+                except SessionLostError:  # the call has not run
+                    connection = await self._at_hand(time)
+                    output = await connection.call(self.name, remote.name, arguments, time.renew)
             self._links = dict.fromkeys([*self._links, *output.links][-MAX_LINKS:])
             return output
 
@@ -451,45 +467,6 @@ class McpServer:
         return remote.read_only if self._settings.trust_hints else None
 
 
-class _ProcessLife:
-    """One start of a server that is a program."""
-
-    def __init__(
-        self, command: list[str], *, env: dict[str, str], cwd: str, stderr: Stderr
-    ) -> None:
-        self._command = command
-        self._env = env
-        self._cwd = cwd
-        self._stderr = stderr
-        self._process: ServerProcess | None = None
-        self.has_ended = asyncio.Event()
-
-    async def start(self) -> None:
-        self._process = await ServerProcess.start(
-            self._command,
-            env=self._env,
-            cwd=self._cwd,
-            stderr=self._stderr,
-            ended=self.has_ended,
-        )
-
-    async def streams(self, stack: AsyncExitStack) -> tuple[Any, Any]:
-        assert self._process is not None  # noqa: S101 - it was started
-        return await stack.enter_async_context(self._process.streams())
-
-    async def abandon(self) -> None:
-        if self._process is not None:
-            await self._process.stop()
-
-    has_lost_session = False
-
-    def is_over(self, exc: BaseException) -> bool:  # noqa: ARG002
-        return self.has_ended.is_set()
-
-    def explain(self, exc: BaseException) -> str | None:  # noqa: ARG002
-        return None
-
-
 def _words(settings: McpSettings) -> list[str]:
     """Return a program and its arguments; one text of several words is taken apart."""
     command = settings.command
@@ -504,14 +481,6 @@ def _words(settings: McpSettings) -> list[str]:
     else:
         first = list(command)
     return [*first, *settings.args]
-
-
-def _references(settings: McpSettings) -> set[str]:
-    """Return the names of what is looked up for a server."""
-    texts = [*_words(settings), *map(str, settings.env.values()), *settings.headers.values()]
-    texts += [settings.url or "", settings.cwd or ""]
-    names = {name for text in texts for name, _ in REFERENCE.findall(text)}
-    return names | {*settings.pass_env, *settings.headers_env.values()}
 
 
 def _changed_at(cwd: Path, path: str) -> int | None:

@@ -25,13 +25,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tieredllm.lenient_json import NotJsonError, decode, encode
+from tieredllm.profile.schema import ORDINARY_VARIABLES
 from tieredllm.text import clean, one_line
 from tieredllm.tools.mcp.results import mend
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["INHERITED", "MAX_LINE_BYTES", "Exchange", "ServerProcess", "Stderr"]
 
-_ON_POSIX = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 _FOR_THE_WAY_OUT = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
@@ -53,11 +53,7 @@ _FOR_THE_WAY_OUT = (
     *("NPM_CONFIG_REGISTRY", "npm_config_registry", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"),
 )
 """What a program needs to reach anything behind a company's proxy, npx and uvx among them."""
-_ON_WINDOWS = (
-    *("APPDATA", "COMSPEC", "HOMEDRIVE", "HOMEPATH", "LOCALAPPDATA", "PATH", "PATHEXT"),
-    *("PROCESSOR_ARCHITECTURE", "SYSTEMDRIVE", "SYSTEMROOT", "TEMP", "USERNAME", "USERPROFILE"),
-)
-INHERITED = (*(_ON_WINDOWS if sys.platform == "win32" else _ON_POSIX), *_FOR_THE_WAY_OUT)
+INHERITED = (*ORDINARY_VARIABLES, *_FOR_THE_WAY_OUT)
 """The variables a server gets from the environment; no key is among them."""
 
 EOF_S = 0.3
@@ -322,83 +318,74 @@ class _Pipes(asyncio.SubprocessProtocol):
 
 
 class ServerProcess:
-    """A server that runs as a child process, and ends for sure.
+    """A server that runs as a child process, and ends for sure: a `Life` of it.
 
     Args:
-        transport: the child.
-        pipes: what reads it.
-        stderr: has what it says there.
-        ended: is set when it ends, closes its stdout, or has to be ended.
-        alive: the descriptor whose end is the server's, too; None where there is no such thing.
+        command: the program and its arguments.
+        env: its whole environment.
+        cwd: where it runs.
+        stderr: gets what it says there.
     """
 
+    has_lost_session = False
+
     def __init__(
-        self,
-        transport: asyncio.SubprocessTransport,
-        pipes: _Pipes,
-        stderr: Stderr,
-        ended: asyncio.Event,
-        alive: int | None,
+        self, command: Sequence[str], *, env: Mapping[str, str], cwd: str, stderr: Stderr
     ) -> None:
-        self._transport = transport
-        self._pipes = pipes
+        self._command = command
+        self._env = env
+        self._cwd = cwd
         self._stderr = stderr
-        self._ended = ended
-        self._pid = transport.get_pid()
-        self._alive = alive
-        self._over = False
-        atexit.register(self.kill)
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._alive: int | None = None
+        """The descriptor whose end is the server's, too."""
+        self.has_ended = asyncio.Event()
+        """Set when it ends, closes its stdout, or has to be ended."""
+        self._pipes = _Pipes(stderr, self.has_ended.set)
 
-    @classmethod
-    async def start(
-        cls,
-        command: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: str,
-        stderr: Stderr,
-        ended: asyncio.Event,
-    ) -> ServerProcess:
-        """Start a server.
-
-        Args:
-            command: the program and its arguments.
-            env: its whole environment.
-            cwd: where it runs.
-            stderr: gets what it says there.
-            ended: is set when it ends, closes its stdout, or has to be ended.
+    async def start(self) -> None:
+        """Start it; the SDK is not there yet.
 
         Raises:
             OSError: it cannot be started.
         """
-        words = [_program(command[0], env, cwd), *command[1:]]
-        heard, alive = (None, None) if sys.platform == "win32" else os.pipe()
-        if heard is not None:
-            words = [*_LAUNCHED, str(heard), env.get("LC_CTYPE", ""), *words]
+        words = [_program(self._command[0], self._env, self._cwd), *self._command[1:]]
+        heard: int | None = None
+        if sys.platform != "win32":
+            heard, self._alive = os.pipe()
+            words = [*_LAUNCHED, str(heard), self._env.get("LC_CTYPE", ""), *words]
         try:
-            transport, pipes = await asyncio.get_running_loop().subprocess_exec(
-                lambda: _Pipes(stderr, ended.set),
+            self._transport, _ = await asyncio.get_running_loop().subprocess_exec(
+                lambda: self._pipes,
                 *words,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=dict(env),
-                cwd=cwd,
+                env=dict(self._env),
+                cwd=self._cwd,
                 start_new_session=True,
                 pass_fds=() if heard is None else (heard,),
             )
-        except BaseException:
-            if alive is not None:
-                os.close(alive)
-            raise
         finally:
             if heard is not None:
                 os.close(heard)
-        return cls(transport, pipes, stderr, ended, alive)
+            if self._transport is None:
+                self._let_go()
+        atexit.register(self.kill)
+
+    async def streams(self, stack: AsyncExitStack) -> tuple[Incoming, Outgoing]:
+        """Return what the SDK's session reads from and writes to; it ends with the stack."""
+        return await stack.enter_async_context(self._open_streams())
+
+    def is_over(self, exc: BaseException) -> bool:  # noqa: ARG002
+        """Whether it has ended, whatever the failure."""
+        return self.has_ended.is_set()
+
+    def explain(self, exc: BaseException) -> None:
+        """Say nothing: it is the server's stderr that knows."""
 
     @asynccontextmanager
-    async def streams(self) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
-        """Give the streams that the SDK's client reads from and writes to; end with the server."""
+    async def _open_streams(self) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
         import anyio
         from mcp.shared.message import SessionMessage
         from mcp_types import jsonrpc_message_adapter
@@ -434,7 +421,7 @@ class ServerProcess:
                 self._write(text.encode() + b"\n")
 
         async def over() -> None:
-            await self._ended.wait()
+            await self.has_ended.wait()
             incoming.close()
 
         with incoming, received, outgoing, to_send:
@@ -446,12 +433,14 @@ class ServerProcess:
                 for task in tasks:
                     task.cancel()
                 try:
-                    await self.stop()
+                    await self.abandon()
                 finally:
                     self.kill()
 
-    async def stop(self) -> None:
+    async def abandon(self) -> None:
         """Ask it to end, then make it end; all in less than a second."""
+        if self._transport is None:
+            return
         stdin = self._transport.get_pipe_transport(0)
         if stdin is not None:
             stdin.close()
@@ -465,32 +454,39 @@ class ServerProcess:
 
     def kill(self) -> None:
         """End it and all it has started, without waiting."""
-        if self._over:
+        transport = self._transport
+        if transport is None:
             return
-        self._over = True
-        atexit.unregister(self.kill)
         self._signal(_KILL)
-        if self._alive is not None:
-            os.close(self._alive)
-        process = self._transport.get_extra_info("subprocess")
+        self._transport = None
+        atexit.unregister(self.kill)
+        self._let_go()
+        process = transport.get_extra_info("subprocess")
         if process is not None and process.returncode is None:
             # On a busy machine even a killed child takes its time to be gone.
             with suppress(subprocess.TimeoutExpired, OSError):
                 process.wait(GONE_S)
         with suppress(ProcessLookupError, PermissionError, RuntimeError):
-            self._transport.close()
+            transport.close()
+
+    def _let_go(self) -> None:
+        if self._alive is not None:
+            os.close(self._alive)
+            self._alive = None
 
     def _write(self, data: bytes) -> None:
-        stdin = self._transport.get_pipe_transport(0)
+        stdin = self._transport.get_pipe_transport(0) if self._transport is not None else None
         if isinstance(stdin, asyncio.WriteTransport) and not stdin.is_closing():
             stdin.write(data)
 
     def _signal(self, number: int) -> None:
+        if self._transport is None:
+            return
         with suppress(ProcessLookupError, PermissionError):
             if sys.platform == "win32":
                 self._transport.send_signal(number)
             else:
-                os.killpg(self._pid, number)
+                os.killpg(self._transport.get_pid(), number)
 
     async def _has_exited(self, seconds: float) -> bool:
         with suppress(TimeoutError):
