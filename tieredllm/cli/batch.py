@@ -586,6 +586,6 @@ def status(
     rows += [[f"  by {tier}", f"{count}"] for tier, count in tiers.most_common()]
     rows += [["failed", f"{failures.total()}"]]
     rows += [[f"  with {kind}", f"{count}"] for kind, count in failures.most_common()]
-    print_table(("WHAT", "LINES"), rows, environment)
+    print_table(("what", "lines"), rows, environment)
     if torn:
         environment.say("tieredllm: its last line is torn: `batch` cuts it off and goes on")
