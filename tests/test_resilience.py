@@ -312,6 +312,24 @@ def test_health_with_nothing_that_can_answer(home):
     assert b"OPENAI_API_KEY" in done.stderr
 
 
+def test_health_names_every_way_to_configure_a_tier(home):
+    """Tiers that lack the same keys are named together, with each key that would do."""
+    with served(answering("x")) as server:
+        path = profile(
+            home,
+            "extends: default\nremove_tiers: [minimal]\ntiers:\n  - {name: primary}\n"
+            f"  - {{name: own, provider: openai, model: m, base_url: '{server.url}/v1',"
+            " api_key_env: null}\n",
+        )
+        done = cli(home, "-p", path, "health")
+    lines = done.stderr.decode().splitlines()
+
+    assert lines[0] == "primary, secondary: any one of these is enough:"
+    assert [line.split("`")[1] for line in lines[1:4]] == [
+        f"tieredllm keys set {vendor}_API_KEY" for vendor in ("OPENAI", "ANTHROPIC", "GEMINI")
+    ]
+
+
 def test_drill(home):
     """`drill` plays every fault on every tier, and finds a profile that can leave users alone."""
     path = guarded(home, "http://127.0.0.1:9", "http://127.0.0.1:9")

@@ -7,10 +7,10 @@ turned into a failure; what no waiting cures (a rejected key, an exhausted quota
 from __future__ import annotations
 
 import asyncio
-import calendar
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -114,16 +114,10 @@ def _wait_for(attempt: Attempt, now: float) -> float | None:
     if kind in HOPELESS or kind in OWN_FAULT or kind is ErrorKind.UNEXPECTED or _is_own(attempt):
         return None
     if attempt.skip is not None and attempt.skip.retry_at is not None:
-        return _seconds(attempt.skip.retry_at) - now
+        return datetime.fromisoformat(attempt.skip.retry_at).timestamp() - now
     if attempt.error is not None and attempt.error.retry_after_s is not None:
         return attempt.error.retry_after_s
     return POLL_S
-
-
-def _seconds(iso: str) -> float:
-    """Return a time that `clock.iso` wrote as seconds since the epoch."""
-    whole, _, rest = iso.rstrip("Z").partition(".")
-    return calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S")) + float(f"0.{rest or 0}")
 
 
 class Tally:

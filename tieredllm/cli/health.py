@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -239,14 +239,34 @@ def _say_fixes(report: HealthReport, manager: FallbackManager, environment: Envi
         for fix in fixes:
             environment.say(f"  {fix}")
         return
+    for names, ways in _unconfigured(report, manager):
+        one = ways[0] if len(ways) == 1 else "any one of these is enough:"
+        environment.say(f"{names}: {one}")
+        for way in ways[1:] and ways:
+            environment.say(f"  {way}")
     for tier in report.tiers:
-        if tier.fix and (tier.status != "healthy" or tier.reason):
+        is_told = tier.status == "not_configured"
+        if tier.fix and not is_told and (tier.status != "healthy" or tier.reason):
             environment.say(f"{tier.name}: {tier.fix}")
         if tier.rejected:
             environment.say(
                 f"{tier.name}: asked without {', '.join(tier.rejected)}, which it has rejected; "
                 "tieredllm health --reset forgets that"
             )
+
+
+def _unconfigured(
+    report: HealthReport, manager: FallbackManager
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the tiers that are not configured, those that lack the same together, and the fixes."""
+    found: dict[frozenset[str], tuple[list[str], list[str]]] = {}
+    for tier in report.tiers:
+        if tier.status == "not_configured":
+            backends = manager.plans[tier.level].backends
+            fixes = list(dict.fromkeys(gap.fix for each in backends if (gap := each.missing())))
+            found.setdefault(frozenset(fixes), ([], fixes))[0].append(tier.name)
+    for names, fixes in found.values():
+        yield ", ".join(names), fixes
 
 
 def _table(known: Sequence[TierReport], manager: FallbackManager, width: int) -> Table:

@@ -68,6 +68,7 @@ def error_object(status: int, message: str, code: str | None) -> dict[str, Any]:
 class ChatWire:
     """`POST /v1/chat/completions`."""
 
+    error = staticmethod(error_object)
     fails_in_stream = False
 
     def read(self, body: dict[str, Any]) -> GatewayRequest:
@@ -108,10 +109,6 @@ class ChatWire:
             or effort not in (None, "none"),
             left_out=left_out,
         )
-
-    def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
-        """Return OpenAI's error object."""
-        return error_object(status, message, code)
 
     def whole(
         self,

@@ -73,6 +73,7 @@ def error_object(status: int, message: str, code: str | None = None) -> dict[str
 class MessagesWire:
     """`POST /v1/messages`."""
 
+    error = staticmethod(error_object)
     fails_in_stream = False
 
     def read(self, body: dict[str, Any]) -> GatewayRequest:
@@ -119,10 +120,6 @@ class MessagesWire:
         system, turns = _conversation(body)
         told = [Message("system", text) for text in system]
         return estimate_sent([*told, *turns], _tools(body.get("tools"))[0])
-
-    def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
-        """Return Anthropic's error object."""
-        return error_object(status, message, code)
 
     def whole(
         self, request: GatewayRequest, answer: Answer, thoughts: Sequence[Thought] = ()

@@ -82,6 +82,7 @@ DEFAULTS: dict[str, Any] = {"parallel_tool_calls": True, "tool_choice": "auto", 
 class ResponsesWire:
     """`POST /v1/responses`."""
 
+    error = staticmethod(error_object)
     fails_in_stream = True
 
     def read(self, body: dict[str, Any]) -> GatewayRequest:
@@ -127,10 +128,6 @@ class ResponsesWire:
             call_forms=tools.call_forms,
             left_out=tuple(tools.left_out),
         )
-
-    def error(self, status: int, message: str, code: str | None) -> dict[str, Any]:
-        """Return OpenAI's error object."""
-        return error_object(status, message, code)
 
     def whole(
         self,

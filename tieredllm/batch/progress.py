@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tieredllm.text import pluralize
 
@@ -13,38 +13,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["BatchCounts", "ProgressBar", "ProgressLines", "counts_line", "duration"]
+    from tieredllm.batch.run import Tally
+
+__all__ = ["ProgressBar", "ProgressLines", "tiers_line"]
 
 LINE_EVERY_S = 1.0
-
-
-class BatchCounts(Protocol):
-    """What is shown of a batch."""
-
-    total: int
-    failed: int
-    tokens: int
-    waits_until: float | None
-
-    @property
-    def tiers(self) -> Mapping[str, int]:
-        """How many lines each tier has answered."""
-        ...
-
-    @property
-    def done(self) -> int:
-        """How many lines need not be asked any more."""
-        ...
-
-    @property
-    def rate(self) -> float:
-        """Lines per second."""
-        ...
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds until the end, as far as can be said."""
-        ...
 
 
 def duration(seconds: float) -> str:
@@ -60,25 +33,25 @@ def tiers_line(tiers: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in busiest)
 
 
-def counts_line(counts: BatchCounts, *, with_done: bool = True) -> str:
+def counts_line(tally: Tally, *, with_done: bool = True) -> str:
     """Return where a batch stands, in one line.
 
     Args:
-        counts: the batch's.
+        tally: the batch's.
         with_done: whether to begin with how many of how many lines are done.
     """
-    parts = [f"{counts.done:,} of {pluralize(counts.total, 'line')}"] if with_done else []
-    if counts.waits_until is not None:
-        wait_s = max(0.0, counts.waits_until - time.monotonic())
+    parts = [f"{tally.done:,} of {pluralize(tally.total, 'line')}"] if with_done else []
+    if tally.waits_until is not None:
+        wait_s = max(0.0, tally.waits_until - time.monotonic())
         parts.append(f"no tier can answer: waiting {duration(wait_s)}")
-    elif counts.left_s is not None:
-        parts += [f"{counts.rate:.3g}/s", f"{duration(counts.left_s)} left"]
-    if counts.tiers:
-        parts.append(tiers_line(counts.tiers))
-    if counts.failed:
-        parts.append(f"{counts.failed:,} failed")
-    if counts.tokens:
-        parts.append(f"{counts.tokens:,} tokens")
+    elif tally.left_s is not None:
+        parts += [f"{tally.rate:.3g}/s", f"{duration(tally.left_s)} left"]
+    if tally.tiers:
+        parts.append(tiers_line(tally.tiers))
+    if tally.failed:
+        parts.append(f"{tally.failed:,} failed")
+    if tally.tokens:
+        parts.append(f"{tally.tokens:,} tokens")
     return " · ".join(parts)
 
 
@@ -93,12 +66,12 @@ class ProgressLines:
         self._stream = stream
         self._last_at = time.monotonic()
 
-    def show(self, counts: BatchCounts) -> None:
+    def show(self, tally: Tally) -> None:
         """Print where it stands, when a second has gone by."""
         now = time.monotonic()
         if now - self._last_at >= LINE_EVERY_S:
             self._last_at = now
-            print(counts_line(counts), file=self._stream, flush=True)
+            print(counts_line(tally), file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the lines there."""
@@ -116,7 +89,7 @@ class ProgressBar:
         self._bar: Progress | None = None
         self._task: Any = None
 
-    def show(self, counts: BatchCounts) -> None:
+    def show(self, tally: Tally) -> None:
         """Draw it anew."""
         if self._bar is None:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -130,9 +103,9 @@ class ProgressBar:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=counts.total)
-        words = counts_line(counts, with_done=False)
-        self._bar.update(self._task, completed=counts.done, description=words, refresh=True)
+            self._task = self._bar.add_task("", total=tally.total)
+        words = counts_line(tally, with_done=False)
+        self._bar.update(self._task, completed=tally.done, description=words, refresh=True)
 
     def close(self) -> None:
         """Take it away."""
