@@ -432,8 +432,7 @@ class FallbackManager:
             for backend in plan.backends:
                 await backend.aclose()
         await self._http.aclose()
-        if not isinstance(self._health, SqliteHealth):
-            self._health.close()
+        self._health.close()
         self.database.close()
 
     async def __aenter__(self) -> FallbackManager:

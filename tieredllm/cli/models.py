@@ -203,7 +203,7 @@ def _print_models(
 
 def _facts(model: LocalModel) -> dict[str, Any]:
     """Return what is known of a model without loading it."""
-    from tieredllm.local.gguf import read_header
+    from tieredllm.local.gguf import UnreadableError, read_header
     from tieredllm.local.machine import available_bytes
     from tieredllm.local.validate import needed_bytes, unfit
 
@@ -231,8 +231,8 @@ def _facts(model: LocalModel) -> dict[str, Any]:
         return facts
     try:
         header = read_header(model.path)
-    except ModelFileError as exc:
-        return facts | {"trouble": str(exc).removeprefix(f"{model.path}: ")}
+    except UnreadableError as exc:
+        return facts | {"trouble": exc.reason}
     needed, free = needed_bytes(header, MEMORY_CONTEXT_TOKENS), available_bytes()
     return facts | {
         "architecture": header.architecture,

@@ -246,6 +246,7 @@ class FleetHealth:
 
     def close(self) -> None:
         """Let what was learnt out, but not for long, and stop."""
+        self._own.close()
         if self._thread is None:
             return
         with self._lock:

@@ -8,6 +8,7 @@ themselves are in `health/breaker.py`.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,12 @@ window, so a request counts for up to a thirtieth of the window too long."""
 
 LEASE_S = 30.0
 """How long a probe may take before another request may probe too, in seconds."""
+
+MOST_UNRECORDED = 1000
+"""How many turns wait for a file that others keep locked; the oldest is forgotten first."""
+
+CLOSE_WAIT_S = 0.5
+"""How long the file is waited for at the end, when no answer is held up any more."""
 
 FORGET_S = 30 * 86_400.0
 """A circuit that has not changed for this long is dropped: its key or model is gone for good."""
@@ -85,6 +92,8 @@ class SqliteHealth:
         self._lease_s = lease_s
         self._window_s = settings.window_minutes * 60
         self._leases: dict[str, str] = {}
+        self._unrecorded: deque[tuple[TurnResult, str | None]] = deque(maxlen=MOST_UNRECORDED)
+        """Turns that are to be written down, and the lease of those that probed."""
 
     def standings(self, identities: Sequence[str]) -> dict[str, Standing]:
         """Return how the backends stand now; one that is unknown is closed. Takes one query."""
@@ -143,13 +152,21 @@ class SqliteHealth:
 
     def record_all(self, results: Iterable[TurnResult]) -> None:
         """Take note of several turns, in order and in one transaction."""
-        now = self._clock.wall()
-        noted = [
-            (result, self._leases.pop(result.identity, None) if result.probe else None)
-            for result in results
-        ]
+        for result in results:
+            owner = self._leases.pop(result.identity, None) if result.probe else None
+            self._unrecorded.append((result, owner))
+        self._record()
 
-        def note(connection: Connection) -> None:
+    def close(self) -> None:
+        """Write down what could not be written before, as others kept the file locked."""
+        if self._unrecorded:
+            self._record(wait_s=CLOSE_WAIT_S)
+
+    def _record(self, *, wait_s: float | None = None) -> None:
+        now = self._clock.wall()
+        noted = list(self._unrecorded)
+
+        def note(connection: Connection) -> bool:
             before = self._load(connection, sorted({result.identity for result, _ in noted}), now)
             after = dict(before)
             added: dict[tuple[str, int], list[Window]] = {}
@@ -166,8 +183,10 @@ class SqliteHealth:
                     _store_circuit(connection, identity, circuit, now)
             for (identity, era), requests in added.items():
                 self._add(connection, identity, era, Window.total(requests), now)
+            return True
 
-        self._database.write(note, None)
+        if self._database.write(note, default=False, wait_s=wait_s):
+            self._unrecorded.clear()
 
     def window(self, identity: str) -> WindowReport:
         """Sum up a backend's requests in the window, those before its last recovery too."""

@@ -20,7 +20,7 @@ import msgspec
 from tieredllm.errors import ModelFileError
 from tieredllm.text import printable_line
 
-__all__ = ["Header", "Kind", "read_header", "shards"]
+__all__ = ["SHARD", "Header", "Kind", "UnreadableError", "read_header", "shards"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -172,6 +172,22 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     parts: int = 1
 
 
+class UnreadableError(ModelFileError):
+    """Report a file whose header cannot be read.
+
+    Attributes:
+        reason: why, in words that follow the file's name.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
+
+
+class _HeaderError(Exception):
+    """Say what is wrong with a header, in words that follow the file's name."""
+
+
 class _NeedMoreError(Exception):
     """Say that the header goes on beyond what was read."""
 
@@ -186,7 +202,7 @@ def read_header(path: Path) -> Header:
         What it says; the size is that of all parts that are there.
 
     Raises:
-        ModelFileError: the file cannot be read, is no GGUF file, or is cut or corrupt.
+        UnreadableError: the file cannot be read, is no GGUF file, or is cut or corrupt.
     """
     try:
         mode = path.stat().st_mode
@@ -208,19 +224,19 @@ def read_header(path: Path) -> Header:
                         raise _wrong("its header is implausibly large") from None
                     room *= 4
     except IsADirectoryError as exc:
-        raise ModelFileError(f"{path}: is a directory: name the .gguf file in it") from exc
+        raise UnreadableError(path, "is a directory: name the .gguf file in it") from exc
     except OSError as exc:
-        raise ModelFileError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
-    except ModelFileError as exc:
-        raise ModelFileError(f"{path}: {exc}") from None
+        raise UnreadableError(path, f"cannot be read: {exc.strerror or exc}") from exc
+    except _HeaderError as exc:
+        raise UnreadableError(path, str(exc)) from None
     if header.parts > 1:
         there = sum(file.stat().st_size for file in shards(path) if file.exists())
         header = msgspec.structs.replace(header, size_bytes=max(there, size))
     return header
 
 
-def _wrong(what: str) -> ModelFileError:
-    return ModelFileError(f"is not a usable GGUF file: {what}")
+def _wrong(what: str) -> _HeaderError:
+    return _HeaderError(f"is not a usable GGUF file: {what}")
 
 
 class _Reader:
@@ -320,17 +336,17 @@ def _parse(data: bytes, size: int) -> Header:
     return _summarise(version, tensors, values, size)
 
 
-def _foreign(data: bytes) -> ModelFileError:
+def _foreign(data: bytes) -> _HeaderError:
     """Say what a file is that does not start as GGUF does."""
     for start, what in FOREIGN:
         if data.startswith(start):
-            return ModelFileError(f"is no GGUF file but {what}")
+            return _HeaderError(f"is no GGUF file but {what}")
     head = data[:512].lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html", b"<head")):
-        return ModelFileError("is no GGUF file but a web page: download the file itself")
+        return _HeaderError("is no GGUF file but a web page: download the file itself")
     length = int.from_bytes(data[:8], "little")  # safetensors: the size of the JSON that follows
     if data[8:9] == b"{" and 0 < length < 100_000_000:
-        return ModelFileError(
+        return _HeaderError(
             "is no GGUF file but one of safetensors, which llama.cpp does not read: "
             "take the model's GGUF edition"
         )

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from tieredllm.errors import ModelFileError
-from tieredllm.local.gguf import Header, Kind, read_header, shards
+from tieredllm.local.gguf import Header, Kind, UnreadableError, read_header, shards
 from tieredllm.local.ladder import RUNGS, Job, LoadSettings, Rung, Trial, best, missing
 from tieredllm.local.llama_bindings import REINSTALL, StoppedError, binding_stamp
 from tieredllm.local.machine import available_bytes, processor_stamp
@@ -246,10 +245,10 @@ def _known(path: Path, verdicts: ValidationCache, gpu_layers: int | None) -> Ver
 def _with_header(path: Path, verdict: Verdict) -> Verdict:
     try:
         header = read_header(path)
-    except ModelFileError as exc:
+    except UnreadableError as exc:
         if isinstance(exc.__cause__, OSError):  # that may change without a trace in the file
-            raise unusable(str(exc).replace(": ", " ", 1)) from exc
-        return msgspec.structs.replace(verdict, reason=str(exc).removeprefix(f"{path}: "))
+            raise unusable(f"{path} {exc.reason}") from exc
+        return msgspec.structs.replace(verdict, reason=exc.reason)
     return msgspec.structs.replace(verdict, header=header, reason=unfit(path, header))
 
 
