@@ -139,6 +139,16 @@ def test_arguments_are_converted():
     }
 
 
+@pytest.mark.parametrize("text", ["null", "12", '["a"]', '{"a": 1}'])
+def test_a_text_that_is_json_stays_a_text(text):
+    """What a model wrote as a text is not read as anything else, also where null may stand."""
+
+    def save(content: str | None = None) -> str:
+        return f"saved {content!r}"
+
+    assert used(make_function_tool(save, name="save"), content=text) == f"saved {text!r}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "mistake"),
     [
