@@ -454,6 +454,28 @@ def test_wrong_options_are_refused(tmp_path, rules, args, said):
     assert said in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("nowhere/out.jsonl", b"there is no directory "),
+        ("/dev/null", b"/dev/null is no plain file"),
+        (".", b" is a directory"),
+    ],
+)
+def test_what_can_be_no_output_is_said(tmp_path, rules, out, said):
+    """It is the output that is named, and not the input: exit 2 before anything is asked."""
+    source = lines(tmp_path / "in.jsonl", 1)
+    _, part = batch(tmp_path, rules, source)
+
+    asked = cli(tmp_path, "-p", rules, "batch", str(source), "-o", str(tmp_path / out))
+    merged = cli(tmp_path, "batch", "merge", str(tmp_path / out), str(part))
+
+    for result in (asked, merged):
+        assert result.returncode == 2
+        assert said in result.stderr
+        assert b"in.jsonl" not in result.stderr
+
+
 @pytest.mark.parametrize("diary", [b"dear diary\nmore\n", b'{"id":"\xe9"}\n', b"[" * 5000 + b"\n"])
 def test_a_file_that_is_no_output_is_left_alone(tmp_path, rules, diary):
     """An OUT that holds something else, be it no text, is refused and not touched."""

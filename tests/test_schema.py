@@ -271,6 +271,24 @@ def test_a_value_is_written_as_it_is(writes, value):
     assert not writes(grammar, '"cat"')
 
 
+@pytest.mark.parametrize(
+    ("bounds", "right", "wrong"),
+    [
+        ({"minimum": 1, "maximum": 5}, [1, 5], [0, 6, 15, -1]),
+        ({"exclusiveMinimum": -3, "exclusiveMaximum": 1.5}, [-2, 1], [-3, 2]),
+        ({"minimum": 1}, [1, 7000], []),
+        ({"minimum": 0, "maximum": 10**9}, [5, 10**9], []),
+        ({"minimum": 5, "maximum": 1}, [3], []),
+    ],
+)
+def test_whole_numbers_are_within_their_bounds(writes, bounds, right, wrong):
+    """A rating from 1 to 5 is one; bounds that are far apart are left to the validation."""
+    grammar = grammar_of({"type": "integer", **bounds})
+
+    assert all(writes(grammar, str(number)) for number in right)
+    assert not any(writes(grammar, str(number)) for number in wrong)
+
+
 def test_a_string_has_no_line_end_in_it(writes):
     """What would make the text no JSON is forbidden in strings of any kind."""
     for schema in (TEXT, {"type": "string", "maxLength": 9}, {}):

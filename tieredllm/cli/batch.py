@@ -428,17 +428,32 @@ def _output_file(output: Path | None, source: str) -> Path | None:
     """Return the file that answers go to; None for stdout.
 
     Raises:
-        UsageError: it is the input, or a directory.
+        UsageError: it is the input, or can be no file to go on from.
     """
     from tieredllm.errors import UsageError
 
     if output is None or str(output) == "-":
         return None
-    if output.is_dir():
-        raise UsageError(f"-o {output} is a directory: name a file in it")
+    _check_writable(output)
     if source != "-" and output.exists() and output.samefile(source):
         raise UsageError("IN and OUT are the same file")
     return output
+
+
+def _check_writable(output: Path) -> None:
+    """Refuse what can be no output, such as a directory or a device.
+
+    Raises:
+        UsageError: it says what is there instead.
+    """
+    from tieredllm.errors import UsageError
+
+    if output.is_dir():
+        raise UsageError(f"{output} is a directory: name a file in it")
+    if output.exists() and not output.is_file():
+        raise UsageError(f"{output} is no plain file: name one, or `-` for stdout")
+    if not output.parent.is_dir():
+        raise UsageError(f"there is no directory {output.parent}")
 
 
 @contextlib.contextmanager
@@ -471,23 +486,20 @@ def _opened(environment: Environment, source: str) -> Iterator[BinaryIO]:
     """
     from tieredllm.errors import UsageError
 
-    if source != "-":
-        try:
-            with Path(source).open("rb") as file:
-                if file.seekable():
-                    yield file
-                else:
-                    with _spooled(file) as copy:
-                        yield copy
-        except FileNotFoundError:
-            raise UsageError(f"there is no file {source}") from None
-        except IsADirectoryError:
-            raise UsageError(f"{source} is a directory") from None
+    if source == "-":
+        if not environment.is_piped_into or environment.stdin is None:
+            raise UsageError("`-` is stdin, and nothing is piped in")
+        with _spooled(environment.stdin.buffer) as copy:
+            yield copy
         return
-    if not environment.is_piped_into or environment.stdin is None:
-        raise UsageError("`-` is stdin, and nothing is piped in")
-    with _spooled(environment.stdin.buffer) as copy:
-        yield copy
+    try:
+        file = Path(source).open("rb")  # noqa: SIM115 - no error of whoever reads it is caught here
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {source}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{source} is a directory") from None
+    with file, contextlib.nullcontext(file) if file.seekable() else _spooled(file) as readable:
+        yield readable
 
 
 @contextlib.contextmanager
@@ -511,6 +523,7 @@ def merge(
     from tieredllm.text import pluralize
 
     environment = current()
+    _check_writable(out)
     with contextlib.ExitStack() as stack:
         index = Index()
         stack.callback(index.close)

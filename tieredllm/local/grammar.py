@@ -11,7 +11,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import math
 import re
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +32,17 @@ BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
 MAX_BOUND = 1000
 """llama.cpp reads no grammar with some 2,000 repeats (`MAX_REPETITION_THRESHOLD` of
 src/llama-grammar.cpp), and prints the whole of it on stderr."""
+LEAST: dict[str, Callable[[float], int]] = {
+    "minimum": math.ceil,
+    "exclusiveMinimum": lambda bound: math.floor(bound) + 1,
+}
+MOST: dict[str, Callable[[float], int]] = {
+    "maximum": math.floor,
+    "exclusiveMaximum": lambda bound: math.ceil(bound) - 1,
+}
+"""Bounds, and which whole number each still allows."""
+MAX_NUMBERS = 1000
+"""As many whole numbers are listed one by one: the converter takes no notice of their bounds."""
 ANY = {"type": ["object", "array", "string", "number", "boolean", "null"]}
 """Any JSON value; the converter takes `{}` for an object."""
 REFERENCE = re.compile(r"#/(\$defs|definitions)/([^/%~]+)")
@@ -91,6 +104,8 @@ def _safe(schema: Any) -> Any:
     choices = CHOICES & schema.keys()
     if NOT_CONVERTED & schema.keys() or len(choices) > 1 or (choices and BESIDE & schema.keys()):
         return safe | by_type
+    if schema.get("type") == "integer" and not choices and (numbers := _numbers(schema)):
+        return safe | {"enum": numbers}
     for key, value in schema.items():
         if key in {"enum", "const", "type"}:
             safe[key] = value
@@ -105,6 +120,15 @@ def _safe(schema: Any) -> Any:
         safe.pop("prefixItems", None)  # the converter knows no items after those
     safe |= _safe_properties(schema)
     return safe if safe.keys() - {"$defs", "definitions"} else safe | ANY
+
+
+def _numbers(schema: dict[str, Any]) -> list[int]:
+    """Return the whole numbers within a schema's bounds; none where they are many."""
+    least = [nearest(schema[key]) for key, nearest in LEAST.items() if key in schema]
+    most = [nearest(schema[key]) for key, nearest in MOST.items() if key in schema]
+    if not least or not most or min(most) - max(least) >= MAX_NUMBERS:
+        return []
+    return list(range(max(least), min(most) + 1))
 
 
 def _safe_properties(schema: dict[str, Any]) -> dict[str, Any]:
