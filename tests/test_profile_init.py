@@ -8,9 +8,11 @@ from datetime import date
 
 import pytest
 from chat_support import talking
-from cli_support import Terminal, cli, install_model
+from cli_support import Terminal, cli, install_model, served
 from profile_support import command
+from wire_support import response
 
+from tieredllm.cli.profile_questions import server_at
 from tieredllm.files import Places, shipped
 from tieredllm.profile.init_template import VENDORS, Choice, Server, draft
 from tieredllm.profile.lint import lint
@@ -360,3 +362,24 @@ def test_a_server_is_a_wish_too(home):
     assert (gone.code, gone.stdout) == (2, "")
     assert "--vendor http://127.0.0.1:9/v1: nothing answers there" in gone.stderr
     assert not (home / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"NO_PROXY": "localhost,[::1]"}, None),
+        ({"ALL_PROXY": "ftp://127.0.0.1:9"}, "ALL_PROXY names a proxy that cannot be used"),
+        ({"HTTP_PROXY": "http://127.0.0.1:9"}, "nothing answers there (ConnectError)"),
+    ],
+)
+def test_a_server_is_looked_for_on_the_way_its_tier_will_take(monkeypatch, variables, problem):
+    """What proxies the environment names is read as for a tier, and never ends the questions."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("TIEREDLLM_PROXY_LOOPBACK", "1")
+    with served(response(200, {"object": "list", "data": [{"id": "m-1"}]})) as server:
+        found = server_at(f"{server.url}/v1", wait_s=5)
+
+    assert found.models == (("m-1",) if problem is None else ())
+    assert (found.problem or "").startswith(problem or "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -239,6 +241,54 @@ def test_an_approval_for_good_is_remembered(tmp_path):
     assert kept.all() == ("docs one 1f", "docs * 1f")
     assert (tmp_path / "approvals.json").stat().st_mode & 0o777 == 0o600
     assert (kept.forget("one"), kept.forget(), kept.all()) == (1, 1, ())
+
+
+APPROVE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tools_support import stub
+from tieredllm.tools.approval import RememberedApprovals
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(20):
+    RememberedApprovals(Path(sys.argv[2])).add(stub(f"{sys.argv[3]}_{number}"), whole=False)
+"""
+
+
+def test_approvals_of_processes_at_once_are_all_kept(tmp_path):
+    """Whoever approves while another process does loses nothing of either."""
+    file = tmp_path / "approvals.json"
+    words = [sys.executable, "-c", APPROVE, str(Path(__file__).parent), str(file)]
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    both = [subprocess.Popen([*words, name], **pipes) for name in "ab"]
+    for process in both:
+        process.stdout.readline()
+    for process in both:
+        process.stdin.close()
+    for process in both:
+        process.wait(60)
+        process.stdout.close()
+
+    assert len(RememberedApprovals(file).all()) == 40
+
+
+def test_an_approval_that_cannot_be_kept_holds_for_this_process(tmp_path):
+    """Where the file cannot be written, a yes for good is a yes, and nobody is asked again."""
+    asked = []
+
+    async def ask(question):
+        asked.append(question)
+        return "tool"
+
+    (tmp_path / "state").write_text("no folder")
+    memory = RememberedApprovals(tmp_path / "state" / "approvals.json")
+    tools = session(counter("count")[0], approval=Approval("ask", ask=ask, remembered=memory))
+    wanted = [call("count", {"n": number}, call_id=str(number)) for number in range(2)]
+    results = asyncio.run(carried_out(tools, *wanted))
+
+    assert [result.outcome for result in results] == ["ok", "ok"]
+    assert len(asked) == 1
 
 
 def test_a_server_may_have_a_policy_of_its_own():

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tieredllm.cli.environment import Environment
+from tieredllm.cli.prompt_input import open_url
 from tieredllm.errors import UsageError
 from tieredllm.keys import Keys, clean_key
 from tieredllm.local.catalog import CatalogModel
@@ -17,6 +18,7 @@ from tieredllm.local.library import LocalModel
 from tieredllm.profile.init_template import VENDORS, Server
 from tieredllm.profile.schema import KEY_VARIABLES
 from tieredllm.profile.semantics import url_problem
+from tieredllm.proxies import UnusableProxyError
 from tieredllm.redaction import is_address
 from tieredllm.text import format_bytes
 
@@ -41,7 +43,6 @@ MAX_LIST_BYTES = 1_048_576
 """More than this is no list of models."""
 SHORTEST_KEY = 8
 SHOWN_MODELS = 12
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class FoundServer(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +61,10 @@ def server_at(address: str, wait_s: float = ANSWER_S) -> FoundServer:
         address: as people write it: `http://` and `/v1` may lack.
         wait_s: how long it may take, in seconds.
     """
+    from tieredllm.notify.http_post import network_error
+    from tieredllm.providers.http import spare_httpx_its_command_line
+
+    spare_httpx_its_command_line()
     import httpx
 
     url = address.strip().rstrip("/").removesuffix("/chat/completions")
@@ -67,22 +72,18 @@ def server_at(address: str, wait_s: float = ANSWER_S) -> FoundServer:
     problem = url_problem(url)
     if problem is not None:
         return FoundServer(base_url=url, problem=f"the address {problem}")
-    parts = urlsplit(url)
-    url = url if parts.path.strip("/") else f"{url}/v1"
+    url = url if urlsplit(url).path.strip("/") else f"{url}/v1"
     try:
-        with httpx.stream(
-            "GET",
-            f"{url}/models",
-            headers={"Accept-Encoding": "identity"},
-            timeout=wait_s,
-            trust_env=parts.hostname not in _LOOPBACK,
-        ) as reply:
+        with open_url(f"{url}/models", silence_s=wait_s) as reply:
             body = b""
             for piece in reply.iter_raw():
                 body += piece
                 if len(body) > MAX_LIST_BYTES:
                     break
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+    except (UnusableProxyError, ImportError) as exc:
+        known = isinstance(exc, UnusableProxyError)
+        return FoundServer(base_url=url, problem=str(exc if known else network_error(exc)))
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
         return FoundServer(base_url=url, problem=f"nothing answers there ({type(exc).__name__})")
     if reply.status_code in {401, 403}:  # it is there, and wants a key
         return FoundServer(base_url=url)

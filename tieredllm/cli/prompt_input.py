@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import select
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,10 +18,14 @@ from tieredllm.cli.environment import Environment
 from tieredllm.errors import TieredLLMError, UsageError
 from tieredllm.types import Attachment, MessagePart, media_type
 
+if TYPE_CHECKING:
+    import httpx
+
 __all__ = [
     "MAX_BYTES",
     "Patience",
     "check_stdin",
+    "open_url",
     "question_and_attachments",
     "read_files",
     "read_media",
@@ -242,6 +248,48 @@ def _path_of(url: str) -> str:
     return url.partition("?")[0].partition("#")[0].lower()
 
 
+@contextlib.contextmanager
+def open_url(url: str, *, silence_s: float, redirects: int = 0) -> Iterator[httpx.Response]:
+    """Ask for what is at an address that the user named, wherever that is; its body is to be read.
+
+    It goes the way, and trusts whom, the vendors' tiers do.
+
+    Args:
+        url: its address.
+        silence_s: the longest silence of its server, in seconds.
+        redirects: how many are followed.
+
+    Raises:
+        UnusableProxyError: a variable names a proxy that cannot be used.
+        httpx.HTTPError: it cannot be reached; besides, what httpx lets through of others.
+    """
+    from tieredllm.notify.http_post import trusting
+    from tieredllm.providers.http import spare_httpx_its_command_line
+    from tieredllm.proxies import proxy_for
+
+    spare_httpx_its_command_line()
+    import httpx
+
+    proxy = proxy_for(url)
+    with (
+        httpx.Client(
+            verify=trusting(),
+            proxy=None if proxy is None else proxy.url,
+            trust_env=False,
+            follow_redirects=redirects > 0,
+            max_redirects=redirects,
+            timeout=silence_s,
+            headers={
+                "User-Agent": "tieredllm",
+                "Accept": "text/*, application/json, */*;q=0.5",
+                "Accept-Encoding": "identity",
+            },
+        ) as client,
+        client.stream("GET", url) as response,
+    ):
+        yield response
+
+
 def _read_url(url: str, shown: str, patience: Patience) -> str:
     """Fetch a text, as `curl -L` would: from any address, for it was the user who named it.
 
@@ -257,9 +305,9 @@ def _read_url(url: str, shown: str, patience: Patience) -> str:
     """
     from urllib.parse import urlsplit
 
-    from tieredllm.notify.http_post import network_error, trusting
+    from tieredllm.notify.http_post import network_error
     from tieredllm.providers.http import spare_httpx_its_command_line
-    from tieredllm.proxies import UnusableProxyError, proxy_for
+    from tieredllm.proxies import UnusableProxyError
     from tieredllm.redaction import mask_url
     from tieredllm.tools.base import ToolFailureError
     from tieredllm.tools.builtin.fetch_url import Page, read_page
@@ -272,23 +320,7 @@ def _read_url(url: str, shown: str, patience: Patience) -> str:
     try:
         if not urlsplit(url).hostname:
             raise UsageError(f"cannot fetch {shown}: it names no host")
-        proxy = proxy_for(url)
-        with (
-            httpx.Client(
-                verify=trusting(),
-                proxy=None if proxy is None else proxy.url,
-                trust_env=False,
-                follow_redirects=True,
-                max_redirects=MAX_REDIRECTS,
-                timeout=silence_s,
-                headers={
-                    "User-Agent": "tieredllm",
-                    "Accept": "text/*, application/json, */*;q=0.5",
-                    "Accept-Encoding": "identity",
-                },
-            ) as client,
-            client.stream("GET", url) as response,
-        ):
+        with open_url(url, silence_s=silence_s, redirects=MAX_REDIRECTS) as response:
             packed = response.headers.get("content-encoding", "identity")
             if packed.strip().lower() != "identity":  # a few bytes could unpack to anything
                 raise UsageError(f"cannot read {shown}: it is packed ({packed}), unasked")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tieredllm.files import atomic_write
+from tieredllm.files import atomic_write, one_at_a_time
 from tieredllm.text import one_line
 from tieredllm.tools.base import Policy, Tool
 
@@ -45,20 +45,23 @@ class RememberedApprovals:
     """What a person has approved for good; of a server, as long as it is the same.
 
     Args:
-        path: the file; None for no memory.
+        path: the file; None where there is none, and this process alone remembers.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._unwritten: tuple[str, ...] = ()
+        """What could not be kept in the file."""
 
     def all(self) -> tuple[str, ...]:
         """Return what was approved, in words."""
         if self._path is None:
-            return ()
+            return self._unwritten
         try:
-            return tuple(msgspec.json.decode(self._path.read_bytes(), type=list[str]))
+            written = msgspec.json.decode(self._path.read_bytes(), type=list[str])
         except (OSError, msgspec.DecodeError, ValueError):
-            return ()
+            written = []
+        return (*written, *self._unwritten)
 
     def covers(self, tool: Tool) -> bool:
         """Whether a tool, or all of its server, was approved."""
@@ -66,15 +69,12 @@ class RememberedApprovals:
         return bool(kept) and (_entry(tool) in kept or _entry(tool, whole=True) in kept)
 
     def add(self, tool: Tool, *, whole: bool) -> None:
-        """Keep that a tool, or all of its server, is approved.
-
-        Raises:
-            OSError: it cannot be kept.
-        """
-        if self._path is None:
-            return
-        kept = dict.fromkeys([*self.all(), _entry(tool, whole=whole)])
-        self._write(list(kept))
+        """Keep that a tool, or all of its server, is approved."""
+        entry = _entry(tool, whole=whole)
+        try:
+            self._change(lambda kept: [*dict.fromkeys([*kept, entry])])
+        except OSError:
+            self._unwritten += (entry,)
 
     def forget(self, name: str | None = None) -> int:
         """Forget the approvals of a tool or a server, or all; return how many there were.
@@ -82,16 +82,28 @@ class RememberedApprovals:
         Raises:
             OSError: the file cannot be written.
         """
-        kept = self.all()
-        left = [] if name is None else [it for it in kept if name not in it.split(" ")[:2]]
-        if len(left) < len(kept):
-            self._write(left)
-        return len(kept) - len(left)
+        if not self.all():
+            return 0
+        return self._change(
+            lambda kept: [it for it in kept if name is not None and name not in it.split(" ")[:2]]
+        )
 
-    def _write(self, entries: list[str]) -> None:
-        assert self._path is not None  # noqa: S101 - there is nothing to write otherwise
+    def _change(self, change: Callable[[Sequence[str]], list[str]]) -> int:
+        """Change the file, no other process meanwhile; return how many entries fewer it has.
+
+        Raises:
+            OSError: there is none, or it cannot be written.
+        """
+        if self._path is None:
+            raise FileNotFoundError
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(self._path, msgspec.json.encode(entries), private=True)
+        with one_at_a_time(self._path):
+            kept = self.all()
+            changed = change(kept)
+            if changed != [*kept]:
+                atomic_write(self._path, msgspec.json.encode(changed), private=True)
+                self._unwritten = ()
+        return len(kept) - len(changed)
 
 
 def _entry(tool: Tool, *, whole: bool = False) -> str:
