@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -351,12 +352,23 @@ def test_a_newer_schema_is_left_alone(path):
     before = path.read_bytes()
     with Database(path) as database:
         assert database.read(rows, "default") == "default"
+        assert f"a newer tieredllm made it (schema {len(newer)}" in database.problem
         database.write(put("now"), None)
         assert database.read(rows, None) == ["now"]
         assert f"a newer tieredllm made it (schema {len(newer)}" in database.problem
 
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["state.db"]
+
+
+def test_a_folder_that_is_none_is_told_in_words(tmp_path):
+    """What the system says, and the path once."""
+    (tmp_path / "state").write_text("a file")
+    with Database(tmp_path / "state" / "state.db") as database:
+        database.read(rows, None)
+
+    expected = f"cannot use {tmp_path / 'state' / 'state.db'}: {os.strerror(errno.ENOTDIR)}"
+    assert expected == database.problem
 
 
 def test_an_older_schema_is_brought_up_to_date(path):

@@ -188,12 +188,8 @@ class FallbackRun:
     ) -> Result:
         """Go down the tiers until one has answered or none is left.
 
-        Models that were set aside as unhealthy are asked all the same before the rules are.
-
-        Args:
-            plans: the tiers, in order.
-            emit: takes what happens.
-            hedging: whether this is a race's other side, which leaves those set aside alone.
+        Models that were set aside as unhealthy are asked all the same before the rules are, but not
+        by a race's other side.
         """
         while plans:
             if not plans[0].is_language_model:
@@ -412,11 +408,7 @@ class FallbackRun:
     ) -> None:
         """Remember how a backend did: a failure at once, so that others learn of it; success later.
 
-        Args:
-            backend: who was asked.
-            outcome: what came of it; None when it was called off.
-            probe: whether this request held the half-open lease.
-            latency_s: how long it took.
+        The outcome is None where the request was called off.
         """
         error = outcome.error if isinstance(outcome, Failed) else None
         result = TurnResult(
@@ -470,16 +462,7 @@ class FallbackRun:
         omit: frozenset[str],
         number: int,
     ) -> Outcome:
-        """Make one attempt and log it.
-
-        Args:
-            plan: whose attempt it is.
-            backend: who is asked.
-            tools: what is told about tools.
-            emit: takes what happens.
-            omit: the parameters to leave out.
-            number: 1 for the first try.
-        """
+        """Make one attempt, the first of which has the number 1, and log it."""
         tier = plan.tier
         without = (
             *sorted(name for name in omit if rejected_tool(name) is None),

@@ -108,15 +108,7 @@ class ToolLoop:
     async def _context(
         self, tier: Tier, backend: Backend, omit: frozenset[str], number: int, *, deadline: float
     ) -> ToolContext:
-        """Return what an attempt is told; servers that its tools need are started.
-
-        Args:
-            tier: whose tools they are.
-            backend: who is asked.
-            omit: the parameters it is known to reject, `tools` perhaps among them.
-            number: how many rounds there were before.
-            deadline: the request's, on the event loop's clock.
-        """
+        """Return what an attempt is told; servers that its tools need are started."""
         declared: tuple[ToolDeclaration, ...] = ()
         rejected: tuple[str, ...] = ()
         if backend.capabilities.tools and "tools" not in omit:
@@ -164,15 +156,7 @@ class ToolLoop:
     async def _execute(
         self, wanted: ToolCalls, *, tier: Tier, backend: Backend, deadline: float, emit: Emit
     ) -> None:
-        """Run one round of calls, and keep what came of it for whoever is asked next.
-
-        Args:
-            wanted: the calls.
-            tier: whose model it was.
-            backend: which backend.
-            deadline: the request's, on the event loop's clock.
-            emit: takes what happens.
-        """
+        """Run one round of calls, and keep what came of it for whoever is asked next."""
         request, calls = wanted.request, wanted.request.calls
         for call in calls:
             await emit(

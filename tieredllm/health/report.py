@@ -135,11 +135,7 @@ async def check(
 
 
 def _summed_up(reports: Sequence[TierReport]) -> TierReport:
-    """Return the best of a tier's backends; where it is not the first choice, with why that isn't.
-
-    Args:
-        reports: the backends', in the order in which they are asked.
-    """
+    """Return the best of a tier's backends, with why the first one is not, where it is another."""
     best = min(reports, key=lambda report: RANKS[report.status])
     choices = [report for report in reports if report.status != "not_configured"]
     if best.reason is not None or not choices or choices[0] is best:

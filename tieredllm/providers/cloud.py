@@ -21,7 +21,7 @@ from tieredllm.clock import Clock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import FIXES, ErrorInfo, ErrorKind
 from tieredllm.lenient_json import DONE, NotJsonError, decode, decode_all
-from tieredllm.profile.schema import BASE_URLS, Alternate, Params, Tier
+from tieredllm.profile.schema import BASE_URLS, Params, Source
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.accumulator import (
     Part,
@@ -148,7 +148,7 @@ class CloudBackend(ABC):
 
     def __init__(
         self,
-        source: Tier | Alternate,
+        source: Source,
         *,
         api_key_env: str | None,
         keys: KeyStore,
@@ -364,19 +364,8 @@ class CloudBackend(ABC):
         *,
         whole: bool,
     ) -> ResponseAccumulator:
-        def classify(value: Any) -> FallbackTriggerError:
-            from tieredllm.providers.errors.http import classify_inside_200
-
-            return classify_inside_200(
-                info,
-                value,
-                status=reply.status,
-                headers=reply.headers,
-                now=self._clock.wall(),
-            )
-
         return ResponseAccumulator(
-            classify=classify,
+            classify=lambda value: self._classified(info, value, reply),
             presentable=info.presentable,
             calls=calls,
             text_calls=TextCalls(call.tools) if call.tools else None,
@@ -386,14 +375,21 @@ class CloudBackend(ABC):
             whole=whole,
         )
 
-    def _no_json(self, body: bytes, info: RequestInfo, reply: Reply) -> FallbackTriggerError:
-        """Tell what a plain text says, where it says what is wrong, or that it is no answer."""
+    def _classified(
+        self, info: RequestInfo, value: Any, reply: Reply | None = None
+    ) -> FallbackTriggerError:
+        """Decide what an error inside a successful response means."""
         from tieredllm.providers.errors.http import classify_inside_200
 
-        text = body.decode("utf-8", "replace")
-        error = classify_inside_200(
-            info, text, status=reply.status, headers=reply.headers, now=self._clock.wall()
+        status, headers = (200, {}) if reply is None else (reply.status, reply.headers)
+        return classify_inside_200(
+            info, value, status=status, headers=headers, now=self._clock.wall()
         )
+
+    def _no_json(self, body: bytes, info: RequestInfo, reply: Reply) -> FallbackTriggerError:
+        """Tell what a plain text says, where it says what is wrong, or that it is no answer."""
+        text = body.decode("utf-8", "replace")
+        error = self._classified(info, text, reply)
         is_half = text.lstrip().startswith(("{", "["))
         if not is_half and error.kind is not ErrorKind.SERVICE_UNAVAILABLE:
             return error
@@ -455,8 +451,6 @@ class CloudBackend(ABC):
         Raises:
             FallbackTriggerError: it gives no list, or cannot be reached.
         """
-        from tieredllm.lenient_json import NotJsonError
-
         try:
             names = await self._listed()
         except NotJsonError as exc:
@@ -478,10 +472,7 @@ class CloudBackend(ABC):
         """
         value = decode(await self._fetched(self.models_path, with_key=with_key))
         if (error := find_error(value)) is not None:
-            from tieredllm.providers.errors.http import classify_inside_200
-
-            info = self._request_info(self.models_path, {})
-            raise classify_inside_200(info, error, headers={}, now=self._clock.wall())
+            raise self._classified(self._request_info(self.models_path, {}), error)
         where, name, more = self.listed_as
         models = get_path(value, where)
         if not isinstance(models, list) or get_path(value, more):

@@ -431,15 +431,7 @@ class OpenAIToolCalls:
     def _begins(
         self, call: _Fragments, index: int | None, name_id: str, name: str, arguments: str
     ) -> bool:
-        """Whether a fragment with a name begins a call, and does not go on with this one.
-
-        Args:
-            call: the call it would go on with.
-            index: the fragment's.
-            name_id: its id.
-            name: its name, or a piece of one.
-            arguments: its arguments.
-        """
+        """Whether a fragment with a name begins a call, and does not go on with this one."""
         if not call.name:
             return False
         same_id = bool(name_id) and name_id == call.id

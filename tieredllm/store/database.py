@@ -269,11 +269,13 @@ class Database:
             # The first time, look again with a fresh connection: others may be moving it.
             if suspects.count(suspects[-1]) == 1 or self._move_aside(suspects[-1]):
                 return True
-        if verdict == "unusable" and not writes and self._stand_in is None:
+        is_left_alone = isinstance(error, _UnusableError)
+        if verdict == "unusable" and not (is_left_alone or writes or self._stand_in):
             # A WAL's shared memory cannot be made in a folder that is read-only.
             self._give_place_to("immutable")
             return True
-        self.problem = f"cannot use {self.path}: {error}"
+        why = error.strerror if isinstance(error, OSError) else None
+        self.problem = f"cannot use {self.path}: {why or error}"
         if self._stand_in == "immutable":
             self._give_place_to(None)
         if verdict == "senseless" or not creates or self.path is None or self._stand_in == "memory":
