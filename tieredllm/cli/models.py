@@ -372,7 +372,7 @@ def add_model(
         typer.Option("--name", metavar="NAME", help="What to call it; else its file's name."),
     ] = None,
 ) -> None:
-    """Return a model file a short name; it stays where it is."""
+    """Give a model file a short name; it stays where it is."""
     from tieredllm.local.gguf import SHARD, read_header
     from tieredllm.local.validate import unfit
 
