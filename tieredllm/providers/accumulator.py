@@ -63,7 +63,7 @@ ENDINGS: dict[str, Ending] = {
     "incomplete": "length",
     "model_context_window_exceeded": "length",  # Anthropic, z.ai
     "continuation": "length",  # Gemini: the limit of one request; google-genai 3.6.1, FinishReason
-    "repetition": "repetition",  # vLLM 0.19, v1/engine/__init__.py, FINISH_REASON_STRINGS
+    "repetition": "repetition",  # vLLM, v1/engine/__init__.py, FINISH_REASON_STRINGS
     "content_filter": "content_filter",
     "content_filtered": "content_filter",  # Bedrock
     "guardrail_intervened": "content_filter",
