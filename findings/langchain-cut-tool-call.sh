@@ -11,7 +11,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --disable-pip-version-check langchain==1.5.2 \
-    langchain-core==1.8.3 langchain-openai==1.7.4 langchain-anthropic==1.7.10 openai==3.57.0 anthropic==2.14.0
+    langchain-core==1.8.3 langchain-openai==1.7.4 langchain-anthropic==1.7.10 \
+    langgraph==1.2.24 langgraph-prebuilt==1.1.3 openai==3.57.0 anthropic==2.14.0
 cat > "$folder/finding.py" <<'PYTHON'
 import http.server
 import json

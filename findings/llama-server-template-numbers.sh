@@ -4,8 +4,8 @@
 # writes them anew, by the filter `tojson` too: six digits of a fraction (1234567.891 becomes
 # 1.23457e+06, a latitude loses its metres), an integer from 2^63 on below zero, one beyond 64 bits a
 # fraction. Printed without the filter, 1e-07 is 0.0 and null is nothing. So a model reads back other
-# arguments than it wrote, and other limits in a tool's schema than it was given. Jinja2 3.1.6, as which
-# templates are written and by which transformers renders them, changes none of them.
+# arguments than it wrote, and other limits in a tool's schema than it was given. Jinja2 3.1.6, for which
+# templates are written and with which transformers renders them, changes none of them.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM

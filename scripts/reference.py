@@ -90,7 +90,8 @@ def keys(name: str) -> str:
     module = profiles if hasattr(profiles, name) else rule_files
     docs = profiles.field_docs(str(module.__file__))[name]
     rows = []
-    for field in msgspec.structs.fields(getattr(module, name)):
+    fields = msgspec.structs.fields(getattr(module, name))
+    for field in sorted(fields, key=lambda field: field.name != "name"):  # before what is inherited
         meaning = " ".join(docs[field.name.rstrip("_")].split())
         rows.append(
             (f"`{field.encode_name}`", takes(types.type_info(field.type)), default(field), meaning)

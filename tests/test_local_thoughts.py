@@ -34,10 +34,10 @@ class Opening(Plain):
         return ChatPrompt(tokens=[1], lasting=0, opened="<think>")
 
 
-def said(vocabulary, text, *, chat=None, limit=4000, room=100_000):
+def said(vocabulary, text, *, chat=None, limit=4000, room=100_000, stop=()):
     """Let the generator hear a text; give the thoughts, the text and the end."""
     items = []
-    job = Job([user("x")], call(user("x"), max_tokens=limit).params, items.append)
+    job = Job([user("x")], call(user("x"), max_tokens=limit, stop=stop).params, items.append)
     model = Told(vocabulary, text)
     model.n_ctx = room
     end = generate(model, chat or Plain(), job)
@@ -74,6 +74,19 @@ def test_harmony_channels(vocabulary):
     thought, text, _ = said(vocabulary, f"{told}<|channel|>final<|message|>{TALK[1]}")
 
     assert (thought, text) == TALK
+
+
+@pytest.mark.parametrize("stop", ["\n\n", "why", "sky is"])
+def test_a_stop_text_ends_the_answer_and_no_thoughts(vocabulary, stop):
+    """In thoughts, and between them and the answer, it is nothing that was asked to end it."""
+    written = f"<think>\n{TALK[0]}\n\n</think>\n\n{TALK[1]}\n\nMore."
+    thought, text, end = said(vocabulary, written, stop=(stop,))
+    told = said(vocabulary, written.removeprefix("<think>"), chat=Opening(), stop=(stop,))
+
+    assert thought.strip() == TALK[0]
+    assert text == {"\n\n": TALK[1], "sky is": "The "}.get(stop, f"{TALK[1]}\n\nMore.")
+    assert end.reason == "stop"
+    assert (thought, text) == told[:2]
 
 
 def test_thoughts_do_not_count_as_answer(vocabulary):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tieredllm.local.tokenizer import Detokenizer
+from tieredllm.local.tokenizer import StopFilter, detokenizer
 
 
 @given(st.text(), st.lists(st.integers(0, 40)))
@@ -16,22 +16,19 @@ def test_text_comes_out_whole_however_it_is_cut(text, cuts):
     """Cutting the bytes anywhere, also within characters, changes nothing."""
     data = text.encode("utf-8", "replace")
     places = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
-    joiner = Detokenizer()
-    out = "".join(joiner.feed(data[a:b]) for a, b in itertools.pairwise(places))
+    text_of = detokenizer()
 
-    assert data.decode() == out + joiner.end()
+    assert data.decode() == "".join(text_of(data[a:b]) for a, b in itertools.pairwise(places))
 
 
 def test_an_incomplete_character_is_dropped():
     """A character whose last byte never comes does not come out."""
-    joiner = Detokenizer()
-
-    assert joiner.feed("aé".encode()[:2]) + joiner.end() == "a"
+    assert detokenizer()("aé".encode()[:2]) == "a"
 
 
 def test_bytes_that_are_no_text_are_marked():
     """Bytes that are not UTF-8 become the replacement character."""
-    assert Detokenizer().feed(b"\xffx") == "\ufffdx"
+    assert detokenizer()(b"\xffx") == "\ufffdx"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +43,7 @@ def test_bytes_that_are_no_text_are_marked():
 )
 def test_the_stop_text_ends_the_answer(pieces, expected, stopped):
     """The stop text is found across tokens, and nothing of it or after it comes out."""
-    joiner = Detokenizer(("\nUser:", "\nNobody says this"))
-    out = "".join(joiner.feed(piece.encode()) for piece in pieces) + joiner.end()
+    stop = StopFilter(("\nUser:", "\nNobody says this"))
+    out = "".join(map(stop.feed, pieces)) + stop.end()
 
-    assert (expected, stopped) == (out, joiner.stopped)
+    assert (expected, stopped) == (out, stop.is_met)

@@ -88,10 +88,10 @@ def test_unicode_comes_out_whole(root):
     async def body(made):
         model = await loaded(made)
         prompt = model.vocabulary.tokenize("日本語 🎉 ", control=False)
-        from tieredllm.local.tokenizer import Detokenizer
+        from tieredllm.local.tokenizer import detokenizer
 
-        joiner = Detokenizer()
-        parts = [joiner.feed(model.vocabulary.bytes_of(token)) for token in prompt]
+        text_of = detokenizer()
+        parts = [text_of(model.vocabulary.bytes_of(token)) for token in prompt]
         return len(prompt), "".join(parts), parts
 
     tokens, text, parts = run(root, body)
@@ -473,7 +473,7 @@ def test_gemma_loads_and_answers(root, tmp_path, architecture):
         model = await loaded(made)
         from tieredllm.local.template import ChatFormat
 
-        tokens = ChatFormat(model.vocabulary).tokens(messages)
+        tokens = ChatFormat(model.vocabulary).prompt(messages).tokens
         return text, finish, [model.vocabulary.token_text(token) for token in tokens]
 
     text, finish, tokens = run(root, body, model=path)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from pydantic import BaseModel
-from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, serving
+from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving
 from tool_wire_support import called
 from wire_support import (
     answers,
@@ -221,6 +221,27 @@ def test_a_tier_that_lacks_what_is_needed_is_passed_over(tmp_path):
 
 class Place(BaseModel):
     city: str
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_a_stream_that_is_to_fit_a_schema_shows_no_answer_that_does_not(wire, tmp_path):
+    """The next tier's is sent, whole: what does not fit is known only at its end."""
+    given = {
+        "/v1/chat/completions": {
+            "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
+        },
+        "/v1/messages": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+        "/v1/responses": {"text": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    }[wire.path]
+    fits = answers("openai", '{"city"', ': "Ulm"}')
+    with serving(ONE, fits, tmp=tmp_path) as served:
+        body = wire.body | given | {"stream": True}
+        status, found, content = served.request("POST", wire.path, body)
+
+    assert (status, found["x-tieredllm-tier"]) == (200, "t2")
+    assert "broken" not in found
+    assert b"Ulm" in content
+    assert b"Well" not in content
 
 
 def test_parse_gives_objects(tmp_path):

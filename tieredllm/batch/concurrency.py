@@ -121,20 +121,14 @@ class AdaptiveGate:
         self._most = most
         self._doors: dict[str, _Door] = {}
 
-    def at_once(self, identity: str) -> int:
-        """Return how many requests a backend may get at once now."""
-        return self._door(identity).limit.at_once
-
-    def bound(self, identity: str, most: int) -> None:
-        """Take note that a backend answers so many requests at once, or fewer if it is to."""
-        self._doors[identity] = _Door(Limit(min(most, self._most), is_known=True))
-
     def bound_all(self, plans: Iterable[TierPlan]) -> None:
         """Take note of the backends that say how many requests they answer at once."""
         for plan in plans:
             for backend in plan.backends:
-                if backend.capabilities.at_once is not None:
-                    self.bound(backend.identity, backend.capabilities.at_once)
+                at_once = backend.capabilities.at_once
+                if at_once is not None:
+                    limit = Limit(min(at_once, self._most), is_known=True)
+                    self._doors[backend.identity] = _Door(limit)
 
     async def enter(self, identity: str) -> None:
         """Wait until one more request may ask a backend; first come, first served."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tieredllm.files import Places
-    from tieredllm.profile.schema import Alternate, Profile, Tier
+    from tieredllm.profile.schema import Profile, Source
     from tieredllm.store.history import History, Unreadable
     from tieredllm.store.record import LoggedRequest
 
@@ -170,7 +170,7 @@ def known_models(profile: Profile, places: Places) -> list[tuple[str, str]]:
 
 def _models(profile: Profile, provider: str, places: Places) -> Iterator[str]:
     for tier in profile.tiers:
-        backends: tuple[Tier | Alternate, ...] = (tier, *tier.alternates)
+        backends: tuple[Source, ...] = (tier, *tier.alternates)
         for backend in backends:
             if backend.provider == provider and backend.model is not None:
                 yield backend.model

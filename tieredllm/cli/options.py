@@ -22,7 +22,6 @@ from tieredllm.cli.environment import current
 from tieredllm.cli.lazy_group import COMMANDS
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from typer._click.core import Context
     from typer._click.formatting import HelpFormatter
 
@@ -306,7 +305,7 @@ class RequestOptions(GlobalOptions):
 
 
 def takes_options(
-    shared: type[DataclassInstance],
+    shared: type[Any],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a command take every field of a class of options.
 

@@ -133,7 +133,7 @@ class Writer:
     """
 
     def __init__(self, model: LoadedModel, chat: ChatFormat, job: Job, prompt: ChatPrompt) -> None:
-        from tieredllm.local.tokenizer import Detokenizer
+        from tieredllm.local.tokenizer import StopFilter, detokenizer
         from tieredllm.thoughts import ThoughtSplitter
 
         self.room = model.n_ctx - len(prompt.tokens)
@@ -145,7 +145,8 @@ class Writer:
         self._job = job
         self._prompt = prompt
         self._splitter = ThoughtSplitter(prompt.opened)
-        self._detokenizer = Detokenizer((*chat.stop, *job.params.stop))
+        self._text_of = detokenizer()
+        self._filter = StopFilter((*chat.stop, *job.params.stop))
         self._loop = LoopDetector()
         self._held: list[str] = []
         self._count = self._said = self._waited = 0
@@ -160,7 +161,7 @@ class Writer:
         """Post what is certain of the text with one more token; True when the answer ends here."""
         self._count += 1
         data, held = self._vocabulary.bytes_of(token), self._held
-        held.append(self._detokenizer.feed(data))
+        held.append(self._text_of(data))
         # The first word of a text has no space before it, the same word later has.
         repeated = self._loop.feed(data.strip(b" ") or data)
         # What repeats what was just said waits until it turns out not to be a loop.
@@ -169,7 +170,7 @@ class Writer:
         self._said += self._splitter.is_answering
         self._waited = self._waited + 1 if self._splitter.is_waiting else 0
         if (
-            self._detokenizer.stopped
+            self._filter.is_met
             or self._job.cancelled
             or self._said >= self._limit
             or self._waited >= self._limit + MARK_TOKENS
@@ -182,11 +183,13 @@ class Writer:
         """Post the rest of the text, without a loop's other rounds, and return how it ended."""
         reason: Reason = "repetition" if self._repeats else "stop"
         if not self._repeats:
-            self._post(self._splitter.feed("".join(self._held) + self._detokenizer.end()))
+            self._post(self._splitter.feed("".join(self._held)))
             self._post(self._splitter.end())
             is_full = max(self._said, self._waited) >= self._limit or self._count >= self.room
-            if is_full and not self._detokenizer.stopped:
+            if is_full and not self._filter.is_met:
                 reason = "length"
+        if rest := self._filter.end():
+            self._job.post(rest)
         problem, self._chat.problem = self._chat.problem, None
         return End(
             reason=reason,
@@ -196,7 +199,10 @@ class Writer:
         )
 
     def _post(self, split: Split) -> None:
-        self._job.post(split if split.thought or split.unsaid else split.text)
+        if split.unsaid:  # what may have begun a stop text was thought
+            split = split._replace(thought=self._filter.end() + split.thought)
+        text = self._filter.feed(split.text)
+        self._job.post(split._replace(text=text) if split.thought or split.unsaid else text)
 
 
 class LoopDetector:

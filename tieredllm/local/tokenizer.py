@@ -6,7 +6,7 @@ import codecs
 import ctypes
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +14,7 @@ from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.thoughts import TOKENS
 
-__all__ = ["Detokenizer", "NativeVocabulary"]
+__all__ = ["NativeVocabulary", "StopFilter", "detokenizer", "is_long"]
 
 CONTROL, USER_DEFINED, RSTRIP = 1 << 3, 1 << 4, 1 << 8
 """`LLAMA_TOKEN_ATTR_*` of llama.h."""
@@ -158,36 +158,40 @@ def is_long(text: str) -> bool:
     return len(text) > EXACT_COUNT_BYTES or len(text.encode("utf-8", "replace")) > EXACT_COUNT_BYTES
 
 
-class Detokenizer:
-    """Turn the bytes of one token after the other into text.
+def detokenizer() -> Callable[[bytes], str]:
+    """Return a function that takes the bytes of one token after the other and returns their text.
 
     A character that lies across tokens comes out with the last of them; one that is never completed
     does not come out at all. Bytes that are not UTF-8 become U+FFFD.
+    """
+    return codecs.getincrementaldecoder("utf-8")("replace").decode
+
+
+class StopFilter:
+    """An answer's text up to where one of some texts is met, however it is cut into pieces.
 
     Args:
-        stop: texts that end the answer and are not part of it, besides what tokens do.
+        stop: texts that end the answer and are not part of it.
 
     Attributes:
-        stopped: whether one of `stop` was met.
+        is_met: whether one of them was met.
     """
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._stop = stop
+    def __init__(self, stop: Sequence[str]) -> None:
+        self.stop = stop
+        self.is_met = False
         self._held = ""
-        self.stopped = False
 
-    def feed(self, data: bytes) -> str:
-        """Return the text that is certain after these bytes; often empty."""
-        text = self._decode(data)
-        if not self._stop or self.stopped:
-            return "" if self.stopped else text
+    def feed(self, text: str) -> str:
+        """Return what is certain of the text with one more piece; often empty."""
+        if not self.stop or self.is_met:
+            return "" if self.is_met else text
         text = self._held + text
-        met = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        met = [place for stop in self.stop if (place := text.find(stop)) >= 0]
         if met:
-            self.stopped, self._held = True, ""
+            self.is_met, self._held = True, ""
             return text[: min(met)]
-        keep = max(_overlap(text, stop) for stop in self._stop)
+        keep = max(_overlap(text, stop) for stop in self.stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 

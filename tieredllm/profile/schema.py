@@ -156,41 +156,9 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A million tokens of the answer."""
 
 
-class Alternate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Another backend of the same tier, tried when the ones before it gave way."""
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a tier and an alternate say of who is asked."""
 
-    provider: Literal["openai", "anthropic", "gemini", "llama_cpp"]
-    """Whose protocol the server speaks."""
-    model: Annotated[str, Meta(min_length=1)]
-    """A model of the provider; for llama_cpp a catalog name or the path of a .gguf file."""
-    base_url: str | None = None
-    """Where the server is; null for the vendor's own. Up to and with `/v1` (openai) or `/v1beta`
-    (gemini), without `/v1` (anthropic)."""
-    api_key_env: VariableName | UnsetType | None = UNSET
-    """The variable that holds the key; null: the server needs none; absent: the vendor's own."""
-    vision: bool | None = None
-    """Whether the model sees images and PDF documents; null: as known of its name. On Anthropic's
-    interface only Claude is sent documents: other servers drop them silently."""
-    api: Literal["responses", "chat"] | None = None
-    """For openai: which of its interfaces the server has; null: responses at OpenAI's own host,
-    chat (completions) anywhere else."""
-    api_version: ApiVersion = "2023-06-01"
-    """For anthropic: the `anthropic-version` that is asked for."""
-    headers: dict[HeaderName, HeaderValue] = {}
-    """HTTP headers of your own, as a gateway may want; nothing secret."""
-    headers_env: dict[HeaderName, VariableName] = {}
-    """The same, each with the name of the variable that holds its value: for what is secret."""
-    body: dict[str, Any] = {}
-    """What is added to each request's JSON, over what is in it; null takes a key out."""
-    price: Price | None = None
-    """What the model costs; then each answer's `cost` is told."""
-
-
-class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tier: a backend, its alternates, and how they are asked."""
-
-    name: Name
-    """What answers, logs and `-t` call this tier; unique in the profile."""
     provider: Provider
     """Whose protocol the server speaks; or `llama_cpp` (in-process), `cache` or `rules`."""
     model: Annotated[str, Meta(min_length=1)] | None = None
@@ -216,6 +184,22 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What is added to each request's JSON, over what is in it; null takes a key out."""
     price: Price | None = None
     """What the model costs; then each answer's `cost` is told."""
+
+
+class Alternate(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another backend of the same tier, tried when the ones before it gave way."""
+
+    provider: Literal["openai", "anthropic", "gemini", "llama_cpp"]
+    """Whose protocol the server speaks."""
+    model: Annotated[str, Meta(min_length=1)]
+    """A model of the provider; for llama_cpp a catalog name or the path of a .gguf file."""
+
+
+class Tier(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One tier: a backend, its alternates, and how they are asked."""
+
+    name: Name
+    """What answers, logs and `-t` call this tier; unique in the profile."""
     alternates: tuple[Alternate, ...] = ()
     """Other backends of this tier, tried in order when the one before gave way."""
     params: Params = Params()
@@ -548,7 +532,7 @@ def variables_of(profile: Profile) -> set[str]:
     """Return the names of the variables a profile takes secrets from."""
     names: set[str | None] = set()
     for tier in profile.tiers:
-        backends: tuple[Tier | Alternate, ...] = (tier, *tier.alternates)
+        backends: tuple[Source, ...] = (tier, *tier.alternates)
         for backend in backends:
             vendors = KEY_VARIABLES.get(backend.provider)
             names.add(vendors if backend.api_key_env is UNSET else backend.api_key_env)
@@ -629,6 +613,8 @@ def field_docs(module: str = __file__) -> dict[str, dict[str, str]]:
         if not isinstance(struct, ast.ClassDef):
             continue
         fields = docs.setdefault(struct.name, {})
+        for base in struct.bases:
+            fields |= docs.get(base.id, {}) if isinstance(base, ast.Name) else {}
         for field, below in zip(struct.body, struct.body[1:], strict=False):
             named = field.targets[0] if isinstance(field, ast.Assign) else None
             named = field.target if isinstance(field, ast.AnnAssign) else named

@@ -139,10 +139,6 @@ class Connection:
         """Whether it has more tools than are read."""
         self.list_has_changed = False
         """Whether it has said so since the list was read."""
-        self.problem = ""
-        """Why it could not be started."""
-        self.is_mute = False
-        """Whether it could not be started because it never answered."""
 
     @property
     def alive(self) -> bool:
@@ -156,9 +152,9 @@ class Connection:
         return self._ready.done()
 
     @property
-    def started(self) -> bool:
-        """Whether its tools have been known."""
-        return self._ready.done() and not self.problem
+    def failure(self) -> BaseException | None:
+        """Why it could not be started; None also while that is not known."""
+        return self._ready.exception() if self._ready.done() else None
 
     @property
     def last_words(self) -> str:
@@ -178,7 +174,7 @@ class Connection:
         except TimeoutError as exc:
             waited_s = self._loop.time() - began
             raise UnavailableError(
-                f"it has not started in time ({waited_s:.3g} s); `tieredllm tools list` gives it "
+                f"it has not started in time ({waited_s:.1f} s); `tieredllm tools list` gives it "
                 f"its {self._settings.start_timeout_s:g} s",
                 is_mute=True,
             ) from exc
@@ -291,10 +287,10 @@ class Connection:
                 self._settle(None)
                 await self._until_over(life)
         except TimeoutError:
-            self.is_mute = True
             self._settle(
                 f"it has not started within {self._settings.start_timeout_s:g} s (start_timeout_s)",
                 also=self._stderr.reason,
+                is_mute=True,
             )
         except UnavailableError as exc:
             self._settle(str(exc))
@@ -408,15 +404,14 @@ class Connection:
         if getattr(message, "method", None) == "notifications/tools/list_changed":
             self.list_has_changed = True
 
-    def _settle(self, problem: str | None, *, also: str = "") -> None:
+    def _settle(self, problem: str | None, *, also: str = "", is_mute: bool = False) -> None:
         if self._ready.done():
             return
         if problem is None:
             self._ready.set_result(None)
         else:
-            last = one_line(also, 200)
-            self.problem = f"{problem} ({last})" if last else problem
-            self._ready.set_exception(UnavailableError(self.problem, is_mute=self.is_mute))
+            last = f" ({said})" if (said := one_line(also, 200)) else ""
+            self._ready.set_exception(UnavailableError(f"{problem}{last}", is_mute=is_mute))
 
 
 def _imported() -> tuple[type[ClientSession], Any]:
