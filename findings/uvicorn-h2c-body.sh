@@ -2,9 +2,9 @@
 # uvicorn 0.54.0 with httptools 0.9.0, which it takes by itself when that is installed (run 2026-11): the
 # body of a request that offers `Upgrade: h2c` is lost, and the application is told that it was empty.
 # RFC 9110 7.8 has a server that does not want to upgrade answer as if it had not been offered, which
-# uvicorn does on h11. Java's HttpClient offers it with every request to a server without TLS (and with
-# it Spring AI and LangChain4j; so does Ktor), so that a chat completion arrives there as a POST of
-# nothing. (Upstream: uvicorn #2722, httptools #124.)
+# uvicorn does on h11. Java's HttpClient offers it with every request to a server without TLS (and so do
+# Spring's RestClient and LangChain4j, which stand on it), so that a chat completion arrives there as a
+# POST of nothing. (Upstream: uvicorn #2722, httptools #124.)
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM

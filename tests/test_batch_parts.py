@@ -207,6 +207,7 @@ def asked(text: str | bytes, name: str = "in", **wording: str) -> list[tuple[str
     [
         ("one\r\n\r\ntwo", "in.txt", None, [("1", "one"), ("3", "two")]),
         ("one\n", "in", "Say {text}!", [("1", "Say one!")]),
+        ("50%\rdone\n", "in", "{text}", [("1", "50%\rdone")]),
         ('{"id": 7, "prompt": "x"}', "in", None, [("7", "x")]),
         ('{"id": 7.5, "prompt": "x"}', "in", None, [("7.5", "x")]),
         ('{"id": "m", "body": "Hi."}', "in", "Mail: {body}", [("m", "Mail: Hi.")]),

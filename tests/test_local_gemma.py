@@ -43,7 +43,7 @@ def test_its_conversations_are_written_as_gemma_s(gemma):
     _, model, _ = gemma
     chat = ChatFormat(model.vocabulary)
     messages = [Message("system", "Be brief."), user("Hi <end_of_turn>\n\n<table>")]
-    tokens = chat.tokens(messages)
+    tokens = chat.prompt(messages).tokens
     texts = [model.vocabulary.token_text(token) for token in tokens]
 
     assert texts[:4] == ["<bos>", "<start_of_turn>", "user", "\n"]

@@ -69,7 +69,7 @@ class Words:
 
 def written(vocabulary, *messages):
     """Write a conversation; control tokens come out in guillemets."""
-    return shown(vocabulary, ChatFormat(vocabulary).tokens(messages))
+    return shown(vocabulary, ChatFormat(vocabulary).prompt(messages).tokens)
 
 
 def shown(vocabulary, tokens):
@@ -260,7 +260,7 @@ def test_only_the_plain_form_has_a_stop_text():
 def test_a_template_that_is_not_used_is_told(template, reason, control, form):
     """What is wrong with the file's template and what was used instead are said in one line."""
     chat = ChatFormat(Words(template, control=control))
-    chat.tokens([user("Hi")])
+    chat.prompt([user("Hi")])
 
     assert reason in chat.problem.lower()
     assert f"in {form}" in chat.problem
@@ -271,7 +271,7 @@ def test_a_template_that_is_not_used_is_told(template, reason, control, form):
 def test_nothing_is_told_of_a_template_that_is_used_or_not_there(template):
     """A good template, and a file without one, are nothing to speak of."""
     chat = ChatFormat(Words(template))
-    chat.tokens([SYSTEM, user("Hi"), assistant("Yo"), user("Why?")])
+    chat.prompt([SYSTEM, user("Hi"), assistant("Yo"), user("Why?")])
 
     assert chat.problem is None
 

@@ -473,7 +473,7 @@ def test_gemma_loads_and_answers(root, tmp_path, architecture):
         model = await loaded(made)
         from tieredllm.local.template import ChatFormat
 
-        tokens = ChatFormat(model.vocabulary).tokens(messages)
+        tokens = ChatFormat(model.vocabulary).prompt(messages).tokens
         return text, finish, [model.vocabulary.token_text(token) for token in tokens]
 
     text, finish, tokens = run(root, body, model=path)

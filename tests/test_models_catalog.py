@@ -104,15 +104,15 @@ def test_a_user_adds_models(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("models: [", "cannot be read"),
-        ("models: [{name: x}]", "missing required field"),
-        ("model: []", "unknown field `model`"),
+        ("models: [", "models.yaml:2:1: a value is missing here"),
+        ("models: [{name: x}]", "`file` is missing"),
+        ("model: []", "models.yaml:1:1: unknown key `model`"),
         (
             (
                 "models: [{name: x, description: d, licence: l, file: ../x.gguf, size_bytes: 1,"
                 " context_tokens: 1, sources: [{hub: a/b, file: f}]}]"
             ),
-            r"\$\.models\[0\]\.file",
+            r"models.yaml:1:54: .*the name of a .gguf file",
         ),
         (
             (
@@ -121,7 +121,7 @@ def test_a_user_adds_models(tmp_path):
             ),
             "`hub` and `file`",
         ),
-        ("\xff", "cannot be read"),
+        ("\xff", "is not UTF-8"),
     ],
 )
 def test_a_wrong_catalog_is_told(tmp_path, text, words):

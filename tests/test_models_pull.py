@@ -87,7 +87,13 @@ def test_a_file_comes_from_the_hub(content, server, folder):
     pulled = fetch(tiny(content), folder, server, progress=steps.append)
 
     assert (
-        pull.Pulled(path=folder / "tiny.gguf", sha256=sha(content), verified=True, already=False)
+        pull.Pulled(
+            path=folder / "tiny.gguf",
+            sha256=sha(content),
+            verified=True,
+            already=False,
+            licence="None",
+        )
         == pulled
     )
     assert content == pulled.path.read_bytes()

@@ -258,6 +258,28 @@ def test_comments_and_variables_of_other_programs_are_read(tmp_path, places):
     }
 
 
+ZED_JSON = """
+{"context_servers": {
+  "old": {"command": {"path": "npx", "args": ["-y", "x"], "env": {"K": "v"}}, "settings": {}},
+  "new": {"source": "custom", "command": "uvx", "args": ["y"], "enabled": true},
+  "off": {"source": "custom", "command": "uvx", "args": ["z"], "enabled": false},
+  "extension": {"source": "extension", "settings": {"page_format": "Letter"}},
+}}
+"""
+
+
+def test_servers_of_zed_are_read_in_both_of_its_forms(tmp_path, places):
+    """A command may be an object, a server off, or an extension's, which Zed alone can start."""
+    write(tmp_path / "settings.json", ZED_JSON)
+    text = tier("provider: openai\nmodel: x") + "tools: {mcp: {file: settings.json}}"
+    servers = load_profile(str(write(tmp_path / "p.yaml", text)), places).tools.mcp
+
+    old, new, off = servers["old"], servers["new"], servers["off"]
+    assert servers.keys() == {"old", "new", "off"}
+    assert (old.command, old.args, old.env) == ("npx", ("-y", "x"), {"K": "v"})
+    assert (new.command, new.disabled, off.disabled) == ("uvx", False, True)
+
+
 @pytest.mark.parametrize(
     ("content", "mistake"),
     [

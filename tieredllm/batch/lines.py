@@ -143,7 +143,7 @@ class Reader:
         if ending in ("json", "jsonl", "ndjson"):
             raise UsageError(f"{self._name} holds no JSON lines: each line has to be an object")
         wanted = fields_of(self._wording.template or "")
-        header = next(csv.reader(text.split("\n", 1)[:1]), [])
+        header = next(csv.reader(text.splitlines()[:1]), [])
         if wanted and len(header) > 1 and wanted <= {name.strip() for name in header}:
             return "csv"
         return "text"

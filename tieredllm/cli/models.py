@@ -321,7 +321,7 @@ def pull_model(name: Name) -> None:
         environment.say(f"{shown} is already installed{checked}: {pulled.path}")
     else:
         environment.say(f"{shown} is installed{checked}: {pulled.path}")
-        environment.say(f"licence: {pulled.licence or 'not stated'}")
+        environment.say(f"licence: {pulled.licence}")
     try:
         chosen = measure(pulled.path, pulled.sha256, environment.places.cache).chosen
     except FallbackTriggerError as exc:
@@ -337,7 +337,7 @@ def _pull(name: str, environment: Environment, progress: Callable[[Progress], No
     Raises:
         ModelFileError: it did not work, or the name is of nothing that can be pulled.
     """
-    from tieredllm.local import catalog, library
+    from tieredllm.local.library import NotInstalledError
     from tieredllm.local.pull import Pulled, Puller
 
     puller = Puller(
@@ -346,18 +346,18 @@ def _pull(name: str, environment: Environment, progress: Callable[[Progress], No
         progress=progress,
         notice=environment.say,
     )
-    entries = catalog.load_catalog(environment.places.config / "models.yaml")
-    if name in entries:
-        pulled = puller.catalog(entries[name])
-        return msgspec.structs.replace(pulled, licence=entries[name].licence)
-    hub = _library(environment).hub_name(name)
+    library = _library(environment)
+    entry = library.entries().get(name)
+    if entry is not None:
+        return puller.catalog(entry)
+    hub = library.hub_name(name)
     if hub is not None:
         return puller.hub(hub)
     if is_address(name):
         return puller.url(name)
     try:
-        found = _library(environment).find(name)
-    except library.NotInstalledError as exc:
+        found = library.find(name)
+    except NotInstalledError as exc:
         raise UsageError(str(exc)) from exc
     if found.size_bytes is None:
         raise UsageError(f"{found.path} does not exist, and a path cannot be pulled")
@@ -478,35 +478,29 @@ def verify_models(name: MaybeName = None, *, as_json: Json = False) -> None:
             session.say("no model is installed: `tieredllm models pull NAME` gets one")
     else:
         chosen = [library.find(name)]
-    failures: list[str] = []
     rows: list[dict[str, Any]] = []
     for model in chosen:
+        row: dict[str, Any] = {"name": model.name, "path": str(model.path)}
+        row |= {"sha256": None, "used": None, "trials": [], "error": None}
+        rows.append(row)
         try:
             found = verify(model, cache_dir=session.places.cache)
         except ModelFileError as exc:
-            failures.append(str(exc))
-            rows.append({"name": model.name, "path": str(model.path), "error": str(exc)})
+            row["error"] = str(exc)
             continue
+        trials, used = found.validated.trials, found.validated.rung
+        row |= {"sha256": found.sha256, "used": used, "trials": msgspec.to_builtins(trials)}
         if as_json:
-            rows.append(
-                {
-                    "name": model.name,
-                    "path": str(model.path),
-                    "sha256": found.sha256,
-                    "used": found.validated.rung,
-                    "trials": msgspec.to_builtins(found.validated.trials),
-                    "error": None,
-                }
-            )
             continue
-        sha256 = f"SHA-256 {found.sha256}" if found.sha256 else "its SHA-256 is not known"
         session.print(model.name)
-        session.print(f"  {sha256}")
-        for trial in found.validated.trials:
-            used = "; used for a short question" if trial.rung == found.validated.rung else ""
-            session.print(f"  {_trial(trial)}{used}", wrap=True)
+        known = f"SHA-256 {found.sha256}" if found.sha256 else "its SHA-256 is not known"
+        session.print(f"  {known}")
+        for trial in trials:
+            mark = "; used for a short question" if trial.rung == used else ""
+            session.print(f"  {_trial(trial)}{mark}", wrap=True)
     if as_json:
         print_json(rows, session)
+    failures = [row["error"] for row in rows if row["error"]]
     if failures:
         raise ModelFileError("\n".join(failures))
 

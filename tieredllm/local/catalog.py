@@ -12,13 +12,28 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tieredllm.errors import ModelFileError
+from tieredllm.errors import ModelFileError, ProfileError
 from tieredllm.files import shipped
 
 __all__ = ["CatalogModel", "Source", "known_sha256", "load_catalog", "sidecar"]
 
-FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.gguf$")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        extra={"means": "a name of letters, digits, `_`, `.` and `-`"},
+    ),
+]
+FileName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.gguf$",
+        extra={"means": "the name of a .gguf file, of letters, digits, `_`, `.` and `-`"},
+    ),
+]
+Sha256 = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{64}$", extra={"means": "a SHA-256 of 64 small hex digits"})
+]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +62,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class CatalogModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model of the catalog; its name, file and sources are enough."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Name
     description: str = ""
     licence: str = "not stated"
     file: FileName
@@ -89,7 +104,22 @@ def _read(file: Path) -> tuple[CatalogModel, ...]:
         content = yaml.load(file.read_text("utf-8"), Loader=loader)  # noqa: S506 - a safe one
         return msgspec.convert(content or {}, _Catalog).models
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as exc:
-        raise ModelFileError(f"{file}: the model catalog cannot be read: {exc}") from exc
+        message = f"{file}: the model catalog cannot be read: {exc}"
+        raise ModelFileError(_mistakes(file) or message) from exc
+
+
+def _mistakes(file: Path) -> str:
+    """Return every mistake of a catalog, as far as they have a place, one a line."""
+    from tieredllm.profile.validate import check
+    from tieredllm.profile.yaml_reader import read_yaml
+
+    try:
+        root, mistakes = read_yaml(file)
+    except ProfileError as exc:
+        return str(exc)
+    if root is not None:
+        mistakes += check(root, _Catalog)
+    return "\n".join(map(str, mistakes))
 
 
 def sidecar(path: Path) -> Path:

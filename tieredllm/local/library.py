@@ -196,6 +196,14 @@ class Library:
         self._stores = Stores(env)
         self._endpoint = (env.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
+    def entries(self) -> dict[str, CatalogModel]:
+        """Return the entries of the catalog, and the user's own, by name.
+
+        Raises:
+            ModelFileError: a catalog has a mistake.
+        """
+        return catalog.load_catalog(self._own_entries)
+
     def hub_name(self, name: str) -> HubName | None:
         """Return what a name means at the hub; `OWNER/NAME[:QUANT]` too, where it is no path."""
         found = as_hub_name(name, self._endpoint)
@@ -218,7 +226,7 @@ class Library:
             UnknownModelError: there is no such name.
             ModelFileError: the user's own catalog has a mistake.
         """
-        entries = catalog.load_catalog(self._own_entries)
+        entries = self.entries()
         if name in entries:
             return self._of_entry(entries[name])
         if name.partition(":")[0] in STORES:
@@ -258,10 +266,7 @@ class Library:
 
     def here(self) -> Iterator[LocalModel]:
         """Find every model whose file is on this machine: tieredllm's own, then the others'."""
-        for entry in catalog.load_catalog(self._own_entries).values():
-            model = self._of_entry(entry)
-            if model.size_bytes is not None:
-                yield model
+        yield from (model for model in self.catalog() if model.size_bytes is not None)
         yield from self.pulled()
         yield from self.added()
         yield from self.folder()
@@ -274,8 +279,7 @@ class Library:
 
     def catalog(self) -> list[LocalModel]:
         """List the entries of the catalog, and where their files are or would be."""
-        entries = catalog.load_catalog(self._own_entries).values()
-        return [self._of_entry(entry) for entry in entries]
+        return [self._of_entry(entry) for entry in self.entries().values()]
 
     def pulled(self) -> Iterator[LocalModel]:
         """Find what was pulled from the hub by its name there."""
@@ -288,7 +292,7 @@ class Library:
 
     def folder(self) -> Iterator[LocalModel]:
         """Find what somebody put into the models folder."""
-        entries = catalog.load_catalog(self._own_entries)
+        entries = self.entries()
         known = {entry.file for entry in entries.values()}
         for file in first_parts([path.name for path in plain_files(self._models, "*")]):
             if file not in known:
@@ -318,7 +322,7 @@ class Library:
             raise ModelFileError(
                 f"{name!r} is no name for a model: letters, digits, `.`, `_` and `-`"
             )
-        taken = catalog.load_catalog(self._own_entries).get(name)
+        taken = self.entries().get(name)
         if taken is not None or any(model.name == name for model in self.folder()):
             raise ModelFileError(f"{name!r} is taken: give another with --name")
         with self._change_added() as names:

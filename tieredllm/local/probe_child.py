@@ -117,7 +117,7 @@ def _measure(settings: LoadSettings, request: ProbeRequest) -> Rates:
     )
     load_s = time.perf_counter() - started
     try:
-        seed = ChatFormat(model.vocabulary).tokens([Message("user", "Hello")])[:FIRST_TOKENS]
+        seed = ChatFormat(model.vocabulary).prompt([Message("user", "Hello")]).tokens[:FIRST_TOKENS]
         room = request.n_ctx - LAST_TOKENS - 1
         text = (seed * (request.n_ctx // len(seed) + 1))[:room]
         first = min(FIRST_TOKENS, room // 2)

@@ -50,8 +50,7 @@ class Pulled(msgspec.Struct, frozen=True, kw_only=True):
     """Whether somebody tells what its SHA-256 must be, and it is that."""
     already: bool
     """Whether it was there, so that nothing was downloaded."""
-    licence: str | None = None
-    """As the hub tells it."""
+    licence: str = "not stated"
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,9 +137,7 @@ class Puller:
             )
             for part in parts
         ]
-        return msgspec.structs.replace(
-            pulled[0], already=all(each.already for each in pulled), licence=found.licence
-        )
+        return msgspec.structs.replace(pulled[0], already=all(each.already for each in pulled))
 
     def url(self, url: str) -> Pulled:
         """Download a .gguf file from any server, unless it is there.
@@ -189,7 +186,13 @@ class Puller:
         if found != expected:
             self._notice(f"{path} has another SHA-256 than it should: pulling it again")
             return None
-        return Pulled(path=path, sha256=found, verified=found is not None, already=True)
+        return Pulled(
+            path=path,
+            sha256=found,
+            verified=found is not None,
+            already=True,
+            licence=model.licence,
+        )
 
     def _download(self, model: CatalogModel, path: Path) -> Pulled:
         """Try one source after the other."""
@@ -241,7 +244,13 @@ class Puller:
             os.fsync(file.fileno())
         catalog.sidecar(path).write_text(f"{sha256}  {path.name}\n", "utf-8")
         part.replace(path)
-        return Pulled(path=path, sha256=sha256, verified=expected is not None, already=False)
+        return Pulled(
+            path=path,
+            sha256=sha256,
+            verified=expected is not None,
+            already=False,
+            licence=model.licence,
+        )
 
     def _verified(self, part: Path, expected: str | None) -> str:
         """Check a download and return its SHA-256; a wrong one is removed."""

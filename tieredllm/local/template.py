@@ -111,10 +111,6 @@ class ChatFormat:
             )
         return _compile(source, self._vocabulary)
 
-    def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens of a conversation, up to where the answer begins."""
-        return self.prompt(messages).tokens
-
     def prompt(self, messages: Sequence[Message]) -> ChatPrompt:
         """Write a conversation, in the first shape that suits the template."""
         reason: Exception | None = None

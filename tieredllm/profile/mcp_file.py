@@ -117,7 +117,14 @@ def read_servers(path: Path) -> dict[str, Entry]:
     return {
         name: Entry(it.place, _server(_with_our_variables(it.node, str(workspace))))
         for name, it in listed.entries.items()
+        if not _is_of_an_extension(it.node)
     }
+
+
+def _is_of_an_extension(node: Node) -> bool:
+    """Whether Zed alone knows how a server is started: its settings are all there is."""
+    keys = node.entries.keys() if isinstance(node, MappingNode) else ()
+    return "settings" in keys and "command" not in keys and "url" not in keys
 
 
 def _blanked(found: re.Match[str]) -> str:
@@ -222,8 +229,16 @@ _SECRET_NAME = re.compile(r"(?i)token|secret|password|passwd|api_?-?key|authoriz
 def _server(node: Node) -> Node:
     if not isinstance(node, MappingNode):
         return node
+    given = dict(node.entries)
+    command = node.get("command")
+    if isinstance(command, MappingNode):  # Zed's form until 2025: `{path, args, env}`
+        given |= {"command" if key == "path" else key: it for key, it in command.entries.items()}
+    enabled = given.pop("enabled", None)  # Zed's
+    if enabled is not None and isinstance(enabled.node, ScalarNode) and not enabled.node.value:
+        disabled = msgspec.structs.replace(enabled.node, value=True)
+        given["disabled"] = Entry(enabled.place, disabled)
     entries: dict[str, Entry] = {}
-    for key, entry in node.entries.items():
+    for key, entry in given.items():
         ours = _KEYS.get(key)
         value = entry.node
         if ours is None or (isinstance(value, ScalarNode) and value.value in (None, "")):

@@ -63,7 +63,7 @@ ENDINGS: dict[str, Ending] = {
     "incomplete": "length",
     "model_context_window_exceeded": "length",  # Anthropic, z.ai
     "continuation": "length",  # Gemini: the limit of one request; google-genai 3.6.1, FinishReason
-    "repetition": "repetition",  # vLLM 0.19, v1/engine/__init__.py, FINISH_REASON_STRINGS
+    "repetition": "repetition",  # vLLM, v1/engine/__init__.py, FINISH_REASON_STRINGS
     "content_filter": "content_filter",
     "content_filtered": "content_filter",  # Bedrock
     "guardrail_intervened": "content_filter",
@@ -424,7 +424,9 @@ class ResponseAccumulator:
             self._refusal += part.refusal
         self._blocked = self._blocked or part.blocked
         self._called = self._called or part.calls
-        self._reason = part.reason or self._reason
+        # A gateway's own "stop" takes nothing back of what the server behind it has said.
+        if self._is_late or _says_no_more(self._reason) or not _says_no_more(part.reason):
+            self._reason = part.reason or self._reason
         self._done = self._done or part.done
         self._model = join_halves(part.model) if part.model else self._model
         self._candidates = self._candidates or part.candidates
@@ -440,10 +442,7 @@ class ResponseAccumulator:
             # `[DONE]` is an end, and so is a document that is complete as JSON; some servers give
             # neither a reason (jakobdylanc/llmcord#84, openai/openai-node#1292).
             return "stop" if self._done or (self._whole and self._candidates) else None
-        reason = self._reason.strip().lower()
-        if reason.startswith("content_filter"):  # "content_filter: RECITATION", Google's
-            return "content_filter"
-        ending = ENDINGS.get(reason, "stop")
+        ending = _meaning(self._reason)
         if ending == "stop" and self._cut_at and (self._completion_tokens or 0) >= self._cut_at:
             ending = "length"
         if ending == "failed":
@@ -479,6 +478,18 @@ class ResponseAccumulator:
         return FallbackTriggerError(
             kind, self._presentable(message), status=self._status, truncated=truncated
         )
+
+
+def _says_no_more(reason: str | None) -> bool:
+    """Whether a reason says no more than that the answer has ended, if that."""
+    return reason is None or _meaning(reason) in ("stop", "tool")
+
+
+def _meaning(reason: str) -> Ending:
+    reason = reason.strip().lower()
+    if reason.startswith("content_filter"):  # "content_filter: RECITATION", Google's
+        return "content_filter"
+    return ENDINGS.get(reason, "stop")
 
 
 class _Halves:

@@ -63,8 +63,8 @@ class SessionLostError(ToolFailureError):
 class Life(Protocol):
     """One start of a server: what the SDK's session talks through."""
 
-    async def start(self) -> None:
-        """Start it; the SDK is not there yet.
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Start it; the SDK is not there yet. It ends with the stack.
 
         Raises:
             OSError: it cannot be started.
@@ -74,10 +74,6 @@ class Life(Protocol):
 
     async def streams(self, stack: AsyncExitStack) -> tuple[Any, Any]:
         """Return what is read from and written to; they end with the stack."""
-        ...
-
-    async def abandon(self) -> None:
-        """End it, if no streams were made."""
         ...
 
     @property
@@ -139,10 +135,6 @@ class Connection:
         """Whether it has more tools than are read."""
         self.list_has_changed = False
         """Whether it has said so since the list was read."""
-        self.problem = ""
-        """Why it could not be started."""
-        self.is_mute = False
-        """Whether it could not be started because it never answered."""
 
     @property
     def alive(self) -> bool:
@@ -156,9 +148,9 @@ class Connection:
         return self._ready.done()
 
     @property
-    def started(self) -> bool:
-        """Whether its tools have been known."""
-        return self._ready.done() and not self.problem
+    def failure(self) -> BaseException | None:
+        """Why it could not be started; None also while that is not known."""
+        return self._ready.exception() if self._ready.done() else None
 
     @property
     def last_words(self) -> str:
@@ -178,7 +170,7 @@ class Connection:
         except TimeoutError as exc:
             waited_s = self._loop.time() - began
             raise UnavailableError(
-                f"it has not started in time ({waited_s:.3g} s); `tieredllm tools list` gives it "
+                f"it has not started in time ({waited_s:.1f} s); `tieredllm tools list` gives it "
                 f"its {self._settings.start_timeout_s:g} s",
                 is_mute=True,
             ) from exc
@@ -291,10 +283,10 @@ class Connection:
                 self._settle(None)
                 await self._until_over(life)
         except TimeoutError:
-            self.is_mute = True
             self._settle(
                 f"it has not started within {self._settings.start_timeout_s:g} s (start_timeout_s)",
                 also=self._stderr.reason,
+                is_mute=True,
             )
         except UnavailableError as exc:
             self._settle(str(exc))
@@ -322,37 +314,28 @@ class Connection:
         Servers of the `rmcp` package before 3 end when they are asked to discover
         (modelcontextprotocol/go-sdk#1177): they are started again for `initialize`.
         """
-        first = AsyncExitStack()
-        life, session = await self._opened(first)
-        try:
+        async with AsyncExitStack() as first:
+            life, session = await self._opened(first)
             agreed = await self._agree(session, life)
-        except BaseException:
-            await first.aclose()
-            raise
+            if agreed:
+                stack.push_async_exit(first.pop_all())
         if not agreed:
-            await first.aclose()
             self.era = "handshake"
             life, session = await self._opened(stack)
             await self._agree(session, life)
-        else:
-            stack.push_async_exit(first)
         await self._list(session)
         self._session = session
         return life
 
     async def _opened(self, stack: AsyncExitStack) -> tuple[Life, ClientSession]:
         life = self._life = self._make(self._stderr)
-        await life.start()
+        await life.start(stack)
         try:
             # Importing the SDK takes a second or so; the event loop, and the server, go on.
             session_type, info = await in_thread(_imported)
             read, write = await life.streams(stack)
         except ImportError as exc:
-            await life.abandon()
             raise UnavailableError("pip install 'tieredllm[mcp]' for MCP servers") from exc
-        except BaseException:
-            await life.abandon()
-            raise
         session = session_type(read, write, client_info=info, message_handler=self._take_note)
         return life, await stack.enter_async_context(session)
 
@@ -408,15 +391,14 @@ class Connection:
         if getattr(message, "method", None) == "notifications/tools/list_changed":
             self.list_has_changed = True
 
-    def _settle(self, problem: str | None, *, also: str = "") -> None:
+    def _settle(self, problem: str | None, *, also: str = "", is_mute: bool = False) -> None:
         if self._ready.done():
             return
         if problem is None:
             self._ready.set_result(None)
         else:
-            last = one_line(also, 200)
-            self.problem = f"{problem} ({last})" if last else problem
-            self._ready.set_exception(UnavailableError(self.problem, is_mute=self.is_mute))
+            last = f" ({said})" if (said := one_line(also, 200)) else ""
+            self._ready.set_exception(UnavailableError(f"{problem}{last}", is_mute=is_mute))
 
 
 def _imported() -> tuple[type[ClientSession], Any]:

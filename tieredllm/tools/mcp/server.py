@@ -197,16 +197,17 @@ class McpServer:
         with self._masking():
             connection = self._connection
             if connection is None or not connection.alive:
-                if connection is not None and not connection.started:
-                    if asyncio.get_running_loop().time() < self._next_start_at:
-                        raise UnavailableError(connection.problem)
-                elif asyncio.get_running_loop().time() >= self._next_start_at:
+                now = asyncio.get_running_loop().time()
+                if connection is not None and connection.failure is not None:
+                    if now < self._next_start_at:
+                        raise UnavailableError(str(connection.failure))
+                elif now >= self._next_start_at:
                     self._starts = 0  # it has lived for a while
                 elif self._starts >= MAX_STARTS and connection is not None:
                     reason = f"it has ended {MAX_STARTS} times: {connection.last_words}"
                     raise UnavailableError(reason)
                 self._starts += 1
-                self._next_start_at = asyncio.get_running_loop().time() + RETRY_S
+                self._next_start_at = now + RETRY_S
                 era = self._memory.load().era
                 connection = Connection(self._life, self._settings, era, self._said)
                 self._connection = connection
