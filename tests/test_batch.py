@@ -229,20 +229,7 @@ def test_openai_lines_keep_their_parameters(tmp_path):
 def test_a_lines_model_starts_at_the_tier_it_means(tmp_path):
     """A tier's name, and what the profile's `serve.models` says of a name, choose the tier."""
     vendor = Vendor()
-    source = tmp_path / "in.jsonl"
-    names = ("secondary", "gpt-x", "auto")
-    source.write_text(
-        "".join(
-            json.dumps(
-                {
-                    "custom_id": name,
-                    "body": {"model": name, "messages": [{"role": "user", "content": name}]},
-                }
-            )
-            + "\n"
-            for name in names
-        )
-    )
+    source = body_lines(tmp_path / "in.jsonl", "secondary", "gpt-x", "auto")
 
     with serving(vendor) as server:
         url = f"{server.url}/v1"
@@ -255,6 +242,52 @@ def test_a_lines_model_starts_at_the_tier_it_means(tmp_path):
         "gpt-x": "secondary",
         "auto": "primary",
     }
+
+
+def body_lines(path, *names):
+    """Write a line in OpenAI's form for each model's name, which is its id as well."""
+    questions = [{"role": "user", "content": "hello"}]
+    path.write_text(
+        "".join(
+            json.dumps({"custom_id": name, "body": {"model": name, "messages": questions}}) + "\n"
+            for name in names
+        )
+    )
+    return path
+
+
+def test_a_line_may_name_a_tier_below_the_last(tmp_path):
+    """It asks that tier alone: the bound is for those that fall."""
+    source = body_lines(tmp_path / "in.jsonl", "rules", "secondary", "auto")
+
+    with serving(Vendor()) as server:
+        url = f"{server.url}/v1"
+        used = two_clouds(tmp_path, url, url)
+        result, out = batch(tmp_path, used, source, "--max-tier", "primary")
+
+    assert result.returncode == 0, result.stderr
+    assert [record["tieredllm"]["tier"] for record in records(out)] == [
+        "rules",
+        "secondary",
+        "primary",
+    ]
+
+
+def test_a_tier_that_only_some_lines_name_ends_no_batch(tmp_path):
+    """Its rejected key is those lines' failure; the others are answered."""
+    source = body_lines(tmp_path / "in.jsonl", "secondary", "auto")
+
+    with (
+        serving(Vendor()) as good,
+        served(response(401, {"error": {"message": "wrong key"}})) as bad,
+    ):
+        used = two_clouds(tmp_path, f"{good.url}/v1", f"{bad.url}/v1")
+        result, out = batch(tmp_path, used, source, "--concurrency", "1")
+
+    failed, answered = records(out)
+    assert result.returncode == 1
+    assert failed["error"]["code"] == "authentication"
+    assert answered["tieredllm"]["tier"] == "primary"
 
 
 def test_plain_lines_from_stdin_to_stdout(tmp_path, rules):

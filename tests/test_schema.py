@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+import subprocess
+import sys
 import time
 
 import pytest
 from cli_support import answering, cli, install_model, profile, served, two_clouds
 from jsonschema import Draft202012Validator
-from local_support import smollm2
+from local_support import smollm2, write_gemma
 
 from tieredllm.cli.schema_input import read_schema
 from tieredllm.engine.shape import fitted
@@ -239,6 +241,35 @@ def test_a_token_that_a_grammar_forbids_is_not_chosen(loaded, penalty):
     said = b"".join(map(loaded.vocabulary.bytes_of, loaded.sample(16, params))).decode()
 
     assert re.fullmatch(r" Rome\d{3}\.", said)
+
+
+STUCK = """
+import pathlib, sys
+from tieredllm.errors import FallbackTriggerError
+from tieredllm.local.ladder import LoadSettings
+from tieredllm.local.llama_bindings import Flag
+from tieredllm.local.model import LoadedModel
+from tieredllm.local.sampler import HeldParams
+
+model = LoadedModel(pathlib.Path(sys.argv[1]), n_ctx=256, settings=LoadSettings(), stop=Flag(),
+                    go_on=lambda: True)
+model.evaluate(model.vocabulary.tokenize("hello"))
+try:
+    list(model.sample(5, HeldParams(temperature=0.0, grammar='root ::= "{" [0-9] "}"')))
+except FallbackTriggerError as exc:
+    print(exc.message)
+"""
+
+
+def test_a_grammar_that_allows_nothing_there_is_ends_the_answer_alone(tmp_path):
+    """Where the model has no number for the one brace it may write, the process lives on."""
+    path = write_gemma(tmp_path / "odd.gguf", damaged="<0x7B>")
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, str(path)], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "has no token with which a text of the schema goes on" in done.stdout
 
 
 def test_a_grammar_that_allows_what_is_said_anyway_costs_little(loaded):

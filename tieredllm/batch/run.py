@@ -234,7 +234,12 @@ class Batch:
             answer = await self._ask(line)
             if answer.error is None:
                 return answer
-            wait = wait_s(answer, now=time.time())
+            try:
+                wait = wait_s(answer, now=time.time())
+            except HopelessError:
+                if self._start(line) in (None, self._manager.plans[0].tier.name):
+                    raise
+                wait = None  # other lines start elsewhere
             rounds += any(attempt.outcome == "failed" for attempt in answer.attempts)
             if wait is None or rounds >= MAX_ROUNDS:
                 return answer
@@ -245,7 +250,7 @@ class Batch:
         own, request = line.request.options, line.request
         options = msgspec.structs.replace(
             self._options,
-            start=self._manager.profile.tier_meant(request.model),
+            start=self._start(line),
             params=own.params,
             schema=own.schema,
             caller_tools=own.caller_tools,
@@ -255,6 +260,10 @@ class Batch:
             return await self._manager.process_with_fallbacks(request.prompt, options=options)
         except NoAnswerError as exc:
             return exc.answer
+
+    def _start(self, line: BatchLine) -> str | None:
+        """Return the tier that a line names; None for the first."""
+        return self._manager.profile.tier_meant(line.request.model)
 
     async def _pause(self, seconds: float) -> None:
         """Hold every line back for a while; those who come meanwhile wait for the same moment."""

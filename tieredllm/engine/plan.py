@@ -55,16 +55,15 @@ def cost(price: Price | None, usage: Usage) -> float | None:
 def selected(plans: Sequence[TierPlan], options: Options) -> list[TierPlan]:
     """Return the tiers a request may use, in order; without fallback one tier's one backend.
 
+    Where the tier to start at comes after the last that may answer, it is asked alone.
+
     Raises:
-        ValueError: no tier has the name to start or to end at, or the end comes first.
+        ValueError: no tier has the name to start or to end at.
     """
-    chosen = list(plans)
-    if options.start is not None:
-        names = [plan.tier.name for plan in chosen]
-        chosen = chosen[names.index(options.start) :]
-    if options.max_tier is not None:
-        names = [plan.tier.name for plan in chosen]
-        chosen = chosen[: names.index(options.max_tier) + 1]
+    names = [plan.tier.name for plan in plans]
+    first = 0 if options.start is None else names.index(options.start)
+    last = len(names) - 1 if options.max_tier is None else names.index(options.max_tier)
+    chosen = list(plans[first : max(first, last) + 1])
     if options.require_llm:
         chosen = [plan for plan in chosen if plan.tier.provider != "rules"]
     return chosen if options.fallback else [_alone(plan) for plan in chosen[:1]]

@@ -321,13 +321,16 @@ class LoadedModel:
             row: what `decode` gave for its piece.
 
         Raises:
-            FallbackTriggerError: what was computed is no number.
+            FallbackTriggerError: what was computed is no number, or nothing fits the grammar.
         """
         token = sampler.choose(self._context, row)
         if math.isnan(self._llama.llama_get_logits_ith(self._context, row)[token]):
             # Broken weights, or weights overwritten under us: the same file gives the same again,
             # so it is the model that is of no use, not this one answer.
             raise self._failed("computes values that are not numbers: its file is damaged")
+        if not sampler.take(token):
+            message = f"{self._name} has no token with which a text of the schema goes on"
+            raise FallbackTriggerError(ErrorKind.MALFORMED_RESPONSE, message)
         return token
 
     def computes_numbers(self) -> bool:

@@ -42,24 +42,47 @@ class Sampler:
         if isinstance(params, HeldParams):
             # NULL: it cannot be read; the answer is validated all the same.
             source = params.grammar.encode()
-            self._grammar = llama.llama_sampler_init_grammar(vocab, source, b"root")
-        self._chain = _chain(llama, vocab, params, self._grammar)
+            self._grammar = llama.llama_sampler_init_grammar(vocab, source, b"root") or None
+        self._chain = _chain(llama, vocab, params, self._narrowing())
         self._guess: Any = None
         # Penalties would count a guess that the grammar forbids.
         if self._grammar and not (params.frequency_penalty or params.presence_penalty):
             self._guess = _chain(llama, vocab, params)
 
+    def _narrowing(self) -> Any:
+        """Return a link of the chain that takes out what the grammar forbids.
+
+        The grammar itself is none: where it forbids all there is (damaged weights, a vocabulary
+        without a brace), something is chosen all the same, and told of that, llama.cpp's grammar
+        ends the process (`llama_grammar_accept_token` throws).
+        """
+        llama, grammar = self._llama, self._grammar
+        if grammar is None:
+            return None
+        apply = llama.llama_sampler_i_apply(
+            lambda _, choice: llama.llama_sampler_apply(grammar, choice)
+        )
+        self._lent = llama.llama_sampler_i(apply=apply)  # for as long as the chain lives
+        return llama.llama_sampler_init(ctypes.byref(self._lent), None)
+
     def choose(self, context: Any, row: int) -> int:
         """Choose a token by what was computed."""
-        llama = self._llama
+        sample = self._llama.llama_sampler_sample
         token: int
         if self._guess is not None:
-            token = llama.llama_sampler_sample(self._guess, context, row)
+            token = sample(self._guess, context, row)
             if self._allows(token):
-                llama.llama_sampler_accept(self._chain, token)
                 return token
-        token = llama.llama_sampler_sample(self._chain, context, row)
+        token = sample(self._chain, context, row)
         return token
+
+    def take(self, token: int) -> bool:
+        """Take note of the token that was chosen; False when the grammar forbids it."""
+        if self._grammar is not None:
+            if not self._allows(token):
+                return False
+            self._llama.llama_sampler_accept(self._grammar, token)
+        return True
 
     def _allows(self, token: int) -> bool:
         one = (self._llama.llama_token_data * 1)(self._llama.llama_token_data(id=token, logit=1.0))
@@ -69,15 +92,15 @@ class Sampler:
 
     def close(self) -> None:
         """Free what is native."""
-        for chain in (self._chain, self._guess):
-            if chain is not None:
-                self._llama.llama_sampler_free(chain)
+        for sampler in (self._chain, self._guess, self._grammar):
+            if sampler is not None:
+                self._llama.llama_sampler_free(sampler)
 
 
-def _chain(llama: ModuleType, vocab: Any, params: Params, grammar: Any = None) -> Any:
-    """Build a chain of what narrows the choice, and the choice; it owns the grammar."""
+def _chain(llama: ModuleType, vocab: Any, params: Params, first: Any = None) -> Any:
+    """Build a chain of what narrows the choice, and the choice."""
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-    links = [grammar] if grammar else []
+    links = [] if first is None else [first]
     if params.frequency_penalty or params.presence_penalty:
         init = llama.llama_sampler_init_penalties
         numbers = (PENALTY_TOKENS, 1.0, params.frequency_penalty, params.presence_penalty)

@@ -19,14 +19,13 @@ from tieredllm.serve.wire import (
     as_dict,
     content_of,
     declaration,
-    document_from_url,
     encode,
     entries,
-    image_from_url,
     named_results,
     overrides,
     prompt_of,
     schema_of,
+    source_of,
     string,
     text_in,
     usage_of,
@@ -34,6 +33,8 @@ from tieredllm.serve.wire import (
 )
 from tieredllm.types import (
     Answer,
+    Document,
+    Image,
     Message,
     MessagePart,
     Options,
@@ -254,11 +255,13 @@ def part_of(part: dict[str, Any], where: str) -> MessagePart:
     kind, inner = part.get("type"), _inner(part)
     if kind in ("image_url", "input_image"):
         url = string(inner.get("url") or inner.get("image_url"), f"{where}.image_url")
-        return image_from_url(url, where, inner.get("detail"))
+        detail = inner.get("detail")
+        closely = detail if detail in ("low", "high", "auto") else None
+        return Image(**source_of(url, where), detail=closely)
     if kind in ("file", "input_file"):
         url = string(inner.get("file_data") or inner.get("file_url"), f"{where}.file_data")
         name = inner.get("filename")
-        return document_from_url(url, where, name if isinstance(name, str) else None)
+        return Document(**source_of(url, where), name=name if isinstance(name, str) else None)
     raise RefusedError(400, f"{where}: no tier takes a part of type {kind!r}")
 
 

@@ -19,8 +19,6 @@ from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.prompts.policies import tokens_of
 from tieredllm.types import (
     Answer,
-    Document,
-    Image,
     Message,
     MessagePart,
     Options,
@@ -39,12 +37,11 @@ __all__ = [
     "RefusedError",
     "StreamWriter",
     "Wire",
-    "document_from_url",
     "estimate_sent",
     "failure_of",
-    "image_from_url",
     "overrides",
     "prompt_of",
+    "source_of",
     "sse",
     "usage_of",
 ]
@@ -237,40 +234,22 @@ def prompt_of(system: Sequence[str], turns: Sequence[Message]) -> Prompt:
     return prompt
 
 
-def image_from_url(url: str, where: str, detail: Any = None) -> Image:
-    """Return the image of a `data:` or `https:` URL.
+def source_of(url: str, where: str) -> dict[str, Any]:
+    """Return where an image or a document is, as the fields of `Image` and `Document`.
 
     Args:
-        url: the URL.
+        url: a `data:` URL (RFC 2397) with base64, or one of the web.
         where: the place in the request, for a refusal.
-        detail: how closely it is looked at.
 
     Raises:
-        RefusedError: the URL is neither.
+        RefusedError: it is another URL.
     """
-    closely = detail if detail in ("low", "high", "auto") else None
-    media_type, data = _data_of(url, where)
-    if data is None:
-        return Image(url=url, detail=closely)
-    return Image(media_type=media_type, data=data, detail=closely)
-
-
-def document_from_url(url: str, where: str, name: str | None) -> Document:
-    """Return the PDF document of a `data:` or `https:` URL; see `image_from_url`."""
-    media_type, data = _data_of(url, where)
-    if data is None:
-        return Document(url=url, name=name)
-    return Document(media_type=media_type, data=data, name=name)
-
-
-def _data_of(url: str, where: str) -> tuple[str | None, bytes | None]:
-    """Return the media type and the bytes of a `data:` URL; no bytes for another (RFC 2397)."""
     if url.startswith(("https://", "http://")):
-        return None, None
+        return {"url": url}
     head, comma, data = url.partition(",")
     if not head.startswith("data:") or not comma or not head.endswith(";base64"):
         raise RefusedError(400, f"{where}: neither an https URL nor `data:…;base64,…`")
-    return head[5:].split(";")[0] or None, from_base64(data, where)
+    return {"media_type": head[5:].split(";")[0] or None, "data": from_base64(data, where)}
 
 
 def from_base64(data: Any, where: str) -> bytes:

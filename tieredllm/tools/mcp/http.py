@@ -114,7 +114,7 @@ class HttpLife:
         self.has_ended = asyncio.Event()
         self.has_lost_session = False
 
-    async def start(self) -> None:
+    async def start(self, stack: AsyncExitStack) -> None:  # noqa: ARG002
         """Find out what is sent with each request.
 
         Raises:
@@ -138,9 +138,6 @@ class HttpLife:
         await stack.enter_async_context(client)
         transport = streamable_http_client(self._url, http_client=client)
         return await stack.enter_async_context(transport)
-
-    async def abandon(self) -> None:
-        """Do nothing: there is nothing to end."""
 
     def is_over(self, exc: BaseException) -> bool:
         """Whether a failure means that the session is gone."""
