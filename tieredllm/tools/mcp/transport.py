@@ -431,9 +431,8 @@ class ServerProcess:
     async def _stop(self) -> None:
         """Ask it to end, then make it end; all in less than a second."""
         try:
-            stdin = self._transport.get_pipe_transport(0) if self._transport is not None else None
-            if stdin is not None:
-                stdin.close()
+            if self._stdin is not None:
+                self._stdin.close()
             if not await self._has_exited(EOF_S):
                 self._signal(signal.SIGTERM)
                 await self._has_exited(TERM_S)
@@ -465,8 +464,12 @@ class ServerProcess:
             os.close(self._alive)
             self._alive = None
 
+    @property
+    def _stdin(self) -> asyncio.BaseTransport | None:
+        return None if self._transport is None else self._transport.get_pipe_transport(0)
+
     def _write(self, data: bytes) -> None:
-        stdin = self._transport.get_pipe_transport(0) if self._transport is not None else None
+        stdin = self._stdin
         if isinstance(stdin, asyncio.WriteTransport) and not stdin.is_closing():
             stdin.write(data)
 
