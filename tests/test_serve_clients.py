@@ -17,6 +17,7 @@ from wire_support import (
     chunk,
     event,
     opens,
+    response,
     says,
     stream,
 )
@@ -137,6 +138,23 @@ def test_a_complete_stream_never_shows_a_dead_one(wire, how, tmp_path):
         wire.stream(served, said, **COMPLETE)
 
     assert "".join(said) == SECOND
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["refused", "in the stream"])
+def test_claude_code_knows_a_full_context_by_its_words(waits, tmp_path):
+    """It then offers to compact the conversation (seen with 2.1.197)."""
+    error = {"error": {"message": "too many tokens", "code": "context_length_exceeded"}}
+
+    async def full(connection) -> None:
+        await asyncio.sleep(0.3 if waits else 0)
+        await connection.send(response(400, error))
+
+    body = WIRES["messages"].body | {"stream": True}
+    with serving(full, tmp=tmp_path, settings={"serve": {"hold_s": 0.1}}) as served:
+        status, _, content = served.request("POST", "/v1/messages", body)
+
+    assert status == (200 if waits else 400)
+    assert b'"message":"prompt is too long: no tier answered: t1: context_length' in content
 
 
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)

@@ -64,8 +64,15 @@ ERROR_TYPES = {
 2.1.197 takes that for a 529, which it repeats whatever `x-should-retry` says."""
 
 
-def error_object(status: int, message: str, code: str | None = None) -> dict[str, Any]:  # noqa: ARG001
+TOO_LONG = "prompt is too long"
+"""What Claude Code (2.1.197) knows a full context by, and then offers to compact the conversation;
+Anthropic's errors have no code for it."""
+
+
+def error_object(status: int, message: str, code: str | None) -> dict[str, Any]:
     """Return an error as Anthropic's clients read it."""
+    if code == "context_length_exceeded":
+        message = f"{TOO_LONG}: {message}"
     kind = ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     return {"type": "error", "error": {"type": kind, "message": message}}
 
@@ -207,7 +214,7 @@ class MessagesWriter:
 
     def failed(self, failure: Failure) -> bytes:
         """Return an `error` event; what is open stays open, so that nothing looks whole."""
-        return sse("error", error_object(failure.status, failure.message))
+        return sse("error", error_object(failure.status, failure.message, failure.code))
 
     def _begin(self, model: str) -> bytes:
         if self._begun:
