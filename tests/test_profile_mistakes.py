@@ -84,6 +84,20 @@ def tier(lines: str) -> str:
             "4:12: `model` must be text that is not empty, or null, not `4.1`: put it in quotes",
         ),
         (
+            "serve: {hosts: ['gw.example:443']}\n" + tier("provider: rules"),
+            (
+                "1:17: item 1 of `hosts` must be the name or address of a host, "
+                "without a scheme or a port, not the text `gw.example:443`"
+            ),
+        ),
+        (
+            "serve: {origins: ['*']}\n" + tier("provider: rules"),
+            (
+                "1:19: item 1 of `origins` must be a web origin, such as https://chat.example.org, "
+                "without a path or `*`, not the text `*`"
+            ),
+        ),
+        (
             tier("provider: llama_cpp\nmodel: x\nbase_url: http://x"),
             "5:5: a model that runs in-process has no `base_url`: remove it",
         ),

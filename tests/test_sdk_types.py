@@ -193,7 +193,7 @@ def part_of(vendor, value):
     model = BACKENDS[vendor](
         source(vendor), api_key_env=None, keys={}, http=None, clock=SystemClock()
     )
-    part = model._parse_chunk(value)
+    part = model._parse_chunk(next(iter(model._split(value))))
     found = {
         "error": part.error is not None,
         "refusal": bool(part.refusal),

@@ -347,10 +347,12 @@ AS_SIGNED = [
 ]
 
 
-@pytest.mark.parametrize("how", ["streamed", "complete", "whole"])
+@pytest.mark.parametrize("how", ["streamed", "complete", "whole", "unstreamed"])
 def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_path):
     """Byte for byte, by way of the client; another tier is sent the call without them."""
-    turns = iter([SIGNED, answers("anthropic", "Sunny."), response(500)])
+    message = document("anthropic", None, "tool") | {"content": AS_SIGNED}
+    first = response(200, message) if how == "unstreamed" else SIGNED
+    turns = iter([first, answers("anthropic", "Sunny."), response(500)])
 
     async def play(connection):
         await connection.send(next(turns))
@@ -359,8 +361,9 @@ def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_p
     given = {"model": "auto", "max_tokens": 2000, "tools": CLAUDE_TOOLS}
     given["thinking"] = {"type": "adaptive"}
     given["extra_headers"] = {"x-tieredllm-stream": "complete"} if how == "complete" else {}
+    tier = {"provider": "anthropic", "stream": how != "unstreamed"}
     with (
-        serving(play, other, tmp=tmp_path, tier={"provider": "anthropic"}) as served,
+        serving(play, other, tmp=tmp_path, tier=tier) as served,
         served.anthropic() as claude,
     ):
         if how == "whole":
@@ -436,10 +439,17 @@ ENCRYPTED = stream(
 )
 
 
-@pytest.mark.parametrize("how", ["streamed", "complete", "whole"])
+@pytest.mark.parametrize("how", ["streamed", "complete", "whole", "unstreamed"])
 def test_encrypted_thoughts_come_back_to_who_encrypted_them_and_nobody_else(how, tmp_path):
     """Each in its place and as it was, by way of the client; another tier is sent none."""
-    turns = iter([ENCRYPTED, response(200, document("responses", "Sunny.")), response(500)])
+    first = response(200, responded([encrypted(0), SPOKEN, encrypted(2), WEATHER], None))
+    turns = iter(
+        [
+            first if how == "unstreamed" else ENCRYPTED,
+            response(200, document("responses", "Sunny.")),
+            response(500),
+        ]
+    )
 
     async def play(connection):
         await connection.send(next(turns))
@@ -449,7 +459,9 @@ def test_encrypted_thoughts_come_back_to_who_encrypted_them_and_nobody_else(how,
     given["extra_headers"] = {"x-tieredllm-stream": "complete"} if how == "complete" else {}
     asked = [{"role": "user", "content": "Why?"}]
     with (
-        serving(play, other, tmp=tmp_path, tier={"api": "responses"}) as served,
+        serving(
+            play, other, tmp=tmp_path, tier={"api": "responses", "stream": how != "unstreamed"}
+        ) as served,
         served.openai() as client,
     ):
         if how == "whole":

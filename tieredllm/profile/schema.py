@@ -111,6 +111,23 @@ CommandLine = Annotated[
 ]
 
 
+HostName = Annotated[
+    str,
+    Meta(
+        pattern=r"^([^/:\s\[\]]+|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$",
+        extra={"means": "the name or address of a host, without a scheme or a port"},
+    ),
+]
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^(null|[A-Za-z][A-Za-z0-9+.-]*://[^/*\s]+/?)$",
+        extra={"means": "a web origin, such as https://chat.example.org, without a path or `*`"},
+    ),
+]
+"""https://html.spec.whatwg.org/multipage/browsers.html#ascii-serialisation-of-an-origin"""
+
+
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The sampling parameters of a tier."""
 
@@ -464,9 +481,9 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     client ever sees a dead one."""
     hold_s: Seconds = 10.0
     """Seconds that a stream waits for its first word before it is opened and kept alive."""
-    hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    hosts: tuple[HostName, ...] = ()
     """Names of this gateway, besides those of this machine; requests for others are refused."""
-    origins: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    origins: tuple[Origin, ...] = ()
     """Web origins, such as `https://chat.example.org`, whose pages may send requests."""
 
 

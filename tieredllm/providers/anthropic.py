@@ -7,6 +7,7 @@ https://platform.claude.com/docs/en/build-with-claude/streaming.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from tieredllm.lenient_json import cleaned, encode
@@ -128,6 +129,20 @@ class AnthropicBackend(CloudBackend):
         del tools
         return AnthropicToolCalls()
 
+    def _split(self, value: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """Return a whole message as its thoughts, each with what seals it, and the rest."""
+        content = value.get("content")
+        if get_str(value, "type") not in ("message", None) or not isinstance(content, list):
+            return (value,)
+        found: list[dict[str, Any]] = []
+        rest: list[Any] = []
+        for block in content:
+            if get_path(block, "type") in _THOUGHT_BLOCKS:
+                found.append({"type": "content_block_start", "content_block": block})
+            else:
+                rest.append(block)
+        return [*found, {**value, "content": rest}]
+
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
         kind = get_str(value, "type")
         # `message_start` holds a message that is still empty; a whole answer is one itself.
@@ -191,24 +206,24 @@ def _thought(kind: str | None, value: dict[str, Any], delta: Any) -> str | None:
         if get_path(delta, "type") not in ("thinking_delta", "signature_delta"):
             return None
         return get_str(delta, "thinking") or ""
-    blocks = [get_path(value, "content_block")] if kind == "content_block_start" else []
-    if kind in ("message", None):
-        content = get_path(value, "content")
-        blocks = content if isinstance(content, list) else []
-    found = [block for block in blocks if get_path(block, "type") in _THOUGHT_BLOCKS]
-    return "".join(get_str(block, "thinking") or "" for block in found) if found else None
+    block = get_path(value, "content_block")
+    is_thought = kind == "content_block_start" and get_path(block, "type") in _THOUGHT_BLOCKS
+    return (get_str(block, "thinking") or "") if is_thought else None
 
 
 def _seal(kind: str | None, value: dict[str, Any], delta: Any) -> Seal | None:
-    """Return what signs a thought; in a stream, as a whole message's are not told apart."""
+    """Return what signs a thought, at the end of a stream's block or with a whole one."""
     if kind == "content_block_delta" and get_path(delta, "type") == "signature_delta":
         signature = get_str(delta, "signature")
         return Seal(kind="signature", data=signature) if signature else None
     if kind != "content_block_start":
         return None
     block = get_path(value, "content_block")
-    hidden = get_str(block, "data") if get_path(block, "type") == "redacted_thinking" else None
-    return Seal(kind="redacted", data=hidden) if hidden else None
+    if get_path(block, "type") == "redacted_thinking":
+        hidden = get_str(block, "data")
+        return Seal(kind="redacted", data=hidden) if hidden else None
+    signature = get_str(block, "signature") if get_path(block, "type") == "thinking" else None
+    return Seal(kind="signature", data=signature) if signature else None
 
 
 def _has_call(kind: str | None, value: dict[str, Any], delta: Any) -> bool:

@@ -216,12 +216,7 @@ class CloudBackend(ABC):
         def read(value: dict[str, Any]) -> Iterable[Part]:
             if calls is not None:
                 calls.take(value)
-            several = value.get(self.several)
-            if isinstance(several, list) and len(several) > 1:
-                return [
-                    self._parse_chunk({**value, self.several: [it]}) for it in _numbered(several)
-                ]
-            return (self._parse_chunk(value),)
+            return map(self._parse_chunk, self._split(value))
 
         ask = self._build_request(call)
         info = msgspec.structs.replace(
@@ -301,6 +296,13 @@ class CloudBackend(ABC):
     def _at_home(self) -> bool:
         """Whether the server is the vendor's own."""
         return is_own_host(self._base_url, self.own_host)
+
+    def _split(self, value: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """Return what is to be read one after the other: of several answers, each."""
+        several = value.get(self.several)
+        if not isinstance(several, list) or len(several) < 2:
+            return (value,)
+        return [{**value, self.several: [one]} for one in _numbered(several)]
 
     def _untold_limit(self, call: Call) -> int | None:  # noqa: ARG002
         """Return the limit of tokens where the server may not tell that it has cut an answer."""
@@ -571,16 +573,19 @@ def base64_of(data: bytes) -> str:
 
 
 def _joined(said: list[Said]) -> list[Said]:
-    """Return what a document says: its thoughts, then its text."""
-    thought = text = ""
+    """Return what a document says: its thoughts, those that are sealed apart, then its text."""
+    thoughts = [ThoughtDelta("")]
+    text = ""
     for chunk in said:
         if isinstance(chunk, Retraction):
-            thought, text = thought + text, ""
+            thoughts.append(ThoughtDelta(text))
+            text = ""
         elif isinstance(chunk, ThoughtDelta):
-            thought += chunk.text
+            before = thoughts.pop() if thoughts[-1].seal is None else ThoughtDelta("")
+            thoughts.append(ThoughtDelta(before.text + chunk.text, chunk.seal))
         elif isinstance(chunk, Delta):
             text += chunk.text
-    joined: list[Said] = [ThoughtDelta(thought)] if thought else []
+    joined: list[Said] = [it for it in thoughts if it.text or it.seal is not None]
     return [*joined, Delta(text)] if text else joined
 
 

@@ -10,7 +10,7 @@ openai-python 3.57.0, `types/responses/`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -147,6 +147,22 @@ class ResponsesBackend(OpenAIBackend):
         del tools
         return ResponsesToolCalls()
 
+    def _split(self, value: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """Return a whole response as its thoughts, each as it would be streamed, and the rest."""
+        output = value.get("output")
+        if "type" in value or not isinstance(output, list):
+            return (value,)
+        found: list[dict[str, Any]] = []
+        rest: list[Any] = []
+        for item in output:
+            if get_path(item, "type") == "reasoning":
+                between = "\n\n" if found else ""
+                found.append({"type": _THOUGHT_PIECES[0], "delta": between + _thought(item)})
+                found.append({"type": "response.output_item.done", "item": item})
+            else:
+                rest.append(item)
+        return [*found, {**value, "output": rest}]
+
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
         kind = get_str(value, "type") or ""
         if kind and kind not in _ENDS:
@@ -159,7 +175,6 @@ class ResponsesBackend(OpenAIBackend):
             text="".join(map(_text, items)),
             # The events before it have had it all.
             is_whole=bool(kind),
-            thought=None if kind else _thought(items),
             refusal="".join(
                 get_str(part, "refusal") or "" for item in items for part in _contents(item)
             ),
@@ -269,16 +284,12 @@ def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:
     return "" if is_item and get_str(value, "item", "type") == "reasoning" else None
 
 
-def _thought(items: list[Any]) -> str | None:
-    """Return the thoughts in the items of an answer: their summary, or where open, themselves."""
-    found = [item for item in items if get_path(item, "type") == "reasoning"]
-    parts = [get_path(item, "summary") or get_path(item, "content") for item in found]
-    texts = [
-        get_str(part, "text") or ""
-        for listed in parts
-        for part in (listed if isinstance(listed, list) else ())
-    ]
-    return "\n\n".join(texts) if found else None
+def _thought(item: Any) -> str:
+    """Return the text of a thought: its summary, or where it is open, itself."""
+    parts = get_path(item, "summary") or get_path(item, "content")
+    return "\n\n".join(
+        get_str(part, "text") or "" for part in (parts if isinstance(parts, list) else ())
+    )
 
 
 def _contents(item: Any) -> list[Any]:

@@ -63,8 +63,8 @@ class SessionLostError(ToolFailureError):
 class Life(Protocol):
     """One start of a server: what the SDK's session talks through."""
 
-    async def start(self) -> None:
-        """Start it; the SDK is not there yet.
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Start it; the SDK is not there yet. It ends with the stack.
 
         Raises:
             OSError: it cannot be started.
@@ -74,10 +74,6 @@ class Life(Protocol):
 
     async def streams(self, stack: AsyncExitStack) -> tuple[Any, Any]:
         """Return what is read from and written to; they end with the stack."""
-        ...
-
-    async def abandon(self) -> None:
-        """End it, if no streams were made."""
         ...
 
     @property
@@ -318,37 +314,28 @@ class Connection:
         Servers of the `rmcp` package before 3 end when they are asked to discover
         (modelcontextprotocol/go-sdk#1177): they are started again for `initialize`.
         """
-        first = AsyncExitStack()
-        life, session = await self._opened(first)
-        try:
+        async with AsyncExitStack() as first:
+            life, session = await self._opened(first)
             agreed = await self._agree(session, life)
-        except BaseException:
-            await first.aclose()
-            raise
+            if agreed:
+                stack.push_async_exit(first.pop_all())
         if not agreed:
-            await first.aclose()
             self.era = "handshake"
             life, session = await self._opened(stack)
             await self._agree(session, life)
-        else:
-            stack.push_async_exit(first)
         await self._list(session)
         self._session = session
         return life
 
     async def _opened(self, stack: AsyncExitStack) -> tuple[Life, ClientSession]:
         life = self._life = self._make(self._stderr)
-        await life.start()
+        await life.start(stack)
         try:
             # Importing the SDK takes a second or so; the event loop, and the server, go on.
             session_type, info = await in_thread(_imported)
             read, write = await life.streams(stack)
         except ImportError as exc:
-            await life.abandon()
             raise UnavailableError("pip install 'tieredllm[mcp]' for MCP servers") from exc
-        except BaseException:
-            await life.abandon()
-            raise
         session = session_type(read, write, client_info=info, message_handler=self._take_note)
         return life, await stack.enter_async_context(session)
 

@@ -24,8 +24,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -343,8 +343,8 @@ class ServerProcess:
         """Set when it ends, closes its stdout, or has to be ended."""
         self._pipes = _Pipes(stderr, self.has_ended.set)
 
-    async def start(self) -> None:
-        """Start it; the SDK is not there yet.
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Start it; the SDK is not there yet. It ends with the stack.
 
         Raises:
             OSError: it cannot be started.
@@ -372,20 +372,10 @@ class ServerProcess:
             if self._transport is None:
                 self._let_go()
         atexit.register(self.kill)
+        stack.push_async_callback(self._stop)
 
     async def streams(self, stack: AsyncExitStack) -> tuple[Incoming, Outgoing]:
         """Return what the SDK's session reads from and writes to; it ends with the stack."""
-        return await stack.enter_async_context(self._open_streams())
-
-    def is_over(self, exc: BaseException) -> bool:  # noqa: ARG002
-        """Whether it has ended, whatever the failure."""
-        return self.has_ended.is_set()
-
-    def explain(self, exc: BaseException) -> None:
-        """Say nothing: it is the server's stderr that knows."""
-
-    @asynccontextmanager
-    async def _open_streams(self) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
         import anyio
         from mcp.shared.message import SessionMessage
         from mcp_types import jsonrpc_message_adapter
@@ -424,33 +414,33 @@ class ServerProcess:
             await self.has_ended.wait()
             incoming.close()
 
-        with incoming, received, outgoing, to_send:
-            self._pipes.listen(line)
-            tasks = [asyncio.create_task(send()), asyncio.create_task(over())]
-            try:
-                yield received, outgoing
-            finally:
-                for task in tasks:
-                    task.cancel()
-                try:
-                    await self.abandon()
-                finally:
-                    self.kill()
+        for stream in (incoming, received, outgoing, to_send):
+            stack.enter_context(stream)
+        self._pipes.listen(line)
+        for work in (send(), over()):
+            stack.callback(asyncio.create_task(work).cancel)
+        return received, outgoing
 
-    async def abandon(self) -> None:
+    def is_over(self, exc: BaseException) -> bool:  # noqa: ARG002
+        """Whether it has ended, whatever the failure."""
+        return self.has_ended.is_set()
+
+    def explain(self, exc: BaseException) -> None:
+        """Say nothing: it is the server's stderr that knows."""
+
+    async def _stop(self) -> None:
         """Ask it to end, then make it end; all in less than a second."""
-        if self._transport is None:
-            return
-        stdin = self._transport.get_pipe_transport(0)
-        if stdin is not None:
-            stdin.close()
-        if not await self._has_exited(EOF_S):
-            self._signal(signal.SIGTERM)
-            await self._has_exited(TERM_S)
-        # The group may outlive its leader: what npx starts is not ended with npx.
-        self._signal(_KILL)
-        await self._has_exited(KILL_S)
-        self.kill()
+        try:
+            if self._stdin is not None:
+                self._stdin.close()
+            if not await self._has_exited(EOF_S):
+                self._signal(signal.SIGTERM)
+                await self._has_exited(TERM_S)
+            # The group may outlive its leader: what npx starts is not ended with npx.
+            self._signal(_KILL)
+            await self._has_exited(KILL_S)
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """End it and all it has started, without waiting."""
@@ -474,8 +464,12 @@ class ServerProcess:
             os.close(self._alive)
             self._alive = None
 
+    @property
+    def _stdin(self) -> asyncio.BaseTransport | None:
+        return None if self._transport is None else self._transport.get_pipe_transport(0)
+
     def _write(self, data: bytes) -> None:
-        stdin = self._transport.get_pipe_transport(0) if self._transport is not None else None
+        stdin = self._stdin
         if isinstance(stdin, asyncio.WriteTransport) and not stdin.is_closing():
             stdin.write(data)
 
