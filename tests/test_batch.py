@@ -290,6 +290,31 @@ def test_a_tier_that_only_some_lines_name_ends_no_batch(tmp_path):
     assert answered["tieredllm"]["tier"] == "primary"
 
 
+def test_lines_wait_for_the_tier_that_they_start_at_alone(tmp_path):
+    """While a tier that some lines name is set aside, the others go on."""
+    seen: list[str] = []
+
+    async def limited(connection) -> None:
+        seen.append("secondary")
+        await connection.send(response(429, headers={"retry-after": "1"}))
+
+    async def well(connection) -> None:
+        seen.append("primary")
+        await connection.send(answers("openai", "fine"))
+
+    names = ["secondary", *(f"gpt-{number}" for number in range(10))]
+    source = body_lines(tmp_path / "in.jsonl", *names)
+    with served(well) as good, served(limited) as bad:
+        quick = "health: {cooldown_s: 1, max_cooldown_s: 1}\n"
+        used = two_clouds(tmp_path, f"{good.url}/v1", f"{bad.url}/v1", top=quick)
+        result, out = batch(tmp_path, used, source, "--concurrency", "2")
+
+    assert result.returncode == 1
+    assert records(out)[0]["error"]["code"] == "rate_limit"
+    again = seen.index("secondary", seen.index("secondary") + 1)
+    assert seen[:again].count("primary") == 10
+
+
 def test_plain_lines_from_stdin_to_stdout(tmp_path, rules):
     """Without -o the records go to stdout; plain lines have their number as id."""
     result = cli(tmp_path, "-p", rules, "batch", "-", stdin=b"hello\n\nhelp\n")

@@ -223,6 +223,18 @@ def test_failure_tells_the_request_s_own_error():
     ] == ("  deadline: 120 s are over")
 
 
+def test_a_failure_is_told_once():
+    """Where every tier was passed over, why stands at each, and is not summed up once more."""
+    none = ErrorInfo(kind=ErrorKind.UNEXPECTED, message="no tier could be asked: primary: X")
+    failed = answer(None, None, None, [lacks("primary", 0, "X")], error=none)
+
+    assert failure_lines(failed) == [
+        "tieredllm: no complete answer:",
+        "  primary (openai gpt-5): X is not set",
+        "    export X=…",
+    ]
+
+
 @pytest.mark.parametrize("kind", list(ErrorKind))
 def test_every_kind_has_a_fix_or_none_on_purpose(kind):
     """For each kind of error there is one thing to do, where anybody can do anything."""

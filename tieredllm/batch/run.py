@@ -136,7 +136,7 @@ class Tally:
         self.tokens = 0
         self.started_at = time.monotonic()
         self.waits_until: float | None = None
-        """Until when everything waits, on the monotonic clock; None when nothing does."""
+        """Until when lines wait that start at the first tier, on the monotonic clock."""
 
     @property
     def done(self) -> int:
@@ -196,8 +196,9 @@ class Batch:
         self._at_once = at_once
         self._tally = tally
         self._trouble: Exception | None = None
-        self._resumes = asyncio.Event()
-        self._resumes.set()
+        self._first = manager.plans[0].tier.name
+        self._pauses: dict[str, asyncio.Event] = {}
+        """What lines wait for, by the tier that they start at, where they do."""
 
     async def run(self) -> None:
         """Ask every line.
@@ -229,21 +230,23 @@ class Batch:
 
     async def _answer(self, line: BatchLine) -> Answer:
         rounds = 0
+        start = self._start(line) or self._first
         while True:
-            await self._resumes.wait()
+            if start in self._pauses:
+                await self._pauses[start].wait()
             answer = await self._ask(line)
             if answer.error is None:
                 return answer
             try:
                 wait = wait_s(answer, now=time.time())
             except HopelessError:
-                if self._start(line) in (None, self._manager.plans[0].tier.name):
+                if start == self._first:
                     raise
                 wait = None  # other lines start elsewhere
             rounds += any(attempt.outcome == "failed" for attempt in answer.attempts)
             if wait is None or rounds >= MAX_ROUNDS:
                 return answer
-            await self._pause(wait)
+            await self._pause(start, wait)
 
     async def _ask(self, line: BatchLine) -> Answer:
         """Ask the tiers once; return the answer, complete or failed."""
@@ -265,18 +268,21 @@ class Batch:
         """Return the tier that a line names; None for the first."""
         return self._manager.profile.tier_meant(line.request.model)
 
-    async def _pause(self, seconds: float) -> None:
-        """Hold every line back for a while; those who come meanwhile wait for the same moment."""
-        if not self._resumes.is_set():
-            await self._resumes.wait()
+    async def _pause(self, start: str, seconds: float) -> None:
+        """Hold lines back that start at a tier; who comes meanwhile waits for the same moment."""
+        if start in self._pauses:
+            await self._pauses[start].wait()
             return
-        self._resumes.clear()
-        self._tally.waits_until = time.monotonic() + seconds
+        over = self._pauses[start] = asyncio.Event()
+        if start == self._first:
+            self._tally.waits_until = time.monotonic() + seconds
         try:
             await asyncio.sleep(max(seconds, 0.05))
         finally:
-            self._tally.waits_until = None
-            self._resumes.set()
+            if start == self._first:
+                self._tally.waits_until = None
+            del self._pauses[start]
+            over.set()
 
 
 class Checkpoint:

@@ -198,7 +198,7 @@ class AttemptLog:
         for attempt in reversed(self.attempts):
             if attempt.error is not None:
                 return attempt.error
-        why = "; ".join(self._last_errors()) or "the profile has no tier to ask"
+        why = "; ".join(self._last_errors()) or "none is left that may answer"
         unable = any(it.skip is not None and it.skip.why == "capability" for it in self.attempts)
         kind = ErrorKind.BAD_REQUEST if unable else ErrorKind.UNEXPECTED
         return ErrorInfo(kind=kind, message=f"no tier could be asked: {why}")

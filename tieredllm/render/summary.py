@@ -129,15 +129,18 @@ def failure_lines(answer: Answer) -> list[str]:
         answer: a request that nothing answered.
     """
     lines = ["tieredllm: no complete answer" + (":" if answer.attempts else "")]
-    shown = set()
-    for attempt in _given_way(answer.attempts):
-        shown.add(attempt.error)
+    ways = _given_way(answer.attempts)
+    for attempt in ways:
         lines.append(f"  {describe_backend(attempt)}: {describe_failure(attempt, 400)}")
         fix = fix_for(attempt)
         if fix is not None:
             lines.append(f"    {fix}")
-    if answer.error is not None and answer.error not in shown:
-        lines.append(f"  {one_line(str(answer.error), 400)}")
+    error = answer.error
+    is_told = any(attempt.error == error for attempt in ways)
+    # Where every tier was passed over, the request's own error sums that up once more.
+    is_sum = bool(ways) and all(attempt.skip is not None for attempt in ways)
+    if error is not None and not is_told and (not is_sum or error.kind is ErrorKind.DEADLINE):
+        lines.append(f"  {one_line(str(error), 400)}")
     return lines
 
 

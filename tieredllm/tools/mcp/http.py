@@ -86,7 +86,7 @@ class HttpLife:
     Args:
         server: its name in the profile.
         url: where it is.
-        headers: makes the headers of each request; may raise `UnavailableError`.
+        headers: those of each request.
         connect_timeout_s: how long reaching it may take.
         auth: signs requests, where there was a login.
         authorized_by: where the token came from that is sent; None when there is none.
@@ -97,30 +97,24 @@ class HttpLife:
         server: str,
         url: str,
         *,
-        headers: Callable[[], Mapping[str, str]],
+        headers: Mapping[str, str],
         connect_timeout_s: float,
         auth: httpx2.Auth | None = None,
         authorized_by: str | None = None,
     ) -> None:
         self._server = server
         self._url = url
-        self._make_headers = headers
+        self._headers = headers
         self._connect_timeout_s = connect_timeout_s
         self._auth = auth
         self._authorized_by = authorized_by
-        self._headers: Mapping[str, str] = {}
         self._exchange = Exchange()
         self._problem: HttpProblem | None = None
         self.has_ended = asyncio.Event()
         self.has_lost_session = False
 
-    async def start(self, stack: AsyncExitStack) -> None:  # noqa: ARG002
-        """Find out what is sent with each request.
-
-        Raises:
-            UnavailableError: a variable is not set.
-        """
-        self._headers = self._make_headers()
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Do nothing: its first request starts it."""
 
     async def streams(self, stack: AsyncExitStack) -> tuple[Any, Any]:
         """Return what is read from and written to."""

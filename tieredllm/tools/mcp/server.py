@@ -241,7 +241,7 @@ class McpServer:
         return HttpLife(
             self.name,
             url,
-            headers=self._headers,
+            headers=self._headers(),
             connect_timeout_s=self._settings.start_timeout_s,
             auth=auth,
             authorized_by=self._authorized_by(),
