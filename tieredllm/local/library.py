@@ -313,7 +313,7 @@ class Library:
             yield LocalModel(name=stored.name, path=stored.path, owner="other", stored=stored)
 
     def add(self, path: Path, name: str) -> LocalModel:
-        """Return a file a name; it stays where it is.
+        """Name a file, which stays where it is.
 
         Raises:
             ModelFileError: the name is taken or none.

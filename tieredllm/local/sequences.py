@@ -140,7 +140,7 @@ class Scheduler:
             self._go_on(answer, piece, row)
 
     def close(self, error: BaseException) -> None:
-        """Return every job up.
+        """End every job.
 
         Args:
             error: what they are told.
@@ -281,7 +281,7 @@ class Scheduler:
         self._model.cut(last.sequence, 0)
 
     def _end(self, answer: _Answer, item: Any) -> None:
-        """Return an answer's place back, and post how it ended."""
+        """Free an answer's place, and post how it ended."""
         answer.lent.close()
         self._answers.remove(answer)
         for other in self._answers:

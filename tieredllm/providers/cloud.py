@@ -236,10 +236,10 @@ class CloudBackend(ABC):
             if await reply.form() == "body":
                 values, is_whole = self._documents(await reply.body(), info, reply)
                 assembly = self._assembly(reply, info, calls, call, whole=is_whole)
-                for number, value in enumerate(values, 1):
+                parts = (part for value in values for part in read(value))
+                for number, part in enumerate(parts, 1):
                     await give_way(number)
-                    for part in read(value):
-                        said += assembly.take(part)
+                    said += assembly.take(part)
                 said += assembly.flush()
                 assembly.end()
             else:

@@ -121,10 +121,10 @@ class Stderr:
             for line in lines:
                 self._said(clean(line.decode("utf-8", "replace")).rstrip())
 
-    @property
-    def text(self) -> str:
-        """All that was kept."""
-        return self._raw.decode("utf-8", "replace")
+    def end(self) -> None:
+        """Take note that no more will come: the last line may have no end."""
+        if self._rest:
+            self.add(b"\n")
 
     @property
     def reason(self) -> str:
@@ -132,7 +132,7 @@ class Stderr:
 
         That is the last one that names an error; of npm's, which comments its errors, the first.
         """
-        text = clean(self.text)
+        text = clean(self._raw.decode("utf-8", "replace"))
         help_at = _USAGE.search(text)
         if help_at is not None and _REASON.search(text, 0, help_at.start()):
             text = text[: help_at.start()]
@@ -311,6 +311,8 @@ class _Pipes(asyncio.SubprocessProtocol):
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
         if fd == 1:
             self._ended()
+        elif fd == 2:
+            self._stderr.end()
 
     def process_exited(self) -> None:
         self.exited.set()
