@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 
+import msgspec
 import pytest
 from cli_support import environment, two_clouds
 from opentelemetry import metrics, trace
@@ -19,6 +20,7 @@ from wire_support import answers, raw_server, response
 from tieredllm.client import FallbackManager
 from tieredllm.errors import NoAnswerError
 from tieredllm.files import Places
+from tieredllm.telemetry import Telemetry
 from tieredllm.types import AttemptStarted
 
 EXPORTER = InMemorySpanExporter()
@@ -127,6 +129,20 @@ def test_a_request_that_nobody_waits_for_any_more_is_a_span(tmp_path, way):
     for span in (attempt, request):
         assert span.attributes["error.type"] == "cancelled"
         assert span.status.status_code is trace.StatusCode.UNSET
+
+
+def test_rounded_times_keep_an_attempt_inside_its_request(asked):
+    """An attempt whose start and duration were both rounded up ends no later than its request."""
+    answer, _ = asked(answers("openai", "fine"))
+    last = answer.attempts[-1]
+    short = msgspec.structs.replace(answer, latency_ms=last.started_ms + last.duration_ms - 0.1)
+    EXPORTER.clear()
+
+    with trace.get_tracer("program").start_as_current_span("outer"):
+        Telemetry(at=0.0, profile="test").record(short)
+
+    ends = {span.name: span.end_time for span in EXPORTER.get_finished_spans()}
+    assert ends["chat m-1"] <= ends["chat tieredllm"]
 
 
 def test_nothing_private_is_told(asked):

@@ -98,6 +98,7 @@ class Telemetry:
         if answer.error is not None and not cancelled:
             request.set_status(trace.StatusCode.ERROR)
         inside = trace.set_span_in_context(request, parent)
+        ends = self._started_ns + int(answer.latency_ms * NS_PER_MS)
         for attempt in answer.attempts:
             begins = self._started_ns + int(attempt.started_ms * NS_PER_MS)
             if attempt.outcome == "skipped":
@@ -113,8 +114,10 @@ class Telemetry:
             )
             if attempt.error is not None:
                 span.set_status(trace.StatusCode.ERROR)
-            span.end(begins + int(attempt.duration_ms * NS_PER_MS))
-        request.end(self._started_ns + int(answer.latency_ms * NS_PER_MS))
+            ended = begins + int(attempt.duration_ms * NS_PER_MS)
+            span.end(ended)
+            ends = max(ends, ended)  # times are rounded, so their sum may lie behind the whole
+        request.end(ends)
 
     def _record_figures(self, answer: Answer) -> None:
         from opentelemetry import metrics
