@@ -277,7 +277,7 @@ class Gateway:
         request = msgspec.structs.replace(request, options=options)
         wanted = http.headers.get("x-tieredllm-stream", self.settings.stream)
         # HTTP/1.0, which nginx speaks to what is behind it before 1.29.7, has no broken bodies:
-        # https://nginxblog.azurewebsites.net/blog/keep-alive-to-upstreams-is-now-default-in-nginx-1-29-7
+        # https://nginx.org/en/CHANGES-1.30, "Changes with nginx 1.29.7"
         may_break = http.version != "1.0"
         # Whether an answer fits its schema is known at its end.
         live = wanted != "complete" and may_break and request.options.schema is None
