@@ -124,6 +124,15 @@ def test_a_changed_prompt_is_asked_again_and_the_old_answer_is_kept_aside(tmp_pa
     assert vendor.asked.count("question 1") == 1
 
 
+def test_an_earlier_versions_output_is_gone_on_from(tmp_path, rules):
+    """What decides whether a line is done is hashed to the same bytes from version to version."""
+    source = lines(tmp_path / "in.jsonl", 1)
+
+    _, out = batch(tmp_path, rules, source, "--max-tier", "rules")
+
+    assert records(out)[0]["tieredllm"]["hash"] == "835ad08cb210f9a9d87afb87350790d7"
+
+
 def test_failed_lines_are_asked_again(tmp_path):
     """A failure is written with its kind and makes exit code 1; the next run asks that line."""
     source = lines(tmp_path / "in.jsonl", 3)

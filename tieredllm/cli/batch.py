@@ -421,7 +421,8 @@ def _context(manager: FallbackManager) -> bytes:
     """Return what of the profile decides what is answered, for the hash of each line."""
     import msgspec
 
-    return hashlib.sha256(msgspec.json.encode(manager.profile.tiers)).digest()
+    tiers = [tier.values for tier in manager.profile.tiers]
+    return hashlib.sha256(msgspec.json.encode(tiers)).digest()
 
 
 def _output_file(output: Path | None, source: str) -> Path | None:

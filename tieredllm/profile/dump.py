@@ -93,7 +93,7 @@ def _without_points(value: Any) -> Any:
 
 
 def _tier(tier: Tier) -> dict[str, Any]:
-    values: dict[str, Any] = {"name": tier.name} | msgspec.to_builtins(tier)
+    values = tier.values
     if tier.provider == "rules":
         return {key: values[key] for key in _OF_RULES}
     if tier.provider == "cache":

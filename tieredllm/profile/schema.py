@@ -256,6 +256,16 @@ class Tier(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_age_h: Annotated[float, Meta(gt=0, le=87_600)] = 168.0
     """For the cache tier: the oldest answer it may give, in hours."""
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """It as plain values, its name first.
+
+        Whether an answer of a batch, and a parameter that a server rejected, are still good is told
+        by a hash of these: in another order, or with one more, all are asked again.
+        """
+        own: dict[str, Any] = msgspec.to_builtins(self)
+        return {"name": self.name} | own
+
 
 PROVIDER_DEFAULTS: dict[str, dict[str, Any]] = {
     # A local model's first token waits for the file to be loaded; its context costs memory.
