@@ -488,6 +488,19 @@ def test_merging_takes_an_answer_before_a_failure(tmp_path, rules):
     assert records(tmp_path / "all.jsonl") == [good]
 
 
+def test_merging_makes_a_file_alone(tmp_path, rules):
+    """`-` is no file to make, and what can be none is not told to be `-` instead."""
+    _, out = batch(tmp_path, rules, lines(tmp_path / "in.jsonl", 1))
+
+    to_stdout = cli(tmp_path, "batch", "merge", "-", str(out), cwd=tmp_path)
+    to_device = cli(tmp_path, "batch", "merge", "/dev/null", str(out))
+
+    assert (to_stdout.returncode, to_device.returncode) == (2, 2)
+    assert b"cannot be `-`" in to_stdout.stderr
+    assert not (tmp_path / "-").exists()
+    assert to_device.stderr.endswith(b"/dev/null is no plain file: name one\n")
+
+
 def test_status_counts_what_is_there(tmp_path, rules):
     """`status` tells answers per tier and failures by kind, as a table and as JSON."""
     source = lines(tmp_path / "in.jsonl", 3)
