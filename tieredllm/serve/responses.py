@@ -389,9 +389,10 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
     """Return the system texts and the turns.
 
     Calls that one turn made come as items of their own: they are joined, with what was said before
-    them, into one assistant's turn, after it. So is reasoning that was sealed here, as it was for
-    who has encrypted it: thoughts and words keep their order and go back before the calls. Items of other types (other reasoning, calls of a vendor's own tools) say nothing
-    to another model and are left out.
+    them, into one assistant's turn. So is reasoning that was sealed here, as it was for who has
+    encrypted it; it keeps its place among the words, and the calls go back after both. Items of
+    other types (other reasoning, calls of a vendor's own tools) say nothing to another model and
+    are left out.
     """
     if isinstance(given, str):
         return [], [Message("user", given)]
