@@ -25,12 +25,15 @@ from markdown_it.rules_core import StateCore, inline, text_join
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
-__all__ = ["BlockParser", "Unit", "close_markup", "final_units", "hold_back"]
+__all__ = ["TASK", "BlockParser", "Unit", "close_markup", "final_units", "hold_back"]
 
 _DEEPEST = 32
 """The nesting that is rendered: the parser drops text that is deeper, so it is shown as it is."""
 
 _LISTS = frozenset({"bullet_list_open", "ordered_list_open"})
+
+TASK = re.compile(r"\[([ xX])\] ")
+"""How an item of a list of tasks begins (GitHub Flavored Markdown 0.29, section 5.3)."""
 
 _LINE_BREAK_TAG = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
@@ -81,8 +84,7 @@ class BlockParser:
     """Parse a document piece by piece, remembering the link references that were defined.
 
     HTML is not interpreted: tags are text and are shown, all but `<br>`, which models use to break
-    lines inside table cells. Nor are formulas of TeX and
-    footnotes: both stay as they are written.
+    lines inside table cells. Nor are formulas of TeX and footnotes: both stay as they are written.
     """
 
     def __init__(self) -> None:
@@ -139,8 +141,10 @@ class BlockParser:
         state = StateCore("", self._markdown, env, unit.tokens)
         inline(state)
         text_join(state)
-        for token in unit.tokens:
+        for index, token in enumerate(unit.tokens):
             if token.type == "inline":
+                if index > 1 and unit.tokens[index - 2].type == "list_item_open":
+                    unit.tokens[index - 2].meta["is_task"] = bool(TASK.match(token.content))
                 token.children = list(_plainer(token.children or []))
 
 
@@ -272,12 +276,16 @@ _TEX_BLOCKS = {"$$": "$$", r"\[": r"\]"}
 """What a displayed formula begins with, alone on its line → what ends it."""
 
 _TEX = re.compile(
-    r"\$\$[^$]{1,2000}\$\$|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]"
-    r"|\$(?![\s$])(?:\\.|[^$`\\\n]){1,500}(?<!\s)\$(?!\d)",
+    r"\$\$[^$]{1,2000}\$\$|(?<!\w)\\\([A-Za-z]\\\)|\\\((?P<round>.{1,2000}?)\\\)|\\\[(?P<square>.{1,2000}?)\\\]"
+    r"|\$(?![\s$])(?:\\.|[^$`\\\n]){1,500}(?<!\s)\$(?!\w)",
     re.DOTALL,
 )
 """A formula in a line, of bounded length, so that none makes the search long. A lone `$` is money
-where Pandoc takes it for that (its manual, "Math")."""
+where Pandoc takes it for that (its manual, "Math"); one before a letter begins a variable's name.
+"""
+
+_OF_FORMULAS = re.compile(r"[\\_^=+*/<>]")
+r"""What tells `\(a_1\)` from Markdown's escaped brackets (`\[Your Name\]`); `\(x\)` needs none."""
 
 
 def _tex_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
@@ -316,6 +324,9 @@ def _tex_inline(state: StateInline, silent: bool) -> bool:
     """Take a formula as text."""
     found = _TEX.match(state.src, state.pos) if state.src[state.pos] in "$\\" else None
     if found is None:
+        return False
+    within = found["round"] or found["square"]
+    if within is not None and _OF_FORMULAS.search(within) is None:
         return False
     if not silent:
         state.pending += found[0]

@@ -34,6 +34,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from tieredllm.render.markdown_blocks import TASK
 from tieredllm.text import clean
 
 __all__ = ["Document", "Row", "Rows", "code_lines", "trimmed"]
@@ -43,9 +44,6 @@ _THEME = "monokai"
 
 CODE_MARK = "┄┄┄"
 """Stands above code that has no background to be known by, on a line of its own."""
-
-MARKED = re.compile(r"\[([ xX])\] ")
-"""How an item of a list of tasks begins (GitHub Flavored Markdown 0.29, section 5.3)."""
 
 WIDEST_PROSE = 100
 """Columns beyond which the eye loses the line it reads; what has code or a table may be wider."""
@@ -180,21 +178,32 @@ class _Quote(BlockQuote):
 
 
 class _Item(ListItem):
-    """A list's item."""
+    """A list's item.
 
-    def __init__(self) -> None:
+    Args:
+        is_task: whether it begins as one in the source, where an escaped bracket is none.
+    """
+
+    def __init__(self, *, is_task: bool) -> None:
         super().__init__()
+        self.is_task = is_task
         self.children: list[MarkdownElement] = []
 
     def on_child_close(self, context: MarkdownContext, child: MarkdownElement) -> bool:  # noqa: ARG002
         self.children.append(child)
         return False
 
+    @classmethod
+    def create(cls, markdown: Markdown, token: Token) -> _Item:  # noqa: ARG003
+        return cls(is_task=token.meta.get("is_task", False))
+
     def take_box(self) -> str | None:
         """Take the mark of a task out of the text, and return its box; None where it has none."""
         first = self.children[0] if self.children else None
-        found = MARKED.match(first.text.plain) if isinstance(first, Paragraph) else None
-        if found is None or not isinstance(first, Paragraph):
+        if not self.is_task or not isinstance(first, Paragraph):
+            return None
+        found = TASK.match(first.text.plain)
+        if found is None:  # `x` is a link, which shows where it leads
             return None
         first.text = first.text[found.end() :]
         return "☐" if found[1] == " " else "☑"
