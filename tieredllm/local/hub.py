@@ -303,11 +303,8 @@ def fetch_hub(
             before = _size(part)
             try:
                 _continue(client, found, part, progress)
-            except (
-                httpx.HTTPError,
-                httpx.InvalidURL,
-                httpx.StreamError,
-            ) as exc:  # of a redirect, too
+            # A redirect may lead to an invalid URL.
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
                 if _size(part) > before:
                     failures = 0
                 failures += 1
