@@ -25,15 +25,12 @@ from markdown_it.rules_core import StateCore, inline, text_join
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
-__all__ = ["TASK", "BlockParser", "Unit", "close_markup", "final_units", "hold_back"]
+__all__ = ["BlockParser", "Unit", "close_markup", "final_units", "hold_back"]
 
 _DEEPEST = 32
 """The nesting that is rendered: the parser drops text that is deeper, so it is shown as it is."""
 
 _LISTS = frozenset({"bullet_list_open", "ordered_list_open"})
-
-TASK = re.compile(r"\[([ xX])\] ")
-"""How an item of a list of tasks begins (GitHub Flavored Markdown 0.29, section 5.3)."""
 
 _LINE_BREAK_TAG = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
@@ -144,7 +141,7 @@ class BlockParser:
         for index, token in enumerate(unit.tokens):
             if token.type == "inline":
                 if index > 1 and unit.tokens[index - 2].type == "list_item_open":
-                    unit.tokens[index - 2].meta["is_task"] = bool(TASK.match(token.content))
+                    unit.tokens[index - 2].meta["source"] = token.content
                 token.children = list(_plainer(token.children or []))
 
 

@@ -34,13 +34,15 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from tieredllm.render.markdown_blocks import TASK
 from tieredllm.text import clean
 
 __all__ = ["Document", "Row", "Rows", "code_lines", "trimmed"]
 
 _THEME = "monokai"
 """The colours of code, on their own background, so that they suit light and dark terminals."""
+
+TASK = re.compile(r"\[([ xX])\] ")
+"""How an item of a list of tasks begins (GitHub Flavored Markdown 0.29, section 5.3)."""
 
 CODE_MARK = "┄┄┄"
 """Stands above code that has no background to be known by, on a line of its own."""
@@ -181,12 +183,12 @@ class _Item(ListItem):
     """A list's item.
 
     Args:
-        is_task: whether it begins as one in the source, where an escaped bracket is none.
+        source: its first text as it was written, where an escaped bracket begins no task.
     """
 
-    def __init__(self, *, is_task: bool) -> None:
+    def __init__(self, source: str) -> None:
         super().__init__()
-        self.is_task = is_task
+        self.is_task = TASK.match(source) is not None
         self.children: list[MarkdownElement] = []
 
     def on_child_close(self, context: MarkdownContext, child: MarkdownElement) -> bool:  # noqa: ARG002
@@ -195,7 +197,7 @@ class _Item(ListItem):
 
     @classmethod
     def create(cls, markdown: Markdown, token: Token) -> _Item:  # noqa: ARG003
-        return cls(is_task=token.meta.get("is_task", False))
+        return cls(token.meta.get("source", ""))
 
     def take_box(self) -> str | None:
         """Take the mark of a task out of the text, and return its box; None where it has none."""
