@@ -303,7 +303,7 @@ def fetch_hub(
             before = _size(part)
             try:
                 _continue(client, found, part, progress)
-            # Of a redirect, too.
+            # A redirect may lead to an invalid URL.
             except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as exc:
                 if _size(part) > before:
                     failures = 0
