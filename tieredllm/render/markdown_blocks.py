@@ -273,7 +273,8 @@ _TEX_BLOCKS = {"$$": "$$", r"\[": r"\]"}
 """What a displayed formula begins with, alone on its line → what ends it."""
 
 _TEX = re.compile(
-    r"\$\$[^$]{1,2000}\$\$|(?<!\w)\\\([A-Za-z]\\\)|\\\((?P<round>.{1,2000}?)\\\)|\\\[(?P<square>.{1,2000}?)\\\]"
+    r"\$\$[^$]{1,2000}\$\$|(?<!\w)\\\([A-Za-z]\\\)"
+    r"|\\\((?P<round>.{1,2000}?)\\\)|\\\[(?P<square>.{1,2000}?)\\\]"
     r"|\$(?![\s$])(?:\\.|[^$`\\\n]){1,500}(?<!\s)\$(?!\w)",
     re.DOTALL,
 )
