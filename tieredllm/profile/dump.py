@@ -10,7 +10,7 @@ import msgspec
 import yaml
 from msgspec import UNSET
 
-from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, Profile, Source, Tier
+from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, BackendSettings, Profile, Tier
 from tieredllm.redaction import HIDDEN, mask_text
 
 __all__ = ["dump", "write_yaml"]
@@ -110,7 +110,7 @@ def _tier(tier: Tier) -> dict[str, Any]:
     return shown
 
 
-def _backend(backend: Source) -> dict[str, Any]:
+def _backend(backend: BackendSettings) -> dict[str, Any]:
     if backend.provider == "llama_cpp":
         return {"model": backend.model}
     url = backend.base_url or BASE_URLS[backend.provider]

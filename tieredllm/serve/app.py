@@ -150,7 +150,8 @@ class Gateway:
                 await self._refuse(http, RefusedError(500, message))
         finally:
             if self._tell is not None and http.outcome is not None:
-                self._tell(self._line(http, (time.monotonic() - began) * 1000))
+                took_s = time.monotonic() - began - http.lingered_s
+                self._tell(self._line(http, took_s * 1000))
 
     def _line(self, http: Exchange, took_ms: float) -> str:
         """Return what is told of a request that has ended: who asked, who answered, how long."""
