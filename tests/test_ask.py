@@ -26,6 +26,8 @@ from cli_support import (
 )
 from wire_support import KEY, STREAM_HEAD, answers, chunk, event, opens, response, says
 
+from tieredllm.cli.environment import discard
+
 
 @pytest.fixture
 def home(tmp_path):
@@ -728,6 +730,23 @@ def test_a_remark_is_dim_and_a_models_own_is_not(home):
     assert "\x1b[2mtieredllm: answered by b" in shown
     assert "\x1b[2mtieredllm: all is well" not in shown
     assert "tieredllm: all is well" in shown
+
+
+def test_a_stream_that_is_discarded_keeps_no_other_descriptor():
+    """What is written to it goes nowhere, and no descriptor is left open for that."""
+    read, write = os.pipe()
+    stream = os.fdopen(write, "w")
+    lowest_free = os.dup(read)
+    os.close(lowest_free)
+
+    discard(stream)
+    print("lost", file=stream, flush=True)
+
+    assert os.read(read, 9) == b""
+    assert os.dup(read) == lowest_free
+    os.close(lowest_free)
+    stream.close()
+    os.close(read)
 
 
 def test_a_full_disk(home):

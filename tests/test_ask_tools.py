@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from chat_support import PROMPT
 from cli_support import Terminal, answering, cli, profile, served, two_clouds
 from tool_wire_support import calling
 from tools_support import MCP_SERVER
@@ -141,6 +143,47 @@ def test_a_person_approves_on_a_terminal(home, counter, said):
     assert counter.exists() == (said == "y")
     assert terminal.lines[-1] == "All done."
     assert any(line.startswith("I will count.") for line in terminal.lines)
+
+
+def test_what_a_server_says_breaks_no_question_and_no_line_that_is_typed(home, counter):
+    """With `chat -v` it waits for the reply, or for the next answer, and none of it is lost."""
+    model = Model("openai", "c__count", {"by": 1}, answering("All done."))
+    with served(model) as server:
+        path = with_tools(home, counter, ("openai", server.url + "/v1"), approve="ask")
+        text = Path(path).read_text().replace(f'"{counter}"', f'"{counter}", "chatty"')
+        Path(path).write_text(text)
+        terminal = Terminal(home, "-p", path, "chat", "-v", rows=300)
+        terminal.until(lambda: PROMPT in terminal.lines)
+        terminal.type("count, please\r")
+        terminal.until("Run it? [y/N]")
+        asked_at = len(heard(terminal))
+        time.sleep(0.5)
+        terminal.type("y")
+        terminal.until("Run it? [y/N] y")
+        meanwhile = heard(terminal)[asked_at:]
+        terminal.type("\r")
+        terminal.until("All done.")
+        terminal.until(lambda: terminal.lines[-1] == PROMPT)
+        told = heard(terminal)
+        terminal.type("and")
+        time.sleep(0.5)
+        terminal.type(" more")
+        terminal.until(f"{PROMPT} and more")
+        typing = heard(terminal)[len(told) :]
+        terminal.type("\r")
+        terminal.until(lambda: terminal.lines[-1] == PROMPT)
+        terminal.type("\x04")
+        code = terminal.run()
+
+    assert (code, meanwhile, typing) == (0, [], [])
+    lines = heard(terminal)
+    assert lines == [f"tieredllm: c: still here {number}" for number in range(len(lines))]
+    assert len(lines) > len(told) > asked_at
+
+
+def heard(terminal):
+    """Give the lines that the chatty server's words are in."""
+    return [line for line in terminal.lines if "still here" in line]
 
 
 def test_a_broken_server_leaves_the_answer(home, counter):

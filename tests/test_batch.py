@@ -124,6 +124,15 @@ def test_a_changed_prompt_is_asked_again_and_the_old_answer_is_kept_aside(tmp_pa
     assert vendor.asked.count("question 1") == 1
 
 
+def test_an_earlier_versions_output_is_gone_on_from(tmp_path, rules):
+    """What decides whether a line is done is hashed to the same bytes from version to version."""
+    source = lines(tmp_path / "in.jsonl", 1)
+
+    _, out = batch(tmp_path, rules, source, "--max-tier", "rules")
+
+    assert records(out)[0]["tieredllm"]["hash"] == "835ad08cb210f9a9d87afb87350790d7"
+
+
 def test_failed_lines_are_asked_again(tmp_path):
     """A failure is written with its kind and makes exit code 1; the next run asks that line."""
     source = lines(tmp_path / "in.jsonl", 3)
@@ -290,29 +299,63 @@ def test_a_tier_that_only_some_lines_name_ends_no_batch(tmp_path):
     assert answered["tieredllm"]["tier"] == "primary"
 
 
+def test_a_tier_that_all_lines_name_ends_the_batch(tmp_path):
+    """What waiting does not cure is told after 20 lines, whatever tier it is that they name."""
+    source = body_lines(tmp_path / "in.jsonl", *(f"gpt-{number}" for number in range(200)))
+    wrong = response(401, {"error": {"message": "wrong key"}})
+
+    with serving(Vendor()) as good, served(wrong) as bad:
+        top = "serve: {models: {'gpt-*': secondary}}\n"
+        used = two_clouds(tmp_path, f"{good.url}/v1", f"{bad.url}/v1", top=top)
+        result, out = batch(tmp_path, used, source)
+
+    assert result.returncode == 1
+    assert b"no tier can answer: secondary: authentication (401)" in result.stderr
+    assert len(records(out)) < 20
+
+
 def test_lines_wait_for_the_tier_that_they_start_at_alone(tmp_path):
-    """While a tier that some lines name is set aside, the others go on."""
+    """While a tier that some lines name is set aside, the others go on, however they are mixed."""
     seen: list[str] = []
 
     async def limited(connection) -> None:
         seen.append("secondary")
-        await connection.send(response(429, headers={"retry-after": "1"}))
+        told = response(429, headers={"retry-after": "1"})
+        await connection.send(told if seen.count("secondary") <= 2 else answers("openai", "fine"))
 
     async def well(connection) -> None:
         seen.append("primary")
         await connection.send(answers("openai", "fine"))
 
-    names = ["secondary", *(f"gpt-{number}" for number in range(10))]
+    waiting = [f"slow-{number}" for number in range(6)]
+    names = [*waiting, *(f"gpt-{number}" for number in range(10))]
     source = body_lines(tmp_path / "in.jsonl", *names)
     with served(well) as good, served(limited) as bad:
-        quick = "health: {cooldown_s: 1, max_cooldown_s: 1}\n"
-        used = two_clouds(tmp_path, f"{good.url}/v1", f"{bad.url}/v1", top=quick)
+        top = "health: {cooldown_s: 1, max_cooldown_s: 1}\nserve: {models: {slow-*: secondary}}\n"
+        used = two_clouds(tmp_path, f"{good.url}/v1", f"{bad.url}/v1", top=top)
         result, out = batch(tmp_path, used, source, "--concurrency", "2")
 
-    assert result.returncode == 1
-    assert records(out)[0]["error"]["code"] == "rate_limit"
-    again = seen.index("secondary", seen.index("secondary") + 1)
+    assert result.returncode == 0, result.stderr
+    assert [record["tieredllm"]["tier"] for record in records(out)[:6]] == ["secondary"] * 6
+    first = seen.index("primary")
+    again = seen.index("secondary", first)
     assert seen[:again].count("primary") == 10
+
+
+def test_a_wait_of_lines_that_name_a_tier_is_told(tmp_path):
+    """When nothing is left but lines that wait, the progress says so, whatever tier they name."""
+    replies = iter([response(429, headers={"retry-after": "2"})])
+
+    async def limited_once(connection) -> None:
+        await connection.send(next(replies, answers("openai", "fine")))
+
+    source = body_lines(tmp_path / "in.jsonl", "secondary")
+    with serving(Vendor()) as good, served(limited_once) as bad:
+        used = two_clouds(tmp_path, f"{good.url}/v1", f"{bad.url}/v1")
+        result, _ = batch(tmp_path, used, source)
+
+    assert result.returncode == 0, result.stderr
+    assert b"no tier can answer: waiting 0:0" in result.stderr
 
 
 def test_plain_lines_from_stdin_to_stdout(tmp_path, rules):
@@ -477,6 +520,19 @@ def test_merging_takes_an_answer_before_a_failure(tmp_path, rules):
     cli(tmp_path, "batch", "merge", str(tmp_path / "all.jsonl"), str(out), str(other))
 
     assert records(tmp_path / "all.jsonl") == [good]
+
+
+def test_merging_makes_a_file_alone(tmp_path, rules):
+    """`-` is no file to make, and what can be none is not told to be `-` instead."""
+    _, out = batch(tmp_path, rules, lines(tmp_path / "in.jsonl", 1))
+
+    to_stdout = cli(tmp_path, "batch", "merge", "-", str(out), cwd=tmp_path)
+    to_device = cli(tmp_path, "batch", "merge", "/dev/null", str(out))
+
+    assert (to_stdout.returncode, to_device.returncode) == (2, 2)
+    assert b"cannot be `-`" in to_stdout.stderr
+    assert not (tmp_path / "-").exists()
+    assert to_device.stderr.endswith(b"/dev/null is no plain file: name one\n")
 
 
 def test_status_counts_what_is_there(tmp_path, rules):

@@ -107,6 +107,13 @@ def test_conversations_complete_by_name(tmp_path):
     assert completed(tmp_path, "tieredllm log --cid a") == ["a2", "a1"]
 
 
+def test_a_key_that_is_kept_completes(tmp_path):
+    """It does though the profile does not name it."""
+    cli(tmp_path, "keys", "set", "MINE", stdin=b"x")
+
+    assert completed(tmp_path, "tieredllm keys rm MI") == ["MINE"]
+
+
 def test_mistakes_complete_to_nothing(tmp_path):
     """A broken profile is no error while somebody types."""
     path = profile(tmp_path, "name: [")

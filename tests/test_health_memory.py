@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sqlite3
 
@@ -367,6 +368,70 @@ def test_what_a_locked_file_did_not_take_is_written_later(path, clock):
     health.close()
 
     assert (locked, later, health.window("b").requests) == (1, 4, 5)
+
+
+def unwritten(path, clock, *turns):
+    """Return a memory of turns that end now, and are written down when it is closed."""
+    health = SqliteHealth(Database(path, wait_s=0.01), DEFAULTS, clock)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        health.record_all(turns)
+        other.execute("ROLLBACK")
+    return health
+
+
+@pytest.mark.parametrize(("by_s", "expected"), [(3500, "open"), (3600, "half_open")])
+def test_a_bench_that_is_written_late_ends_in_time(health, path, clock, by_s, expected):
+    """It runs from the failure, however long the file was locked."""
+    health.record(success("c"))
+    late = unwritten(path, clock, failure(kind=ErrorKind.QUOTA_EXHAUSTED, bench_s=3600))
+    clock.now += by_s
+    late.close()
+    standing = health.standings(["b"])["b"]
+
+    assert (standing.state, standing.retry_at) == (expected, NOW + 3600)
+
+
+def test_a_turn_that_is_written_late_leaves_the_window_in_time(health, path, clock):
+    """It counts from when it ended."""
+    health.record(success("c"))
+    late = unwritten(path, clock, failure())
+    clock.now += 600
+    late.close()
+    clock.now = NOW + 899
+    counted = health.window("b").requests
+    clock.now = NOW + 900
+
+    assert (counted, health.window("b").requests) == (1, 0)
+
+
+def test_a_turn_that_is_written_too_late_counts_no_more(health, path, clock):
+    """Failures of an hour ago are not in a row with today's."""
+    health.record(success("c"))
+    late = unwritten(path, clock, failure(), failure(), failure())
+    clock.now += 3600
+    late.close()
+    health.record(failure())
+
+    assert health.window("b").requests == 1
+    assert state(health) == "closed"
+
+
+@pytest.mark.parametrize("turn", [success(), failure(bench_s=1)], ids=["success", "failure"])
+@pytest.mark.parametrize("by_s", [60, 3600])
+def test_a_turn_that_is_written_late_leaves_what_came_since(health, path, clock, turn, by_s):
+    """A circuit that opened after it stays open, and what others wrote stays counted."""
+    health.record(success("c"))
+    late = unwritten(path, clock, turn)
+    clock.now += by_s
+    health.record_all([failure(), failure(), failure()])
+    before = health.standings(["b"])
+    clock.now += 1
+    late.close()
+
+    assert before["b"].state == "open"
+    assert health.standings(["b"]) == before
+    assert health.window("b").requests == (4 if by_s == 60 else 3)
 
 
 @pytest.mark.parametrize("wait_s", [10.0, 0.1])

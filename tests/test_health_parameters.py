@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from store_support import FakeClock
 
+from tieredllm.client import FallbackManager
 from tieredllm.engine.ports import ParameterMemory
+from tieredllm.files import Places
 from tieredllm.health.parameters import SqliteParameters
+from tieredllm.profile.schema import Profile, Tier
 from tieredllm.store.database import Database
 
 
@@ -77,3 +80,14 @@ def test_it_is_forgotten_when_the_profile_changes(tmp_path):
 
         assert SqliteParameters(database, profile="one").rejected("b") == {"tools"}
         assert SqliteParameters(database, profile="two").rejected("b") == frozenset()
+
+
+def test_it_is_remembered_from_version_to_version(tmp_path):
+    """A profile is hashed to the same bytes, also where a tier's fields are declared elsewhere."""
+    profile = Profile(name="r", tiers=(Tier(name="rules", provider="rules"),))
+    places = Places.from_environment({"TIEREDLLM_HOME": str(tmp_path)})
+    manager = FallbackManager(profile, env={}, places=places)
+    with manager.database:
+        SqliteParameters(manager.database, profile="e6ed12ef766e1fe9").reject("b", "tools")
+
+        assert manager._parameters.rejected("b") == {"tools"}

@@ -119,6 +119,10 @@ def test_a_question_with_a_dash_first_gets_a_hint(capsys):
         (["ask", "hi", "-t"], "tieredllm ask"),
         (["log", "-n"], "tieredllm log"),
         (["-p"], "tieredllm"),
+        (["hi", "-t"], "tieredllm ask"),
+        (["-v", "hi", "-o", "temperature"], "tieredllm ask"),
+        (["-p", "batch", "hi", "-t"], "tieredllm ask"),
+        (["profile", "validate", "--json=1"], "tieredllm profile validate"),
     ],
 )
 def test_an_option_without_its_value_names_the_help_to_read(args, command, capsys):

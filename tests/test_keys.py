@@ -433,6 +433,18 @@ def test_a_broken_profile_does_not_stop_the_list(tmp_path):
     assert "`tieredllm profile validate` tells them" in done.stderr
 
 
+def test_the_list_says_what_is_wrong_with_the_profile_that_is_named(tmp_path):
+    """One that does not exist is said to be missing; the check of a broken one is that one's."""
+    broken = write(tmp_path / "my own.yaml", "tiers: [")
+
+    missing = command("-p", "nope", "keys", "list", home=tmp_path)
+    wrong = command("-p", str(broken), "keys", "list", home=tmp_path)
+
+    assert missing.stderr.startswith("there is no profile `nope`")
+    assert "mistakes" not in missing.stderr
+    assert f"`tieredllm profile validate '{broken}'` tells them" in wrong.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "stdin", "message"),
     [

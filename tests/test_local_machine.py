@@ -99,6 +99,15 @@ MEMINFO = "MemTotal: 16000000 kB\nMemFree: 1000 kB\nMemAvailable: 8000000 kB\n"
             },
             150_000,
         ),
+        (  # a scope of a user's session: the controller is not handed down to it
+            {"self/cgroup": "0::/user.slice/user-1000.slice/session-3.scope\n"},
+            {
+                "user.slice/user-1000.slice/session-3.scope/cgroup.procs": "1\n",
+                "user.slice/user-1000.slice/memory.max": "1000000\n",
+                "user.slice/user-1000.slice/memory.current": "300000\n",
+            },
+            700_000,
+        ),
         (
             {"self/cgroup": "4:memory:/x\n0::/\n"},
             {
@@ -133,6 +142,15 @@ MEMINFO = "MemTotal: 16000000 kB\nMemFree: 1000 kB\nMemAvailable: 8000000 kB\n"
                 "memory/memory.stat": "hierarchical_memory_limit 600000\ntotal_inactive_file 7\n",
             },
             500_007,
+        ),
+        (  # a path from another namespace's root leads out of the mount
+            {"self/cgroup": "4:memory:/..\n"},
+            {
+                "memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "memory/memory.usage_in_bytes": "100000\n",
+                "memory/memory.stat": "hierarchical_memory_limit 600000\n",
+            },
+            500_000,
         ),
     ],
 )

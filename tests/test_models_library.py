@@ -341,6 +341,18 @@ def test_names_in_a_damaged_file_are_not_written_over(env, user, tmp_path):
     assert names.read_text() == '{"mine": "/a.gguf",'
 
 
+def test_a_name_without_a_path_costs_no_other(library, env, user):
+    """The other names are listed and found; nothing is written over what cannot be read."""
+    path = put(user / "tiny.gguf")
+    library.add(path, "mine")
+    names = Places.from_environment(env).models / "added.json"
+    names.write_text(json.dumps({"mine": str(path), "odd": None}))
+
+    assert [model.name for model in library.added()] == ["mine"]
+    with pytest.raises(ModelFileError, match=r"added\.json is damaged"):
+        library.add(path, "another")
+
+
 def test_a_path_of_any_bytes_is_tried_and_asked(env, user, tmp_path):
     """A file whose name is no UTF-8 is tried, answers, is logged and keeps the name it is given."""
     path = put(user / os.fsdecode(b"t\xff.gguf"))
@@ -615,6 +627,7 @@ def test_a_file_of_any_server_is_pulled(server, tmp_path):
     assert tmp_path / "models" / "t.gguf" == pulled.path
     assert server.files["me/tiny", "t.gguf"] == pulled.path.read_bytes()
     assert not pulled.verified
+    assert not pull_url(url, tmp_path / "models").verified  # nor is it when it is there
     with pytest.raises(ModelFileError, match=r"names no \.gguf file"):
         pull_url(f"{server.endpoint}/page.html", tmp_path / "models")
 
@@ -626,6 +639,7 @@ def test_a_file_of_any_server_is_pulled(server, tmp_path):
         ("{}/cdn/me/t%00.gguf", "names no .gguf file"),
         ("{}/cdn/me/t%0a.gguf", "names no .gguf file"),
         ("http://[::1/t.gguf", "is no URL"),
+        ("http://localhost:abc/t.gguf", "is no URL: Invalid port: 'abc'"),
         ("ftp://127.0.0.1/t.gguf", "http or https"),
     ],
 )
@@ -634,6 +648,13 @@ def test_a_url_of_no_model_file_is_told(server, tmp_path, url, words):
     with pytest.raises(ModelFileError, match=re.escape(words)):
         pull_url(url.format(server.endpoint), tmp_path / "models")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("host", ["a..b", "xn--a"])
+def test_a_host_that_cannot_be_looked_up_is_told(tmp_path, host):
+    """A name that no DNS can have is an address that cannot be reached."""
+    with pytest.raises(ModelFileError, match=f"http://{host}/t.gguf cannot be reached"):
+        pull_url(f"http://{host}/t.gguf", tmp_path)
 
 
 def test_a_url_s_file_has_the_name_that_people_see(server, tmp_path):

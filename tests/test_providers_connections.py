@@ -322,6 +322,20 @@ def test_a_request_that_was_heard_is_not_sent_again(secure, own_tls):
     assert served == [2]
 
 
+async def breaks_at_work(connection):
+    await asyncio.sleep(0.3)
+    connection.writer.close()
+
+
+def test_a_request_that_was_worked_on_is_not_sent_again(monkeypatch):
+    """What breaks a while after it was asked did not close an idle connection."""
+    monkeypatch.setattr("tieredllm.providers.connections.STALE_WITHIN_S", 0.1)
+    outcome, served = second_on_a_kept_connection(breaks_at_work)
+
+    assert outcome.kind == "connection"
+    assert served == [2]
+
+
 def test_a_new_connection_that_is_closed_is_not_replaced():
     """A server that closes every connection is asked once more, and no oftener."""
     outcome, served = second_on_a_kept_connection(closes, endings=9)

@@ -78,7 +78,7 @@ def test_a_whole_answer_is_the_streamed_one(server, vendor):
     assert streamed.finish.usage.prompt_tokens == whole.finish.usage.prompt_tokens
 
 
-@pytest.mark.parametrize("vendor", ["openai", "anthropic"])  # `/v1/responses` does not say so
+@both
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_cut_at_max_tokens_says_so(server, vendor, stream):
     """Three tokens of a long answer end with `length`."""

@@ -501,17 +501,28 @@ def test_what_is_sent_is_what_the_sdk_s_types_allow():
     assert TypeAdapter(ResponseCreateParamsStreaming).validate_python(body)
 
 
-@pytest.mark.parametrize(("most", "expected"), [(3, "length"), (4, "stop"), (None, "stop")])
+@pytest.mark.parametrize(
+    ("most", "own", "expected"),
+    [
+        (3, {}, "length"),
+        (4, {}, "stop"),
+        (None, {}, "stop"),
+        (2, {}, "stop"),  # the server does not know the limit, or has another
+        (2, {"max_output_tokens": 3}, "length"),
+        (3, {"max_output_tokens": 4}, "stop"),
+        (3, {"max_output_tokens": None}, "stop"),
+    ],
+)
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_answer_that_was_cut_without_a_word_is_not_called_whole(most, expected, streamed):
-    """llama.cpp's server says `completed` at the limit; its count of tokens tells."""
+def test_an_answer_that_was_cut_without_a_word_is_not_called_whole(most, own, expected, streamed):
+    """llama.cpp's server says `completed` at the limit that is sent; its count of tokens tells."""
     reply = (
         stream(*opens("responses"), says("responses", "Hi"), *ends("responses"))
         if streamed
         else response(200, document("responses", "Hi"))
     )
     asked = call(stream=streamed, params=Params(max_tokens=most))
-    outcome, _ = ask("responses", reply, asked)
+    outcome, _ = ask("responses", reply, asked, server={"body": own})
 
     assert outcome.text == "Hi"
     assert outcome.finish.reason == expected

@@ -118,6 +118,7 @@ def test_code_that_no_background_tells_has_a_mark_above_it():
     "line",
     [
         r"so \(a_1 * b * c_1\) holds",
+        r"so \(x\) holds",
         r"so \[x_{1} = \{a\}\] holds",
         "so $a*b*c$ and $$d*e*f$$ hold",
     ],
@@ -130,6 +131,20 @@ def test_a_formula_in_a_line_stays_as_it_is_written(line):
 def test_money_is_no_formula():
     """Emphasis between two prices is rendered."""
     assert shown("from $5 **up** to $10").lines() == ["from $5 up to $10"]
+
+
+@pytest.mark.parametrize(
+    ("markdown", "looks"),
+    [
+        ("The variables **$name** and **$age** are set.", "The variables $name and $age are set."),
+        ("[$a](http://a.b) and [$b](http://c.d)", "$a (http://a.b) and $b (http://c.d)"),
+        (r"Dear \[Your Name\], file\(s\)", "Dear [Your Name], file(s)"),
+        (r"- \[x\] done", " • [x] done"),
+    ],
+)
+def test_markdown_with_the_marks_of_a_formula_is_markdown(markdown, looks):
+    """Variables and escaped brackets are no formulas."""
+    assert shown(markdown).lines() == [looks]
 
 
 @pytest.mark.parametrize(("opening", "end"), [("$$", "$$"), (r"\[", r"\]")])

@@ -7,12 +7,15 @@ import io
 import pytest
 from rich.console import Console
 
+from tieredllm.cli.environment import Environment
+from tieredllm.cli.output import make_view
 from tieredllm.render.event_messages import remark
 from tieredllm.render.plain import PlainAnswer
 from tieredllm.render.spinner import Spinner
 from tieredllm.render.terminal import TerminalAnswer
 from tieredllm.types import (
     AttemptStarted,
+    Notice,
     Token,
     ToolEnded,
     ToolResult,
@@ -111,6 +114,47 @@ def test_the_spinner_tells_of_tools_and_is_still_while_something_is_asked():
     spinner.resume()
     spinner.tick()
     assert len(out.getvalue()) > len(drawn)
+
+
+def on_a_terminal(err):
+    return TerminalAnswer(
+        stdout_console=console(err),
+        stderr_console=console(err),
+        raw=True,
+        quiet=False,
+        verbose=True,
+    )
+
+
+def into_a_pipe(err):
+    return PlainAnswer(stdout=io.StringIO(), stderr=err, verbose=True)
+
+
+def into_a_pipe_waited_for(err):
+    surroundings = Environment(
+        env={"TERM": "xterm"}, stdin=None, stdout=io.StringIO(), stderr=err, verbose=True
+    )
+    return make_view(surroundings, raw=False)[0]
+
+
+@pytest.mark.parametrize("make", [on_a_terminal, into_a_pipe, into_a_pipe_waited_for])
+def test_a_remark_waits_while_something_else_has_the_screen(make):
+    """It stands neither in a question nor, after the answer, in a line that is being typed."""
+    err = Terminal()
+    view = make(err)
+    view.handle(STARTED)
+    view.pause()
+    before = err.getvalue()
+    view.handle(Notice(tier="docs", message="listening"))
+    assert err.getvalue() == before
+
+    view.resume()
+    assert err.getvalue().count("tieredllm: docs: listening") == 1
+
+    view.close()
+    before = err.getvalue()
+    view.handle(Notice(tier="docs", message="idle"))
+    assert (err.getvalue(), view.withheld) == (before, ["docs: idle"])
 
 
 def test_a_buffered_answer_has_only_the_last_text():

@@ -8,6 +8,9 @@ import re
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cli_support import answering, cli, install_model, profile, served, two_clouds
@@ -18,6 +21,7 @@ from tieredllm.cli.schema_input import read_schema
 from tieredllm.engine.shape import fitted
 from tieredllm.errors import FallbackTriggerError, UsageError
 from tieredllm.kinds import ErrorKind
+from tieredllm.local import grammar
 from tieredllm.local.grammar import grammar_of
 from tieredllm.local.ladder import LoadSettings
 from tieredllm.local.llama_bindings import Flag, bindings
@@ -310,8 +314,11 @@ def test_a_value_is_written_as_it_is(writes, value):
         ({"minimum": 1}, [1, 7000], []),
         ({"minimum": 0, "maximum": 10**9}, [5, 10**9], []),
         ({"minimum": 5, "maximum": 1}, [3], []),
+        # draft 4: a bound that is not allowed itself is left to the validation
+        ({"minimum": 0, "exclusiveMinimum": False, "maximum": 5, "exclusiveMaximum": True},
+         [0, 4], [-1, 6]),
     ],
-)
+)  # fmt: skip
 def test_whole_numbers_are_within_their_bounds(writes, bounds, right, wrong):
     """A rating from 1 to 5 is one; bounds that are far apart are left to the validation."""
     grammar = grammar_of({"type": "integer", **bounds})
@@ -325,6 +332,22 @@ def test_a_string_has_no_line_end_in_it(writes):
     for schema in (TEXT, {"type": "string", "maxLength": 9}, {}):
         assert writes(grammar_of(schema), '"a\\nb"')
         assert not writes(grammar_of(schema), '"a\nb"')
+
+
+@pytest.mark.parametrize("moved", ["_format_literal", "PRIMITIVE_RULES", "SchemaConverter"])
+def test_a_converter_that_cannot_be_set_right_is_not_used(writes, monkeypatch, tmp_path, moved):
+    """With a release that has its parts elsewhere the answer is any JSON, never a wrong one."""
+    [folder] = find_spec("llama_cpp").submodule_search_locations
+    source = (Path(folder) / "llama_grammar.py").read_text("utf-8")
+    (tmp_path / "llama_grammar.py").write_text(source.replace(moved, f"{moved}_of_ours"), "utf-8")
+    elsewhere = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    grammar._converter.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(grammar.importlib.util, "find_spec", lambda _: elsewhere)
+        found = grammar_of({"enum": ["a\\b", 'say "hi"']})
+
+    assert all(writes(found, text) for text in (r'"a\\b"', r'"say \"hi\""', '{"a": [1, -2.5e3]}'))
+    assert not any(writes(found, text) for text in ("[1,]", '"a\nb"', "yes", "01"))
 
 
 def test_definitions_are_told_from_properties_of_their_names(writes):

@@ -259,6 +259,35 @@ def test_thoughts_go_to_clients_that_take_them(tmp_path):
     assert [item.type for item in whole.output] == ["reasoning", "message"]
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["to the end", "and words again"])
+def test_thoughts_after_words_leave_no_empty_message(tmp_path, again):
+    """Each item of a streamed response has an id of its own, and each message has words."""
+    play = stream(
+        *opens("openai"),
+        says("openai", "Hello."),
+        *thinking("That was right."),
+        *([says("openai", " Bye.")] if again else []),
+        *ends("openai"),
+        *closes("openai"),
+    )
+    with (
+        serving(play, tmp=tmp_path) as served,
+        served.openai() as client,
+        client.responses.stream(model="auto", input="Hi", reasoning={"effort": "low"}) as events,
+    ):
+        told = list(events)
+        output = events.get_final_response().output
+
+    texts = [item.content[0].text for item in output if item.type == "message"]
+    assert texts == (["Hello.", " Bye."] if again else ["Hello."])
+    assert [item.type for item in output][:2] == ["message", "reasoning"]
+    assert len({item.id for item in output}) == len(output)
+    added = [one.item.id for one in told if one.type == "response.output_item.added"]
+    deltas = [one.item_id for one in told if one.type == "response.output_text.delta"]
+    assert added == [item.id for item in output]
+    assert deltas == [item.id for item in output if item.type == "message"]
+
+
 def test_a_reader_that_reads_nothing_is_let_go(tmp_path, monkeypatch):
     """What was sent lies there unread for too long: the upstream is stopped, the place is free."""
     monkeypatch.setattr(exchange, "STALLED_S", 0.3)

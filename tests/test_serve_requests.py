@@ -10,8 +10,8 @@ from serve_support import QUESTION
 from tieredllm.serve.chat import ChatWire
 from tieredllm.serve.messages import MessagesWire
 from tieredllm.serve.responses import ResponsesWire
-from tieredllm.serve.wire import RefusedError
-from tieredllm.types import Document, Image, Message, ToolCall, ToolChoice
+from tieredllm.serve.wire import RefusedError, sealed
+from tieredllm.types import Document, Image, Message, Seal, ToolCall, ToolChoice
 
 PIXEL = b"\x89PNG\r\n\x1a\n"
 DATA = base64.b64encode(PIXEL).decode()
@@ -377,6 +377,37 @@ def test_only_the_allowed_tools_are_declared():
     for request in found:
         assert [tool.name for tool in request.options.caller_tools] == ["f", "h"]
         assert request.options.tool_choice == ToolChoice(mode="required")
+
+
+def test_a_call_that_is_required_of_no_declared_tool_is_refused():
+    """Without its tools the request would get words, where it asked for a call."""
+    declared = {"name": "f", "parameters": SCHEMA}
+    other = {"type": "function", "name": "g"}
+    chosen = {"type": "allowed_tools", "mode": "required", "tools": [other]}
+    for read, tool in (
+        (chat, {"type": "function", "function": declared}),
+        (responses, {"type": "function", **declared}),
+    ):
+        with pytest.raises(RefusedError) as refused:
+            read(tools=[tool], tool_choice=chosen)
+
+        assert refused.value.status == 400
+        assert refused.value.message == "tool_choice.tools names no declared tool"
+        free = read(tools=[tool], tool_choice=chosen | {"mode": "auto"})
+        assert free.options.caller_tools == ()
+
+
+def test_a_phase_comes_back_with_its_message():
+    """OpenAI's models want it back; it stands with thoughts before it and after it."""
+    seal = sealed(Seal(kind="encrypted", data='{"type":"reasoning"}', made_by="m"))
+    said = {"role": "assistant", "phase": "commentary", "content": "I look."}
+    thought = {"type": "reasoning", "encrypted_content": seal}
+    called = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c", "output": "1"}
+    for items in ([said, thought], [thought, said]):
+        turn = responses(input=[*QUESTION, *items, called, result]).prompt.history[1]
+
+        assert [one.get("phase") for one in turn.raw] == [one.get("phase") for one in items]
 
 
 def test_a_refusal_that_comes_back_is_read():

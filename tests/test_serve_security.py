@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import json
 import time
 
 import pytest
 from cli_support import cli
 from serve_support import FIRST, ONE, WIRES, serving
 
-from tieredllm.serve import app, server
+from tieredllm.serve import app, exchange, server
 from tieredllm.serve.app import is_loopback
 
 CHAT = WIRES["chat"]
@@ -139,6 +140,19 @@ def test_who_is_still_sending_gets_the_refusal(tmp_path):
         ]
 
     assert found == [413, 401, 415]
+
+
+def test_a_refusal_took_as_long_as_it_took_to_send(tmp_path):
+    """That a body was read on for nobody is no time that the client waited for its answer."""
+    lines: list[str] = []
+    head = f"POST {CHAT.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+    with serving(ONE, tmp=tmp_path, keys=["k" * 20], tell=lines.append) as served:
+        began = time.monotonic()
+        assert served.raw(head.encode()).startswith(b"HTTP/1.1 401")
+        took_ms = (time.monotonic() - began) * 1000
+
+    assert took_ms >= exchange.LULL_S * 1000
+    assert json.loads(lines[0])["ms"] <= took_ms - exchange.LULL_S * 1000 + 10
 
 
 def test_a_dripping_body_is_given_up(tmp_path, monkeypatch):

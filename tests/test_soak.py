@@ -175,7 +175,7 @@ def tier(name: str, vendor: str, url: str) -> Tier:
 
 
 def without_processor_s() -> float:
-    """Give how long this thread was ready to run but did not; 0 where nobody counts it."""
+    """Return how long this thread was ready to run but did not; 0 where nobody counts it."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
     except OSError:

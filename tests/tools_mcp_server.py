@@ -1,17 +1,21 @@
 """Be a real MCP server, of the SDK, with tools that count, fail, hang and crash.
 
-Run as a program: `python tools_mcp_server.py COUNTER_FILE [stdio | http | stubborn | slow | dead]`.
+Run as a program: `python tools_mcp_server.py COUNTER_FILE [HOW]`, where HOW is `stdio`, `http`,
+`stubborn`, `slow`, `dead` or `chatty`.
 `http` takes a port as well, and prints it as the first line of stdout. `stubborn` ignores SIGTERM
 and the end of its stdin, and so does its child, whose process id it writes to `COUNTER_FILE.child`.
+`chatty` says something on stderr five times a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -105,6 +109,12 @@ def run_stubborn() -> None:
     time.sleep(600)
 
 
+def chat_on() -> None:
+    for number in itertools.count():
+        print("still here", number, file=sys.stderr, flush=True)
+        time.sleep(0.2)
+
+
 if __name__ == "__main__":
     if HOW == "http":
         run_http()
@@ -115,4 +125,6 @@ if __name__ == "__main__":
     elif HOW == "dead":
         sys.exit("no licence was found")
     else:
+        if HOW == "chatty":
+            threading.Thread(target=chat_on, daemon=True).start()
         server.run("stdio")

@@ -133,7 +133,8 @@ class FallbackManager:
             loaded = load(find_profile(named, self.places), self.places)
             profile = loaded.profile
             tool_folders = loaded.tool_folders
-        written = hashlib.sha256(msgspec.json.encode(profile)).hexdigest()[:16]
+        values = msgspec.to_builtins(profile) | {"tiers": [tier.values for tier in profile.tiers]}
+        written = hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
         for tier, named in (models or {}).items():
             profile = with_model(profile, tier, named)
         self.start: str | None = None

@@ -1,15 +1,17 @@
 """Answer a batch: ask what has no answer yet, many lines at once, and append what comes.
 
-A line whose every tier is down waits for the soonest circuit, with all others, instead of being
-turned into a failure; what no waiting cures (a rejected key, an exhausted quota) ends the batch.
+A line whose every tier is down waits for the soonest circuit, with all others that start at the
+same tier, instead of being turned into a failure; what no waiting cures (a rejected key, an
+exhausted quota) ends the batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -36,8 +38,13 @@ MAX_ROUNDS = 3
 Rounds in which nobody could be asked don't count."""
 MAX_WAIT_S = 600.0
 """The longest wait for a circuit before somebody is asked again."""
+MIN_WAIT_S = 0.05
 POLL_S = 1.0
 """The wait while another request is probing, and after a failure that opened no circuit."""
+MAX_ASIDE = 8
+"""How many lines wait at most while others go on, for each line that may be under way."""
+MAX_IN_VAIN = 20
+"""After how many lines in a row that no waiting helps a batch ends, whatever tier they name."""
 MAX_SHOWN = 10
 """How many mistakes of an input are told."""
 
@@ -136,7 +143,7 @@ class Tally:
         self.tokens = 0
         self.started_at = time.monotonic()
         self.waits_until: float | None = None
-        """Until when lines wait that start at the first tier, on the monotonic clock."""
+        """Until when every line that is left waits, on the monotonic clock."""
 
     @property
     def done(self) -> int:
@@ -165,6 +172,17 @@ class Tally:
         self.tiers[answer.tier or ""] += 1
         usage = answer.usage
         self.tokens += (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A line that is asked, or waits."""
+
+    line: BatchLine
+    start: str
+    """The tier that it starts at."""
+    rounds: int = 0
+    """In how many rounds somebody was asked."""
 
 
 class Batch:
@@ -197,8 +215,13 @@ class Batch:
         self._tally = tally
         self._trouble: Exception | None = None
         self._first = manager.plans[0].tier.name
-        self._pauses: dict[str, asyncio.Event] = {}
-        """What lines wait for, by the tier that they start at, where they do."""
+        self._pauses: dict[str, float] = {}
+        """Until when lines wait, by the tier that they start at, on the monotonic clock."""
+        self._aside: defaultdict[str, deque[_Turn]] = defaultdict(deque)
+        """The lines that wait, by the tier that they start at."""
+        self._under_way = 0
+        self._in_vain: list[HopelessError] = []
+        """Of the lines since the last answer, why no waiting would have helped."""
 
     async def run(self) -> None:
         """Ask every line.
@@ -219,34 +242,67 @@ class Batch:
 
     async def _work(self) -> None:
         try:
-            for line in self._lines:
-                answer = await self._answer(line)
-                self._write(line, answer)
+            while (turn := await self._next()) is not None:
+                self._under_way += 1
+                answer = await self._answer(turn)
+                self._under_way -= 1
+                if answer is None:
+                    self._aside[turn.start].append(turn)
+                    continue
+                self._write(turn.line, answer)
                 self._tally.add(answer)
                 await asyncio.sleep(0)  # rules answer without ever waiting
         except Exception as exc:
             self._trouble = self._trouble or exc  # what others meet afterwards says less
             raise
 
-    async def _answer(self, line: BatchLine) -> Answer:
-        rounds = 0
-        start = self._start(line) or self._first
+    async def _next(self) -> _Turn | None:
+        """Return a line that may be asked, as soon as there is one; None when none is left."""
         while True:
-            if start in self._pauses:
-                await self._pauses[start].wait()
-            answer = await self._ask(line)
-            if answer.error is None:
-                return answer
-            try:
-                wait = wait_s(answer, now=time.time())
-            except HopelessError:
-                if start == self._first:
-                    raise
-                wait = None  # other lines start elsewhere
-            rounds += any(attempt.outcome == "failed" for attempt in answer.attempts)
-            if wait is None or rounds >= MAX_ROUNDS:
-                return answer
-            await self._pause(start, wait)
+            now = time.monotonic()
+            self._pauses = {start: at for start, at in self._pauses.items() if at > now}
+            for start, turns in self._aside.items():
+                if turns and start not in self._pauses:
+                    self._tally.waits_until = None
+                    return turns.popleft()
+            aside = sum(map(len, self._aside.values()))
+            # While the first tier is set aside hardly a line can go on: as few are kept as may be.
+            room = self._at_once * (1 if self._first in self._pauses else MAX_ASIDE)
+            if aside < room and (line := next(self._lines, None)) is not None:
+                turn = _Turn(line, self._start(line) or self._first)
+                self._aside[turn.start].append(turn)
+                if turn.start in self._pauses:
+                    await asyncio.sleep(0)  # reading many lines at a time takes long
+                continue
+            if not aside:
+                return None
+            soonest = min(self._pauses[start] for start, turns in self._aside.items() if turns)
+            if not self._under_way:
+                self._tally.waits_until = soonest
+            await asyncio.sleep(soonest - now)
+
+    async def _answer(self, turn: _Turn) -> Answer | None:
+        """Return a line's answer, complete or failed; None when it is to be asked again later."""
+        answer = await self._ask(turn.line)
+        if answer.error is None:
+            self._in_vain.clear()
+            return answer
+        try:
+            wait = wait_s(answer, now=time.time())
+        except HopelessError as exc:
+            self._in_vain.append(exc)
+            if turn.start == self._first:
+                raise
+            if len(self._in_vain) >= MAX_IN_VAIN:
+                raise self._in_vain[0] from None  # the others were not even asked
+            return answer  # other lines start elsewhere
+        turn.rounds += any(attempt.outcome == "failed" for attempt in answer.attempts)
+        if wait is None or turn.rounds >= MAX_ROUNDS:
+            return answer
+        now = time.monotonic()
+        if self._pauses.get(turn.start, now) <= now:  # else it waits for the same moment
+            self._pauses[turn.start] = now + max(wait, MIN_WAIT_S)
+        return None
 
     async def _ask(self, line: BatchLine) -> Answer:
         """Ask the tiers once; return the answer, complete or failed."""
@@ -267,22 +323,6 @@ class Batch:
     def _start(self, line: BatchLine) -> str | None:
         """Return the tier that a line names; None for the first."""
         return self._manager.profile.tier_meant(line.request.model)
-
-    async def _pause(self, start: str, seconds: float) -> None:
-        """Hold lines back that start at a tier; who comes meanwhile waits for the same moment."""
-        if start in self._pauses:
-            await self._pauses[start].wait()
-            return
-        over = self._pauses[start] = asyncio.Event()
-        if start == self._first:
-            self._tally.waits_until = time.monotonic() + seconds
-        try:
-            await asyncio.sleep(max(seconds, 0.05))
-        finally:
-            if start == self._first:
-                self._tally.waits_until = None
-            del self._pauses[start]
-            over.set()
 
 
 class Checkpoint:

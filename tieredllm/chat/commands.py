@@ -105,7 +105,7 @@ async def health(chat: Chat, _argument: str) -> None:
 
 
 async def model(chat: Chat, argument: str) -> None:
-    """Show the models, or ask another one from now on."""
+    """Show the models, or ask another one from now on and start at its tier."""
     if not argument:
         chat.services.show_rows(
             [(plan.tier.name, one_line(plan.tier.model or "-")) for plan in chat.manager.plans]
@@ -114,11 +114,11 @@ async def model(chat: Chat, argument: str) -> None:
     name, wanted = split_model(argument)
     if not wanted:
         raise UsageError("which model? /model TIER=MODEL")
-    tier = await chat.manager.use_model(wanted, name, usual=chat.usual.tier.name)
+    moved = await chat.manager.use_model(wanted, name, usual=chat.usual.tier.name)
     if name is None:
-        chat.options = msgspec.structs.replace(chat.options, start=tier)
+        chat.options = msgspec.structs.replace(chat.options, start=moved)
     chat.status.expect(chat.usual.tier.name)
-    chat.services.show_dim(f"{tier} asks {one_line(wanted)} from now on")
+    chat.services.show_dim(f"{moved} asks {one_line(wanted)} from now on")
 
 
 async def system(chat: Chat, argument: str) -> None:

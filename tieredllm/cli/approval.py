@@ -103,6 +103,10 @@ class ChatApprover:
         """What shows the answer under way."""
         self._session = environment
 
+    def withheld(self) -> list[str]:
+        """Return the remarks that came after the last answer had ended."""
+        return self.view.withheld if self.view is not None else []
+
     async def __call__(self, question: Question) -> Reply:
         """Ask; no where nobody could answer."""
         from tieredllm.render.keys import line_keys

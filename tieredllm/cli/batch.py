@@ -421,7 +421,8 @@ def _context(manager: FallbackManager) -> bytes:
     """Return what of the profile decides what is answered, for the hash of each line."""
     import msgspec
 
-    return hashlib.sha256(msgspec.json.encode(manager.profile.tiers)).digest()
+    tiers = [tier.values for tier in manager.profile.tiers]
+    return hashlib.sha256(msgspec.json.encode(tiers)).digest()
 
 
 def _output_file(output: Path | None, source: str) -> Path | None:
@@ -434,14 +435,18 @@ def _output_file(output: Path | None, source: str) -> Path | None:
 
     if output is None or str(output) == "-":
         return None
-    _check_writable(output)
+    _check_writable(output, ", or `-` for stdout")
     if source != "-" and output.exists() and output.samefile(source):
         raise UsageError("IN and OUT are the same file")
     return output
 
 
-def _check_writable(output: Path) -> None:
+def _check_writable(output: Path, otherwise: str = "") -> None:
     """Refuse what can be no output, such as a directory or a device.
+
+    Args:
+        output: where answers are to go.
+        otherwise: what could be named instead of a file.
 
     Raises:
         UsageError: it says what is there instead.
@@ -451,7 +456,7 @@ def _check_writable(output: Path) -> None:
     if output.is_dir():
         raise UsageError(f"{output} is a directory: name a file in it")
     if output.exists() and not output.is_file():
-        raise UsageError(f"{output} is no plain file: name one, or `-` for stdout")
+        raise UsageError(f"{output} is no plain file: name one{otherwise}")
     if not output.parent.is_dir():
         raise UsageError(f"there is no directory {output.parent}")
 
@@ -520,9 +525,12 @@ def merge(
     Of two records of one id an answer wins over a failure, and a later one over an earlier one.
     """
     from tieredllm.batch.output import Index, places_in, rewrite
+    from tieredllm.errors import UsageError
     from tieredllm.text import pluralize
 
     environment = current()
+    if str(out) == "-":
+        raise UsageError("OUT of `merge` is a file, and cannot be `-`: name one")
     _check_writable(out)
     with contextlib.ExitStack() as stack:
         index = Index()

@@ -143,6 +143,8 @@ def _talk(
         for line in _opening(chat, resumed=earlier is not None, width=width):
             services.show_dim(line)
     run(_run(chat))
+    for line in approver.withheld():
+        services.show_dim(f"tieredllm: {line}")
     if interactive and chat.dialogue.cid is not None and chat.dialogue.turns:
         cid = shlex.quote(chat.dialogue.label)
         services.show_dim(f"to go on: tieredllm chat -c (or --cid {cid})")
@@ -197,6 +199,8 @@ def _services(
             heading=heading,
             key=key,
         )
+        for line in approver.withheld():
+            made.remark(line)
         approver.view = made
         return made, animated
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tieredllm.files import Places
-    from tieredllm.profile.schema import Profile, Source
+    from tieredllm.profile.schema import BackendSettings, Profile
     from tieredllm.store.history import History, Unreadable
     from tieredllm.store.record import LoggedRequest
 
@@ -69,12 +69,12 @@ def models(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def key_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the keys that the profile in use asks for, and the vendors, that begin so."""
+    """Return the keys that the profile in use asks for or that are kept, and the vendors."""
     from tieredllm.profile.schema import KEY_VARIABLES, variables_of
 
     profile = _profile(ctx)
-    asked = sorted(variables_of(profile)) if profile else KEY_VARIABLES.values()
-    return _beginning([*asked, *KEY_VARIABLES], incomplete)
+    asked = variables_of(profile) if profile else KEY_VARIABLES.values()
+    return _beginning([*sorted({*asked, *current().keys.names()}), *KEY_VARIABLES], incomplete)
 
 
 def prompts(incomplete: str) -> list[str]:
@@ -170,7 +170,7 @@ def known_models(profile: Profile, places: Places) -> list[tuple[str, str]]:
 
 def _models(profile: Profile, provider: str, places: Places) -> Iterator[str]:
     for tier in profile.tiers:
-        backends: tuple[Source, ...] = (tier, *tier.alternates)
+        backends: tuple[BackendSettings, ...] = (tier, *tier.alternates)
         for backend in backends:
             if backend.provider == provider and backend.model is not None:
                 yield backend.model

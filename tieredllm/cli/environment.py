@@ -221,7 +221,9 @@ class _Remarks:
 def discard(stream: TextIO) -> None:
     """Point a stream nowhere, so that the interpreter's own last flush has nothing to fail on."""
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        descriptor = stream.fileno()
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), descriptor)
     except (OSError, ValueError, AttributeError) as exc:
         if getattr(exc, "errno", None) not in {errno.EBADF, None}:
             raise

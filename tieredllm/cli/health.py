@@ -240,9 +240,11 @@ def _say_fixes(report: HealthReport, manager: FallbackManager, environment: Envi
             environment.say(f"  {fix}")
         return
     for names, ways in _unconfigured(report, manager):
-        one = ways[0] if len(ways) == 1 else "any one of these is enough:"
-        environment.say(f"{names}: {one}")
-        for way in ways[1:] and ways:
+        if len(ways) == 1:
+            environment.say(f"{names}: {ways[0]}")
+            continue
+        environment.say(f"{names}: any one of these is enough:")
+        for way in ways:
             environment.say(f"  {way}")
     for tier in report.tiers:
         is_told = tier.status == "not_configured"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from tieredllm.cli.completion import key_names
 from tieredllm.cli.environment import Environment, current
 from tieredllm.cli.options import Json, make_app
 from tieredllm.cli.output import print_json, print_table
-from tieredllm.errors import UsageError
+from tieredllm.errors import ProfileError, UsageError
 from tieredllm.redaction import HIDDEN, looks_like_key
 
 __all__ = ["app"]
@@ -118,15 +119,23 @@ def _read_key(name: str, environment: Environment) -> str:
 
 
 def _names_in_profile(environment: Environment) -> set[str]:
-    """Return the names that the profile in use asks for; none, with a remark, when it is wrong."""
+    """Return the names that the profile in use asks for; none, with a remark, when there is none.
+
+    A profile with mistakes has none, and neither has one that does not exist.
+    """
     from tieredllm.profile.load import load_profile
     from tieredllm.profile.schema import variables_of
 
     try:
         return variables_of(load_profile(environment.profile_name, environment.places))
-    except UsageError:
-        environment.say("the profile in use has mistakes: `tieredllm profile validate` tells them")
-        return set()
+    except ProfileError:
+        check = shlex.join(
+            ["tieredllm", "profile", "validate", *filter(None, [environment.profile_name])]
+        )
+        environment.say(f"the profile in use has mistakes: `{check}` tells them")
+    except UsageError as exc:
+        environment.say(str(exc))
+    return set()
 
 
 def _mask(key: str) -> str:

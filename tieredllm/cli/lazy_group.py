@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer._click.core import augment_usage_errors
 from typer.core import TyperGroup, TyperOption
 
 if TYPE_CHECKING:
@@ -53,12 +55,23 @@ ELSEWHERE = {
 """What other programs call a thing → what it is here. Alone, none of them is a question."""
 
 
+class _Context(typer.Context):
+    """A context that each usage error carries: the parser's about an option's value has none."""
+
+    @contextmanager
+    def scope(self, cleanup: bool = True) -> Iterator[Context]:
+        with super().scope(cleanup) as context, augment_usage_errors(context):
+            yield context
+
+
 class LazyGroup(TyperGroup):
     """A group whose commands are imported when they are asked for.
 
     What begins with no command's name is a question: `tieredllm "why?"` is `tieredllm ask "why?"`,
     and so is text that is piped into `tieredllm` alone.
     """
+
+    context_class = _Context
 
     def list_commands(self, ctx: Context) -> list[str]:  # noqa: ARG002
         """Return the names, in the order of the table."""
@@ -71,8 +84,10 @@ class LazyGroup(TyperGroup):
         app: typer.Typer = import_module(f"tieredllm.cli.{cmd_name}").app
         command: Command = typer.main.get_command(app)
         command.name = cmd_name
+        command.context_class = _Context
         if isinstance(command, TyperGroup):
             for child in command.commands.values():
+                child.context_class = _Context
                 # In the list of its siblings its first sentence is broken, where Click cuts it.
                 child.short_help = child.short_help or " ".join(
                     (child.help or "").partition("\n\n")[0].split()

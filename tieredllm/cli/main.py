@@ -10,7 +10,6 @@ import typer
 from tieredllm.cli.app import app
 from tieredllm.cli.environment import Environment, discard, use
 from tieredllm.cli.exit_codes import ExitCode
-from tieredllm.cli.lazy_group import COMMANDS
 
 __all__ = ["run"]
 
@@ -75,10 +74,7 @@ def _explained(exc: Exception, args: Sequence[str]) -> tuple[str, int]:
 
 def _usage_message(exc: typer.TyperException, args: Sequence[str]) -> str:
     context = getattr(exc, "ctx", None)
-    if context is not None:
-        command = context.command_path
-    else:  # the parser does not say which command's option lacks its value
-        command = " ".join(["tieredllm", *[arg for arg in args if arg in COMMANDS][:1]])
+    command = "tieredllm" if context is None else context.command_path
     message = exc.format_message().rstrip(".")
     if message.startswith("Usage: "):
         return message  # a group without a command: its help

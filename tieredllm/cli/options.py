@@ -380,7 +380,8 @@ def make_manager(
         environment: the surroundings.
         options: what the command was told.
         approver: asks about tools that may change something; None where nobody can be asked.
-        view: gives what shows a request; `-v` shows there what MCP servers say on stderr.
+        view: gives what shows a request, or has last shown one: where `-v` shows what MCP servers
+            say on stderr.
         one_question: whether one question is all there will be.
 
     Raises:

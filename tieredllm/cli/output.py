@@ -241,6 +241,8 @@ class _Waited(View):
     """Show on stderr what a buffered answer waits for."""
 
     def __init__(self, view: View, spinner: Spinner, *, shows_thoughts: bool) -> None:
+        super().__init__()
+        self.withheld = view.withheld
         self._view = view
         self._spinner = spinner
         self._shows_thoughts = shows_thoughts
@@ -263,12 +265,18 @@ class _Waited(View):
     def pause(self) -> None:
         """Keep the spinner away while something is asked."""
         self._spinner.pause()
+        self._view.pause()
 
     def resume(self) -> None:
         """Let it move again."""
         self._spinner.resume()
+        self._view.resume()
 
     def close(self) -> None:
         """Take the spinner away."""
         self._spinner.stop()
         self._view.close()
+
+    def _print_remark(self, line: str) -> None:
+        self._spinner.clear()
+        self._view.remark(line)

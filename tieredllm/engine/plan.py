@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tieredllm.profile.schema import Params, Price, Source, Tier
+from tieredllm.profile.schema import BackendSettings, Params, Price, Tier
 from tieredllm.providers.base import Backend, Capabilities
 from tieredllm.types import Document, Image, Options, ParamOverrides, Prompt, Usage
 
@@ -35,7 +35,7 @@ class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
     def price_of(self, backend: Backend) -> Price | None:
         """Return what a backend's model costs, where the profile says."""
         asked = (backend.provider, backend.model)
-        sources: list[Source] = [self.tier, *self.tier.alternates]
+        sources: list[BackendSettings] = [self.tier, *self.tier.alternates]
         return next((it.price for it in sources if (it.provider, it.model) == asked), None)
 
 

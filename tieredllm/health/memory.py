@@ -92,8 +92,10 @@ class SqliteHealth:
         self._lease_s = lease_s
         self._window_s = settings.window_minutes * 60
         self._leases: dict[str, str] = {}
-        self._unrecorded: deque[tuple[TurnResult, str | None]] = deque(maxlen=MOST_UNRECORDED)
-        """Turns that are to be written down, and the lease of those that probed."""
+        self._unrecorded: deque[tuple[TurnResult, str | None, float]] = deque(
+            maxlen=MOST_UNRECORDED
+        )
+        """Turns to be written down, the lease of those that probed, and when they ended."""
 
     def standings(self, identities: Sequence[str]) -> dict[str, Standing]:
         """Return how the backends stand now; one that is unknown is closed. Takes one query."""
@@ -154,7 +156,7 @@ class SqliteHealth:
         """Take note of several turns, in order and in one transaction."""
         for result in results:
             owner = self._leases.pop(result.identity, None) if result.probe else None
-            self._unrecorded.append((result, owner))
+            self._unrecorded.append((result, owner, self._clock.wall()))
         self._record()
 
     def close(self) -> None:
@@ -163,25 +165,28 @@ class SqliteHealth:
             self._record(wait_s=CLOSE_WAIT_S)
 
     def _record(self, *, wait_s: float | None = None) -> None:
-        now = self._clock.wall()
         noted = list(self._unrecorded)
 
         def note(connection: Connection) -> bool:
-            before = self._load(connection, sorted({result.identity for result, _ in noted}), now)
+            now = self._clock.wall()  # when nobody else writes any more
+            before = self._load(connection, sorted({turn.identity for turn, *_ in noted}), now)
             after = dict(before)
-            added: dict[tuple[str, int], list[Window]] = {}
-            for result, owner in noted:
+            added: dict[tuple[str, int, float], list[Window]] = {}
+            for result, owner, ended_at in noted:
                 circuit, window = after.get(result.identity, UNKNOWN)
-                moved, request = self._judge(circuit, window, result, owner, now)
+                # A clock that was set back since then was wrong before.
+                at = min(ended_at, now)
+                moved, request = self._judge(circuit, window, result, owner, at=at, now=now)
                 kept = window if moved.era == circuit.era else NOTHING
                 after[result.identity] = moved, kept.plus(request)
-                added.setdefault((result.identity, moved.era), []).append(request)
+                piece = result.identity, moved.era, self._slice_of(at)
+                added.setdefault(piece, []).append(request)
             for identity, (circuit, _) in after.items():
                 known, window = before.get(identity, UNKNOWN)
                 # A row that is written now and then is not taken for one that nobody needs.
                 if circuit != known or not window.requests:
                     _store_circuit(connection, identity, circuit, now)
-            for (identity, era), requests in added.items():
+            for (identity, era, _), requests in added.items():
                 self._add(connection, identity, era, Window.total(requests), now)
             return True
 
@@ -222,24 +227,50 @@ class SqliteHealth:
         self._database.write(forget, None, creates=False)
 
     def _judge(
-        self, circuit: Circuit, before: Window, result: TurnResult, owner: str | None, now: float
+        self,
+        circuit: Circuit,
+        before: Window,
+        result: TurnResult,
+        owner: str | None,
+        *,
+        at: float,
+        now: float,
     ) -> tuple[Circuit, Window]:
-        """Return what a turn makes of a circuit, and what it adds to the window."""
+        """Return what a turn makes of a circuit, and what it adds to the window.
+
+        Of a turn that is written down late counts what would count still, had it been in time:
+        the rest of its bench, nothing once it has left the window, and no success from before a
+        circuit opened.
+
+        Args:
+            circuit: the circuit before.
+            before: the requests before this one.
+            result: the turn.
+            owner: the lease it probed with; None if it did not probe.
+            at: when it ended.
+            now: when it is written down.
+        """
+        is_recent = at > now - self._window_s
+        request = (
+            Window.of(result, at=at) if is_recent and (result.ok or result.counts) else NOTHING
+        )
+        starts = (circuit.opened_at, circuit.benched_at)
+        since = max((it for it in starts if it is not None and it <= now), default=at)
         if result.ok:
-            request = Window.of(result, at=now)
-            moved = breaker.after_success(
-                circuit, before, request, now=now, settings=self._settings
-            )
+            if since > at:
+                return circuit, request
+            moved = breaker.after_success(circuit, before, request, now=at, settings=self._settings)
             return moved, request
-        request = Window.of(result, at=now) if result.counts else NOTHING
+        # Judged before what others have seen since, that would seem a wrong clock's future.
+        judged_at = max(at, since)
         moved = breaker.after_failure(
             circuit,
             before,
             request,
-            now=now,
+            now=judged_at,
             settings=self._settings,
             kind=result.kind,
-            bench_s=result.bench_s,
+            bench_s=result.bench_s and result.bench_s - (judged_at - at),
             probed=owner is not None and owner == circuit.lease_owner,
         )
         return moved, request
@@ -280,11 +311,10 @@ class SqliteHealth:
     def _add(
         self, connection: Connection, identity: str, era: int, request: Window, now: float
     ) -> None:
-        """Add to a slice of the window; its first request clears what is out of date."""
+        """Add requests of one slice of the window; its first clears what is out of date."""
         if not request.requests:
             return
-        width_s = self._window_s / SLICES
-        starts_at = now // width_s * width_s
+        starts_at = self._slice_of(request.last_at)
         row = connection.execute(
             f"SELECT {_columns('s', WINDOW_FIELDS)} FROM window_slices AS s"  # noqa: S608
             " WHERE identity = ? AND era = ? AND starts_at = ?",
@@ -304,8 +334,13 @@ class SqliteHealth:
             "INSERT OR REPLACE INTO window_slices"  # noqa: S608
             f" (identity, era, starts_at, keep_until, {', '.join(WINDOW_FIELDS)})"
             f" VALUES (?, ?, ?, ?, {', '.join('?' * len(WINDOW_FIELDS))})",
-            (identity, era, starts_at, now + self._window_s, *_values(total)),
+            (identity, era, starts_at, total.last_at + self._window_s, *_values(total)),
         )
+
+    def _slice_of(self, at: float) -> float:
+        """Return when the slice of a time begins."""
+        width_s = self._window_s / SLICES
+        return at // width_s * width_s
 
 
 def _columns(alias: str, fields: Sequence[str]) -> str:

@@ -48,22 +48,34 @@ ANY = {"type": ["object", "array", "string", "number", "boolean", "null"]}
 REFERENCE = re.compile(r"#/(\$defs|definitions)/([^/%~]+)")
 CHARACTER = r"""[^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})"""
 """A character of a string (grammars/json.gbnf of llama.cpp); the converter's may be a line end."""
+JSON = rf"""
+root ::= (object | array | string | number | "true" | "false" | "null") space
+object ::= "{{" space (pair ("," space pair)*)? "}}"
+pair ::= string space ":" space root
+array ::= "[" space (root ("," space root)*)? "]"
+string ::= "\"" ({CHARACTER})* "\""
+number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)? ([eE] [-+]? [0-9]+)?
+space ::= | " " | "\n" [ \t]{{0,20}}
+"""
+"""Any JSON text (RFC 8259), where there is no better grammar."""
 
 
 def grammar_of(schema: Any) -> str:
     """Return the grammar of the JSON texts that a schema allows, or of somewhat more."""
-    convert = _converter().json_schema_to_gbnf
-    grammar: str
     try:
-        grammar = convert(json.dumps(_safe(schema)))
+        return str(_converter().json_schema_to_gbnf(json.dumps(_safe(schema))))
     except Exception:  # noqa: BLE001 - whatever a converter cannot take is validated all the same
-        grammar = convert(json.dumps(ANY))
-    return grammar
+        return JSON
 
 
 @functools.cache
 def _converter() -> ModuleType:
-    """Load llama-cpp-python's converter alone: the package around it brings numpy and more."""
+    """Load llama-cpp-python's converter alone: the package around it brings numpy and more.
+
+    Raises:
+        AttributeError: a release has elsewhere what is set right in it here, so that its grammars
+            would force wrong answers.
+    """
     package = importlib.util.find_spec("llama_cpp")
     assert package is not None  # noqa: S101 - a model of it is about to be asked
     file = f"{(package.submodule_search_locations or [''])[0]}/llama_grammar.py"
@@ -72,8 +84,11 @@ def _converter() -> ModuleType:
     assert spec.loader is not None  # noqa: S101
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.SchemaConverter._format_literal = lambda _, text: _literal(text)  # noqa: SLF001
-    module.PRIMITIVE_RULES["char"] = module.BuiltinRule(CHARACTER, [])
+    converter, rules = module.SchemaConverter, module.PRIMITIVE_RULES
+    if not hasattr(converter, "_format_literal") or "char" not in rules:
+        raise AttributeError("the converter has neither `_format_literal` nor `char` where it had")
+    converter._format_literal = lambda _, text: _literal(text)  # noqa: SLF001
+    rules["char"] = module.BuiltinRule(CHARACTER, [])
     return module
 
 
@@ -123,9 +138,13 @@ def _safe(schema: Any) -> Any:
 
 
 def _numbers(schema: dict[str, Any]) -> list[int]:
-    """Return the whole numbers within a schema's bounds; none where they are many."""
-    least = [nearest(schema[key]) for key, nearest in LEAST.items() if key in schema]
-    most = [nearest(schema[key]) for key, nearest in MOST.items() if key in schema]
+    """Return the whole numbers within a schema's bounds; none where they are many.
+
+    Draft 4 says with a boolean beside it whether a bound is itself allowed; here it always is.
+    """
+    bounds = {key: bound for key, bound in schema.items() if not isinstance(bound, bool)}
+    least = [nearest(bounds[key]) for key, nearest in LEAST.items() if key in bounds]
+    most = [nearest(bounds[key]) for key, nearest in MOST.items() if key in bounds]
     if not least or not most or min(most) - max(least) >= MAX_NUMBERS:
         return []
     return list(range(max(least), min(most) + 1))

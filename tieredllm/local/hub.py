@@ -124,7 +124,7 @@ def describe_url(url: str) -> HubFile:
     try:
         with _client(url, METADATA_S) as client:
             found = client.head(url, headers={"Accept-Encoding": "identity"})
-    except httpx.HTTPError as exc:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:  # the last of a host's name
         raise _unreachable(url, exc, "the address") from exc
     size = found.headers.get("Content-Length", "")
     if found.status_code != 200 or not size.isdecimal():
@@ -303,11 +303,8 @@ def fetch_hub(
             before = _size(part)
             try:
                 _continue(client, found, part, progress)
-            except (
-                httpx.HTTPError,
-                httpx.InvalidURL,
-                httpx.StreamError,
-            ) as exc:  # of a redirect, too
+            # A redirect may lead to an invalid URL.
+            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError) as exc:
                 if _size(part) > before:
                     failures = 0
                 failures += 1

@@ -303,8 +303,11 @@ class Library:
 
     def added(self) -> Iterator[LocalModel]:
         """Find what `models add` gave a name."""
+        names: dict[str, object] = {}
         with contextlib.suppress(OSError, ValueError):
-            for name, path in self._read_added().items():
+            names = self._read_added()
+        for name, path in names.items():
+            if isinstance(path, str):  # the rest is told by whatever changes the file
                 yield LocalModel(name=name, path=Path(path), owner="added")
 
     def elsewhere(self) -> Iterator[LocalModel]:
@@ -334,8 +337,8 @@ class Library:
         with self._change_added() as names:
             names.pop(name, None)
 
-    def _read_added(self) -> dict[str, str]:
-        """Read the names that were given.
+    def _read_added(self) -> dict[str, object]:
+        """Read the names that were given, and whatever stands there for their paths.
 
         Raises:
             OSError: they cannot be read.
@@ -344,7 +347,7 @@ class Library:
         if not self._added.exists():
             return {}
         try:
-            return msgspec.convert(json.loads(self._added.read_bytes()), dict[str, str])
+            return msgspec.convert(json.loads(self._added.read_bytes()), dict[str, object])
         except msgspec.ValidationError as exc:
             raise ValueError(str(exc)) from exc
 
@@ -358,14 +361,14 @@ class Library:
         try:
             self._models.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(self._added):
-                names = self._read_added()
+                names = msgspec.convert(self._read_added(), dict[str, str])
                 yield names
                 # In ASCII: a path whose bytes are no UTF-8 comes back as it was.
                 atomic_write(self._added, json.dumps(names, indent=2) + "\n")
         except OSError as exc:
             message = f"{self._added} cannot be written: {exc.strerror or exc}"
             raise ModelFileError(message) from exc
-        except ValueError as exc:
+        except (ValueError, msgspec.ValidationError) as exc:
             message = f"{self._added} is damaged ({exc}): mend it, or remove it and the names in it"
             raise ModelFileError(message) from exc
 

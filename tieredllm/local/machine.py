@@ -70,7 +70,9 @@ def _cgroup(version: _Version, proc: Path, cgroup: Path) -> Iterator[int]:
         return
     root = cgroup / version.folder
     # Inside a container the path names a place on the host; then the mount itself is ours.
-    here = root / own if (root / own / version.limit).exists() else root
+    # Where it is ours, it need not have a limit of its own: it may be only its parent that has one.
+    seen = ".." not in Path(own).parts and (root / own).is_dir()
+    here = root / own if seen else root
     for level in (here, *(parent for parent in here.parents if parent.is_relative_to(root))):
         yield from _left(version, level, _number(level / version.limit))
     # Parents that a container does not see: the least of their limits (cgroup-v1/memory.rst, 5.2).

@@ -148,9 +148,12 @@ class Puller:
         Raises:
             ModelFileError: see `catalog`.
         """
+        import httpx
+
         try:
+            httpx.URL(url)
             file = unquote(PurePosixPath(urlsplit(url).path).name)
-        except ValueError as exc:
+        except (ValueError, httpx.InvalidURL) as exc:
             raise ModelFileError(f"{mask_url(url)} is no URL: {exc}") from exc
         if not file.lower().endswith(".gguf") or "/" in file or not hub.is_plain_file(file):
             raise ModelFileError(f"{mask_url(url)} names no .gguf file")
@@ -158,9 +161,10 @@ class Puller:
             message = f"{mask_url(url)} is of no scheme that can be pulled: http or https"
             raise ModelFileError(message)
         self._notice("nobody tells this file's SHA-256: what comes is remembered, not verified")
-        return self.catalog(
+        pulled = self.catalog(
             CatalogModel(name=Path(file).stem, file=file, sources=(Source(url=url),))
         )
+        return msgspec.structs.replace(pulled, verified=False)  # by what the first pull remembered
 
     def _pull(self, model: CatalogModel, path: Path) -> Pulled:
         try:

@@ -7,7 +7,7 @@ import re
 from msgspec.structs import replace
 
 from tieredllm.errors import UsageError
-from tieredllm.profile.schema import Alternate, Profile, Source, Tier
+from tieredllm.profile.schema import Alternate, BackendSettings, Profile, Tier
 
 __all__ = ["first_fit", "split_model", "with_model"]
 
@@ -60,7 +60,7 @@ def first_fit(
     Raises:
         UsageError: no tier fits.
     """
-    backends: list[tuple[Tier, Source]] = []
+    backends: list[tuple[Tier, BackendSettings]] = []
     for tier in profile.tiers:
         backends += [(tier, tier), *((tier, each) for each in tier.alternates)]
     fits = [(_distance(each, model, is_local=is_local), tier, each) for tier, each in backends]
@@ -72,7 +72,7 @@ def first_fit(
     return _put(profile, chosen, _asking(chosen, backend, model)), chosen.name
 
 
-def _distance(backend: Source, model: str, *, is_local: bool) -> int | None:
+def _distance(backend: BackendSettings, model: str, *, is_local: bool) -> int | None:
     """Return how well a backend fits a model, 0 the best; None when it does not."""
     if backend.model == model:
         return 0
@@ -86,13 +86,13 @@ def _distance(backend: Source, model: str, *, is_local: bool) -> int | None:
     return 1 if backend.provider == vendor else 3
 
 
-def _asking(tier: Tier, backend: Source, model: str) -> Tier:
+def _asking(tier: Tier, backend: BackendSettings, model: str) -> Tier:
     """Return the tier with one of its backends first, asking a model."""
     if isinstance(backend, Tier):
         return replace(tier, model=model)
-    own = Alternate(**{name: getattr(tier, name) for name in Source.__struct_fields__})
+    own = Alternate(**{name: getattr(tier, name) for name in BackendSettings.__struct_fields__})
     others = tuple(each for each in tier.alternates if each is not backend)
-    first = {name: getattr(backend, name) for name in Source.__struct_fields__}
+    first = {name: getattr(backend, name) for name in BackendSettings.__struct_fields__}
     return replace(tier, **first | {"model": model}, alternates=(own, *others))
 
 

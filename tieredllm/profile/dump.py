@@ -10,7 +10,7 @@ import msgspec
 import yaml
 from msgspec import UNSET
 
-from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, Profile, Source, Tier
+from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, BackendSettings, Profile, Tier
 from tieredllm.redaction import HIDDEN, mask_text
 
 __all__ = ["dump", "write_yaml"]
@@ -93,7 +93,7 @@ def _without_points(value: Any) -> Any:
 
 
 def _tier(tier: Tier) -> dict[str, Any]:
-    values: dict[str, Any] = {"name": tier.name} | msgspec.to_builtins(tier)
+    values = tier.values
     if tier.provider == "rules":
         return {key: values[key] for key in _OF_RULES}
     if tier.provider == "cache":
@@ -110,7 +110,7 @@ def _tier(tier: Tier) -> dict[str, Any]:
     return shown
 
 
-def _backend(backend: Source) -> dict[str, Any]:
+def _backend(backend: BackendSettings) -> dict[str, Any]:
     if backend.provider == "llama_cpp":
         return {"model": backend.model}
     url = backend.base_url or BASE_URLS[backend.provider]

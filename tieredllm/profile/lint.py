@@ -9,7 +9,7 @@ from msgspec import UNSET
 from tieredllm.errors import Mistake
 from tieredllm.profile.load import Loaded
 from tieredllm.profile.nodes import MappingNode, Place
-from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, Profile, Source, Tier
+from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, BackendSettings, Profile, Tier
 
 __all__ = ["lint"]
 
@@ -119,7 +119,7 @@ def _useless(tier: Tier, node: MappingNode) -> list[Finding]:
 
 
 def _backends(tier: Tier, node: MappingNode) -> list[Finding]:
-    backends: list[tuple[Source, MappingNode]] = [(tier, node)]
+    backends: list[tuple[BackendSettings, MappingNode]] = [(tier, node)]
     backends += zip(tier.alternates, node.mappings("alternates"), strict=True)
     found = []
     seen = set()
@@ -134,7 +134,7 @@ def _backends(tier: Tier, node: MappingNode) -> list[Finding]:
     return found
 
 
-def _url(backend: Source, base_url: str, node: MappingNode) -> list[Finding]:
+def _url(backend: BackendSettings, base_url: str, node: MappingNode) -> list[Finding]:
     provider, place = backend.provider, _place(node, "base_url")
     parts = urlsplit(base_url)
     path = parts.path.rstrip("/")

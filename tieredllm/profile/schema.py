@@ -38,6 +38,7 @@ __all__ = [
     "PROVIDER_DEFAULTS",
     "REFERENCE",
     "Alternate",
+    "BackendSettings",
     "Backoff",
     "HealthSettings",
     "McpSettings",
@@ -173,7 +174,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A million tokens of the answer."""
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BackendSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a tier and an alternate say of who is asked."""
 
     provider: Provider
@@ -203,7 +204,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What the model costs; then each answer's `cost` is told."""
 
 
-class Alternate(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Alternate(BackendSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Another backend of the same tier, tried when the ones before it gave way."""
 
     provider: Literal["openai", "anthropic", "gemini", "llama_cpp"]
@@ -212,7 +213,7 @@ class Alternate(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model of the provider; for llama_cpp a catalog name or the path of a .gguf file."""
 
 
-class Tier(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Tier(BackendSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One tier: a backend, its alternates, and how they are asked."""
 
     name: Name
@@ -255,6 +256,16 @@ class Tier(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """For the rules tier: what its answers may name, such as `support_contact` and `help_url`."""
     max_age_h: Annotated[float, Meta(gt=0, le=87_600)] = 168.0
     """For the cache tier: the oldest answer it may give, in hours."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """It as plain values, its name first.
+
+        Whether an answer of a batch, and a parameter that a server rejected, are still good is told
+        by a hash of these: in another order, or with one more, all are asked again.
+        """
+        own: dict[str, Any] = msgspec.to_builtins(self)
+        return {"name": self.name} | own
 
 
 PROVIDER_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -549,7 +560,7 @@ def variables_of(profile: Profile) -> set[str]:
     """Return the names of the variables a profile takes secrets from."""
     names: set[str | None] = set()
     for tier in profile.tiers:
-        backends: tuple[Source, ...] = (tier, *tier.alternates)
+        backends: tuple[BackendSettings, ...] = (tier, *tier.alternates)
         for backend in backends:
             vendors = KEY_VARIABLES.get(backend.provider)
             names.add(vendors if backend.api_key_env is UNSET else backend.api_key_env)

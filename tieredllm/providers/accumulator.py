@@ -169,7 +169,8 @@ class ResponseAccumulator:
         held: holds a text back that probably begins with thoughts; None where it does not.
         status: the HTTP status it all came with.
         whole: whether the answer came as one document and not as a stream.
-        cut_at: the number of tokens at which an answer is cut, where its end does not say so.
+        cut_at: the number of tokens at which an answer is cut, where its end does not say so. One
+            with more was not cut there: the server goes by another limit, or by none.
     """
 
     def __init__(
@@ -443,7 +444,7 @@ class ResponseAccumulator:
             # neither a reason (jakobdylanc/llmcord#84, openai/openai-node#1292).
             return "stop" if self._done or (self._whole and self._candidates) else None
         ending = _meaning(self._reason)
-        if ending == "stop" and self._cut_at and (self._completion_tokens or 0) >= self._cut_at:
+        if ending == "stop" and self._cut_at and self._completion_tokens == self._cut_at:
             ending = "length"
         if ending == "failed":
             return None

@@ -21,7 +21,7 @@ from tieredllm.clock import Clock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import FIXES, ErrorInfo, ErrorKind
 from tieredllm.lenient_json import DONE, NotJsonError, decode, decode_all
-from tieredllm.profile.schema import BASE_URLS, Params, Source
+from tieredllm.profile.schema import BASE_URLS, BackendSettings, Params
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.providers.accumulator import (
     Part,
@@ -148,7 +148,7 @@ class CloudBackend(ABC):
 
     def __init__(
         self,
-        source: Source,
+        source: BackendSettings,
         *,
         api_key_env: str | None,
         keys: KeyStore,

@@ -35,6 +35,13 @@ MAX_IDLE = 20
 KEEP_ALIVE_S = 30.0
 """How long an idle connection is kept for the next turn of a chat."""
 
+STALE_WITHIN_S = 1.0
+"""How soon after a request a kept connection has to break to have been closed while it was idle.
+
+What the server closed before it saw the request shows within a round trip; a server that goes down
+later may have worked on the request.
+"""
+
 
 class _Network(httpcore.AsyncNetworkBackend):
     """What one transport connects with: it remembers every socket."""
@@ -119,7 +126,7 @@ class Connection:
 
     def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
         self.transport = transport
-        self._is_used = False
+        self._reused_at: float | None = None
         self._network = _Network()
         # httpx has no public way to give its transport a network; a test counts the sockets.
         self._pool: httpcore.AsyncConnectionPool = transport._pool  # noqa: SLF001
@@ -140,19 +147,22 @@ class Connection:
         kept = self._pool.connections
         return len(kept) == 1 and not kept[0].has_expired() and not kept[0].is_closed()
 
-    def keep(self) -> None:
-        """Take note that it goes on to another request."""
-        self._is_used, self._network.heard = True, False
+    def reuse(self) -> None:
+        """Take note that it goes on to another request now."""
+        self._reused_at, self._network.heard = asyncio.get_running_loop().time(), False
 
     def was_closed_unheard(self, exc: Exception) -> bool:
-        """Whether an exception says that the server has closed a kept connection, unanswering.
+        """Whether an exception says that the server closed a kept connection while it was idle.
 
-        Such a request may be sent again (RFC 9112, section 9.3.1): the server closed what was idle
-        and has most probably never seen it, and to ask for an answer twice changes nothing there.
-        curl and the browsers do so, whatever the method.
+        To send such a request again is a guess, and RFC 9110, section 9.2.2, calls it riskier: POST
+        is not idempotent. It is as good as a guess can be where the connection breaks at once and
+        without a byte of a response, and curl (`Curl_retry_request`) makes it, too. Later it is the
+        engine that decides, by the profile's `retries`.
         """
         closed = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
-        return self._is_used and not self._network.heard and isinstance(exc, closed)
+        if self._reused_at is None or self._network.heard or not isinstance(exc, closed):
+            return False
+        return asyncio.get_running_loop().time() - self._reused_at < STALE_WITHIN_S
 
     async def aclose(self) -> None:
         """Close every socket; never fails."""
@@ -195,6 +205,8 @@ class ConnectionPool:
                 self._close(kept)
         if connection is None:
             connection = Connection(self._make_transport(url, proxy))
+        else:
+            connection.reuse()
         self._busy[connection] = origin
         return connection
 
@@ -202,7 +214,6 @@ class ConnectionPool:
         """Take a connection back from its request, however that ended; nothing here waits."""
         origin = self._busy.pop(connection, None)
         if origin is not None and connection.is_clean and self._count_idle() < MAX_IDLE:
-            connection.keep()
             self._idle.setdefault(origin, []).append(connection)
         else:
             self._close(connection)

@@ -12,7 +12,7 @@ from tieredllm.clock import Clock
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
 from tieredllm.local.ladder import SESSION, Job
-from tieredllm.profile.schema import KEY_SYNONYMS, KEY_VARIABLES, Source, Tier
+from tieredllm.profile.schema import KEY_SYNONYMS, KEY_VARIABLES, BackendSettings, Tier
 from tieredllm.providers.base import Backend
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class BackendDeps:
 
 def make_backends(tier: Tier, around: BackendDeps) -> tuple[Backend, ...]:
     """Make a tier's own backend and its alternates, in their order. Nothing is loaded or opened."""
-    sources: list[Source] = [tier, *tier.alternates]
+    sources: list[BackendSettings] = [tier, *tier.alternates]
     backends = tuple(_make(tier, source, around) for source in sources)
     fault = around.simulate.get(tier.name)
     if fault is None:
@@ -96,7 +96,7 @@ def make_backends(tier: Tier, around: BackendDeps) -> tuple[Backend, ...]:
     return tuple(SimulatedBackend(backend, fault) for backend in backends)
 
 
-def _make(tier: Tier, source: Source, around: BackendDeps) -> Backend:
+def _make(tier: Tier, source: BackendSettings, around: BackendDeps) -> Backend:
     if source.provider == "rules":
         from tieredllm.providers.rules import RulesBackend
 
@@ -129,7 +129,7 @@ def _make(tier: Tier, source: Source, around: BackendDeps) -> Backend:
     )
 
 
-def _key_variable(source: Source, keys: Keys) -> str | None:
+def _key_variable(source: BackendSettings, keys: Keys) -> str | None:
     """Return the variable a tier names, else the vendor's first that is set, else its first."""
     if source.api_key_env is not UNSET:
         return source.api_key_env
@@ -138,7 +138,7 @@ def _key_variable(source: Source, keys: Keys) -> str | None:
     return next((name for name in names if keys.get(name)), first)
 
 
-def _cloud(source: Source) -> type[CloudBackend]:
+def _cloud(source: BackendSettings) -> type[CloudBackend]:
     """Import a vendor's adapter; the others cost nothing."""
     if source.provider == "openai":
         return _openai(source)
@@ -151,7 +151,7 @@ def _cloud(source: Source) -> type[CloudBackend]:
     return GeminiBackend
 
 
-def _openai(source: Source) -> type[CloudBackend]:
+def _openai(source: BackendSettings) -> type[CloudBackend]:
     from tieredllm.providers.cloud import is_own_host
     from tieredllm.providers.openai import OpenAIBackend
 

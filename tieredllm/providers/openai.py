@@ -364,8 +364,8 @@ class OpenAIToolCalls:
             for fragment in fragments if isinstance(fragments, list) else []:
                 if isinstance(fragment, dict):
                     self._add(number, fragment)
-            # The form before `tool_calls`, of a single call.
-            if isinstance(legacy := get_path(said, "function_call"), dict):
+            # The form before `tool_calls`, of a single call; beside them it says the same again.
+            if not fragments and isinstance(legacy := get_path(said, "function_call"), dict):
                 self._add(number, {"function": legacy})
 
     def complete(self) -> tuple[ToolCall, ...]:

@@ -140,8 +140,10 @@ class ResponsesBackend(OpenAIBackend):
 
     def _untold_limit(self, call: Call) -> int | None:
         """Return `max_output_tokens`: llama.cpp's server (xllamacpp 2026.10) says `completed`."""
-        is_sent = "max_output_tokens" not in call.omit and not self._at_home
-        return call.params.max_tokens if is_sent else None
+        if "max_output_tokens" in call.omit or self._at_home:
+            return None
+        sent = self._with_own({"max_output_tokens": call.params.max_tokens})
+        return get_count(sent, "max_output_tokens")
 
     def _collect_calls(self, tools: tuple[ToolDeclaration, ...]) -> ToolCallCollector:
         del tools

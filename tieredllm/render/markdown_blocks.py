@@ -81,8 +81,7 @@ class BlockParser:
     """Parse a document piece by piece, remembering the link references that were defined.
 
     HTML is not interpreted: tags are text and are shown, all but `<br>`, which models use to break
-    lines inside table cells. Nor are formulas of TeX and
-    footnotes: both stay as they are written.
+    lines inside table cells. Nor are formulas of TeX and footnotes: both stay as they are written.
     """
 
     def __init__(self) -> None:
@@ -139,8 +138,10 @@ class BlockParser:
         state = StateCore("", self._markdown, env, unit.tokens)
         inline(state)
         text_join(state)
-        for token in unit.tokens:
+        for index, token in enumerate(unit.tokens):
             if token.type == "inline":
+                if index > 1 and unit.tokens[index - 2].type == "list_item_open":
+                    unit.tokens[index - 2].meta["source"] = token.content
                 token.children = list(_plainer(token.children or []))
 
 
@@ -272,12 +273,17 @@ _TEX_BLOCKS = {"$$": "$$", r"\[": r"\]"}
 """What a displayed formula begins with, alone on its line → what ends it."""
 
 _TEX = re.compile(
-    r"\$\$[^$]{1,2000}\$\$|\\\(.{1,2000}?\\\)|\\\[.{1,2000}?\\\]"
-    r"|\$(?![\s$])(?:\\.|[^$`\\\n]){1,500}(?<!\s)\$(?!\d)",
+    r"\$\$[^$]{1,2000}\$\$|(?<!\w)\\\([A-Za-z]\\\)"
+    r"|\\\((?P<round>.{1,2000}?)\\\)|\\\[(?P<square>.{1,2000}?)\\\]"
+    r"|\$(?![\s$])(?:\\.|[^$`\\\n]){1,500}(?<!\s)\$(?!\w)",
     re.DOTALL,
 )
 """A formula in a line, of bounded length, so that none makes the search long. A lone `$` is money
-where Pandoc takes it for that (its manual, "Math")."""
+where Pandoc takes it for that (its manual, "Math"); one before a letter begins a variable's name.
+"""
+
+_OF_FORMULAS = re.compile(r"[\\_^=+*/<>]")
+r"""What tells `\(a_1\)` from Markdown's escaped brackets (`\[Your Name\]`); `\(x\)` needs none."""
 
 
 def _tex_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
@@ -316,6 +322,9 @@ def _tex_inline(state: StateInline, silent: bool) -> bool:
     """Take a formula as text."""
     found = _TEX.match(state.src, state.pos) if state.src[state.pos] in "$\\" else None
     if found is None:
+        return False
+    within = found["round"] or found["square"]
+    if within is not None and _OF_FORMULAS.search(within) is None:
         return False
     if not silent:
         state.pending += found[0]

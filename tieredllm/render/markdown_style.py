@@ -41,11 +41,11 @@ __all__ = ["Document", "Row", "Rows", "code_lines", "trimmed"]
 _THEME = "monokai"
 """The colours of code, on their own background, so that they suit light and dark terminals."""
 
+TASK = re.compile(r"\[([ xX])\] ")
+"""How an item of a list of tasks begins (GitHub Flavored Markdown 0.29, section 5.3)."""
+
 CODE_MARK = "┄┄┄"
 """Stands above code that has no background to be known by, on a line of its own."""
-
-MARKED = re.compile(r"\[([ xX])\] ")
-"""How an item of a list of tasks begins (GitHub Flavored Markdown 0.29, section 5.3)."""
 
 WIDEST_PROSE = 100
 """Columns beyond which the eye loses the line it reads; what has code or a table may be wider."""
@@ -180,21 +180,32 @@ class _Quote(BlockQuote):
 
 
 class _Item(ListItem):
-    """A list's item."""
+    """A list's item.
 
-    def __init__(self) -> None:
+    Args:
+        source: its first text as it was written, where an escaped bracket begins no task.
+    """
+
+    def __init__(self, source: str) -> None:
         super().__init__()
+        self.is_task = TASK.match(source) is not None
         self.children: list[MarkdownElement] = []
 
     def on_child_close(self, context: MarkdownContext, child: MarkdownElement) -> bool:  # noqa: ARG002
         self.children.append(child)
         return False
 
+    @classmethod
+    def create(cls, markdown: Markdown, token: Token) -> _Item:  # noqa: ARG003
+        return cls(token.meta.get("source", ""))
+
     def take_box(self) -> str | None:
         """Take the mark of a task out of the text, and return its box; None where it has none."""
         first = self.children[0] if self.children else None
-        found = MARKED.match(first.text.plain) if isinstance(first, Paragraph) else None
-        if found is None or not isinstance(first, Paragraph):
+        if not self.is_task or not isinstance(first, Paragraph):
+            return None
+        found = TASK.match(first.text.plain)
+        if found is None:  # `x` is a link, which shows where it leads
             return None
         first.text = first.text[found.end() :]
         return "☐" if found[1] == " " else "☑"

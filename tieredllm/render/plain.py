@@ -158,6 +158,7 @@ class PlainAnswer(View):
         verbose: bool = False,
         thoughts: ThoughtView | None = None,
     ) -> None:
+        super().__init__()
         self.answer: Answer | None = None
         """What the request came to, once it has ended."""
         self._stdout = stdout
@@ -185,7 +186,7 @@ class PlainAnswer(View):
         if line is None and isinstance(event, Notice) and not self._quiet:
             line = remark(event)
         if line is not None:
-            write(self._stderr, f"tieredllm: {line}\n")
+            self.remark(line)
         match event:
             case AttemptStarted() if event.provider == "rules" and not self._allow_rules:
                 self._rule_tiers.add(event.tier)
@@ -196,11 +197,11 @@ class PlainAnswer(View):
             case AttemptFailed() if self._text is not None and event.streamed:
                 self._break_off(event)
             case ToolsWanted() if self._text is not None:
-                self.close()
+                self._abandon()
                 line = called_tools(event.tier, event.names)
                 write(self._stderr, f"tieredllm: {line}; the answer starts anew after them\n")
             case Retracted() if self._text is not None:
-                self.close()
+                self._abandon()
                 self.is_broken = True
                 line = only_thought(event.tier)
                 write(self._stderr, f"tieredllm: {line}; the answer starts anew after that\n")
@@ -209,6 +210,13 @@ class PlainAnswer(View):
 
     def close(self) -> None:
         """End the line of an answer that was stopped half-way."""
+        self._abandon()
+        super().close()
+
+    def _print_remark(self, line: str) -> None:
+        write(self._stderr, f"tieredllm: {line}\n")
+
+    def _abandon(self) -> None:
         if self._thoughts is not None:
             self._thoughts.end()
         if self._text is not None:
@@ -216,7 +224,7 @@ class PlainAnswer(View):
             self._text = None
 
     def _break_off(self, event: AttemptFailed) -> None:
-        self.close()
+        self._abandon()
         self.is_broken = True
         kind = event.attempt.error.kind if event.attempt.error else event.attempt.outcome
         line = broke_off(event.attempt.tier, str(kind))

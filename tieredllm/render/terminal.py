@@ -65,6 +65,7 @@ class TerminalAnswer(View):
         key: MoveOnKey | None = None,
         clock: Clock | None = None,
     ) -> None:
+        super().__init__()
         self.answer: Answer | None = None
         """What the request came to, once it has ended."""
         self._stdout = stdout_console
@@ -85,8 +86,6 @@ class TerminalAnswer(View):
         """The tier whose text is on the screen."""
         self._broken: tuple[str, str] | None = None
         """The tier that broke off, and how, until it is said."""
-        self._withheld: list[str] = []
-        """Remarks that came while an answer was streaming."""
         self._is_warm = False
 
     def handle(self, event: Event) -> None:
@@ -122,7 +121,7 @@ class TerminalAnswer(View):
             self._spinner.take(event)
         line = self._line(event)
         if line is not None:
-            self._remark(line)
+            self.remark(line)
 
     def tick(self) -> None:
         """Move the spinner and draw what is due; to be called about ten times a second."""
@@ -138,10 +137,12 @@ class TerminalAnswer(View):
     def pause(self) -> None:
         """Take the spinner off the screen while something else is asked there."""
         self._spinner.pause()
+        super().pause()
 
     def resume(self) -> None:
         """Go on after a pause."""
         self._spinner.resume()
+        super().resume()
 
     def close(self) -> None:
         """Leave the terminal as it should be, also after an interruption; may be called again."""
@@ -157,7 +158,8 @@ class TerminalAnswer(View):
         except BrokenPipeError:
             self._text = None
             self._broken = None
-            self._withheld.clear()
+            self.withheld.clear()
+        super().close()
 
     def _show(self, token: Token) -> None:
         if self._text is not None and self._speaker != token.tier:
@@ -232,17 +234,13 @@ class TerminalAnswer(View):
             return remark(event)
         return None
 
-    def _remark(self, line: str) -> None:
-        if self._text is not None:
-            self._withheld.append(line)
-            return
+    @property
+    def _has_screen(self) -> bool:
+        return super()._has_screen and self._text is None
+
+    def _print_remark(self, line: str) -> None:
         self._spinner.clear()
         print_dim(self._stderr, f"tieredllm: {line}")
-
-    def _release(self) -> None:
-        lines, self._withheld = self._withheld, []
-        for line in lines:
-            self._remark(line)
 
 
 def takes_layout(console: Console) -> bool:

@@ -15,7 +15,16 @@ TICK_S = 0.1
 
 
 class View(ABC):
-    """Show a request while it goes on; where nothing moves, only its events matter."""
+    """Show a request while it goes on; where nothing moves, only its events matter.
+
+    A server can have something to say at any time. While a question is asked on the terminal, and
+    once the view is closed, such remarks wait: for `resume`, or for who made the view.
+    """
+
+    def __init__(self) -> None:
+        self.withheld: list[str] = []
+        """Remarks that wait until nothing else has the screen."""
+        self._is_still = False
 
     @abstractmethod
     def handle(self, event: Event) -> None:
@@ -24,15 +33,39 @@ class View(ABC):
     def tick(self) -> None:  # noqa: B027 - nothing moves
         """Bring up to date what is shown while waiting; called some ten times a second."""
 
-    def pause(self) -> None:  # noqa: B027
+    def remark(self, line: str) -> None:
+        """Show a remark, now or once nothing else has the screen."""
+        if self._has_screen:
+            self._print_remark(line)
+        else:
+            self.withheld.append(line)
+
+    def pause(self) -> None:
         """Take what moves off the screen while something else is asked there."""
+        self._is_still = True
 
-    def resume(self) -> None:  # noqa: B027
+    def resume(self) -> None:
         """Go on after a pause."""
+        self._is_still = False
+        self._release()
 
-    @abstractmethod
     def close(self) -> None:
         """Leave the terminal as it should be; may be called again."""
+        self._is_still = True
+
+    @property
+    def _has_screen(self) -> bool:
+        return not self._is_still
+
+    @abstractmethod
+    def _print_remark(self, line: str) -> None:
+        """Print a remark on stderr."""
+
+    def _release(self) -> None:
+        lines = [*self.withheld]
+        self.withheld.clear()
+        for line in lines:
+            self.remark(line)
 
 
 async def show(events: AsyncGenerator[Event, None], view: View, *, animated: bool) -> Answer:

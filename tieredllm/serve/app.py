@@ -150,7 +150,8 @@ class Gateway:
                 await self._refuse(http, RefusedError(500, message))
         finally:
             if self._tell is not None and http.outcome is not None:
-                self._tell(self._line(http, (time.monotonic() - began) * 1000))
+                took_s = time.monotonic() - began - http.lingered_s
+                self._tell(self._line(http, took_s * 1000))
 
     def _line(self, http: Exchange, took_ms: float) -> str:
         """Return what is told of a request that has ended: who asked, who answered, how long."""
@@ -277,7 +278,7 @@ class Gateway:
         request = msgspec.structs.replace(request, options=options)
         wanted = http.headers.get("x-tieredllm-stream", self.settings.stream)
         # HTTP/1.0, which nginx speaks to what is behind it before 1.29.7, has no broken bodies:
-        # https://nginxblog.azurewebsites.net/blog/keep-alive-to-upstreams-is-now-default-in-nginx-1-29-7
+        # https://nginx.org/en/CHANGES-1.30, "Changes with nginx 1.29.7"
         may_break = http.version != "1.0"
         # Whether an answer fits its schema is known at its end.
         live = wanted != "complete" and may_break and request.options.schema is None

@@ -304,7 +304,7 @@ def choice_of(
         tools: those that are declared.
 
     Raises:
-        RefusedError: it names no tool where it has to.
+        RefusedError: it names no tool where it has to, or requires one of none.
     """
     several = parallel if isinstance(parallel, bool) else None
     if given in ("none", "required"):
@@ -320,7 +320,10 @@ def choice_of(
         mode: Literal["auto", "required"] = (
             "required" if _inner(given).get("mode") == "required" else "auto"
         )
-        return ToolChoice(mode=mode, parallel=several), tuple(t for t in tools if t.name in names)
+        kept = tuple(tool for tool in tools if tool.name in names)
+        if mode == "required" and not kept:
+            raise RefusedError(400, "tool_choice.tools names no declared tool")
+        return ToolChoice(mode=mode, parallel=several), kept
     return ToolChoice(parallel=several), tools
 
 

@@ -7,6 +7,7 @@ moment the body has come, also before the first byte of the answer.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -76,6 +77,8 @@ class Exchange:
         """Which one it is in, once it is let in."""
         self.status: int | None = None
         """The response's, once it is sent."""
+        self.lingered_s = 0.0
+        """How long the request was read on after its response."""
         self.outcome: str | None = None
         """How it ended, in the words of the figures."""
         self.attempts: Sequence[Attempt] = ()
@@ -196,7 +199,9 @@ class Exchange:
         await self._send(self._head(status, [*own, *headers]))
         await self._send({"type": "http.response.body", "body": body, "more_body": is_unread})
         if is_unread:
+            began = time.monotonic()
             await self._linger()
+            self.lingered_s = time.monotonic() - began
             await self._send({"type": "http.response.body"})
 
     async def _linger(self) -> None:

@@ -138,7 +138,7 @@ class ResponsesWire:
         """Return a response."""
         output = _reasonings(answer, thoughts) if request.takes_thoughts else []
         if answer.text or not answer.calls:
-            output.append(_said(answer.request_id, answer.text or ""))
+            output.append(_said(_item_id("msg", answer.request_id, len(output)), answer.text or ""))
         output += [_called(call, request) for call in answer.calls]
         made = _response(request, answer.request_id, answer.model_used or "", int(time.time()))
         return made | _ended(request, answer, output)
@@ -171,7 +171,7 @@ class ResponsesWriter:
         """Return a text delta, what must come before it first."""
         begin = self._begin(model) + self._add("message")
         self._pieces.append(text)
-        where = {"item_id": f"msg_{self._request_id}", "content_index": 0, "logprobs": []}
+        where = {"item_id": self._id("msg"), "content_index": 0, "logprobs": []}
         return begin + self._event("response.output_text.delta", {"delta": text} | where)
 
     def thought(self, text: str, model: str, seal: Seal | None = None) -> bytes:
@@ -182,7 +182,7 @@ class ResponsesWriter:
             return b""
         frames = self._begin(model) + self._add("reasoning")
         if text:
-            where = {"item_id": self._reasoning_id, "summary_index": 0}
+            where = {"item_id": self._id("rs"), "summary_index": 0}
             if not self._pieces:
                 part = {"part": {"type": "summary_text", "text": ""}}
                 frames += self._event("response.reasoning_summary_part.added", part | where)
@@ -197,7 +197,7 @@ class ResponsesWriter:
         frames = [
             self._begin(self._model if self._items or self._open else answer.model_used or "")
         ]
-        if not answer.calls and self._open != "message":
+        if not answer.calls and not self._has_message:
             frames.append(self._add("message"))
         frames.append(self._close())
         for call in answer.calls:
@@ -246,16 +246,20 @@ class ResponsesWriter:
         closing = self._close()
         self._open = kind
         if kind == "reasoning":
-            item = _reasoning(self._reasoning_id, "")
+            item = _reasoning(self._id("rs"), "")
             return closing + self._event("response.output_item.added", {"item": item})
-        item = _said(self._request_id, "") | {"content": [], "status": "in_progress"}
+        item = _said(self._id("msg"), "") | {"content": [], "status": "in_progress"}
         added = self._event("response.output_item.added", {"item": item})
         part = {"part": _text(""), "content_index": 0, "item_id": item["id"]}
         return closing + added + self._event("response.content_part.added", part)
 
     @property
-    def _reasoning_id(self) -> str:
-        return _reasoning_id(self._request_id, len(self._items))
+    def _has_message(self) -> bool:
+        return self._open == "message" or any(one["type"] == "message" for one in self._items)
+
+    def _id(self, prefix: str) -> str:
+        """Return the id of the item that is being written."""
+        return _item_id(prefix, self._request_id, len(self._items))
 
     def _close(self, seal: Seal | None = None) -> bytes:
         if self._open is None:
@@ -263,7 +267,7 @@ class ResponsesWriter:
         kind, self._open = self._open, None
         text, self._pieces = "".join(self._pieces), []
         if kind == "reasoning":
-            item = _reasoning(self._reasoning_id, text, seal)
+            item = _reasoning(self._id("rs"), text, seal)
             where = {"item_id": item["id"], "summary_index": 0}
             done = b""
             if text:
@@ -271,7 +275,7 @@ class ResponsesWriter:
                 part = {"part": {"type": "summary_text", "text": text}} | where
                 done += self._event("response.reasoning_summary_part.done", part)
         else:
-            item = _said(self._request_id, text)
+            item = _said(self._id("msg"), text)
             where = {"item_id": item["id"], "content_index": 0}
             said = {"text": text, "logprobs": []} | where
             done = self._event("response.output_text.done", said)
@@ -333,9 +337,13 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _said(request_id: str, text: str) -> dict[str, Any]:
+def _item_id(prefix: str, request_id: str, place: int) -> str:
+    return f"{prefix}_{request_id}_{place}" if place else f"{prefix}_{request_id}"
+
+
+def _said(item_id: str, text: str) -> dict[str, Any]:
     return {
-        "id": f"msg_{request_id}",
+        "id": item_id,
         "type": "message",
         "role": "assistant",
         "status": "completed",
@@ -349,10 +357,6 @@ def _reasoning(item_id: str, text: str, seal: Seal | None = None) -> dict[str, A
     return {"id": item_id, "type": "reasoning", "summary": summary} | encrypted
 
 
-def _reasoning_id(request_id: str, place: int) -> str:
-    return f"rs_{request_id}_{place}" if place else f"rs_{request_id}"
-
-
 def _reasonings(answer: Answer, thoughts: Sequence[Thought]) -> list[dict[str, Any]]:
     """Return the thoughts, those that were encrypted each with what holds it whole."""
     items: list[dict[str, Any]] = []
@@ -361,12 +365,12 @@ def _reasonings(answer: Answer, thoughts: Sequence[Thought]) -> list[dict[str, A
         text += thought.text
         if thought.seal is not None and thought.seal.kind == "encrypted":
             items.append(
-                _reasoning(_reasoning_id(answer.request_id, len(items)), text, thought.seal)
+                _reasoning(_item_id("rs", answer.request_id, len(items)), text, thought.seal)
             )
             text = ""
     rest = text if items else answer.reasoning
     if rest:
-        items.append(_reasoning(_reasoning_id(answer.request_id, len(items)), rest))
+        items.append(_reasoning(_item_id("rs", answer.request_id, len(items)), rest))
     return items
 
 
@@ -386,8 +390,9 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
 
     Calls that one turn made come as items of their own: they are joined, with what was said before
     them, into one assistant's turn. So is reasoning that was sealed here, as it was for who has
-    encrypted it. Items of other types (other reasoning, calls of a vendor's own tools) say nothing
-    to another model and are left out.
+    encrypted it; it keeps its place among the words, and the calls go back after both. Items of
+    other types (other reasoning, calls of a vendor's own tools) say nothing to another model and
+    are left out.
     """
     if isinstance(given, str):
         return [], [Message("user", given)]
@@ -400,7 +405,7 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
             if role in ("system", "developer"):
                 system.append(text_in(content, place))
             elif role == "assistant":
-                _add_words(turns, text_in(content, place))
+                _add_words(turns, text_in(content, place), item.get("phase"))
             elif role == "user":
                 turns.append(user_turn(content_of(content, place), part_of))
             else:
@@ -432,13 +437,14 @@ def _add_thought(turns: list[Message], encrypted: Any) -> None:
         turns.append(msgspec.structs.replace(last, made_by=made_by, raw=[*raw, thought]))
 
 
-def _add_words(turns: list[Message], said: str) -> None:
+def _add_words(turns: list[Message], said: str, phase: Any) -> None:
+    message = _message(said) | ({"phase": phase} if isinstance(phase, str) else {})
     last = turns[-1] if turns else None
     if last is None or not last.raw or last.raw[-1]["type"] != "reasoning":
-        turns.append(Message("assistant", said))
+        turns.append(Message("assistant", said, raw=[message] if phase and said else None))
         return
     content = "\n\n".join(filter(None, (last.content, said)))
-    turns[-1] = msgspec.structs.replace(last, content=content, raw=[*last.raw, _message(said)])
+    turns[-1] = msgspec.structs.replace(last, content=content, raw=[*last.raw, message])
 
 
 def _add_call(turns: list[Message], item: dict[str, Any], where: str) -> None:
