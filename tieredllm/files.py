@@ -192,22 +192,34 @@ def atomic_write(
 
 
 @contextlib.contextmanager
-def one_at_a_time(file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def one_at_a_time(
+    file: Path,
+    on_wait: Callable[[], None] = lambda: None,
+    *,
+    wait_s: float = -1,
+    mode: int = -1,
+) -> Iterator[None]:
     """Have a file for oneself, among all processes, while the body runs.
 
     Args:
         file: it need not be there; its directory must.
         on_wait: called once if another process has it.
+        wait_s: the longest wait for that process; negative for as long as it takes.
+        mode: the lock file's permissions; negative for what the umask leaves.
+
+    Raises:
+        filelock.Timeout: the other process has it still.
+        OSError: the lock file cannot be made.
     """
     import filelock
 
     path = file.with_name(f".{file.name}.lock")
-    lock = filelock.FileLock(path)
+    lock = filelock.FileLock(path, mode=mode)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         on_wait()
-        lock.acquire()
+        lock.acquire(timeout=wait_s)
     try:
         yield
     finally:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from tieredllm.errors import Mistake, ProfileError, TieredLLMError, UsageError
-from tieredllm.files import atomic_write
+from tieredllm.files import atomic_write, one_at_a_time
 
 __all__ = ["KeyOrigin", "Keys", "clean_key"]
 
@@ -147,26 +147,21 @@ class Keys:
         Raises:
             TieredLLMError: the place cannot be written, or another process does not come to an end.
         """
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
         target = self.file.resolve()
-        path = target.with_name(f".{target.name}.lock")
-        lock = FileLock(path, timeout=LOCK_S, mode=0o600)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock.acquire()
-        except Timeout as exc:
-            message = f"another process has been changing {self.file} for {LOCK_S:.0f} s: end it"
-            raise TieredLLMError(message) from exc
-        except OSError as exc:
-            raise TieredLLMError(f"cannot write {self.file}: {exc.strerror or exc}") from exc
-        try:
+        with ExitStack() as held:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                held.enter_context(one_at_a_time(target, wait_s=LOCK_S, mode=0o600))
+            except Timeout as exc:
+                message = (
+                    f"another process has been changing {self.file} for {LOCK_S:.0f} s: end it"
+                )
+                raise TieredLLMError(message) from exc
+            except OSError as exc:
+                raise TieredLLMError(f"cannot write {self.file}: {exc.strerror or exc}") from exc
             yield
-        finally:
-            # filelock takes no lock on a file that is gone, so whoever waits makes a new one.
-            with suppress(OSError):  # Windows removes no open file
-                path.unlink()
-            lock.release()
 
     def _from_environment(self, name: str) -> str | None:
         # Bytes that are no UTF-8 come as halves of a pair, which can neither be sent nor hashed.
