@@ -15,6 +15,9 @@ Why an attempt failed is one of the kinds of `kinds.py`.
 
 from __future__ import annotations
 
+import copyreg
+from typing import Any
+
 import msgspec
 
 from tieredllm.kinds import ErrorInfo, ErrorKind
@@ -33,7 +36,12 @@ __all__ = [
 
 
 class TieredLLMError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose; all of them can be pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What an exception does by itself calls the constructor with the message alone. One that
+        # fails there takes a whole pool of processes with it (findings/openai-errors-pickle.sh).
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(TieredLLMError):
