@@ -329,6 +329,20 @@ def test_with_require_llm_rules_do_not_answer(tmp_path):
     assert headers["x-should-retry"] == "false"
 
 
+def test_a_profile_may_take_a_rule_answer_for_none(tmp_path):
+    """`require_llm: true` in the profile makes that a 503, too."""
+    with serving(
+        ONE,
+        tmp=tmp_path,
+        rules=True,
+        simulate={"t1": "connection"},
+        settings={"require_llm": True},
+    ) as served:
+        status, _, _ = served.request("POST", "/v1/chat/completions", WIRES["chat"].body)
+
+    assert status == 503
+
+
 def test_a_cut_answer_says_that_it_is(tmp_path):
     """An answer that ended at its limit says so in each protocol's words."""
     with serving(answers("openai", "Long", reason="length"), tmp=tmp_path) as served:

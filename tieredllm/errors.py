@@ -36,12 +36,14 @@ __all__ = [
 
 
 class TieredLLMError(Exception):
-    """Base of every error this package raises on purpose; all of them can be pickled."""
+    """Base of every error this package raises on purpose.
+
+    All of them can be copied and pickled: pools of processes and task queues send them so.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What an exception does by itself calls the constructor with the message alone. One that
-        # fails there takes a whole pool of processes with it (findings/openai-errors-pickle.sh).
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+        """Return how a copy is made: not by `__init__`, which takes other arguments than `args`."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class UsageError(TieredLLMError):

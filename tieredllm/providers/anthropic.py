@@ -192,9 +192,12 @@ def _choice(choice: ToolChoice) -> dict[str, Any] | None:
     return {"type": "any"} | one
 
 
-def _text(kind: str | None, value: dict[str, Any], delta: Any) -> str:
-    if kind == "content_block_delta":
-        return (get_str(delta, "text") or "") if get_path(delta, "type") == "text_delta" else ""
+def _text(kind: str | None, value: dict[str, Any], delta: Any) -> str | None:
+    if kind == "content_block_delta" or (kind is None and delta is not None):
+        if not isinstance(delta, dict):
+            return None
+        is_text = delta.get("type") in ("text_delta", None)
+        return content_text(delta.get("text")) if is_text else ""
     if kind == "content_block_start":
         return content_text([get_path(value, "content_block")])
     return content_text(get_path(value, "content")) if kind in ("message", None) else ""

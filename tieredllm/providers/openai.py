@@ -13,10 +13,17 @@ from typing import Any, ClassVar
 import msgspec
 
 from tieredllm.lenient_json import NotJsonError, cleaned, decode, encode
-from tieredllm.providers.accumulator import ENDINGS, Part
+from tieredllm.providers.accumulator import Part, ending_of
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of, given
-from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import (
+    content_text,
+    find_error,
+    get_count,
+    get_path,
+    get_str,
+    words_in,
+)
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -146,17 +153,21 @@ class OpenAIBackend(CloudBackend):
         word = _next_word(value)
         if word is not None:
             return word
-        choice = get_path(value, "choices", 0)
+        choices, choice = value.get("choices"), get_path(value, "choices", 0)
         of_choice: dict[str, Any] = choice if isinstance(choice, dict) else {}
         delta = of_choice.get("delta")
         said = delta or of_choice.get("message")
-        usage = value.get("usage") or get_path(value, "x_groq", "usage")
+        usage = (
+            value.get("usage")
+            or get_path(value, "x_groq", "usage")
+            or of_choice.get("usage")  # Moonshot's (earendil-works/pi#2017)
+        )
         words: dict[str, Any] = said if isinstance(said, dict) else {}
         content = words.get("content")
         number = of_choice.get("index")
         is_word = isinstance(content, str) and words.keys() <= _WORD
         return Part(
-            text=content_text(content) if said is not None else get_str(choice, "text") or "",
+            text=_text(choices, of_choice, said),
             thought=None if is_word else _thought(said, content),
             choice=number if isinstance(number, int) else 0,
             # MiniMax's last chunk has the whole message (A3S-Lab/Code#1).
@@ -169,6 +180,7 @@ class OpenAIBackend(CloudBackend):
             completion_tokens=get_count(usage, "completion_tokens") if usage else None,
             model=get_str(value, "model"),
             candidates=isinstance(choice, dict),
+            stray=value if not usage and "choices" not in value and words_in(value) else None,
         )
 
 
@@ -237,11 +249,20 @@ def _thought(said: Any, content: Any) -> str | None:
         return None
     # Mistral's: {"type": "thinking", "thinking": [{"type": "text", "text": "…"}]}
     found = [
-        content_text(get_path(part, "thinking") or get_path(part, "text"))
+        content_text(get_path(part, "thinking") or get_path(part, "text")) or ""
         for part in content
         if get_path(part, "type") in ("thinking", "reasoning")
     ]
     return "".join(found) if found else None
+
+
+def _text(choices: Any, choice: dict[str, Any], said: Any) -> str | None:
+    """Return a chunk's text; None where something stands in its place."""
+    if choices and not (isinstance(choices, list) and isinstance(choices[0], dict | None)):
+        return None
+    if said is None:
+        return content_text(choice.get("text"))
+    return content_text(said.get("content") if isinstance(said, dict) else [said])
 
 
 def _detail_text(detail: Any) -> str:
@@ -258,8 +279,8 @@ def _reason(choice: Any) -> str | None:
     native = get_str(choice, "native_finish_reason") or get_str(
         choice, "provider_specific_fields", "native_finish_reason"
     )
-    if native is not None and ENDINGS.get(reason.lower()) == "stop":
-        return native if ENDINGS.get(native.lower(), "stop") not in ("stop", "tool") else reason
+    if native is not None and ending_of(reason) == "stop":
+        return native if ending_of(native) not in ("stop", "tool") else reason
     return reason
 
 
