@@ -423,7 +423,7 @@ def _shared_options(manager: FallbackManager, options: BatchOptions) -> Options:
     return Options(
         max_tier=last,
         patient=True,
-        require_llm=options.require_llm,
+        require_llm=options.require_llm or None,  # what the profile says
         deadline_s=options.deadline_s,
     )
 
