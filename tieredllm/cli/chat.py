@@ -104,7 +104,7 @@ def _talk(
     history = History(manager.database, keep=limits.keep, max_mb=limits.max_mb)
     earlier = find_conversation(history, options.conversation)
     system = options.system
-    if system is None and earlier is None:
+    if system is None and (earlier is None or earlier.system is None):
         system = manager.profile.system
     interactive = environment.is_interactive
     aside = _aside(environment, interactive=interactive)
