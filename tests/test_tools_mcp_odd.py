@@ -16,7 +16,7 @@ import pytest
 from cli_support import cli
 from tools_support import RAW_SERVER, call, carried_out, declared, servers
 
-from tieredllm.tools.approval import Approval
+from tieredllm.tools.approval import Approval, RememberedApprovals
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.mcp.http import HttpProblem
 from tieredllm.tools.mcp.transport import Stderr
@@ -391,6 +391,23 @@ def test_grants_name_tools_servers_and_patterns(tmp_path, grant, granted):
 
     assert asyncio.run(go()) == granted.split()
     assert box.troubles == ()
+
+
+@pytest.mark.parametrize(("cwd", "covered"), [(".", False), (None, True)])
+def test_an_approval_for_good_holds_where_it_was_given(tmp_path, cwd, covered):
+    """With `cwd: .` one command is another program in each folder."""
+    command = [sys.executable, str(RAW_SERVER), str(tmp_path)]
+    settings = {"command": command} | ({"cwd": cwd} if cwd else {})
+    folders = [tmp_path / "one", tmp_path / "two"]
+    tools = []
+    for folder in folders:
+        folder.mkdir()
+        box = Toolbox(declared(mcp={"raw": settings}), cwd=folder, env={})
+        tools.append(listed(box)["adds"])
+    memory = RememberedApprovals(tmp_path / "approvals.json")
+    memory.add(tools[0], whole=True)
+
+    assert [memory.covers(tool) for tool in tools] == [True, covered]
 
 
 def test_the_users_word_on_what_is_read_only_counts(tmp_path):

@@ -291,8 +291,12 @@ class McpServer:
         )
 
     def _place(self) -> str:
-        """Return a hash of what is started, or asked: an approval holds for that alone."""
-        place = (_words(self._settings), self._settings.url, self._settings.cwd)
+        """Return a hash of what is started and where, or asked: an approval holds for that alone.
+
+        `cwd: .` makes of one command another program in each folder.
+        """
+        folder = None if self._settings.cwd is None else self._folder()
+        place = (_words(self._settings), self._settings.url, folder)
         return hashlib.sha256(msgspec.json.encode(place)).hexdigest()[:16]
 
     def _command(self) -> list[str]:
