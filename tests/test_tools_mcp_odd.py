@@ -41,11 +41,11 @@ def lines(folder, file):
     return path.read_text().split() if path.exists() else []
 
 
-def called(box, *names, left_s=20.0):
+def called(box, *names, left_s=20.0, policy="always"):
     """Call tools one after the other; give their results."""
 
     async def go():
-        tools = ToolSession(box, approval=Approval("always"), max_rounds=50)
+        tools = ToolSession(box, approval=Approval(policy), max_rounds=50)
         try:
             found = []
             for number, wanted in enumerate(names):
@@ -495,6 +495,44 @@ def test_a_tool_that_is_newer_than_what_is_remembered_is_found(tmp_path):
     added, nothing = asyncio.run(find())
     assert added is not None
     assert nothing is None
+
+
+def test_a_tool_that_no_longer_reads_only_is_asked_about(tmp_path):
+    """What a server said of it a day ago runs nothing unasked."""
+    folder, cache = tmp_path / "server", tmp_path / "cache"
+    folder.mkdir()
+    listed(raw_box(folder, cache=cache))
+    (folder / "writes").touch()
+    first, second = called(raw_box(folder, cache=cache), "state", "state", policy="ask")
+
+    assert (first.outcome, second.outcome) == ("failed", "denied")
+    assert "may change something, and nobody was asked" in first.text
+    assert "tools/call" not in lines(folder, "heard")
+
+
+def test_a_server_that_starts_late_is_known_from_then_on(tmp_path):
+    """Who did not wait for it goes on without it; the next program knows its tools at once."""
+    folder, cache = tmp_path / "server", tmp_path / "cache"
+    folder.mkdir()
+
+    async def wait():
+        box = raw_box(folder, "slow=1", cache=cache)
+        loop = asyncio.get_running_loop()
+        try:
+            early = await box.granted("all", deadline=loop.time() + 0.1)
+            async with asyncio.timeout(20):
+                while not (late := await box.granted("all")):
+                    await asyncio.sleep(0.1)
+            return early, late
+        finally:
+            await box.aclose()
+
+    early, late = asyncio.run(wait())
+    tools = listed(raw_box(folder, "slow=1", cache=cache))
+
+    assert early == ()
+    assert [*tools] == [tool.name.removeprefix("raw__") for tool in late]
+    assert len(lines(folder, "starts")) == 1
 
 
 def test_a_mute_server_is_waited_for_once(tmp_path):
