@@ -482,10 +482,10 @@ class ResponseAccumulator:
     def _incomplete(self) -> FallbackTriggerError:
         if self._reason is not None:
             message = f"the answer ended with {self._reason!r}"
-        elif self._whole:
+        elif self._whole and not self._spoke:
             message = "there is no answer in the response"
         else:
-            message = "the stream ended without a finish reason"
+            message = "the answer ended without a finish reason"
         if self.began and not self._whole:
             return self._error(ErrorKind.STREAM_INTERRUPTED, message)
         if self._whole or self._reason is not None:

@@ -179,7 +179,8 @@ class OpenAIBackend(CloudBackend):
             prompt_tokens=get_count(usage, "prompt_tokens") if usage else None,
             completion_tokens=get_count(usage, "completion_tokens") if usage else None,
             model=get_str(value, "model"),
-            candidates=isinstance(choice, dict),
+            # A piece that stands alone, without an end, is no whole answer.
+            candidates=isinstance(choice, dict) and not delta,
             stray=value if not usage and "choices" not in value and words_in(value) else None,
         )
 
@@ -207,6 +208,7 @@ def _next_word(value: dict[str, Any]) -> Part | None:
         text=text,
         choice=number if isinstance(number, int) else 0,
         model=model if isinstance(model, str) and model else None,
+        candidates=False,
     )
 
 
@@ -365,6 +367,8 @@ class OpenAIToolCalls:
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(names)
         self._calls: list[_Fragments] = []
+        self._has_pieces = False
+        """Whether fragments of calls came in deltas, so that a message says them again."""
         self._thoughts: list[str] | None = None
         self._details: list[dict[str, Any]] = []
 
@@ -382,6 +386,10 @@ class OpenAIToolCalls:
             number = get_count(choice, "index")
             number = place if number is None else number
             fragments = get_path(said, "tool_calls")
+            if said is choice.get("delta"):
+                self._has_pieces = self._has_pieces or bool(fragments)
+            elif self._has_pieces:  # a last chunk with the whole message
+                continue
             for fragment in fragments if isinstance(fragments, list) else []:
                 if isinstance(fragment, dict):
                     self._add(number, fragment)
@@ -433,7 +441,7 @@ class OpenAIToolCalls:
             arguments = encode(arguments)
         arguments = arguments if isinstance(arguments, str) else ""
         name_id = get_str(fragment, "id") or ""
-        call = self._at(choice, index)
+        call = self._at(choice, index, name_id)
         if call is None or (name and self._begins(call, index, name_id, name, arguments)):
             call = _Fragments(choice=choice, index=index)
             self._calls.append(call)
@@ -442,11 +450,12 @@ class OpenAIToolCalls:
         call.arguments = [*call.arguments, arguments] if arguments else call.arguments
         call.extra = fragment.get("extra_content") or call.extra
 
-    def _at(self, choice: int, index: int | None) -> _Fragments | None:
+    def _at(self, choice: int, index: int | None, name_id: str) -> _Fragments | None:
         """Return the call that a fragment goes on with, unless it begins one."""
         calls = [call for call in self._calls if call.choice == choice]
         if index is None:
-            return calls[-1] if calls else None
+            same = [call for call in calls if name_id and call.id == name_id] or calls
+            return same[-1] if same else None
         return next((call for call in reversed(calls) if call.index == index), None)
 
     def _begins(
@@ -459,7 +468,8 @@ class OpenAIToolCalls:
         other_id = bool(name_id and call.id) and not same_id
         if call.arguments and not call.is_empty:
             repeats = name == call.name and not other_id and call.text == arguments
-            return call.is_whole and not same_id and not repeats
+            is_other = other_id and name != call.name and name in self._names
+            return is_other or (call.is_whole and not same_id and not repeats)
         if same_id:
             return False
         if name == call.name:

@@ -223,18 +223,28 @@ class ResponsesToolCalls:
 
     def take(self, value: dict[str, Any]) -> None:
         """Take an event, or a whole response."""
-        kind, index = get_str(value, "type"), get_path(value, "output_index")
+        kind, index = get_str(value, "type"), self._index(value)
         output = get_path(value, "response", "output") if kind else get_path(value, "output")
         if (kind is None or kind in _ENDS) and isinstance(output, list) and output:
             self._items = {at: item for at, item in enumerate(output) if isinstance(item, dict)}
-        elif isinstance(index, int) and isinstance(get_path(value, "item"), dict):
+        elif isinstance(get_path(value, "item"), dict):
             self._items[index] = value["item"]
-        elif isinstance(index, int) and kind == "response.function_call_arguments.delta":
+        elif kind == "response.function_call_arguments.delta":
             self._arguments[index] = self._arguments.get(index, "") + (
                 get_str(value, "delta") or ""
             )
-        elif isinstance(index, int) and kind == "response.function_call_arguments.done":
+        elif kind == "response.function_call_arguments.done":
             self._arguments[index] = get_str(value, "arguments") or self._arguments.get(index, "")
+
+    def _index(self, value: dict[str, Any]) -> int:
+        """Return which item an event is about; where it is not numbered, its id tells."""
+        index = get_count(value, "output_index")
+        if index is not None:
+            return index
+        name = get_str(value, "item_id") or get_str(value, "item", "id")
+        known = [at for at, item in self._items.items() if name and item.get("id") == name]
+        last = max(self._items, default=-1)
+        return known[0] if known else last + 1 if "item" in value else last
 
     def complete(self) -> tuple[ToolCall, ...]:
         """Return the `function_call` items as calls."""
