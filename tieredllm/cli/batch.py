@@ -250,6 +250,7 @@ def _run(
         places=environment.places,
         verbose=environment.verbose,
         sequences=sequences,
+        batch=True,
         gate=gate,
     )
     gate.bound_all(manager.plans)
