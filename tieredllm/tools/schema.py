@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,7 @@ import msgspec
 from tieredllm.text import one_line
 from tieredllm.tools.base import ArgumentsError, Check
 
-__all__ = ["UnsuitableTypeError", "checker", "schema_checker", "schema_of", "worded"]
+__all__ = ["UnsuitableTypeError", "checker", "multiple_of", "schema_checker", "schema_of", "worded"]
 
 _REFERENCE = "#/$defs/"
 _PLACE = re.compile(r"^(.*) - at `(?:key in )?\$\.?([^`]*)`$", re.DOTALL)
@@ -126,6 +127,13 @@ SHOWN_CHARACTERS = 200
 CHECK_S = 0.1
 """How long the check of one call's arguments may take; a usual one takes a millisecond."""
 
+Keyword = Callable[..., Any]
+"""Yields the mistakes of a value under one keyword, or returns None."""
+
+_FLAGS_OF_OPENAPI = {"exclusiveMinimum", "exclusiveMaximum"}
+"""Say in draft 4 and OpenAPI 3.0 of `minimum` and `maximum` that they are excluded; bridges to MCP
+pass such schemas on as they are (https://spec.openapis.org/oas/v3.0.3#schema-object)."""
+
 _UNCHECKED = (
     "pattern",  # a regular expression from outside can take for ever,
     "patternProperties",  # and Python cannot stop it
@@ -148,10 +156,10 @@ def schema_checker(schema: dict[str, Any]) -> Check:
     validators: list[Any] = []
 
     def check(arguments: dict[str, Any]) -> dict[str, Any]:
-        limit.start()
         try:
             if not validators:
                 validators.append(_validator(schema, limit))
+            limit.start()  # not before: `jsonschema` takes longer to load
             mistakes = [
                 _mistake(it) for it in islice(validators[0].iter_errors(arguments), MAX_MISTAKES)
             ]
@@ -177,7 +185,7 @@ class _Limit:
         """Begin a check."""
         self._until = time.monotonic() + CHECK_S
 
-    def of(self, keyword: Callable[..., Any]) -> Callable[..., Any]:
+    def of(self, keyword: Keyword) -> Keyword:
         """Return a keyword's function that gives up when the time is over.
 
         A few references that each lead to two others are a schema of a hundred bytes, and of 2³⁰
@@ -187,9 +195,26 @@ class _Limit:
         def limited(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
             if time.monotonic() > self._until:
                 raise _TooLongError
+            if instance is None and schema.get("nullable") is True:  # OpenAPI 3.0
+                return None
             return keyword(validator, value, instance, schema)
 
         return limited
+
+
+def multiple_of(validator: Any, step: float, value: Any, _schema: dict[str, Any]) -> Iterator[Any]:
+    """Check `multipleOf` by the numbers as they are written.
+
+    jsonschema 4.26.0 divides binary fractions, in which 19.99 is no multiple of 0.01
+    (findings/jsonschema-multiple-of.sh).
+    """
+    from jsonschema import ValidationError
+
+    if (
+        validator.is_type(value, "number")
+        and (Fraction(str(value)) / Fraction(str(step))).denominator != 1
+    ):
+        yield ValidationError(f"{value!r} is not a multiple of {step!r}")
 
 
 def _validator(schema: dict[str, Any], limit: _Limit) -> Any:
@@ -197,10 +222,22 @@ def _validator(schema: dict[str, Any], limit: _Limit) -> Any:
     from referencing import Registry
 
     kind = validators.validator_for(schema, default=Draft202012Validator)
-    keywords: dict[str, Any] = {name: limit.of(check) for name, check in kind.VALIDATORS.items()}
+    checks: dict[str, Any] = {**kind.VALIDATORS, "multipleOf": multiple_of}
+    for name in _FLAGS_OF_OPENAPI & checks.keys():
+        checks[name] = _unless_flag(checks[name])
+    keywords = {name: limit.of(check) for name, check in checks.items()}
     bounded = validators.extend(kind, keywords | dict.fromkeys(_UNCHECKED))
     # An empty registry: a reference leads nowhere but into the schema itself.
     return bounded(schema, registry=Registry())
+
+
+def _unless_flag(keyword: Keyword) -> Keyword:
+    """Return a keyword's function that leaves alone what is no number."""
+
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+        return None if isinstance(value, bool) else keyword(validator, value, instance, schema)
+
+    return check
 
 
 def _mistake(mistake: Any) -> str:
