@@ -83,6 +83,8 @@ class FallbackManager:
         sequences: how many answers a local model makes at the same time; further requests wait.
             Several share one context, whose size follows the free memory. Contexts that are kept
             are those of one.
+        batch: whether as many requests as can be made at once are there at any time, until all are
+            answered, so that a local model computes for several faster than for a few.
         approve_tools: whether tools that may change something run without anybody being asked,
             where the profile says `approve: ask`.
         approver: asks a person about one call; without it, `approve: ask` means no.
@@ -115,6 +117,7 @@ class FallbackManager:
         one_question: bool = False,
         keep_contexts: bool = False,
         sequences: int = 1,
+        batch: bool = False,
         approve_tools: bool = False,
         approver: Approver | None = None,
         said: Callable[[str, str], None] | None = None,
@@ -166,6 +169,7 @@ class FallbackManager:
             one_question=one_question,
             keep_contexts=keep_contexts,
             sequences=sequences,
+            batch=batch,
         )
         self.plans = tuple(
             TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))
