@@ -180,6 +180,7 @@ def make_run(
                 "name": names[level] if is_model else "rules",
                 "provider": group[0].provider,
                 "model": group[0].model,
+                "alternates": [{"provider": it.provider, "model": it.model} for it in group[1:]],
             }
             | settings,
             Tier,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +12,16 @@ from pathlib import Path
 
 import pytest
 from chat_support import PROMPT
-from cli_support import Terminal, answering, cli, profile, served, two_clouds
+from cli_support import (
+    Terminal,
+    answering,
+    cli,
+    environment,
+    profile,
+    served,
+    tieredllm,
+    two_clouds,
+)
 from tool_wire_support import calling
 from tools_support import MCP_SERVER
 from wire_support import answers, response, stream
@@ -143,6 +154,49 @@ def test_a_person_approves_on_a_terminal(home, counter, said):
     assert counter.exists() == (said == "y")
     assert terminal.lines[-1] == "All done."
     assert any(line.startswith("I will count.") for line in terminal.lines)
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_a_batch_shows_what_servers_say(home, counter, on_terminal):
+    """`batch -v` shows each line with the server's name; on a terminal, above the bar."""
+    with served(Model("openai", "c__crash", {}, answering("Gone."))) as server:
+        path = with_tools(home, counter, ("openai", server.url + "/v1"))
+        source = counter.with_name("questions.txt")
+        source.write_text("crash, please\n")
+        args = ("-p", path, "-v", "batch", str(source), "-o", str(source.with_suffix(".jsonl")))
+        if on_terminal:
+            terminal = Terminal(home, *args)
+            code, lines = terminal.run(), [line.rstrip() for line in terminal.lines]
+        else:
+            result = cli(home, *args)
+            code, lines = result.returncode, result.stderr.decode().splitlines()
+
+    assert code == 0
+    assert "tieredllm: c: about to go down" in lines
+
+
+def test_a_gateway_shows_what_servers_say(home, counter):
+    """`serve -v` shows each line with the server's name."""
+    with served(Model("openai", "c__crash", {}, answering("Gone."))) as server:
+        path = with_tools(home, counter, ("openai", server.url + "/v1"))
+        command = tieredllm("-p", path, "-v", "serve", "--port", "0")
+        with subprocess.Popen(command, env=environment(home), stderr=subprocess.PIPE) as process:
+            try:
+                address = re.search(rb"http://(\S+?)[ )/]", process.stderr.readline())[1].decode()
+                gateway = http.client.HTTPConnection(address, timeout=20)
+                body = json.dumps(
+                    {"model": "auto", "messages": [{"role": "user", "content": "crash"}]}
+                )
+                headers = {"Content-Type": "application/json"}
+                gateway.request("POST", "/v1/chat/completions", body, headers)
+                answer = json.loads(gateway.getresponse().read())
+                gateway.close()
+            finally:
+                process.terminate()
+            said = process.stderr.read()
+
+    assert answer["choices"][0]["message"]["content"] == "Gone."
+    assert b"tieredllm: c: about to go down\n" in said
 
 
 def test_what_a_server_says_breaks_no_question_and_no_line_that_is_typed(home, counter):

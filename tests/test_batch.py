@@ -456,6 +456,19 @@ def test_a_line_falls_no_further_than_it_may(tmp_path):
     assert {record["tieredllm"]["tier"] for record in records(out)} == {"rules"}
 
 
+def test_a_profile_may_take_a_rule_answer_for_none(tmp_path):
+    """`require_llm: true` in the profile is heeded, also where lines may fall to the rules."""
+    source = lines(tmp_path / "in.jsonl", 2)
+    down = response(500, {"error": {"message": "down"}})
+
+    with served(down) as server:
+        used = tiers(tmp_path, server.url, extra="require_llm: true\n")
+        result, out = batch(tmp_path, used, source, "--max-tier", "rules")
+
+    assert result.returncode == 1
+    assert [record["response"] for record in records(out)] == [None, None]
+
+
 def test_an_outage_is_waited_for(tmp_path):
     """A backend that is down for a while costs time, no failures and no rule answers."""
     vendor, down = Vendor(), time.monotonic() + 2.5

@@ -378,16 +378,55 @@ tiers:
 
 
 def test_what_an_answer_costs_is_told(tmp_path):
-    """Where the profile names prices, the JSON has the cost, and `-u` says it."""
+    """Where the profile names a model's price, the JSON has the cost, and `-u` says it."""
     with served(answering("Yes.")) as server:
         used = profile(tmp_path, PRICED.format(url=server.url))
         answer = json.loads(cli(tmp_path, "-p", used, "--json", "really?").stdout)
         told = cli(tmp_path, "-p", used, "-u", "really?").stderr.decode()
+        other = json.loads(cli(tmp_path, "-p", used, "-m", "m-2", "--json", "really?").stdout)
     usage = answer["usage"]
     expected = (usage["prompt_tokens"] * 2.5 + usage["completion_tokens"] * 10) / 1e6
 
     assert pytest.approx(expected) == answer["cost"]
     assert f"cost {expected:.6f}".rstrip("0") in told
+    assert other["cost"] is None
+
+
+TWO_HOSTS = """name: test
+tiers:
+  - name: a
+    provider: openai
+    model: m-1
+    base_url: '{first}/v1'
+    api_key_env: null
+    retries: 0
+    price: {{input: 2.5, output: 10}}
+    alternates:
+      - provider: openai
+        model: m-1
+        base_url: '{second}/v1'
+        api_key_env: null
+        price: {{input: 250, output: 1000}}
+"""
+
+
+def test_two_hosts_of_one_model_are_told_apart(tmp_path):
+    """One model at two hosts is two backends: in the remark, the failures and the cost."""
+    down, denied = (response(status, {"error": {"message": "no"}}) for status in (500, 403))
+    with served(down) as first, served(answering("Yes.")) as second:
+        used = profile(tmp_path, TWO_HOSTS.format(first=first.url, second=second.url))
+        done = cli(tmp_path, "-p", used, "really?")
+        answer = json.loads(cli(tmp_path, "-p", used, "--json", "really?").stdout)
+    with served(down) as first, served(denied) as second:
+        used = profile(tmp_path, TWO_HOSTS.format(first=first.url, second=second.url))
+        failed = cli(tmp_path, "-p", used, "really?").stderr.decode()
+    usage = answer["usage"]
+    expected = (usage["prompt_tokens"] * 250 + usage["completion_tokens"] * 1000) / 1e6
+
+    assert b"after a (m-1): service_unavailable (500)" in done.stderr
+    assert [attempt["alternate"] for attempt in answer["attempts"]] == [0, 1]
+    assert answer["cost"] == pytest.approx(expected)
+    assert failed.count("a (openai m-1):") == 2
 
 
 def test_what_a_server_offers_is_listed_and_completed(tmp_path):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 
 import pytest
 
 import tieredllm
-from tieredllm import FallbackManager, Options, UsageError
+from tieredllm import FallbackManager, FallbackTriggerError, NoAnswerError, Options, UsageError
+from tieredllm.errors import Mistake, ProfileError, UnknownModelError
+from tieredllm.types import Answer
 
 
 @pytest.fixture
@@ -52,3 +56,27 @@ def test_what_a_request_asks_for_besides_is_one_value(manager):
     """The options go in as one value; a tier that is not there is told in words."""
     with pytest.raises(UsageError, match="no tier 'primary'"):
         manager.ask("hello", options=Options(start="primary"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoAnswerError(Answer(request_id="0" * 32, latency_ms=1, original_error="primary: timeout")),
+        ProfileError([Mistake(file="p.yaml", line=1, column=2, message="no tiers")]),
+        FallbackTriggerError("rate_limit", "slow down", status=429, retry_after_s=2.0),
+        UnknownModelError("no model 'x'"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))]
+)
+def test_an_error_reaches_another_process_whole(error, copied):
+    """Pools of processes and task queues pickle what a task raises: nothing of it is lost."""
+    error.add_note("for order 7")
+
+    other = copied(error)
+
+    assert type(other) is type(error)
+    assert (str(other), repr(other)) == (str(error), repr(error))
+    assert vars(other) == vars(error)

@@ -89,6 +89,31 @@ def test_calls_come_whole_however_the_bytes_are_split(vendor, size):
     assert outcome.pieces >= 2
 
 
+@pytest.mark.parametrize(
+    ("vendor", "left_out"),
+    [("responses", r',"output_index":\d+'), ("anthropic", r'"type":"input_json_delta",')],
+)
+def test_calls_come_whole_without_what_others_tell_as_well(vendor, left_out):
+    """Events without a number belong to the item before; a delta is what its text is called."""
+    payload = b"".join(calling(vendor, *CALLS, text="Let me see."))
+    bare = re.sub(left_out.encode(), b"", payload)
+    outcome, _ = ask(vendor, stream(bare), call(tools=TOOLS))
+
+    assert bare != payload
+    assert outcome.text == "Let me see."
+    assert decoded(outcome.request.calls) == [("count", CALLS[0][2]), ("now", {})]
+
+
+def test_the_whole_message_at_the_end_makes_no_call_twice():
+    """After calls in pieces, a last chunk with all of them adds none (A3S-Lab/Code#1)."""
+    choice = call_document("openai", *CALLS)["choices"][0]
+    end = event({"choices": [{**choice, "delta": {}}]})
+    events = [*opens("openai"), *called("openai", *CALLS), end]
+    outcome, _ = ask("openai", stream(*events), call(tools=TOOLS))
+
+    assert decoded(outcome.request.calls) == [("count", CALLS[0][2]), ("now", {})]
+
+
 @pytest.mark.parametrize("vendor", VENDORS)
 @pytest.mark.parametrize("text", [None, "Let me see."])
 def test_calls_in_a_document(vendor, text):

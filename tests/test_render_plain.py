@@ -180,3 +180,17 @@ def test_reader_that_left_is_reported():
     view = PlainAnswer(stdout=Gone(), stderr=io.StringIO())
     with pytest.raises(BrokenPipeError):
         view.handle(answered("x"))
+
+
+def test_remarks_that_wait_are_bounded():
+    """Those made while a question stands are shown after it, up to a bound; then that is said."""
+    stderr = io.StringIO()
+    view = PlainAnswer(stdout=io.StringIO(), stderr=stderr)
+    view.pause()
+    for number in range(5000):
+        view.remark(f"still here {number}")
+    view.resume()
+
+    lines = stderr.getvalue().splitlines()
+    assert lines[:1000] == [f"tieredllm: still here {number}" for number in range(1000)]
+    assert lines[1000:] == ["tieredllm: what was said after that, until now, is left out"]

@@ -28,6 +28,8 @@ from tieredllm.local.llama_bindings import Flag, bindings
 from tieredllm.local.model import LAST, LoadedModel
 from tieredllm.local.sampler import HeldParams
 from tieredllm.local.tokenizer import NativeVocabulary
+from tieredllm.tools.base import ArgumentsError
+from tieredllm.tools.schema import schema_checker
 
 DOG = {
     "type": "object",
@@ -89,6 +91,38 @@ def test_what_does_not_fit_is_a_failure(text, words):
         fitted(text, DOG)
     assert raised.value.kind == ErrorKind.MALFORMED_RESPONSE
     assert not raised.value.counts
+
+
+@pytest.mark.parametrize(
+    ("step", "value", "fits"),
+    [
+        ("0.01", "19.99", True),
+        ("0.01", "19.995", False),
+        ("0.1", "0.3", True),
+        ("0.01", "1e300", True),
+        ("7", "1e22", False),
+        ("2", "4.0", True),
+    ],
+)
+def test_decimals_count_as_they_are_written(step, value, fits):
+    """A price of 19.99 is a multiple of 0.01, whatever binary fractions say."""
+    schema = {"multipleOf": json.loads(step)}
+
+    if fits:
+        assert fitted(value, schema) == value
+        assert schema_checker({"properties": {"a": schema}})({"a": json.loads(value)})
+    else:
+        with pytest.raises(FallbackTriggerError, match="not a multiple"):
+            fitted(value, schema)
+        with pytest.raises(ArgumentsError, match="not a multiple"):
+            schema_checker({"properties": {"a": schema}})({"a": json.loads(value)})
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_only_python_reads_is_no_json(constant):
+    """An answer is JSON for every reader, or none."""
+    with pytest.raises(FallbackTriggerError, match="is no JSON"):
+        fitted(f'{{"age": {constant}}}', {"type": "object"})
 
 
 def test_an_answer_that_does_not_fit_gives_way(tmp_path):

@@ -9,6 +9,7 @@ import anthropic
 import openai
 import pytest
 from error_table import ROWS
+from huggingface_hub import InferenceClient
 from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving
 from wire_support import (
     STREAM_HEAD,
@@ -50,6 +51,17 @@ def test_a_stream_brings_the_words_one_by_one(wire, tmp_path):
 
     assert "".join(said) == FIRST
     assert len([piece for piece in said if piece]) == 5
+
+
+def test_words_with_unicode_line_ends_arrive_whole(tmp_path):
+    """A client that takes U+0085, U+2028 and U+2029 for line ends gets each event on one line."""
+    words = "one\u2028two\u2029three\x85four"
+    with serving(answers("openai", words), tmp=tmp_path) as served:
+        client = InferenceClient(base_url=f"{served.url}/v1", api_key="none")
+        chunks = client.chat_completion(QUESTION, stream=True)
+        said = "".join(piece.choices[0].delta.content or "" for piece in chunks)
+
+    assert said == words
 
 
 @pytest.mark.parametrize("kind", FALLS)
@@ -315,6 +327,20 @@ def test_with_require_llm_rules_do_not_answer(tmp_path):
     assert status == 503
     assert 1 <= int(headers["retry-after"]) <= 60
     assert headers["x-should-retry"] == "false"
+
+
+def test_a_profile_may_take_a_rule_answer_for_none(tmp_path):
+    """`require_llm: true` in the profile makes that a 503, too."""
+    with serving(
+        ONE,
+        tmp=tmp_path,
+        rules=True,
+        simulate={"t1": "connection"},
+        settings={"require_llm": True},
+    ) as served:
+        status, _, _ = served.request("POST", "/v1/chat/completions", WIRES["chat"].body)
+
+    assert status == 503
 
 
 def test_a_cut_answer_says_that_it_is(tmp_path):

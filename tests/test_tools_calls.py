@@ -180,7 +180,9 @@ def test_cleaning():
 
 @pytest.mark.parametrize("read_only", [True, False, None])
 @pytest.mark.parametrize("policy", ["ask", "always", "never"])
-@pytest.mark.parametrize("person", ["says yes", "says no", "nobody", "fails", "too late"])
+@pytest.mark.parametrize(
+    "person", ["says yes", "says no", "says False", "nobody", "fails", "too late"]
+)
 @pytest.mark.parametrize("approved", [False, True])
 def test_the_approval_matrix(read_only, policy, person, approved):
     """Only what is not read-only needs approval; `ask` without anybody to ask means no."""
@@ -192,7 +194,7 @@ def test_the_approval_matrix(read_only, policy, person, approved):
             raise OSError("no terminal after all")
         if person == "too late":
             await asyncio.sleep(60)
-        return "once" if person == "says yes" else "no"
+        return {"says yes": "once", "says False": False}.get(person, "no")
 
     tool, ran = counter(read_only=read_only)
     approval = Approval(policy, ask=None if person == "nobody" else ask, approved=approved)

@@ -775,6 +775,7 @@ class ForgetfulServer:
 
     def __init__(self, forgotten):
         self._forgotten = forgotten
+        self.path = ""
         self.sessions = 0
         self.calls = []
 
@@ -782,6 +783,7 @@ class ForgetfulServer:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         headers = dict(it.split(": ", 1) for it in head.split("\r\n")[1:] if ": " in it)
         body = await reader.readexactly(int(headers.get("content-length", 0)))
+        self.path = head.split(" ")[1]
         status, extra, answer = self._answer(
             head.split(" ")[0], headers.get("mcp-session-id"), json.loads(body or "{}")
         )
@@ -850,13 +852,21 @@ def test_a_session_that_a_server_forgot_is_begun_anew(tmp_path, forgotten):
 
 
 class LooseServer(ForgetfulServer):
-    """A server over HTTP whose calls are answered with a body of our own."""
+    """A server over HTTP whose calls are answered with a body of our own.
 
-    def __init__(self, kind, body):
+    Args:
+        kind: the body's media type.
+        body: the body.
+        address: where it is; who asks elsewhere is sent there.
+    """
+
+    def __init__(self, kind, body, address="/mcp"):
         super().__init__(None)
-        self._kind, self._body = kind, body
+        self._kind, self._body, self._address = kind, body, address
 
     def _answer(self, verb, session, message):
+        if self.path != self._address:
+            return 307, [f"Location: {self._address}"], ""
         if message.get("method") != "tools/call":
             return super()._answer(verb, session, message)
         body = self._body.replace("ID", str(message["id"])).replace("BLOCK", BLOCK)
@@ -899,11 +909,28 @@ def test_an_answer_over_http_that_is_too_long_is_an_error_at_once(tmp_path, monk
     assert "more than 1 MiB at once, which is not read" in result.text
 
 
-def answered(folder, kind, body):
+def test_an_answer_over_http_may_be_as_long_as_one_over_a_pipe(tmp_path):
+    """The SDK's own limit, of 1 MiB for an event, is none."""
+    body = 'data: {"id":ID,"result":{"content":["' + "x" * 2_000_000 + '"]}}\n\n'
+    result = answered(tmp_path, "text/event-stream", body)
+
+    assert result.outcome == "ok"
+    assert result.text.startswith("xxx")
+
+
+def test_a_server_that_has_moved_is_found(tmp_path):
+    """Frameworks send who asks at `/mcp` on to `/mcp/`, of the same host."""
+    body = '{"id":ID,"result":{"content":[BLOCK]}}'
+    result = answered(tmp_path, "application/json", body, address="/mcp/")
+
+    assert (result.outcome, result.text) == ("ok", "x")
+
+
+def answered(folder, kind, body, **more):
     """Call a tool of a server that answers with a body; give the result."""
 
     async def go():
-        served = LooseServer(kind, body)
+        served = LooseServer(kind, body, **more)
         server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
         box = Toolbox(declared(mcp={"raw": {"url": url}}), cwd=folder, env={})

@@ -15,6 +15,9 @@ Why an attempt failed is one of the kinds of `kinds.py`.
 
 from __future__ import annotations
 
+import copyreg
+from typing import Any
+
 import msgspec
 
 from tieredllm.kinds import ErrorInfo, ErrorKind
@@ -33,7 +36,14 @@ __all__ = [
 
 
 class TieredLLMError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    All of them can be copied and pickled: pools of processes and task queues send them so.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how a copy is made: not by `__init__`, which takes other arguments than `args`."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class UsageError(TieredLLMError):

@@ -328,6 +328,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """Whose wire it speaks."""
     model: str
     """The model that was asked."""
+    alternate: int = 0
+    """Which of the tier's backends: 0 for the first, 1 for the first of its alternates, …"""
     outcome: Outcome
     """`ok`; `failed`; `skipped`, it was not asked; `cancelled`, it lost a race or was given up."""
     error: ErrorInfo | None = None
@@ -508,9 +510,9 @@ def is_from_first_choice(answer: Answer) -> bool:
     return backend_of(first) == backend_of(won)
 
 
-def backend_of(attempt: Attempt) -> tuple[int, str, str, str]:
-    """Return what tells the backends of a request apart."""
-    return attempt.level, attempt.tier, attempt.provider, attempt.model
+def backend_of(attempt: Attempt) -> tuple[int, str, int, str, str]:
+    """Return what tells the backends of a request apart; two may have the same model."""
+    return attempt.level, attempt.tier, attempt.alternate, attempt.provider, attempt.model
 
 
 class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):

@@ -114,3 +114,4 @@ def misuse() -> None:
     """What is spelled wrong is found before it runs."""
     FallbackManager().ask("x", deadline=3)  # type: ignore[call-arg]
     Options(deadline="soon")  # type: ignore[call-arg]
+    _ = tieredllm.FallbackManger  # type: ignore[attr-defined]

@@ -73,6 +73,10 @@ class ProgressLines:
             self._last_at = now
             print(counts_line(tally), file=self._stream, flush=True)
 
+    def remark(self, line: str) -> None:
+        """Print a line of another kind."""
+        print(line, file=self._stream, flush=True)
+
     def close(self) -> None:
         """Leave the lines there."""
 
@@ -106,6 +110,10 @@ class ProgressBar:
             self._task = self._bar.add_task("", total=tally.total)
         words = counts_line(tally, with_done=False)
         self._bar.update(self._task, completed=tally.done, description=words, refresh=True)
+
+    def remark(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(line, markup=False)
 
     def close(self) -> None:
         """Take it away."""

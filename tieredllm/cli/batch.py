@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tieredllm.batch.cluster import ClusterBatch
     from tieredllm.batch.lines import BatchLine
     from tieredllm.batch.output import Output
+    from tieredllm.batch.progress import ProgressBar, ProgressLines
     from tieredllm.batch.run import Batch, Checkpoint, Tally
     from tieredllm.client import FallbackManager
     from tieredllm.types import Answer, Options
@@ -243,6 +245,7 @@ def _run(
     at_once, shard = options.at_once, options.part
     path = _output_file(options.output, source)
     gate = AdaptiveGate(at_once)
+    progress = None if environment.quiet else _progress(environment)
     sequences = 1 if options.reproducible else min(at_once, SEQUENCES)
     manager = FallbackManager(
         environment.profile_name,
@@ -251,6 +254,7 @@ def _run(
         verbose=environment.verbose,
         sequences=sequences,
         gate=gate,
+        said=partial(_tell, progress) if progress is not None and environment.verbose else None,
     )
     gate.bound_all(manager.plans)
     request = _shared_options(manager, options)
@@ -296,7 +300,7 @@ def _run(
             profile=manager.profile, options=request, at_once=at_once, sequences=sequences
         )
         batch = ClusterBatch(options.dask, pending, settings, write, tally=tally)
-    return _ask_all(environment, manager, checkpoint, tally, batch=batch, output=output)
+    return _ask_all(environment, manager, checkpoint, tally, progress, batch=batch, output=output)
 
 
 def _ask_all(
@@ -304,6 +308,7 @@ def _ask_all(
     manager: FallbackManager,
     checkpoint: Checkpoint,
     tally: Tally,
+    progress: ProgressBar | ProgressLines | None,
     *,
     batch: Batch | ClusterBatch,
     output: Output | None,
@@ -315,7 +320,7 @@ def _ask_all(
     path = output.path if output is not None else None
 
     async def answer_all() -> None:
-        drawing = asyncio.create_task(_draw(environment, tally))
+        drawing = asyncio.create_task(_draw(progress, tally))
         try:
             await batch.run()
         finally:
@@ -376,23 +381,29 @@ def _say_end(environment: Environment, tally: Tally, path: Path | None, why: str
     (environment.say if answered == tally.total else environment.warn)(line)
 
 
-async def _draw(environment: Environment, tally: Tally) -> None:
-    """Show how far it is, until it is called off."""
+def _progress(environment: Environment) -> ProgressBar | ProgressLines:
     from tieredllm.batch.progress import ProgressBar, ProgressLines
 
-    if environment.quiet:
-        return
-    view: ProgressBar | ProgressLines
     if environment.stderr.isatty():
-        view = ProgressBar(environment.console(stderr=True))
-    else:
-        view = ProgressLines(environment.stderr)
+        return ProgressBar(environment.console(stderr=True))
+    return ProgressLines(environment.stderr)
+
+
+def _tell(progress: ProgressBar | ProgressLines, server: str, line: str) -> None:
+    """Show what an MCP server says on stderr."""
+    progress.remark(f"tieredllm: {server}: {line}")
+
+
+async def _draw(progress: ProgressBar | ProgressLines | None, tally: Tally) -> None:
+    """Show how far it is, until it is called off."""
+    if progress is None:
+        return
     try:
         while True:
             await asyncio.sleep(REDRAW_S)
-            view.show(tally)
+            progress.show(tally)
     finally:
-        view.close()
+        progress.close()
 
 
 def _shared_options(manager: FallbackManager, options: BatchOptions) -> Options:
@@ -412,7 +423,7 @@ def _shared_options(manager: FallbackManager, options: BatchOptions) -> Options:
     return Options(
         max_tier=last,
         patient=True,
-        require_llm=options.require_llm,
+        require_llm=options.require_llm or None,  # what the profile says
         deadline_s=options.deadline_s,
     )
 

@@ -93,12 +93,17 @@ def serve(
             f"{host} can be reached by other machines: name a key that they have to show, as in "
             "`--key NAME` (an environment variable, or `tieredllm keys set NAME`)"
         )
+
+    def said(server: str, line: str) -> None:
+        environment.warn(f"tieredllm: {server}: {line}")
+
     manager = FallbackManager(
         environment.profile_name,
         env=environment.env,
         places=environment.places,
         verbose=environment.verbose,
         sequences=SEQUENCES,
+        said=said if environment.verbose else None,
     )
     gateway = Gateway(
         manager,

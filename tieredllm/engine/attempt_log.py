@@ -38,13 +38,17 @@ class AttemptLog:
     Args:
         request_id: 32 hexadecimal digits.
         clock: the time; the request starts now.
+        plans: all tiers, with all of their backends.
     """
 
-    def __init__(self, *, request_id: str, clock: Clock) -> None:
+    def __init__(self, *, request_id: str, clock: Clock, plans: Sequence[TierPlan]) -> None:
         self.request_id = request_id
         self.attempts: list[Attempt] = []
         self._ended: set[int] = set()
         """The backends that have failed or were passed over; two may have the same model."""
+        self._alternates = {
+            id(backend): place for plan in plans for place, backend in enumerate(plan.backends)
+        }
         self._clock = clock
         self._started = clock.monotonic()
 
@@ -109,7 +113,7 @@ class AttemptLog:
         return (
             last is not None
             and last.outcome == "cancelled"
-            and (last.tier, last.model) == (plan.tier.name, backend.model)
+            and (last.tier, last.alternate) == (plan.tier.name, self._alternates[id(backend)])
         )
 
     def has_ended(self, backend: Backend) -> bool:
@@ -150,7 +154,7 @@ class AttemptLog:
             calls=completed.calls,
             left_out=completed.left_out,
             truncated=finish.reason in ("length", "repetition"),
-            cost=cost(winner.plan.price_of(winner.backend), finish.usage),
+            cost=cost(winner.plan.price_of(self._alternates[id(winner.backend)]), finish.usage),
             **{name: getattr(finish, name) for name in SHARED},
             **common,
         )
@@ -172,6 +176,7 @@ class AttemptLog:
             level=plan.level,
             provider=backend.provider,
             model=backend.model,
+            alternate=self._alternates[id(backend)],
             outcome=outcome,
             error=error,
             skip=skip,

@@ -32,11 +32,10 @@ class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a model writes this tier's answers."""
         return self.backends[0].is_language_model
 
-    def price_of(self, backend: Backend) -> Price | None:
-        """Return what a backend's model costs, where the profile says."""
-        asked = (backend.provider, backend.model)
+    def price_of(self, alternate: int) -> Price | None:
+        """Return what a backend's model costs, where the profile says; 0 for the tier's first."""
         sources: list[BackendSettings] = [self.tier, *self.tier.alternates]
-        return next((it.price for it in sources if (it.provider, it.model) == asked), None)
+        return sources[alternate].price
 
 
 def cost(price: Price | None, usage: Usage) -> float | None:

@@ -143,7 +143,7 @@ class FallbackRun:
             if is_needed
         )
         """The parameters that a request is not sent without."""
-        self._log = AttemptLog(request_id=request_id, clock=clock)
+        self._log = AttemptLog(request_id=request_id, clock=clock, plans=plans)
         self._deadline = float("inf")
         self._standings: dict[str, Standing] = {}
         self._set_aside: list[TierPlan] = []

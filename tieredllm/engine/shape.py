@@ -9,6 +9,7 @@ from typing import Any
 from tieredllm.errors import FallbackTriggerError, UsageError
 from tieredllm.kinds import ErrorKind
 from tieredllm.text import one_line
+from tieredllm.tools.schema import multiple_of
 
 __all__ = ["check_schema", "fitted"]
 
@@ -46,18 +47,19 @@ def fitted(text: str, schema: dict[str, Any]) -> str:
             whoever gave it.
     """
     from jsonschema.exceptions import best_match
-    from jsonschema.validators import validator_for
+    from jsonschema.validators import extend, validator_for
     from referencing import Registry
 
     text = text.strip()
     block = FENCED.match(text)
     text = block["text"].strip() if block is not None else text
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as exc:
         raise _misfit(f"the answer is no JSON: {exc}") from exc
     try:
-        wrong = best_match(validator_for(schema)(schema, registry=Registry()).iter_errors(value))
+        kind = extend(validator_for(schema), {"multipleOf": multiple_of})
+        wrong = best_match(kind(schema, registry=Registry()).iter_errors(value))
     except Exception as exc:  # a reference that leads nowhere, a pattern that cannot be read
         raise _misfit(f"the answer cannot be held to the schema: {exc}") from exc
     if wrong is not None:
@@ -65,6 +67,11 @@ def fitted(text: str, schema: dict[str, Any]) -> str:
         at = f"{where}: " if where else ""
         raise _misfit(f"the answer does not fit the schema: {at}{wrong.message}")
     return text
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads and JSON lacks."""
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _misfit(message: str) -> FallbackTriggerError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -39,7 +40,7 @@ def with_model(profile: Profile, name: str, model: str) -> Profile:
         )
     if chosen.model is None:
         raise UsageError(f"tier {name} has no model to choose")
-    return _put(profile, chosen, replace(chosen, model=model))
+    return _put(profile, chosen, replace(chosen, **_changes(chosen, model)))
 
 
 def first_fit(
@@ -89,11 +90,16 @@ def _distance(backend: BackendSettings, model: str, *, is_local: bool) -> int | 
 def _asking(tier: Tier, backend: BackendSettings, model: str) -> Tier:
     """Return the tier with one of its backends first, asking a model."""
     if isinstance(backend, Tier):
-        return replace(tier, model=model)
+        return replace(tier, **_changes(tier, model))
     own = Alternate(**{name: getattr(tier, name) for name in BackendSettings.__struct_fields__})
     others = tuple(each for each in tier.alternates if each is not backend)
     first = {name: getattr(backend, name) for name in BackendSettings.__struct_fields__}
-    return replace(tier, **first | {"model": model}, alternates=(own, *others))
+    return replace(tier, **first | _changes(backend, model), alternates=(own, *others))
+
+
+def _changes(backend: BackendSettings, model: str) -> dict[str, Any]:
+    """Return what another model makes different; what it costs the profile does not say."""
+    return {"model": model} if model == backend.model else {"model": model, "price": None}
 
 
 def _put(profile: Profile, former: Tier, changed: Tier) -> Profile:

@@ -40,6 +40,7 @@ __all__ = [
     "Part",
     "ResponseAccumulator",
     "Said",
+    "ending_of",
     "stream_chunks",
 ]
 
@@ -104,10 +105,16 @@ ENDINGS: dict[str, Ending] = {
     "missing_thought_signature": "failed",
     "pup_limited_disabled": "denied",  # the account is limited
 }
-"""The finish reasons of all houses, in lower case: gateways pass them on over any wire.
+"""The finish reasons of all houses, in lower case: gateways pass them on over any wire."""
 
-One that is not listed means a good end where the protocol has ended properly.
-"""
+_STEMS: tuple[tuple[re.Pattern[str], Ending], ...] = (
+    (re.compile(r"filter|safety|toxic|moderat|prohibit|guardrail"), "content_filter"),
+    (re.compile(r"error|fail|abort|cancel|time_?out|interrupt|rate_?limit"), "failed"),
+    (re.compile(r"max|length|limit"), "length"),
+)
+"""What a reason that is not listed is about: z.ai's `network_error` (its reference of chat
+completion; earendil-works/pi#2313), Cohere's `ERROR_TOXIC`, `ERROR_LIMIT` and `TIMEOUT`, watsonx'
+`time_limit`. One that says none of it means a good end where the protocol has ended properly."""
 
 TAIL_S = 0.5
 """How long usage and the end marker are waited for after the finish reason of an answer.
@@ -129,8 +136,8 @@ LONG_TAIL_S = 5.0
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """What one event of a stream, or a whole body, says."""
 
-    text: str = ""
-    """Answer text; reasoning is none."""
+    text: str | None = ""
+    """Answer text; reasoning is none. None where there is some that cannot be read."""
     thought: str | None = None
     """Reasoning; empty where only the fact of it is told."""
     seal: Seal | None = None
@@ -160,6 +167,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a call stands here, which thoughts may follow."""
     candidates: bool = True
     """Whether there was any answer in it, be it an empty one."""
+    stray: Any = None
+    """An event, or its text, that is none of the protocol's."""
 
 
 class ResponseAccumulator:
@@ -198,6 +207,8 @@ class ResponseAccumulator:
         self._held = held
         self._choice: int | None = None
         """The answer whose text came first, of several."""
+        self._other_ended = False
+        """Whether a finish reason came for another one."""
         self._is_late = False
         """Whether text came after a finish reason, so that none is an end here."""
         self._is_stale = False
@@ -217,6 +228,8 @@ class ResponseAccumulator:
         self._prompt_tokens: int | None = None
         self._completion_tokens: int | None = None
         self._model: str | None = None
+        self._stray: Any = None
+        """What came last and is no part of the answer."""
         self.began = False
         """Whether output has begun: text was given out, or a call came."""
         self._spoke = False
@@ -249,11 +262,16 @@ class ResponseAccumulator:
         Raises:
             FallbackTriggerError: it may have held words, and the answer was not complete.
         """
-        if self.complete or not _LOOKS_LIKE_JSON.search(data):
+        if self.complete:
             return
-        raise self.broken(
-            self._error(ErrorKind.MALFORMED_RESPONSE, "a part of the answer cannot be read")
-        )
+        if not _LOOKS_LIKE_JSON.search(data):
+            self._stray = data if " " in data else self._stray  # a heartbeat is one word
+            return
+        raise self._lost()
+
+    def _lost(self) -> FallbackTriggerError:
+        message = "a part of the answer cannot be read"
+        return self.broken(self._error(ErrorKind.MALFORMED_RESPONSE, message))
 
     def take(self, part: Part) -> Sequence[Said]:
         """Take a part and return what is in it.
@@ -264,17 +282,22 @@ class ResponseAccumulator:
         Raises:
             FallbackTriggerError: the part carries an error, before any finish reason.
         """
-        if self._is_next_word(part):
+        if part.text and self._is_next_word(part, part.text):
             return (Delta(part.text, self._phase),)
         if part.error is not None and not self.complete:
             raise self.broken(self._classify(part.error))
         if self._choice is None:
             self._choice = part.choice if part.text else None
         elif part.choice != self._choice:
+            self._other_ended = self._other_ended or part.reason is not None
             part = msgspec.structs.replace(part, text="", thought=None, reason=None, refusal="")
+        if part.text is None and not (self.complete or (part.is_whole and self._spoke)):
+            raise self._lost()
         text = part.text and self._repeats.strip(
             part.text, is_whole=part.is_whole, is_last=part.reason is not None
         )
+        if text or part.thought is not None or part.stray is not None:
+            self._stray = part.stray
         if (text or part.thought) and self._reason is not None:
             self._is_late = True
         if text or part.thought or part.reason:
@@ -313,13 +336,12 @@ class ResponseAccumulator:
         if text:
             self._say(self._splitter.feed(text), said)
 
-    def _is_next_word(self, part: Part) -> bool:
+    def _is_next_word(self, part: Part, text: str) -> bool:
         """Take a part that is nothing but the next word of a text, as nearly all are."""
-        text = part.text
         if (
-            not text
-            or not self._spoke
+            not self._spoke
             or self._reason is not None
+            or self._stray is not None
             or self._text_calls is not None
             or part.reason is not None
             or part.thought is not None
@@ -394,6 +416,9 @@ class ResponseAccumulator:
         if self._refusal or self._blocked or ending == "content_filter":
             words = self._refusal or f"the vendor's filter stopped the answer ({self._reason})"
             raise self._error(ErrorKind.CONTENT_FILTER, words)
+        if self._reason is None and self._stray is not None:
+            # FastChat's: `{"text": "…", "error_code": 50002}`, and `[DONE]` as ever
+            raise self.broken(self._classify(self._stray))
         if ending is None:
             raise self._incomplete()
         usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens)
@@ -453,8 +478,9 @@ class ResponseAccumulator:
         if self._reason is None:
             # `[DONE]` is an end, and so is a document that is complete as JSON; some servers give
             # neither a reason (jakobdylanc/llmcord#84, openai/openai-node#1292).
-            return "stop" if self._done or (self._whole and self._candidates) else None
-        ending = _meaning(self._reason)
+            is_end = self._done and not self._other_ended
+            return "stop" if is_end or (self._whole and self._candidates) else None
+        ending = ending_of(self._reason)
         if ending == "stop" and self._cut_at and self._completion_tokens == self._cut_at:
             ending = "length"
         if ending == "failed":
@@ -467,10 +493,10 @@ class ResponseAccumulator:
     def _incomplete(self) -> FallbackTriggerError:
         if self._reason is not None:
             message = f"the answer ended with {self._reason!r}"
-        elif self._whole:
+        elif self._whole and not self._spoke:
             message = "there is no answer in the response"
         else:
-            message = "the stream ended without a finish reason"
+            message = "the answer ended without a finish reason"
         if self.began and not self._whole:
             return self._error(ErrorKind.STREAM_INTERRUPTED, message)
         if self._whole or self._reason is not None:
@@ -494,14 +520,17 @@ class ResponseAccumulator:
 
 def _says_no_more(reason: str | None) -> bool:
     """Whether a reason says no more than that the answer has ended, if that."""
-    return reason is None or _meaning(reason) in ("stop", "tool")
+    return reason is None or ending_of(reason) in ("stop", "tool")
 
 
-def _meaning(reason: str) -> Ending:
+def ending_of(reason: str) -> Ending:
+    """Return what a finish reason means; a good end where nothing else is said."""
     reason = reason.strip().lower()
     if reason.startswith("content_filter"):  # "content_filter: RECITATION", Google's
         return "content_filter"
-    return ENDINGS.get(reason, "stop")
+    if (known := ENDINGS.get(reason)) is not None:
+        return known
+    return next((ending for stem, ending in _STEMS if stem.search(reason)), "stop")
 
 
 class _Halves:
@@ -539,6 +568,8 @@ class _Repeats:
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._held = ""
+        self._has_parts = False
+        """Whether a piece came that was not all of the answer."""
         self._is_cumulative: bool | None = None
 
     @property
@@ -558,6 +589,7 @@ class _Repeats:
             is_whole: whether it is all of the answer.
             is_last: whether a finish reason came with it.
         """
+        self._has_parts = self._has_parts or not is_whole
         if not self._pieces:
             self._is_cumulative = False if is_whole else None
             self._pieces.append(text)
@@ -572,8 +604,9 @@ class _Repeats:
             if not self._is_cumulative:
                 text = held + text
         if is_whole or self._is_cumulative:
-            rest = "" if is_whole and not text.startswith(said) else text.removeprefix(said)
-            text = "" if said.startswith(text) else rest
+            adds = text.startswith(said) or not (is_whole and self._has_parts)
+            is_known = said.startswith(text) if self._has_parts else text == said
+            text = "" if is_known or not adds else text.removeprefix(said)
         elif self._is_cumulative is None:
             if said.strip() and len(text) > len(said) and text.startswith(said):
                 self._held = text

@@ -159,7 +159,7 @@ class AnthropicBackend(CloudBackend):
             prompt_tokens=_prompt_tokens(usage),
             completion_tokens=get_count(usage, "output_tokens"),
             model=get_str(message, "model"),
-            calls=is_call or get_str(delta, "type") == "input_json_delta",
+            calls=is_call or _kind_of(delta) == "input_json_delta",
             has_call=is_call,
             done=kind == "message_stop",
             candidates=kind == "message" or isinstance(get_path(value, "content"), list),
@@ -188,18 +188,26 @@ def _choice(choice: ToolChoice) -> dict[str, Any] | None:
     return {"type": "any"} | one
 
 
-def _text(kind: str | None, value: dict[str, Any], delta: Any) -> str:
-    if kind == "content_block_delta":
-        return (get_str(delta, "text") or "") if get_path(delta, "type") == "text_delta" else ""
+def _text(kind: str | None, value: dict[str, Any], delta: Any) -> str | None:
+    if kind == "content_block_delta" or (kind is None and delta is not None):
+        if not isinstance(delta, dict):
+            return None
+        return content_text(delta.get("text")) if _kind_of(delta) == "text_delta" else ""
     if kind == "content_block_start":
         return content_text([get_path(value, "content_block")])
     return content_text(get_path(value, "content")) if kind in ("message", None) else ""
 
 
+def _kind_of(delta: Any) -> str | None:
+    """Return a delta's type; one that does not say it has what its text is called by."""
+    names = (*_GROWS.items(), ("input_json_delta", "partial_json"))
+    return get_str(delta, "type") or next((it for it, key in names if get_str(delta, key)), None)
+
+
 def _thought(kind: str | None, value: dict[str, Any], delta: Any) -> str | None:
     """Return thoughts; those that are redacted, or only signed, are empty."""
     if kind == "content_block_delta":
-        if get_path(delta, "type") not in ("thinking_delta", "signature_delta"):
+        if _kind_of(delta) not in ("thinking_delta", "signature_delta"):
             return None
         return get_str(delta, "thinking") or ""
     block = get_path(value, "content_block")
@@ -322,7 +330,7 @@ class AnthropicToolCalls:
         return len(self._blocks) - 1
 
     def _grow(self, index: int, delta: Any) -> None:
-        kind = get_str(delta, "type")
+        kind = _kind_of(delta)
         if index not in self._places:
             begun = "text" if kind == "text_delta" else "thinking"
             self._places[index] = self._begin({"type": begun, begun: ""})

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from tieredllm.lenient_json import cleaned, encode
-from tieredllm.providers.accumulator import ENDINGS, Part
+from tieredllm.providers.accumulator import Part, ending_of
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of, given
-from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -115,8 +115,10 @@ class GeminiBackend(CloudBackend):
         return GeminiToolCalls()
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
-        candidate = get_path(value, "candidates", 0)
-        parts = get_path(candidate, "content", "parts")
+        candidates, candidate = value.get("candidates"), get_path(value, "candidates", 0)
+        content = get_path(candidate, "content")
+        parts = content.get("parts") if isinstance(content, dict) else content
+        parts = [parts] if isinstance(parts, dict | str) else parts
         blocked = get_str(value, "promptFeedback", "blockReason")
         if blocked in ("BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED"):
             blocked = None
@@ -127,11 +129,7 @@ class GeminiBackend(CloudBackend):
         answered = get_count(usage, "candidatesTokenCount")
         thought = get_count(usage, "thoughtsTokenCount")
         return Part(
-            text="".join(
-                get_str(part, "text") or ""
-                for part in (parts if isinstance(parts, list) else [])
-                if get_path(part, "thought") is not True
-            ),
+            text=_text(parts) if isinstance(candidate, dict) or not candidates else None,
             thought=_thought(parts),
             choice=get_count(candidate, "index") or 0,
             reason=reason or (blocked and f"blockReason {blocked}"),
@@ -148,6 +146,13 @@ class GeminiBackend(CloudBackend):
         )
 
 
+def _text(parts: Any) -> str | None:
+    """Return the text of parts that are no thoughts; None where something stands in its place."""
+    if not isinstance(parts, list):
+        return content_text(parts)
+    return content_text([part for part in parts if get_path(part, "thought") is not True])
+
+
 def _thought(parts: Any) -> str | None:
     found = [
         part
@@ -162,7 +167,7 @@ def _is_call(part: Any) -> bool:
 
 
 def _refusal(reason: str | None, candidate: Any) -> str:
-    if reason is None or ENDINGS.get(reason.lower()) != "content_filter":
+    if reason is None or ending_of(reason) != "content_filter":
         return ""
     return get_str(candidate, "finishMessage") or ""
 

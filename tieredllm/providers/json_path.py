@@ -10,6 +10,7 @@ __all__ = [
     "get_count",
     "get_path",
     "get_str",
+    "words_in",
 ]
 
 
@@ -46,21 +47,45 @@ def get_count(value: Any, *path: str | int) -> int | None:
     return None
 
 
-def content_text(content: Any) -> str:
-    """Return the text of a message's content: a string, or the text parts of a list.
+def content_text(content: Any) -> str | None:
+    """Return the text of a message's content; None when there is some that cannot be read.
 
-    Parts of other types (thinking, images, tool calls) are no answer text. A list of parts is what
-    OpenAI's and Anthropic's references define for content, and what Mistral's server answers with.
+    It is a string, or the text parts of a list. Parts of other types (thinking, images, tool calls)
+    are no answer text. A list of parts is what OpenAI's and Anthropic's references define for
+    content, and what Mistral's server answers with.
     """
     if isinstance(content, str):
         return content
-    if not isinstance(content, list):
+    texts = [_part_text(part) for part in (content if isinstance(content, list) else [content])]
+    return None if None in texts else "".join(text for text in texts if text)
+
+
+def _part_text(part: Any) -> str | None:
+    if isinstance(part, dict):
+        if part.get("type") not in ("text", "output_text", None):
+            return ""
+        part = part.get("text")
+    if isinstance(part, str):
+        return part
+    return "" if part in (None, [], {}) else None
+
+
+_WORDY = (
+    *("message", "msg", "error", "errors", "detail", "details", "reason", "description"),
+    *("text", "title", "cause"),
+)
+"""Where servers put words, the likeliest first."""
+
+
+def words_in(value: Any, depth: int = 4) -> str:
+    """Return the first words to be found in a shape that nobody knows."""
+    if isinstance(value, str):
+        return value
+    if depth == 0 or not isinstance(value, dict | list):
         return ""
-    return "".join(
-        part if isinstance(part, str) else (get_str(part, "text") or "")
-        for part in content
-        if isinstance(part, str) or get_path(part, "type") in ("text", "output_text", None)
-    )
+    inner = value if isinstance(value, list) else [value.get(key) for key in _WORDY]
+    found = (words_in(item, depth - 1) for item in inner)
+    return next((words for words in found if words.strip()), "")
 
 
 def find_error(value: Any) -> Any:

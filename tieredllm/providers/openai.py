@@ -13,10 +13,17 @@ from typing import Any, ClassVar
 import msgspec
 
 from tieredllm.lenient_json import NotJsonError, cleaned, decode, encode
-from tieredllm.providers.accumulator import ENDINGS, Part
+from tieredllm.providers.accumulator import Part, ending_of
 from tieredllm.providers.base import Call, Capabilities
 from tieredllm.providers.cloud import CloudBackend, Vendor, WireRequest, base64_of, given
-from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import (
+    content_text,
+    find_error,
+    get_count,
+    get_path,
+    get_str,
+    words_in,
+)
 from tieredllm.providers.request_info import RequestInfo
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -146,17 +153,21 @@ class OpenAIBackend(CloudBackend):
         word = _next_word(value)
         if word is not None:
             return word
-        choice = get_path(value, "choices", 0)
+        choices, choice = value.get("choices"), get_path(value, "choices", 0)
         of_choice: dict[str, Any] = choice if isinstance(choice, dict) else {}
         delta = of_choice.get("delta")
         said = delta or of_choice.get("message")
-        usage = value.get("usage") or get_path(value, "x_groq", "usage")
+        usage = (
+            value.get("usage")
+            or get_path(value, "x_groq", "usage")
+            or of_choice.get("usage")  # Moonshot's (earendil-works/pi#2017)
+        )
         words: dict[str, Any] = said if isinstance(said, dict) else {}
         content = words.get("content")
         number = of_choice.get("index")
         is_word = isinstance(content, str) and words.keys() <= _WORD
         return Part(
-            text=content_text(content) if said is not None else get_str(choice, "text") or "",
+            text=_text(choices, of_choice, said),
             thought=None if is_word else _thought(said, content),
             choice=number if isinstance(number, int) else 0,
             # MiniMax's last chunk has the whole message (A3S-Lab/Code#1).
@@ -168,7 +179,9 @@ class OpenAIBackend(CloudBackend):
             prompt_tokens=get_count(usage, "prompt_tokens") if usage else None,
             completion_tokens=get_count(usage, "completion_tokens") if usage else None,
             model=get_str(value, "model"),
-            candidates=isinstance(choice, dict),
+            # A piece that stands alone, without an end, is no whole answer.
+            candidates=isinstance(choice, dict) and not delta,
+            stray=value if not usage and "choices" not in value and words_in(value) else None,
         )
 
 
@@ -195,6 +208,7 @@ def _next_word(value: dict[str, Any]) -> Part | None:
         text=text,
         choice=number if isinstance(number, int) else 0,
         model=model if isinstance(model, str) and model else None,
+        candidates=False,
     )
 
 
@@ -237,11 +251,20 @@ def _thought(said: Any, content: Any) -> str | None:
         return None
     # Mistral's: {"type": "thinking", "thinking": [{"type": "text", "text": "…"}]}
     found = [
-        content_text(get_path(part, "thinking") or get_path(part, "text"))
+        content_text(get_path(part, "thinking") or get_path(part, "text")) or ""
         for part in content
         if get_path(part, "type") in ("thinking", "reasoning")
     ]
     return "".join(found) if found else None
+
+
+def _text(choices: Any, choice: dict[str, Any], said: Any) -> str | None:
+    """Return a chunk's text; None where something stands in its place."""
+    if choices and not (isinstance(choices, list) and isinstance(choices[0], dict | None)):
+        return None
+    if said is None:
+        return content_text(choice.get("text"))
+    return content_text(said.get("content") if isinstance(said, dict) else [said])
 
 
 def _detail_text(detail: Any) -> str:
@@ -258,8 +281,8 @@ def _reason(choice: Any) -> str | None:
     native = get_str(choice, "native_finish_reason") or get_str(
         choice, "provider_specific_fields", "native_finish_reason"
     )
-    if native is not None and ENDINGS.get(reason.lower()) == "stop":
-        return native if ENDINGS.get(native.lower(), "stop") not in ("stop", "tool") else reason
+    if native is not None and ending_of(reason) == "stop":
+        return native if ending_of(native) not in ("stop", "tool") else reason
     return reason
 
 
@@ -344,6 +367,8 @@ class OpenAIToolCalls:
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(names)
         self._calls: list[_Fragments] = []
+        self._has_pieces = False
+        """Whether fragments of calls came in deltas, so that a message says them again."""
         self._thoughts: list[str] | None = None
         self._details: list[dict[str, Any]] = []
 
@@ -361,6 +386,10 @@ class OpenAIToolCalls:
             number = get_count(choice, "index")
             number = place if number is None else number
             fragments = get_path(said, "tool_calls")
+            if said is choice.get("delta"):
+                self._has_pieces = self._has_pieces or bool(fragments)
+            elif self._has_pieces:  # a last chunk with the whole message
+                continue
             for fragment in fragments if isinstance(fragments, list) else []:
                 if isinstance(fragment, dict):
                     self._add(number, fragment)
@@ -412,7 +441,7 @@ class OpenAIToolCalls:
             arguments = encode(arguments)
         arguments = arguments if isinstance(arguments, str) else ""
         name_id = get_str(fragment, "id") or ""
-        call = self._at(choice, index)
+        call = self._at(choice, index, name_id)
         if call is None or (name and self._begins(call, index, name_id, name, arguments)):
             call = _Fragments(choice=choice, index=index)
             self._calls.append(call)
@@ -421,11 +450,12 @@ class OpenAIToolCalls:
         call.arguments = [*call.arguments, arguments] if arguments else call.arguments
         call.extra = fragment.get("extra_content") or call.extra
 
-    def _at(self, choice: int, index: int | None) -> _Fragments | None:
+    def _at(self, choice: int, index: int | None, name_id: str) -> _Fragments | None:
         """Return the call that a fragment goes on with, unless it begins one."""
         calls = [call for call in self._calls if call.choice == choice]
         if index is None:
-            return calls[-1] if calls else None
+            same = [call for call in calls if name_id and call.id == name_id] or calls
+            return same[-1] if same else None
         return next((call for call in reversed(calls) if call.index == index), None)
 
     def _begins(
@@ -438,7 +468,8 @@ class OpenAIToolCalls:
         other_id = bool(name_id and call.id) and not same_id
         if call.arguments and not call.is_empty:
             repeats = name == call.name and not other_id and call.text == arguments
-            return call.is_whole and not same_id and not repeats
+            is_other = other_id and name != call.name and name in self._names
+            return is_other or (call.is_whole and not same_id and not repeats)
         if same_id:
             return False
         if name == call.name:

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 import msgspec
 
 from tieredllm.lenient_json import cleaned, encode
-from tieredllm.providers.accumulator import ENDINGS, Part
+from tieredllm.providers.accumulator import Part, ending_of
 from tieredllm.providers.base import Call, Chunk
 from tieredllm.providers.cloud import WireRequest, base64_of, given
-from tieredllm.providers.json_path import find_error, get_count, get_path, get_str
+from tieredllm.providers.json_path import content_text, find_error, get_count, get_path, get_str
 from tieredllm.providers.openai import THINKING, OpenAIBackend
 from tieredllm.providers.tool_calls import (
     ToolCallCollector,
@@ -169,21 +169,22 @@ class ResponsesBackend(OpenAIBackend):
                 between = "\n\n" if thoughts else ""
                 thoughts += 1
                 found.append({"type": _THOUGHT_PIECES[0], "delta": between + _thought(item)})
-            elif text := _text(item):
-                found.append({"type": "response.output_text.delta", "delta": text})
+            elif get_path(item, "type") == "message":
+                found.append({"type": "response.output_text.delta", "delta": item.get("content")})
             found.append({"type": "response.output_item.done", "item": item})
         return [*found, {"type": "response.completed", "response": value}]
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
         kind = get_str(value, "type") or ""
-        if kind and kind not in _ENDS:
+        if kind not in _ENDS and (kind or "delta" in value):
             return self._piece(kind, value)
         response = get_path(value, "response") if kind else value
         output = get_path(response, "output")
         items = output if isinstance(output, list) else []
+        texts = [_text(item) for item in items]
         usage = get_path(response, "usage")
         return Part(
-            text="".join(map(_text, items)),
+            text=None if None in texts else "".join(text for text in texts if text),
             # The events before it have had it all.
             is_whole=bool(kind),
             refusal="".join(
@@ -204,8 +205,10 @@ class ResponsesBackend(OpenAIBackend):
         item_type = get_str(value, "item", "type")
         delta, item = get_str(value, "delta") or "", get_path(value, "item")
         begins_message = kind == "response.output_item.added" and item_type == "message"
+        # One without a type may be text as well.
+        is_text = kind in ("response.output_text.delta", "")
         return Part(
-            text=delta if kind == "response.output_text.delta" else "",
+            text=(content_text(value.get("delta")) if kind else None) if is_text else "",
             phase=(get_str(item, "phase") or "") if begins_message else None,
             thought=delta if kind in _THOUGHT_PIECES else _begun_thought(kind, value),
             seal=_seal(item) if kind == "response.output_item.done" else None,
@@ -221,7 +224,7 @@ class ResponsesBackend(OpenAIBackend):
 def _reason(response: Any) -> str | None:
     """Return why a response ended; one that is incomplete for unknown reasons is cut, not whole."""
     status, why = get_str(response, "status"), get_str(response, "incomplete_details", "reason")
-    return why if status == "incomplete" and why and why.lower() in ENDINGS else status
+    return why if status == "incomplete" and why and ending_of(why) != "stop" else status
 
 
 class ResponsesToolCalls:
@@ -233,18 +236,28 @@ class ResponsesToolCalls:
 
     def take(self, value: dict[str, Any]) -> None:
         """Take an event, or a whole response."""
-        kind, index = get_str(value, "type"), get_path(value, "output_index")
+        kind, index = get_str(value, "type"), self._index(value)
         output = get_path(value, "response", "output") if kind else get_path(value, "output")
         if (kind is None or kind in _ENDS) and isinstance(output, list) and output:
             self._items = {at: item for at, item in enumerate(output) if isinstance(item, dict)}
-        elif isinstance(index, int) and isinstance(get_path(value, "item"), dict):
+        elif isinstance(get_path(value, "item"), dict):
             self._items[index] = value["item"]
-        elif isinstance(index, int) and kind == "response.function_call_arguments.delta":
+        elif kind == "response.function_call_arguments.delta":
             self._arguments[index] = self._arguments.get(index, "") + (
                 get_str(value, "delta") or ""
             )
-        elif isinstance(index, int) and kind == "response.function_call_arguments.done":
+        elif kind == "response.function_call_arguments.done":
             self._arguments[index] = get_str(value, "arguments") or self._arguments.get(index, "")
+
+    def _index(self, value: dict[str, Any]) -> int:
+        """Return which item an event is about; where it is not numbered, its id tells."""
+        index = get_count(value, "output_index")
+        if index is not None:
+            return index
+        name = get_str(value, "item_id") or get_str(value, "item", "id")
+        known = [at for at, item in self._items.items() if name and item.get("id") == name]
+        last = max(self._items, default=-1)
+        return known[0] if known else last + 1 if "item" in value else last
 
     def complete(self) -> tuple[ToolCall, ...]:
         """Return the `function_call` items as calls."""
@@ -317,12 +330,8 @@ def _contents(item: Any) -> list[Any]:
     return content if isinstance(content, list) and item.get("type") == "message" else []
 
 
-def _text(item: Any) -> str:
-    return "".join(
-        get_str(part, "text") or ""
-        for part in _contents(item)
-        if get_path(part, "type") == "output_text"
-    )
+def _text(item: Any) -> str | None:
+    return content_text(item.get("content")) if get_path(item, "type") == "message" else ""
 
 
 def _items(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:

@@ -187,7 +187,7 @@ def _given_way(attempts: tuple[Attempt, ...]) -> list[Attempt]:
     Of a backend that is its last failure, else why it was passed over, else that it lost a race. A
     tier's backends that are not configured are left out where another of its backends is.
     """
-    tiers: dict[tuple[int, str], dict[tuple[int, str, str, str], Attempt]] = {}
+    tiers: dict[tuple[int, str], dict[tuple[int, str, int, str, str], Attempt]] = {}
     for attempt in attempts:
         found = tiers.setdefault((attempt.level, attempt.tier), {})
         known = found.get(backend_of(attempt))

@@ -13,6 +13,9 @@ __all__ = ["View", "show"]
 TICK_S = 0.1
 """How often what is shown while waiting is brought up to date, in seconds."""
 
+MAX_WITHHELD = 1000
+"""How many remarks wait; a question may stand for a night, and a server talk all the while."""
+
 
 class View(ABC):
     """Show a request while it goes on; where nothing moves, only its events matter.
@@ -37,8 +40,10 @@ class View(ABC):
         """Show a remark, now or once nothing else has the screen."""
         if self._has_screen:
             self._print_remark(line)
-        else:
+        elif len(self.withheld) < MAX_WITHHELD:
             self.withheld.append(line)
+        elif len(self.withheld) == MAX_WITHHELD:
+            self.withheld.append("what was said after that, until now, is left out")
 
     def pause(self) -> None:
         """Take what moves off the screen while something else is asked there."""

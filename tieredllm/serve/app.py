@@ -79,7 +79,7 @@ class Gateway:
         keys: what clients have to show one of; none is asked for when it is empty.
         max_requests: how many requests are answered at the same time.
         strict_models: whether an unknown model's name is refused.
-        require_llm: whether an answer by rules is a failure.
+        require_llm: whether an answer by rules is a failure, also where the profile takes it.
         report: takes a line about what is out of the ordinary.
         tell: takes a line about each request when it has ended: an object of JSON, without any of
             the request's text.
@@ -106,7 +106,7 @@ class Gateway:
         self.running: set[Exchange] = set()
         self._max_requests = max_requests
         self._strict_models = strict_models
-        self._require_llm = require_llm
+        self._require_llm = require_llm or manager.profile.require_llm
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
         self._left_out: set[str] = set()
         self._is_local = is_loopback(host)

@@ -53,7 +53,22 @@ MAX_TOKENS = 1_000_000
 TEXTS = ("text", "input_text", "output_text", "refusal")
 """The types of text parts, in what is sent and in what comes back, of all three protocols."""
 
-encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
+
+_LINE_ENDS = {c.encode(): b"\\u%04x" % ord(c) for c in "\x85\u2028\u2029"}
+"""What Python's `str.splitlines` takes for the end of a line, and JSON for any character."""
+
+
+def encode(value: Any) -> bytes:
+    """Return JSON that is one line for every client.
+
+    Some read a stream of events with httpx's `iter_lines`, which splits as `str.splitlines` does,
+    and lose the words of an event that is split (findings/litellm-line-separators.sh).
+    """
+    text = _encode(value)
+    for character, escaped in _LINE_ENDS.items():
+        text = text.replace(character, escaped)
+    return text
 
 
 class RefusedError(Exception):

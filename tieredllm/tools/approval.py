@@ -222,11 +222,12 @@ class Approval:
         if sends and _literal(question.destination or "") in self._send_to:
             return True
         reply = await ask(question)
-        if reply == "no":
+        if reply not in ("once", "tool", "server"):  # "no", or what no Approver may say: a bool
             self._refused.add(key)
-        elif reply in ("tool", "server") and not sends:
+            return False
+        if reply != "once" and not sends:
             self._remembered.add(tool, whole=reply == "server")
-        return reply != "no"
+        return True
 
 
 def _literal(text: str) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,7 @@ import msgspec
 from tieredllm.text import one_line
 from tieredllm.tools.base import ArgumentsError, Check
 
-__all__ = ["UnsuitableTypeError", "checker", "schema_checker", "schema_of", "worded"]
+__all__ = ["UnsuitableTypeError", "checker", "multiple_of", "schema_checker", "schema_of", "worded"]
 
 _REFERENCE = "#/$defs/"
 _PLACE = re.compile(r"^(.*) - at `(?:key in )?\$\.?([^`]*)`$", re.DOTALL)
@@ -192,12 +193,28 @@ class _Limit:
         return limited
 
 
+def multiple_of(validator: Any, step: float, value: Any, _schema: dict[str, Any]) -> Iterator[Any]:
+    """Check `multipleOf` by the numbers as they are written.
+
+    jsonschema 4.26.0 divides binary fractions, in which 19.99 is no multiple of 0.01
+    (findings/jsonschema-multiple-of.sh).
+    """
+    from jsonschema import ValidationError
+
+    if (
+        validator.is_type(value, "number")
+        and (Fraction(str(value)) / Fraction(str(step))).denominator != 1
+    ):
+        yield ValidationError(f"{value!r} is not a multiple of {step!r}")
+
+
 def _validator(schema: dict[str, Any], limit: _Limit) -> Any:
     from jsonschema import Draft202012Validator, validators
     from referencing import Registry
 
     kind = validators.validator_for(schema, default=Draft202012Validator)
     keywords: dict[str, Any] = {name: limit.of(check) for name, check in kind.VALIDATORS.items()}
+    keywords["multipleOf"] = limit.of(multiple_of)
     bounded = validators.extend(kind, keywords | dict.fromkeys(_UNCHECKED))
     # An empty registry: a reference leads nowhere but into the schema itself.
     return bounded(schema, registry=Registry())

@@ -24,7 +24,7 @@ import msgspec
 
 from tieredllm.lenient_json import NotJsonError, decode
 from tieredllm.providers.errors.retry_after import duration_s
-from tieredllm.providers.json_path import get_path, get_str
+from tieredllm.providers.json_path import get_path, get_str, words_in
 
 __all__ = ["ErrorBody", "read_error", "read_error_text"]
 
@@ -71,7 +71,7 @@ def read_error(value: Any) -> ErrorBody:
     if isinstance(value, str):
         return ErrorBody(message=value)
     if not isinstance(value, dict):
-        return ErrorBody(message=_words_in(whole))
+        return ErrorBody(message=words_in(whole))
     value = _unwrapped(value)
     while isinstance(get_path(value, "error", "error"), dict):
         value = value["error"]
@@ -80,7 +80,7 @@ def read_error(value: Any) -> ErrorBody:
     problems = list(_problems(value, error))
     message = inner if isinstance(inner, str) else _message(error, problems)
     upstream = _upstream(error)
-    message = message or ("" if upstream.message else _words_in(value))
+    message = message or ("" if upstream.message else words_in(value))
     return ErrorBody(
         message=": ".join(part for part in (message, upstream.message) if part),
         codes=(*upstream.codes, *_codes(error)),
@@ -117,24 +117,6 @@ def _unwrapped(value: dict[str, Any]) -> dict[str, Any]:
         ):
             return {**inner, "code": inner.get("code", value.get("code"))}
     return value
-
-
-_WORDY = (
-    *("message", "msg", "error", "errors", "detail", "details", "reason", "description"),
-    *("text", "title", "cause"),
-)
-"""Where servers put words, the likeliest first."""
-
-
-def _words_in(value: Any, depth: int = 4) -> str:
-    """Return the first words to be found in a shape that nobody knows."""
-    if isinstance(value, str):
-        return value
-    if depth == 0 or not isinstance(value, dict | list):
-        return ""
-    inner = value if isinstance(value, list) else [value.get(key) for key in _WORDY]
-    found = (_words_in(item, depth - 1) for item in inner)
-    return next((words for words in found if words.strip()), "")
 
 
 def _passed_on(error: dict[str, Any]) -> dict[str, str]:

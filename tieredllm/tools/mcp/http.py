@@ -130,7 +130,8 @@ class HttpLife:
             event_hooks={"response": [self._note]},
         )
         await stack.enter_async_context(client)
-        transport = streamable_http_client(self._url, http_client=client)
+        # What is too long was replaced by then; the SDK's own limit is 1 MiB.
+        transport = streamable_http_client(self._url, http_client=client, max_sse_event_size=None)
         return await stack.enter_async_context(transport)
 
     def is_over(self, exc: BaseException) -> bool:
@@ -162,7 +163,8 @@ class HttpLife:
     async def _note(self, response: httpx2.Response) -> None:
         """Keep what a response says; `GET` is a stream that many servers do not offer."""
         if response.status_code < 400 and "content-encoding" not in response.headers:
-            _mend_answers(response, self._exchange)
+            # The request that follows a redirect has not been read (httpx2 2.16.2, `_client.py`).
+            _mend_answers(response, await response.request.aread(), self._exchange)
         if response.request.method != "POST":
             return
         body = ""
@@ -190,15 +192,16 @@ class HttpLife:
             self.has_ended.set()
 
 
-def _mend_answers(response: httpx2.Response, exchange: Exchange) -> None:
+def _mend_answers(response: httpx2.Response, request: bytes, exchange: Exchange) -> None:
     """Have what a response will bring mended before the SDK reads it.
 
     Args:
         response: one whose body was not read.
+        request: the body of what it answers.
         exchange: knows what was asked.
     """
     with suppress(NotJsonError):
-        asked = decode(response.request.content)
+        asked = decode(request)
         if isinstance(asked, dict):
             exchange.sent(asked.get("id"), asked.get("method"))
     kind = response.headers.get("content-type", "").lower()
