@@ -305,6 +305,35 @@ def test_a_server_may_have_a_policy_of_its_own():
     assert results == ["ok", "denied"]
 
 
+def test_an_approval_for_good_is_no_exception_to_never(tmp_path):
+    """A profile that allows no tool to change something means those approved before it, too."""
+    tool, ran = counter()
+    memory = RememberedApprovals(tmp_path / "approvals.json")
+    memory.add(tool, whole=False)
+    approval = Approval("never", remembered=memory)
+    [result] = asyncio.run(carried_out(session(tool, approval=approval), call("count")))
+
+    assert (result.outcome, ran) == ("denied", [])
+    assert "the profile allows no such tool" in result.text
+
+
+def test_what_never_runs_is_not_asked_about():
+    """Nobody is asked whether private data may go where the profile lets nothing go."""
+    asked = []
+
+    async def ask(question):
+        asked.append(question)
+        return "once"
+
+    secret = msgspec.structs.replace(counter("secret", read_only=True)[0], private=True)
+    post = msgspec.structs.replace(counter("post")[0], destination=lambda _: "a.example")
+    tools = session(secret, post, approval=Approval("never", ask=ask))
+    found = asyncio.run(carried_out(tools, call("secret"), call("post", call_id="2")))
+
+    assert [it.outcome for it in found] == ["ok", "denied"]
+    assert asked == []
+
+
 def trio(approval, *calls):
     """Call tools of which one reads private data and one can carry it out."""
     secret = msgspec.structs.replace(counter("secret", read_only=True)[0], private=True)

@@ -18,6 +18,7 @@ from tools_support import call, carried_out, session, used
 
 from tieredllm.errors import UsageError
 from tieredllm.profile.schema import Tools
+from tieredllm.tools.approval import RememberedApprovals
 from tieredllm.tools.base import ArgumentsError, ToolFailureError
 from tieredllm.tools.python import load_function, make_function_tool, parse_docstring
 from tieredllm.tools.registry import Toolbox
@@ -405,6 +406,19 @@ def test_import_errors_are_one_line(modules, entry, reason):
     assert str(caught.value).startswith(f"tools.python: {entry}: ")
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_functions_of_one_name_in_two_files_are_told_apart(tmp_path):
+    """An approval for good holds for the function that was approved, not for its namesakes."""
+    tools = []
+    for project in ("one", "two"):
+        found = {"__name__": "mytools"}
+        exec(compile("def delete(): ...", tmp_path / project / "mytools.py", "exec"), found)
+        tools.append(make_function_tool(found["delete"], name="delete"))
+    memory = RememberedApprovals(tmp_path / "approvals.json")
+    memory.add(tools[0], whole=False)
+
+    assert [memory.covers(tool) for tool in tools] == [True, False]
 
 
 def test_only_what_is_granted_is_imported(modules):

@@ -16,6 +16,7 @@ from tools_support import MCP_SERVER, alive, call, carried_out, declared, mcp_to
 
 from tieredllm.errors import UsageError
 from tieredllm.tools.approval import Approval
+from tieredllm.tools.base import ArgumentsError
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.mcp.server import MAX_NAME, prefixes, wire_name
 from tieredllm.tools.registry import Toolbox
@@ -551,6 +552,37 @@ def test_a_schema_that_takes_for_ever_is_left_to_the_server():
     for hostile in (schema, unevaluated, unique):
         assert schema_checker(hostile)(arguments) == arguments
     assert time.perf_counter() - started < 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_wrong"),
+    [
+        ("above", 0.5, False),
+        ("above", -1, True),
+        ("below", 10, False),
+        ("below", 11, True),
+        ("perhaps", None, False),
+        ("perhaps", 7, True),
+        ("certainly", None, True),
+    ],
+)
+def test_schemas_of_openapi_are_read_as_they_are_meant(name, value, is_wrong):
+    """`exclusiveMinimum: true` is no number there, and what is `nullable` may be null."""
+    properties = {
+        "above": {"type": "number", "minimum": 0, "exclusiveMinimum": True},
+        "below": {"type": "number", "maximum": 10, "exclusiveMaximum": False},
+        "perhaps": {"type": "string", "enum": ["a"], "nullable": True},
+        "certainly": {"type": "string"},
+    }
+    check = schema_checker({"type": "object", "properties": properties})
+    try:
+        check({name: value})
+    except ArgumentsError:
+        found = True
+    else:
+        found = False
+
+    assert found == is_wrong
 
 
 @pytest.mark.parametrize(("cwd", "where"), [(None, "state/servers"), (".", "here")])

@@ -16,7 +16,7 @@ import pytest
 from cli_support import cli
 from tools_support import RAW_SERVER, call, carried_out, declared, servers
 
-from tieredllm.tools.approval import Approval
+from tieredllm.tools.approval import Approval, RememberedApprovals
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.mcp.http import HttpProblem
 from tieredllm.tools.mcp.transport import Stderr
@@ -41,11 +41,11 @@ def lines(folder, file):
     return path.read_text().split() if path.exists() else []
 
 
-def called(box, *names, left_s=20.0):
+def called(box, *names, left_s=20.0, policy="always"):
     """Call tools one after the other; give their results."""
 
     async def go():
-        tools = ToolSession(box, approval=Approval("always"), max_rounds=50)
+        tools = ToolSession(box, approval=Approval(policy), max_rounds=50)
         try:
             found = []
             for number, wanted in enumerate(names):
@@ -393,6 +393,23 @@ def test_grants_name_tools_servers_and_patterns(tmp_path, grant, granted):
     assert box.troubles == ()
 
 
+@pytest.mark.parametrize(("cwd", "covered"), [(".", False), (None, True)])
+def test_an_approval_for_good_holds_where_it_was_given(tmp_path, cwd, covered):
+    """With `cwd: .` one command is another program in each folder."""
+    command = [sys.executable, str(RAW_SERVER), str(tmp_path)]
+    settings = {"command": command} | ({"cwd": cwd} if cwd else {})
+    folders = [tmp_path / "one", tmp_path / "two"]
+    tools = []
+    for folder in folders:
+        folder.mkdir()
+        box = Toolbox(declared(mcp={"raw": settings}), cwd=folder, env={})
+        tools.append(listed(box)["adds"])
+    memory = RememberedApprovals(tmp_path / "approvals.json")
+    memory.add(tools[0], whole=True)
+
+    assert [memory.covers(tool) for tool in tools] == [True, covered]
+
+
 def test_the_users_word_on_what_is_read_only_counts(tmp_path):
     """`read_only` names tools that are, and `trust_hints: false` believes no hint."""
     tools = listed(raw_box(tmp_path, trust_hints=False, read_only=["sum*"]))
@@ -478,6 +495,44 @@ def test_a_tool_that_is_newer_than_what_is_remembered_is_found(tmp_path):
     added, nothing = asyncio.run(find())
     assert added is not None
     assert nothing is None
+
+
+def test_a_tool_that_no_longer_reads_only_is_asked_about(tmp_path):
+    """What a server said of it a day ago runs nothing unasked."""
+    folder, cache = tmp_path / "server", tmp_path / "cache"
+    folder.mkdir()
+    listed(raw_box(folder, cache=cache))
+    (folder / "writes").touch()
+    first, second = called(raw_box(folder, cache=cache), "state", "state", policy="ask")
+
+    assert (first.outcome, second.outcome) == ("failed", "denied")
+    assert "may change something, and nobody was asked" in first.text
+    assert "tools/call" not in lines(folder, "heard")
+
+
+def test_a_server_that_starts_late_is_known_from_then_on(tmp_path):
+    """Who did not wait for it goes on without it; the next program knows its tools at once."""
+    folder, cache = tmp_path / "server", tmp_path / "cache"
+    folder.mkdir()
+
+    async def wait():
+        box = raw_box(folder, "slow=1", cache=cache)
+        loop = asyncio.get_running_loop()
+        try:
+            early = await box.granted("all", deadline=loop.time() + 0.1)
+            async with asyncio.timeout(20):
+                while not (late := await box.granted("all")):
+                    await asyncio.sleep(0.1)
+            return early, late
+        finally:
+            await box.aclose()
+
+    early, late = asyncio.run(wait())
+    tools = listed(raw_box(folder, "slow=1", cache=cache))
+
+    assert early == ()
+    assert [*tools] == [tool.name.removeprefix("raw__") for tool in late]
+    assert len(lines(folder, "starts")) == 1
 
 
 def test_a_mute_server_is_waited_for_once(tmp_path):

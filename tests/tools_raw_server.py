@@ -12,6 +12,7 @@ Run as a program: `python tools_raw_server.py FOLDER [BEHAVIOUR…]`. Each start
 - `odd_list`: entries that are none, beside good ones
 - `forgets_types`: lists where objects are wanted
 - `slow=S`: seconds before the first message is read
+- `writes` (a file in FOLDER): no tool is read-only any more
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 FOLDER = Path(sys.argv[1])
 HOW = dict(word.partition("=")[::2] for word in sys.argv[2:])
 OBJECT = {"type": "object", "properties": {}}
+READS = not (FOLDER / "writes").exists()
 calls: list[str] = []
 
 
@@ -47,7 +49,11 @@ def tools() -> list:
     names = [*CALLS, "say", "added"] if (FOLDER / "added").exists() else [*CALLS, "say"]
     names = HOW["only"].split(",") if "only" in HOW else names
     good = [
-        {"name": name, "inputSchema": OBJECT, "annotations": {"readOnlyHint": name == "state"}}
+        {
+            "name": name,
+            "inputSchema": OBJECT,
+            "annotations": {"readOnlyHint": name == "state" and READS},
+        }
         for name in names
     ]
     if "odd_list" not in HOW:

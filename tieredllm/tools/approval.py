@@ -118,10 +118,10 @@ class Approval:
     Args:
         policy: what the profile says of tools that may change something.
         ask: asks a person; None where there is nobody to ask, and then `ask` means no.
-        approved: whether the user has said yes beforehand (`--approve-tools`). It answers what
-            would be asked; `never` stays never.
+        approved: whether the user has said yes beforehand (`--approve-tools`).
         send_to: where data may go after private data was read; hosts and servers, or patterns.
-        remembered: what was approved for good.
+        remembered: what was approved for good. Like `approved` it answers what would be asked;
+            `never` stays never.
     """
 
     def __init__(
@@ -162,6 +162,9 @@ class Approval:
             deadline: when nobody's answer counts as no, on the event loop's clock.
             given: the arguments.
         """
+        policy = tool.approve or self._policy
+        if tool.read_only is not True and policy == "never":
+            return "this tool may change something, and the profile allows no such tool to run"
         destination = None
         if tool.destination is not None and self._sources:
             destination = tool.destination(given or {})
@@ -169,11 +172,8 @@ class Approval:
                 refused = await self._refusal_to_send(tool, arguments, destination, deadline)
                 if refused is not None:
                     return refused
-        policy = tool.approve or self._policy
         if tool.read_only is True or policy == "always" or self._remembered.covers(tool):
             return None
-        if policy == "never":
-            return "this tool may change something, and the profile allows no such tool to run"
         if self._approved:
             return None
         if self._ask is None:

@@ -123,7 +123,7 @@ def make_function_tool(function: Callable[..., Any], *, name: str) -> Tool:
         origin="python",
         private=getattr(function, "private", None) is True,
         destination=(lambda _: name) if getattr(function, "sends", None) is True else None,
-        identity=f"{function.__module__}:{getattr(function, '__qualname__', name)}",
+        identity=f"{_file(function)}:{getattr(function, '__qualname__', name)}",
         check=checker(struct),
         run=run,
     )
@@ -153,6 +153,12 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
         function = type(function).__call__.__get__(function)
     plain: Callable[..., Any] = inspect.unwrap(function)
     return plain
+
+
+def _file(function: Callable[..., Any]) -> str:
+    """Return where a function is written: each project may have a module `tools`."""
+    code = getattr(_plain(function), "__code__", None)
+    return function.__module__ if code is None else code.co_filename
 
 
 def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:

@@ -127,6 +127,13 @@ SHOWN_CHARACTERS = 200
 CHECK_S = 0.1
 """How long the check of one call's arguments may take; a usual one takes a millisecond."""
 
+Keyword = Callable[..., Any]
+"""Yields the mistakes of a value under one keyword, or returns None."""
+
+_FLAGS_OF_OPENAPI = {"exclusiveMinimum", "exclusiveMaximum"}
+"""Say in draft 4 and OpenAPI 3.0 of `minimum` and `maximum` that they are excluded; bridges to MCP
+pass such schemas on as they are (https://spec.openapis.org/oas/v3.0.3#schema-object)."""
+
 _UNCHECKED = (
     "pattern",  # a regular expression from outside can take for ever,
     "patternProperties",  # and Python cannot stop it
@@ -149,10 +156,10 @@ def schema_checker(schema: dict[str, Any]) -> Check:
     validators: list[Any] = []
 
     def check(arguments: dict[str, Any]) -> dict[str, Any]:
-        limit.start()
         try:
             if not validators:
                 validators.append(_validator(schema, limit))
+            limit.start()  # not before: `jsonschema` takes longer to load
             mistakes = [
                 _mistake(it) for it in islice(validators[0].iter_errors(arguments), MAX_MISTAKES)
             ]
@@ -178,7 +185,7 @@ class _Limit:
         """Begin a check."""
         self._until = time.monotonic() + CHECK_S
 
-    def of(self, keyword: Callable[..., Any]) -> Callable[..., Any]:
+    def of(self, keyword: Keyword) -> Keyword:
         """Return a keyword's function that gives up when the time is over.
 
         A few references that each lead to two others are a schema of a hundred bytes, and of 2³⁰
@@ -188,6 +195,8 @@ class _Limit:
         def limited(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
             if time.monotonic() > self._until:
                 raise _TooLongError
+            if instance is None and schema.get("nullable") is True:  # OpenAPI 3.0
+                return None
             return keyword(validator, value, instance, schema)
 
         return limited
@@ -213,11 +222,22 @@ def _validator(schema: dict[str, Any], limit: _Limit) -> Any:
     from referencing import Registry
 
     kind = validators.validator_for(schema, default=Draft202012Validator)
-    keywords: dict[str, Any] = {name: limit.of(check) for name, check in kind.VALIDATORS.items()}
-    keywords["multipleOf"] = limit.of(multiple_of)
+    checks: dict[str, Any] = {**kind.VALIDATORS, "multipleOf": multiple_of}
+    for name in _FLAGS_OF_OPENAPI & checks.keys():
+        checks[name] = _unless_flag(checks[name])
+    keywords = {name: limit.of(check) for name, check in checks.items()}
     bounded = validators.extend(kind, keywords | dict.fromkeys(_UNCHECKED))
     # An empty registry: a reference leads nowhere but into the schema itself.
     return bounded(schema, registry=Registry())
+
+
+def _unless_flag(keyword: Keyword) -> Keyword:
+    """Return a keyword's function that leaves alone what is no number."""
+
+    def check(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
+        return None if isinstance(value, bool) else keyword(validator, value, instance, schema)
+
+    return check
 
 
 def _mistake(mistake: Any) -> str:

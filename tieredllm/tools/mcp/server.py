@@ -126,6 +126,7 @@ class McpServer:
         self._starts = 0
         self._next_start_at = 0.0
         self._listed: tuple[RemoteTool, ...] | None = None
+        self._learned: tuple[RemoteTool, ...] | None = None
         self._tools: tuple[Tool, ...] = ()
         self._instructions = ""
         self._links: dict[str, None] = {}
@@ -168,6 +169,7 @@ class McpServer:
                 self._given_up = self._connection
             raise UnavailableError(f"{exc}{self._hint()}", is_mute=exc.is_mute) from exc
         await connection.refresh()
+        self._learn(connection)
         self._instructions = connection.instructions
         return self._made(connection.remote_tools)
 
@@ -211,11 +213,15 @@ class McpServer:
                 era = self._memory.load().era
                 connection = Connection(self._life, self._settings, era, self._said)
                 self._connection = connection
-                await connection.until_ready(deadline)
-                self._memory.learn(connection.remote_tools, connection.instructions, connection.era)
-            else:
-                await connection.until_ready(deadline)
+            await connection.until_ready(deadline)
+            self._learn(connection)
             return connection
+
+    def _learn(self, connection: Connection) -> None:
+        """Keep what it offers for later programs, once for each list."""
+        if connection.remote_tools is not self._learned:
+            self._learned = connection.remote_tools
+            self._memory.learn(connection.remote_tools, connection.instructions, connection.era)
 
     def _life(self, stderr: Stderr) -> Life:
         settings = self._settings
@@ -291,8 +297,12 @@ class McpServer:
         )
 
     def _place(self) -> str:
-        """Return a hash of what is started, or asked: an approval holds for that alone."""
-        place = (_words(self._settings), self._settings.url, self._settings.cwd)
+        """Return a hash of what is started and where, or asked: an approval holds for that alone.
+
+        `cwd: .` makes of one command another program in each folder.
+        """
+        folder = None if self._settings.cwd is None else self._folder()
+        place = (_words(self._settings), self._settings.url, folder)
         return hashlib.sha256(msgspec.json.encode(place)).hexdigest()[:16]
 
     def _command(self) -> list[str]:
@@ -424,6 +434,7 @@ class McpServer:
 
         async def run(arguments: dict[str, Any], time: CallTime) -> Output:
             connection = await self._at_hand(time)
+            self._check_hint(remote, connection)
             with self._masking():
                 try:
                     output = await connection.call(self.name, remote.name, arguments, time.renew)
@@ -460,6 +471,21 @@ class McpServer:
         except UnavailableError as exc:
             reason = f"the MCP server {self.name} is not available: {exc}"
             raise ToolFailureError(reason) from exc
+
+    def _check_hint(self, remote: RemoteTool, connection: Connection) -> None:
+        """Refuse a call that nobody was asked about for what its server no longer says.
+
+        What it offers may have been remembered, and is known anew once it has been started.
+
+        Raises:
+            ToolFailureError: it says now that the tool may change something.
+        """
+        told = [it for it in connection.remote_tools if it.name == remote.name]
+        if self._is_read_only(remote) and not all(map(self._is_read_only, told)):
+            raise ToolFailureError(
+                f"{self.name} says by now that this tool may change something, and nobody was "
+                "asked: it was not run, and can be called again"
+            )
 
     def _is_read_only(self, remote: RemoteTool) -> bool | None:
         """Return what the user says, and else what the server says, if it is believed."""
