@@ -171,8 +171,9 @@ class ResponsesBackend(OpenAIBackend):
                 found.append({"type": _THOUGHT_PIECES[0], "delta": between + _thought(item)})
             elif get_path(item, "type") == "message":
                 found.append({"type": "response.output_text.delta", "delta": item.get("content")})
+                found.append({"type": "response.refusal.delta", "delta": _refusal(item)})
             found.append({"type": "response.output_item.done", "item": item})
-        return [*found, {"type": "response.completed", "response": value}]
+        return [*found, {**value, "output": []}]
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
         kind = get_str(value, "type") or ""
@@ -187,9 +188,7 @@ class ResponsesBackend(OpenAIBackend):
             text=None if None in texts else "".join(text for text in texts if text),
             # The events before it have had it all.
             is_whole=bool(kind),
-            refusal="".join(
-                get_str(part, "refusal") or "" for item in items for part in _contents(item)
-            ),
+            refusal="".join(map(_refusal, items)),
             reason=_reason(response),
             error=find_error(response),
             prompt_tokens=get_count(usage, "input_tokens"),
@@ -325,9 +324,10 @@ def _thought(item: Any) -> str:
     )
 
 
-def _contents(item: Any) -> list[Any]:
-    content = get_path(item, "content")
-    return content if isinstance(content, list) and item.get("type") == "message" else []
+def _refusal(item: Any) -> str:
+    content = get_path(item, "content") if get_path(item, "type") == "message" else None
+    parts = content if isinstance(content, list) else ()
+    return "".join(get_str(part, "refusal") or "" for part in parts)
 
 
 def _text(item: Any) -> str | None:
