@@ -385,6 +385,8 @@ def test_a_server_that_wants_a_key_says_so():
         (429, {"retry-after": "20", "retry-after-ms": "250"}, b"", 0.25),
         (429, {"retry-after": "Mon, 21 Sep 2026 14:13:30 GMT"}, b"", 10),
         (429, {"retry-after": "Mon, 21 Sep 2020 14:13:30 GMT"}, b"", 0),
+        (429, {"retry-after": "7, 7"}, b"", 7),
+        (429, {"retry-after": f"{NOW + 40:.0f}"}, b"", 40),
         (429, {"retry-after": "-5"}, b"", None),
         (429, {"retry-after": "soon"}, b"", None),
         (429, {"retry-after": "nan"}, b"", None),
@@ -1012,6 +1014,11 @@ def test_every_row_of_the_table_has_a_source_and_stands_alone():
                 code="rate_limit_exceeded",
             ),
             "rate_limit",
+        ),
+        (
+            200,
+            openai("Request too large: Limit 6000, Requested 9000", code="rate_limit_exceeded"),
+            "context_length",
         ),
         # Groq: error codes; Bedrock's ModelErrorException; Google; Anthropic
         (498, openai("capacity exceeded"), "service_unavailable"),

@@ -50,6 +50,9 @@ PLACES = {
         200, msgspec.json.encode(body), {"Content-Type": "text/event-stream"}
     ),
     "data:": lambda body: stream(event(body)),
+    "a refusal's event": lambda body: response(
+        400, b"id:1\nevent:error\n:HTTP_STATUS/400\ndata:" + msgspec.json.encode(body) + b"\n\n"
+    ),
     "event: error": lambda body: stream(event(body, "error")),
     "error:": lambda body: stream(b"error: " + msgspec.json.encode(body) + b"\n\n"),
     "a bare line": lambda body: stream(msgspec.json.encode(body) + b"\n"),

@@ -262,6 +262,23 @@ def test_words_that_are_called_a_web_page_are_one(body):
     assert body in outcome.error.message
 
 
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("invalid api key", "authentication"),
+        ("error code: 1015", "malformed_response"),
+        ("internal trouble", "malformed_response"),
+        ("down", "malformed_response"),
+    ],
+)
+def test_words_that_begin_like_an_event_are_none(body, kind):
+    """What they say is told, although the first letter is that of a stream's field."""
+    outcome, _ = ask("openai", response(200, body))
+
+    assert outcome.kind == kind
+    assert body in outcome.error.message
+
+
 @every_vendor
 @pytest.mark.parametrize("asked", [call(), BLOCK], ids=["stream", "block"])
 @pytest.mark.parametrize(

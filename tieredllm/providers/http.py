@@ -8,6 +8,7 @@ asked for as it is, and counted as it comes. Every exception leaves as a `Fallba
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -79,7 +80,8 @@ _PACKINGS = frozenset(
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _FIELDS = (b"data:", b"event:", b":")
-_FIELD_STARTS = (b"d", b"e", b":", b"i", b"r")
+_FIELD = re.compile(rb"(?:data|event|id|retry|error)?:")
+_LONGEST_FIELD = 6
 _SNIFFED_BYTES = 64 * 1024
 
 
@@ -323,7 +325,10 @@ class Reply:
         """
         while (chunk := await self._next()) is not None:
             self._head += chunk
-            if self._head.lstrip(_BLANK) or len(self._head) > _SNIFFED_BYTES:
+            head = self._head.lstrip(_BLANK)
+            if head[:1] in (b"{", b"[", b"<") or len(head) >= _LONGEST_FIELD or b":" in head:
+                break
+            if len(self._head) > _SNIFFED_BYTES:
                 break
         head = self._head.lstrip(_BLANK)
         start = head[:1]
@@ -336,8 +341,7 @@ class Reply:
         # PHP calls whatever it sends HTML unless it is told otherwise.
         if start == b"<" or ("html" in self.content_type and not head.startswith(_FIELDS)):
             raise self.page(self._head)
-        # `data:`, `event:`, `:`, `id:`, `retry:`, `error:`: no JSON document starts so.
-        is_stream = start in _FIELD_STARTS or "event-stream" in self.content_type
+        is_stream = _FIELD.match(head) or "event-stream" in self.content_type
         return "events" if is_stream else "body"
 
     async def events(self) -> AsyncGenerator[Event, None]:

@@ -18,6 +18,7 @@ The shapes, as their references and live answers show them:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ import msgspec
 from tieredllm.lenient_json import NotJsonError, decode
 from tieredllm.providers.errors.retry_after import duration_s
 from tieredllm.providers.json_path import get_path, get_str, words_in
+from tieredllm.providers.sse import Decoder
 
 __all__ = ["ErrorBody", "read_error", "read_error_text"]
 
@@ -60,7 +62,14 @@ def read_error_text(body: bytes) -> ErrorBody:
         return read_error(decode(body))
     except NotJsonError:
         text = body.decode("utf-8", "replace")
-        return ErrorBody(message=text, is_page=text.lstrip().startswith("<"))
+    is_page = text.lstrip().startswith("<")
+    # Where a stream was asked for, a refusal may come as an event of one.
+    decoder = Decoder()
+    for event in () if is_page else (*decoder.feed(body), *decoder.flush()):
+        with suppress(NotJsonError):
+            if isinstance(value := decode(event.data), dict | list):
+                return read_error(value)
+    return ErrorBody(message=text, is_page=is_page)
 
 
 def read_error(value: Any) -> ErrorBody:

@@ -170,7 +170,8 @@ def _kind(
     meaning = _meaning(error, said, words)
     # Groq's 413 is one request of more tokens than a minute allows.
     too_large = status == 413 and said is ErrorKind.RATE_LIMIT
-    if too_large or (status == 429 and _never_fits(error.message)):
+    is_limit = status == 429 or said is ErrorKind.RATE_LIMIT
+    if too_large or (is_limit and _never_fits(error.message)):
         return ErrorKind.CONTEXT_LENGTH
     if meaning in _ANYWHERE or (meaning is not None and (inside_200 or _is_request(status))):
         return meaning

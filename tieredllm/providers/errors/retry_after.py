@@ -33,9 +33,10 @@ _ASKED = re.compile(
 def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
     """Return the seconds to wait that headers name.
 
-    `Retry-After` (RFC 9110, section 10.2.3) is a number of seconds, sent by some with a fraction or
-    a unit, or an HTTP date; `retry-after-ms` is what OpenAI and Azure add, and the more exact one.
-    Where neither was sent, a limit that is used up counts until its reset.
+    `Retry-After` (RFC 9110, section 10.2.3) is a number of seconds, sent by some with a fraction, a
+    unit, twice, or as a time since the epoch; or it is an HTTP date. `retry-after-ms` is what
+    OpenAI and Azure add, and the more exact one. Where neither was sent, a limit that is used up
+    counts until its reset.
 
     Args:
         headers: the response's headers, looked up without regard to case by the mapping, or with
@@ -51,7 +52,10 @@ def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
         if milliseconds is not None:
             return min(milliseconds / 1000, MAX_RETRY_AFTER_S)
         value = headers.get(f"{prefix}retry-after")
-        seconds = _number(value)
+        # What a server and a proxy each have added comes as one.
+        numbers = [_number(number) for number in (value or "").split(",")]
+        waits = [_from_now(number, now=now) for number in numbers if number is not None]
+        seconds = max(waits) if waits and len(waits) == len(numbers) else None
         if seconds is None and value is not None:
             seconds = duration_s(value)
         if seconds is None and value is not None:
@@ -96,12 +100,17 @@ def _reset_s(headers: Mapping[str, str], *, now: float) -> float | None:
             number = _number(value)
             if number is None:
                 waits.append(duration_s(value))
-            elif number > 1e11:  # milliseconds since the epoch: OpenRouter
-                waits.append(max(0.0, number / 1000 - now))
-            else:  # seconds since the epoch, or from now
-                waits.append(max(0.0, number - now) if number > 1e9 else number)
+            else:
+                waits.append(_from_now(number, now=now))
     known = [wait for wait in waits if wait is not None]
     return min(max(known), MAX_RETRY_AFTER_S) if known else None
+
+
+def _from_now(number: float, *, now: float) -> float:
+    """Return the wait that a number is: of seconds, or until a time."""
+    if number > 1e11:  # milliseconds since the epoch: OpenRouter
+        return max(0.0, number / 1000 - now)
+    return max(0.0, number - now) if number > 1e9 else number
 
 
 def _number(value: str | None) -> float | None:
