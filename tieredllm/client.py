@@ -70,7 +70,9 @@ class FallbackManager:
         env: where variables (keys, directories) are looked up; the process's when None.
         places: the user's directories; found from `env` when None.
         models: other models to ask, by tier name; a tier's alternates stay.
-        model: another model to ask first: in the first tier that fits, where requests then start.
+        model: another model to ask first: in the tier to start at, else in the first that fits,
+            where requests then start.
+        start: the tier that requests start at unless they say another; the first when None.
         persist: whether health is kept in, and shared through, the state database.
         simulate: faults to play instead of calling a tier, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
@@ -81,6 +83,8 @@ class FallbackManager:
         sequences: how many answers a local model makes at the same time; further requests wait.
             Several share one context, whose size follows the free memory. Contexts that are kept
             are those of one.
+        batch: whether as many requests as can be made at once are there at any time, until all are
+            answered, so that a local model computes for several faster than for a few.
         approve_tools: whether tools that may change something run without anybody being asked,
             where the profile says `approve: ask`.
         approver: asks a person about one call; without it, `approve: ask` means no.
@@ -94,8 +98,8 @@ class FallbackManager:
 
     Raises:
         ProfileError: the profile has mistakes; all of them are reported.
-        UsageError: there is no such profile, no such tier to simulate, none with a model, or the
-            file of a model to ask is not there.
+        UsageError: there is no such profile, no such tier to simulate or to start at, none with a
+            model, or the file of a model to ask is not there.
     """
 
     def __init__(
@@ -106,12 +110,14 @@ class FallbackManager:
         places: Places | None = None,
         models: Mapping[str, str] | None = None,
         model: str | None = None,
+        start: str | None = None,
         persist: bool = True,
         simulate: Mapping[str, ErrorKind] | None = None,
         verbose: bool = False,
         one_question: bool = False,
         keep_contexts: bool = False,
         sequences: int = 1,
+        batch: bool = False,
         approve_tools: bool = False,
         approver: Approver | None = None,
         said: Callable[[str, str], None] | None = None,
@@ -137,10 +143,12 @@ class FallbackManager:
         written = hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
         for tier, named in (models or {}).items():
             profile = with_model(profile, tier, named)
-        self.start: str | None = None
+        self.profile = profile
+        self.check_tiers([start] if start is not None else [])
+        self.start = start
         """The tier that requests start at unless they say another; None for the first."""
         if model is not None:
-            profile, self.start = self._fitted(profile, model)
+            profile, self.start = self._fitted(profile, model, within=start)
         self.profile = profile
         _check_rules(profile)
         self.check_tiers(simulate or {})
@@ -161,13 +169,16 @@ class FallbackManager:
             one_question=one_question,
             keep_contexts=keep_contexts,
             sequences=sequences,
+            batch=batch,
         )
         self.plans = tuple(
             TierPlan(tier=tier, level=level, backends=make_backends(tier, self._around))
             for level, tier in enumerate(profile.tiers)
         )
-        for tier in [*(models or {}), *([self.start] if self.start is not None else [])]:
-            _check_chosen(next(plan for plan in self.plans if plan.tier.name == tier))
+        chosen = {*(models or {}), *([self.start] if model is not None else [])}
+        for plan in self.plans:
+            if plan.tier.name in chosen:
+                _check_chosen(plan)
         self._health = self._make_health(eager=one_question)
         self._parameters = SqliteParameters(self.database, self._clock, profile=written)
         self._notifier = self._make_notifier() if persist else None
@@ -445,7 +456,12 @@ class FallbackManager:
         await self.aclose()
 
     def _fitted(
-        self, profile: Profile, model: str, usual: str | None = None
+        self,
+        profile: Profile,
+        model: str,
+        usual: str | None = None,
+        *,
+        within: str | None = None,
     ) -> tuple[Profile, str]:
         """Return the profile with a model in the first tier that fits, and that tier's name.
 
@@ -458,7 +474,7 @@ class FallbackManager:
         from tieredllm.local.library import Library
 
         is_local = Library(self.places, self._env).is_local(model)
-        return first_fit(profile, model, is_local=is_local, usual=usual)
+        return first_fit(profile, model, is_local=is_local, usual=usual, within=within)
 
     def _chosen(self, options: Options | None) -> Options:
         """Return a request's options, with the profile's where they say nothing.

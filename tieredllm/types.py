@@ -444,6 +444,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     and was cut to its first round; `tool_calls` when it is calls of the caller's tools."""
     truncated: bool = False
     """Whether it was cut, at a limit or because it ran in circles."""
+    max_tokens: int | None = None
+    """The most tokens that were asked for; null where no limit was."""
     reasoning: str | None = None
     """What the model thought before it answered, where it says so; no part of the answer."""
     calls: tuple[ToolCall, ...] = ()

@@ -170,6 +170,8 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     """The calls of the caller's tools that it ends with."""
     reasoning: str | None = None
     left_out: LeftOut | None = None
+    max_tokens: int | None = None
+    """The most tokens that were asked for; None where no limit was."""
 
 
 class ToolCalls(msgspec.Struct, frozen=True, kw_only=True):

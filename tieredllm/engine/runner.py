@@ -533,6 +533,7 @@ class FallbackRun:
             calls=calls,
             reasoning="".join(state.thoughts) or None,
             left_out=state.left_out,
+            max_tokens=None if "max_tokens" in omit else request.params.max_tokens,
         )
 
     async def _say_who_is_asked(
