@@ -157,7 +157,7 @@ class StreamState(msgspec.Struct, kw_only=True):
             text = self.blanks
             self.first_token_at = request.clock.monotonic()
         self.pieces.append(text)
-        return Token(tier=request.tier.name, text=text)
+        return Token(tier=request.tier.name, text=text, phase=chunk.phase)
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
