@@ -8,6 +8,7 @@ from functools import partial
 
 import msgspec
 import pytest
+from cli_support import answering, cli, profile, served
 from engine_support import END, Scripted, fault, rules
 from store_support import NOW, FakeClock
 from store_support import answer as answer_of
@@ -15,7 +16,7 @@ from store_support import answer as answer_of
 from tieredllm.clock import SystemClock
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import NoMemory
-from tieredllm.engine.runner import FallbackRun, stream_events
+from tieredllm.engine.runner import Events, FallbackRun
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Params, Profile, Tier
@@ -171,7 +172,7 @@ def run(*backends, prompt: Prompt = QUESTION) -> Answer:
     )
 
     async def last() -> Answer:
-        events = [event async for event in stream_events(engine)]
+        events = [event async for event in Events(engine)]
         assert isinstance(events[-1], Answered)
         return events[-1].answer
 
@@ -237,3 +238,34 @@ def test_another_picture_is_another_question(history, clock):
 
     assert misses(cache(history, clock), other)
     assert ask(cache(history, clock), one)[0] == Delta("A cat.")
+
+
+CACHED = """name: test
+system: Be kind.
+tiers:
+  - {{name: a, provider: openai, model: m-1, base_url: '{url}/v1', api_key_env: null, retries: 0}}
+  - {{name: again, provider: cache}}
+"""
+
+
+def test_an_ask_is_found_again_by_what_its_tiers_were_sent(tmp_path):
+    """The profile's system prompt is a part of the question, and no reason not to find it."""
+    with served(answering("Blue.")) as server:
+        asked = cli(tmp_path, "-p", profile(tmp_path, CACHED.format(url=server.url)), "Why?")
+    used = profile(tmp_path, CACHED.format(url=server.url))
+    again = cli(tmp_path, "-p", used, "Why?")
+    other = cli(tmp_path, "-p", used, "ask", "-s", "Be rude.", "Why?")
+
+    assert (asked.stdout, again.stdout) == (b"Blue.\n", b"Blue.\n")
+    assert (again.returncode, other.returncode) == (0, 1)
+
+
+def test_what_a_schema_has_shaped_answers_no_plain_question(tmp_path):
+    """JSON that a schema asked for is not what the same words without it are answered with."""
+    with served(answering('{"name": "Rex"}')) as server:
+        used = profile(tmp_path, CACHED.format(url=server.url))
+        shaped = cli(tmp_path, "-p", used, "ask", "--schema", "name", "A dog?")
+    plain = cli(tmp_path, "-p", used, "A dog?")
+
+    assert shaped.returncode == 0
+    assert (plain.returncode, plain.stdout) == (1, b"")

@@ -127,6 +127,38 @@ def test_cut_answer_is_named_also_on_the_first_tier():
     )
 
 
+def test_what_allows_more_works_below_the_first_tier():
+    """There a tier's own limit holds, whatever `-o` says, unless one starts at that tier."""
+    cut = answer(
+        attempts=[attempt("primary", 0, BUSY)],
+        truncated=True,
+        max_tokens=300,
+        usage=Usage(completion_tokens=298),
+    )
+
+    assert (summary_line(cut) or "").endswith(
+        "cut at max_tokens (300): `-t secondary -o max_tokens 600`, or `max_tokens` in the params "
+        "of tier secondary, allows more"
+    )
+
+
+def test_a_servers_own_limit_is_told_from_max_tokens():
+    """Of an answer that ended long before max_tokens, that is doubled, and a doubt is told."""
+    cut = answer(
+        tier="primary",
+        level=0,
+        truncated=True,
+        max_tokens=1024,
+        usage=Usage(completion_tokens=96),
+    )
+
+    assert summary_line(cut) == (
+        "tieredllm: the answer was cut at max_tokens (1024): `-o max_tokens 2048`, or `max_tokens` "
+        "in the params of tier primary, allows more; unless its server has a limit of its own: it "
+        "has 96 tokens"
+    )
+
+
 def test_an_answer_in_circles_is_told():
     """An answer that repeated itself and was cut says so, and not that a limit was reached."""
     cut = answer(tier="primary", level=0, truncated=True, finish_reason="repetition")

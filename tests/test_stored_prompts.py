@@ -53,9 +53,24 @@ def test_a_server_of_ones_own_takes_any_name(places):
 
 
 def test_no_tier_for_a_model_is_told(places):
-    """A profile without a cloud tier refuses a cloud model."""
+    """A profile, or the tier to start at, without a server refuses a server's model."""
     with pytest.raises(UsageError, match="offline has no tier for a model of a vendor"):
         first_fit(load_profile("offline", places), "gpt-9", is_local=False)
+    with pytest.raises(UsageError, match="default has in tier minimal no place for a model of a"):
+        first_fit(load_profile("default", places), "gpt-9", is_local=False, within="minimal")
+
+
+def test_a_model_goes_into_the_tier_to_start_at(tmp_path):
+    """`-t` says where `-m MODEL` is asked, of a stored prompt as well; it was not asked at all."""
+    with served(answering("4")) as server:
+        used = two_clouds(tmp_path, server.url, server.url)
+        given = cli(tmp_path, "-p", used, "-t", "secondary", "-m", "some/model:2", "2+2?")
+        cli(tmp_path, "-p", used, "ask", "-t", "secondary", "-m", "other", "--save", "sums")
+        stored = cli(tmp_path, "-p", used, "-T", "sums", "2+2?")
+        bodies = [json.loads(request.body) for request in server.requests]
+
+    assert (given.returncode, stored.returncode) == (0, 0)
+    assert [body["model"] for body in bodies] == ["some/model:2", "other"]
 
 
 @pytest.fixture

@@ -447,6 +447,25 @@ def test_a_slow_server_may_end_of_the_first_question(tmp_path):
     assert len(lines(tmp_path, "starts")) == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is left in a pipe")
+@pytest.mark.parametrize("after_s", [0, 1.2, 3.2], ids=["at once", "soon", "after a while"])
+def test_a_server_that_does_not_start_is_started_once(tmp_path, after_s):
+    """Ending before it has read a question is no answer to the question: it would end again."""
+    script = tmp_path / "server.py"
+    script.write_text(
+        "import sys, time\n"
+        f"open({str(tmp_path / 'starts')!r}, 'a').write('started\\n')\n"
+        f"time.sleep({after_s})\n"
+        "sys.exit('Error: API_KEY is required')\n"
+    )
+    mcp = {"dies": {"command": [sys.executable, str(script)]}}
+    box = Toolbox(declared(mcp=mcp), cwd=tmp_path, env={})
+    listed(box)
+
+    assert box.troubles == ("MCP server dies: Connection closed (Error: API_KEY is required)",)
+    assert lines(tmp_path, "starts") == ["started"]
+
+
 def test_what_a_server_speaks_is_remembered(tmp_path):
     """The second start asks it to initialize at once."""
     folder, cache = tmp_path / "server", tmp_path / "cache"

@@ -356,9 +356,11 @@ def _answer(
     if request.deadline_s is not None:  # what was waited for counts
         left_s = max(request.deadline_s - (time.monotonic() - started), 0.001)
         request = msgspec.structs.replace(request, deadline_s=left_s)
+    systems = (options.system, earlier and earlier.system, manager.profile.system)
     prompt = msgspec.structs.replace(
         prompt,
-        system=options.system if options.system is not None else earlier and earlier.system,
+        # The profile's, too: what is kept is found again by what was asked, this included.
+        system=next((system for system in systems if system is not None), None),
         history=earlier.messages if earlier else (),
     )
 
@@ -386,6 +388,7 @@ def _answer(
                     profile=manager.profile.name,
                     conversation_id=earlier.cid if earlier else None,
                     secrets=manager.secrets(),
+                    reusable=request.schema is None,
                 )
                 # Without -v only where the next question would go on from another turn.
                 if history.unsaved is not None and (environment.verbose or earlier is not None):

@@ -100,12 +100,11 @@ def _talk(
 
     approver = ChatApprover(environment)
     manager = make_manager(environment, options, approver, lambda: approver.view)
-    manager.check_tiers([options.start] if options.start is not None else [])
     limits = manager.profile.log
     history = History(manager.database, keep=limits.keep, max_mb=limits.max_mb)
     earlier = find_conversation(history, options.conversation)
     system = options.system
-    if system is None and earlier is None:
+    if system is None and (earlier is None or earlier.system is None):
         system = manager.profile.system
     interactive = environment.is_interactive
     aside = _aside(environment, interactive=interactive)
@@ -119,7 +118,7 @@ def _talk(
     chat = Chat(
         manager,
         Dialogue.resumed(earlier, system) if earlier else Dialogue(system),
-        options=msgspec.structs.replace(options.request(), start=options.start or manager.start),
+        options=msgspec.structs.replace(options.request(), start=manager.start),
         environment=environment,
         services=services,
         reader=_reader(

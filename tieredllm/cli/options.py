@@ -126,8 +126,8 @@ class RequestOptions(GlobalOptions):
             "-m",
             metavar="[TIER=]MODEL",
             autocompletion=completion.models,
-            help="Ask this model first, in the first tier that fits; or another one in a tier "
-            "(repeatable).",
+            help="Ask this model first, in the tier of -t or the first that fits; or another one "
+            "in a tier (repeatable).",
         ),
     ] = None
     option: Annotated[
@@ -402,6 +402,7 @@ def make_manager(
         places=environment.places,
         models=models,
         model=model,
+        start=options.start,
         simulate=_faults(options.simulate or []),
         verbose=environment.verbose,
         one_question=one_question,

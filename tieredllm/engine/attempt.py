@@ -157,7 +157,7 @@ class StreamState(msgspec.Struct, kw_only=True):
             text = self.blanks
             self.first_token_at = request.clock.monotonic()
         self.pieces.append(text)
-        return Token(tier=request.tier.name, text=text)
+        return Token(tier=request.tier.name, text=text, phase=chunk.phase)
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +170,8 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     """The calls of the caller's tools that it ends with."""
     reasoning: str | None = None
     left_out: LeftOut | None = None
+    max_tokens: int | None = None
+    """The most tokens that were asked for; None where no limit was."""
 
 
 class ToolCalls(msgspec.Struct, frozen=True, kw_only=True):

@@ -153,6 +153,7 @@ class AttemptLog:
             reasoning=completed.reasoning,
             calls=completed.calls,
             left_out=completed.left_out,
+            max_tokens=completed.max_tokens,
             truncated=finish.reason in ("length", "repetition"),
             cost=cost(winner.plan.price_of(self._alternates[id(winner.backend)]), finish.usage),
             **{name: getattr(finish, name) for name in SHARED},

@@ -44,7 +44,12 @@ def with_model(profile: Profile, name: str, model: str) -> Profile:
 
 
 def first_fit(
-    profile: Profile, model: str, *, is_local: bool, usual: str | None = None
+    profile: Profile,
+    model: str,
+    *,
+    is_local: bool,
+    usual: str | None = None,
+    within: str | None = None,
 ) -> tuple[Profile, str]:
     """Return the profile with a model in the first tier that fits, and that tier's name.
 
@@ -57,18 +62,21 @@ def first_fit(
         model: the model's name.
         is_local: whether it is a file of this machine.
         usual: the tier that comes first among those that fit as well.
+        within: the only tier to look at.
 
     Raises:
         UsageError: no tier fits.
     """
     backends: list[tuple[Tier, BackendSettings]] = []
     for tier in profile.tiers:
-        backends += [(tier, tier), *((tier, each) for each in tier.alternates)]
+        if within in {None, tier.name}:
+            backends += [(tier, tier), *((tier, each) for each in tier.alternates)]
     fits = [(_distance(each, model, is_local=is_local), tier, each) for tier, each in backends]
     near = [found for found in fits if found[0] is not None]
     if not near:
         where = "on this machine (`provider: llama_cpp`)" if is_local else "of a vendor or a server"
-        raise UsageError(f"profile {profile.name} has no tier for a model {where}: {model}")
+        tiers = "no tier" if within is None else f"in tier {within} no place"
+        raise UsageError(f"profile {profile.name} has {tiers} for a model {where}: {model}")
     _, chosen, backend = min(near, key=lambda found: (found[0] or 0, found[1].name != usual))
     return _put(profile, chosen, _asking(chosen, backend, model)), chosen.name
 

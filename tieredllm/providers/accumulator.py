@@ -143,6 +143,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Reasoning; empty where only the fact of it is told."""
     seal: Seal | None = None
     """What signs it."""
+    phase: str | None = None
+    """What the text from here on is called, see `Token.phase`; empty for nothing."""
     choice: int = 0
     """Which of several answers this is a part of."""
     is_whole: bool = False
@@ -162,6 +164,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the vendor's own end marker came."""
     calls: bool = False
     """Whether it carries a piece of a tool call."""
+    has_call: bool = False
+    """Whether a call stands here, which thoughts may follow."""
     candidates: bool = True
     """Whether there was any answer in it, be it an empty one."""
     stray: Any = None
@@ -234,6 +238,8 @@ class ResponseAccumulator:
         """Whether output has begun: text was given out, or a call came."""
         self._spoke = False
         self._at_rest = False
+        self._phase: str | None = None
+        self._calls_before = 0
 
     @property
     def tail_s(self) -> float | None:
@@ -281,7 +287,7 @@ class ResponseAccumulator:
             FallbackTriggerError: the part carries an error, before any finish reason.
         """
         if part.text and self._is_next_word(part, part.text):
-            return (Delta(part.text),)
+            return (Delta(part.text, self._phase),)
         if part.error is not None and not self.complete:
             raise self.broken(self._classify(part.error))
         if self._choice is None:
@@ -319,6 +325,8 @@ class ResponseAccumulator:
         if self._held is not None:
             held, self._held = self._held.end(), None
             self._say(self._splitter.feed(held), said)
+        if seal is not None:
+            seal = msgspec.structs.replace(seal, calls_before=self._calls_before)
         said.append(ThoughtDelta(self._thought_halves.join(thought), seal))
 
     def _take_text(self, text: str, said: list[Said]) -> None:
@@ -389,7 +397,7 @@ class ResponseAccumulator:
     def _pass_on(self, text: str, said: list[Said]) -> None:
         if not text.isspace():
             self.began = self._spoke = True
-        said.append(Delta(text))
+        said.append(Delta(text, self._phase))
 
     def broken(self, error: FallbackTriggerError) -> FallbackTriggerError:
         """Return the error that a failure in the middle of the answer amounts to."""
@@ -454,6 +462,9 @@ class ResponseAccumulator:
             self._refusal += part.refusal
         self._blocked = self._blocked or part.blocked
         self._called = self._called or part.calls
+        self._calls_before += part.has_call
+        if part.phase is not None:
+            self._phase = part.phase or None
         # A gateway's own "stop" takes nothing back of what the server behind it has said.
         if self._is_late or _says_no_more(self._reason) or not _says_no_more(part.reason):
             self._reason = part.reason or self._reason

@@ -103,6 +103,8 @@ class Delta(msgspec.Struct, frozen=True):
     """Carry a piece of answer text; never empty."""
 
     text: str
+    phase: str | None = None
+    """See `Token.phase`."""
 
 
 class ThoughtDelta(msgspec.Struct, frozen=True):

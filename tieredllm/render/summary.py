@@ -87,12 +87,20 @@ def unconfigured_models(answer: Answer) -> list[tuple[str, str]]:
 
 
 def _cut(answer: Answer) -> str:
-    tokens = answer.usage.completion_tokens
-    counted = f" ({tokens})" if tokens else ""
-    more = f"`-o max_tokens {2 * tokens}`" if tokens else "`-o max_tokens NUMBER`"
+    """Say where an answer was cut, and what allows more: only what would."""
+    tokens, limit = answer.usage.completion_tokens, answer.max_tokens
+    known = limit or tokens
+    counted = f" ({known})" if known else ""
+    tier = one_line(answer.tier or "")
+    # Below the first tier of a request its own limit holds.
+    is_first = not answer.attempts or answer.attempts[0].level == answer.fallback_level
+    option = f"-o max_tokens {2 * known if known else 'NUMBER'}"
+    option = option if is_first else f"-t {tier} {option}"
+    is_short = tokens and limit and 10 * tokens < 9 * limit and answer.reasoning is None
+    unless = f"; unless its server has a limit of its own: it has {tokens} tokens"
     return (
-        f"the answer was cut at max_tokens{counted}: {more}, or `max_tokens` in the params of tier "
-        f"{one_line(answer.tier or '')}, allows more"
+        f"the answer was cut at max_tokens{counted}: `{option}`, or `max_tokens` in the params of "
+        f"tier {tier}, allows more{unless if is_short else ''}"
     )
 
 

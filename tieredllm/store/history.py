@@ -163,6 +163,7 @@ class History:
         conversation_id: str | None = None,
         *,
         secrets: Collection[str] = (),
+        reusable: bool = True,
     ) -> str:
         """Keep a request that has ended just now. A second one of the same id changes nothing.
 
@@ -176,6 +177,8 @@ class History:
             conversation_id: which conversation it continues; None starts one, named after the
                 request.
             secrets: texts to strike out wherever they occur, such as the keys in use.
+            reusable: whether it may answer the same prompt again; not where something else, such as
+                a schema, has shaped it.
 
         Returns:
             The conversation's id.
@@ -191,7 +194,7 @@ class History:
             ),
             secrets,
         )
-        reusable = is_reusable(answer, record.answer)
+        reusable = reusable and is_reusable(answer, record.answer)
         row = (
             answer.request_id,
             asked_at,

@@ -86,6 +86,11 @@ class Life(Protocol):
         ...
 
     @property
+    def has_heard(self) -> bool:
+        """Whether it may have read anything that it was sent."""
+        ...
+
+    @property
     def has_lost_session(self) -> bool:
         """Whether it is gone as the server does not know it any more."""
         ...
@@ -312,7 +317,8 @@ class Connection:
         """Start the server, agree on what to speak, and read its tools.
 
         Servers of the `rmcp` package before 3 end when they are asked to discover
-        (modelcontextprotocol/go-sdk#1177): they are started again for `initialize`.
+        (modelcontextprotocol/go-sdk#1177): they are started again for `initialize`. One that ended
+        without having read anything ended of something else.
         """
         async with AsyncExitStack() as first:
             life, session = await self._opened(first)
@@ -348,7 +354,7 @@ class Connection:
             except Exception as exc:
                 # An error, silence and nonsense all mean: it may know `initialize`.
                 if life.is_over(exc):
-                    if self.era == "modern":
+                    if self.era == "modern" or not life.has_heard:
                         raise
                     return False
             else:
@@ -358,7 +364,7 @@ class Connection:
             await session.initialize()
             self._greeted(session, "handshake")
         except Exception as exc:
-            if self.era is None and life.is_over(exc):
+            if self.era is None and life.is_over(exc) and life.has_heard:
                 return False  # it was slow to start, and ended of the first question
             if getattr(exc, "code", None) != _UNSUPPORTED_VERSION:
                 raise

@@ -138,6 +138,11 @@ class HttpLife:
         """Whether a failure means that the session is gone."""
         return self.has_ended.is_set() or (getattr(exc, "code", None), str(exc)) == _CLOSED
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether it may have read something: it ran before."""
+        return True
+
     def explain(self, exc: BaseException) -> str | None:
         """Say which HTTP error is behind a failure, if one is."""
         import httpx2
