@@ -130,18 +130,12 @@ class AnthropicBackend(CloudBackend):
         return AnthropicToolCalls()
 
     def _split(self, value: dict[str, Any]) -> Iterable[dict[str, Any]]:
-        """Return a whole message as its thoughts, each with what seals it, and the rest."""
+        """Return a whole message as its blocks, each as it would be streamed, and the rest."""
         content = value.get("content")
         if get_str(value, "type") not in ("message", None) or not isinstance(content, list):
             return (value,)
-        found: list[dict[str, Any]] = []
-        rest: list[Any] = []
-        for block in content:
-            if get_path(block, "type") in _THOUGHT_BLOCKS:
-                found.append({"type": "content_block_start", "content_block": block})
-            else:
-                rest.append(block)
-        return [*found, {**value, "content": rest}]
+        blocks = ({"type": "content_block_start", "content_block": block} for block in content)
+        return [*blocks, {**value, "content": []}]
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
         kind = get_str(value, "type")
@@ -154,6 +148,7 @@ class AnthropicBackend(CloudBackend):
         explanation = get_str(message, "stop_details", "explanation") or get_str(
             delta, "stop_details", "explanation"
         )
+        is_call = get_str(value, "content_block", "type") == "tool_use"
         return Part(
             text=_text(kind, value, delta),
             thought=_thought(kind, value, delta),
@@ -164,7 +159,8 @@ class AnthropicBackend(CloudBackend):
             prompt_tokens=_prompt_tokens(usage),
             completion_tokens=get_count(usage, "output_tokens"),
             model=get_str(message, "model"),
-            calls=_has_call(kind, value, delta),
+            calls=is_call or _kind_of(delta) == "input_json_delta",
+            has_call=is_call,
             done=kind == "message_stop",
             candidates=kind == "message" or isinstance(get_path(value, "content"), list),
         )
@@ -232,15 +228,6 @@ def _seal(kind: str | None, value: dict[str, Any], delta: Any) -> Seal | None:
         return Seal(kind="redacted", data=hidden) if hidden else None
     signature = get_str(block, "signature") if get_path(block, "type") == "thinking" else None
     return Seal(kind="signature", data=signature) if signature else None
-
-
-def _has_call(kind: str | None, value: dict[str, Any], delta: Any) -> bool:
-    if kind == "content_block_delta":
-        return _kind_of(delta) == "input_json_delta"
-    if kind == "content_block_start":
-        return get_str(value, "content_block", "type") == "tool_use"
-    content = get_path(value, "content")
-    return isinstance(content, list) and any(get_path(it, "type") == "tool_use" for it in content)
 
 
 def _prompt_tokens(usage: Any) -> int | None:

@@ -232,7 +232,7 @@ def _never_fits(message: str) -> bool:
 
 
 def _message(info: RequestInfo, error: ErrorBody, kind: ErrorKind, status: int) -> str:
-    words = error.message or _reason(status)
+    words = error.message if error.message.strip() else _reason(status)
     if kind is ErrorKind.AUTHENTICATION:
         if info.key_env is None:
             return f"{info.host} wants a key, and the profile's api_key_env names none: {words}"
