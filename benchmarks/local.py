@@ -147,7 +147,7 @@ def _manager(max_tokens: int, sequences: int = 1) -> FallbackManager:
         params=Params(temperature=0.0, max_tokens=max_tokens),
     )
     profile = Profile(name="bench", tiers=(tier,))
-    return FallbackManager(profile, persist=False, sequences=sequences)
+    return FallbackManager(profile, persist=False, sequences=sequences, batch=sequences > 1)
 
 
 def decode(runs: int) -> Pair:

@@ -6,8 +6,9 @@
 Every package's hash is checked, those that only build other packages included (see
 `requirements/build.in`). llama.cpp is compiled on the way, so there is something to look at: what
 pip is doing, how far the compiler is, and for how long. All that pip says is kept in `install.log`
-of the environment. With LLAMA_INDEX=URL llama-cpp-python alone is taken from there, as a wheel; its
-hash is not locked then, as that page is not the index the lock was made from.
+of the environment. What GCC leaves out of llama.cpp's kernels for AMX it is told to leave in
+(docs/platforms.md). With LLAMA_INDEX=URL llama-cpp-python alone is taken from there, as a wheel;
+its hash is not locked then, as that page is not the index the lock was made from.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -39,6 +41,9 @@ DOING = {
     r"Installing collected packages": "installing the packages",
 }
 """What pip says when it begins something, and what is shown for it."""
+AMX_FLAG = "-fno-dse"
+"""Keeps GCC before 13.3 from dropping the tile configuration: its `_tile_loadconfig` tells the
+compiler of the first eight bytes alone (amxtileintrin.h; llama.cpp issue 20824)."""
 PLAIN_EVERY_S = 30
 """Between two lines where no line can be written over: a long silence looks like a hang."""
 
@@ -118,6 +123,21 @@ def pins(lock: Path, name: str) -> str:
     return found[0]
 
 
+def compiling(env: Mapping[str, str], cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """Return an environment to compile llama.cpp in, whose kernels for AMX do not crash."""
+    compiler = env.get("CXX", "c++")
+    try:
+        has_amx = "amx_tile" in cpuinfo.read_text("utf-8", "replace")
+        asked = [compiler, "-dumpfullversion"]  # Clang does not know it
+        found = has_amx and subprocess.run(asked, capture_output=True, text=True, check=False)
+    except OSError:
+        return dict(env)
+    version = re.fullmatch(r"(\d+)\.(\d+)\.\d+\s*", found.stdout) if found else None
+    if version is None or (int(version[1]), int(version[2])) >= (13, 3):
+        return dict(env)
+    return {**env, "CXXFLAGS": f"{env.get('CXXFLAGS', '')} {AMX_FLAG}".lstrip()}
+
+
 def run(log: TextIO, *arguments: str) -> None:
     """Run `pip install`, showing how far it is.
 
@@ -129,6 +149,7 @@ def run(log: TextIO, *arguments: str) -> None:
     with subprocess.Popen(
         [*PIP, "--verbose", *arguments],
         cwd=ROOT,
+        env=compiling(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -25,11 +25,17 @@ def tiny(tmp_path_factory):
     return write_gemma(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
-def run(path, body, *, sequences=4, n_ctx=512, more_tokens=1024):
+@pytest.fixture(params=[False, True], ids=["together", "apart"])
+def apart(request):
+    """Whether each sequence has a buffer of its own."""
+    return request.param
+
+
+def run(path, body, *, sequences=4, n_ctx=512, more_tokens=1024, apart=False):
     """Run a body with a runner of a model."""
 
     async def main():
-        settings = LoadSettings(sequences=sequences, more_tokens=more_tokens)
+        settings = LoadSettings(sequences=sequences, more_tokens=more_tokens, apart=apart)
         runner = LlamaRunner(path, prepare=lambda _go_on: (n_ctx, settings))
         try:
             return await asyncio.wait_for(body(runner), 100)
@@ -53,7 +59,7 @@ async def ask(runner, text, max_tokens=16, **params):
 QUESTIONS = [f"question {chr(97 + number) * 5}" for number in range(10)]
 
 
-def test_every_question_gets_its_own_answer(tiny):
+def test_every_question_gets_its_own_answer(tiny, apart):
     """More questions than sequences, asked at once, are answered as one after the other."""
 
     async def at_once(runner):
@@ -62,10 +68,10 @@ def test_every_question_gets_its_own_answer(tiny):
     async def in_turn(runner):
         return [await ask(runner, text) for text in QUESTIONS]
 
-    assert run(tiny, at_once) == run(tiny, in_turn, sequences=1)
+    assert run(tiny, at_once, apart=apart) == run(tiny, in_turn, sequences=1)
 
 
-def test_a_common_beginning_is_evaluated_once(tiny):
+def test_a_common_beginning_is_evaluated_once(tiny, apart):
     """Eight prompts that begin alike, asked at once, take one reading of that beginning."""
     beginning = "the same words for each of us " * 10
 
@@ -74,13 +80,13 @@ def test_a_common_beginning_is_evaluated_once(tiny):
         model = await runner.ready()
         return model.evaluated_tokens, (await ask(runner, f"{beginning}z", 1))[1].prompt_tokens
 
-    evaluated, whole = run(tiny, body, sequences=8, more_tokens=4096)
+    evaluated, whole = run(tiny, body, sequences=8, more_tokens=4096, apart=apart)
 
     assert whole > 200
     assert evaluated < whole + 8 * 60
 
 
-def test_what_the_context_holds_is_shared_with_later_questions(tiny):
+def test_what_the_context_holds_is_shared_with_later_questions(tiny, apart):
     """A question goes on from what another one has left, also when that goes on itself."""
 
     async def body(runner):
@@ -91,7 +97,7 @@ def test_what_the_context_holds_is_shared_with_later_questions(tiny):
         _, end = await ask(runner, f"{text} and more", 1)
         return model.evaluated_tokens - before, end.prompt_tokens
 
-    evaluated, whole = run(tiny, body)
+    evaluated, whole = run(tiny, body, more_tokens=1536, apart=apart)
 
     assert whole > 200
     assert evaluated < 40
@@ -116,7 +122,7 @@ def test_a_step_wakes_the_program_once(tiny, monkeypatch):
     assert wakes < 0.5 * tokens
 
 
-def test_a_stop_of_one_takes_nothing_from_the_others(tiny):
+def test_a_stop_of_one_takes_nothing_from_the_others(tiny, apart):
     """Some of the questions are given up midway; the rest get what they would have got."""
 
     async def body(runner):
@@ -133,7 +139,7 @@ def test_a_stop_of_one_takes_nothing_from_the_others(tiny):
     async def alone(runner):
         return [await ask(runner, text, 40) for text in QUESTIONS]
 
-    assert run(tiny, body) == run(tiny, alone, sequences=1)
+    assert run(tiny, body, apart=apart) == run(tiny, alone, sequences=1)
 
 
 def test_short_ones_are_not_held_up_by_a_long_prompt():
@@ -197,7 +203,7 @@ def test_who_finds_no_room_is_read_again(tiny, monkeypatch):
     assert [text for text, _ in answers] == [text for text, _ in expected]
 
 
-def test_a_prompt_too_long_fails_alone(tiny):
+def test_a_prompt_too_long_fails_alone(tiny, apart):
     """A question beyond the context is told so; its neighbours are answered."""
 
     async def body(runner):
@@ -205,14 +211,14 @@ def test_a_prompt_too_long_fails_alone(tiny):
             ask(runner, "x" * 600), ask(runner, QUESTIONS[0]), return_exceptions=True
         )
 
-    long, short = run(tiny, body)
+    long, short = run(tiny, body, apart=apart)
 
     assert isinstance(long, FallbackTriggerError)
     assert long.kind is ErrorKind.CONTEXT_LENGTH
     assert short[1].completion_tokens > 0
 
 
-def test_closing_ends_all(tiny):
+def test_closing_ends_all(tiny, apart):
     """When the model is closed, each of the answers under way fails at once, and says why."""
 
     async def body(runner):
@@ -224,12 +230,109 @@ def test_closing_ends_all(tiny):
         results = await asyncio.gather(*tasks, return_exceptions=True)
         return results, time.perf_counter() - started
 
-    results, took_s = run(tiny, body)
+    results, took_s = run(tiny, body, apart=apart)
 
     assert took_s < 2
     failed = [result for result in results if isinstance(result, FallbackTriggerError)]
     assert failed
     assert all("closed" in result.message for result in failed)
+
+
+def test_a_text_too_long_for_its_buffer_makes_all_share_one(tiny):
+    """A long prompt among short ones is answered, and none of them loses anything."""
+    texts = [*QUESTIONS[:3], "b" * 300, *QUESTIONS[3:6]]
+
+    async def body(runner):
+        before = (await runner.ready()).own_tokens
+        answers = await asyncio.gather(*(ask(runner, text, 60) for text in texts))
+        return answers, before, (await runner.ready()).own_tokens
+
+    async def alone(runner):
+        return [await ask(runner, text, 60) for text in texts]
+
+    answers, before, after = run(tiny, body, more_tokens=512, apart=True)
+
+    assert (before, after) == (256, None)
+    assert answers == run(tiny, alone, sequences=1)
+
+
+def test_an_answer_that_outgrows_its_buffer_goes_on(tiny, monkeypatch):
+    """What was not foreseen makes all share one buffer; they begin alike, which is read once."""
+    from tieredllm.local.generate import Writer
+
+    beginning = "the same words for each of us " * 5
+    texts = [f"{beginning}{text}" for text in QUESTIONS[:4]]
+
+    async def body(runner):
+        answers = await asyncio.gather(*(ask(runner, text, 150) for text in texts))
+        model = await runner.ready()
+        return answers, model.own_tokens, model.evaluated_tokens
+
+    async def alone(runner):
+        return [await ask(runner, text, 150) for text in texts]
+
+    expected = run(tiny, alone, sequences=1)
+    monkeypatch.setattr(Writer, "left", property(lambda _: 0))
+    answers, own, evaluated = run(tiny, body, more_tokens=1024, apart=True)
+
+    assert answers == expected
+    assert own is None
+    said = sum(end.completion_tokens for _, end in answers)
+    assert evaluated < 2 * (len(beginning) + 4 * 40) + said
+
+
+def test_answers_move_together(tiny, monkeypatch):
+    """Those that are left when others have ended fill the gaps, and say what they would have."""
+    from tieredllm.local.model import LoadedModel
+
+    lengths = [150, 5, 5, 150]
+    steps = []
+    decode = LoadedModel.decode
+
+    def noted(model, pieces):
+        steps.append([piece.sequence.number for piece in pieces])
+        return decode(model, pieces)
+
+    async def body(runner):
+        await runner.ready()
+        asked = zip(QUESTIONS, lengths, strict=False)
+        return await asyncio.gather(*(ask(runner, text, length) for text, length in asked))
+
+    expected = run(tiny, body, sequences=1)
+    monkeypatch.setattr(LoadedModel, "decode", noted)
+    answers = run(tiny, body, apart=True)
+
+    assert answers == expected
+    apart = [step for step in steps if len(step) == 2 and step[1] - step[0] > 1]
+    assert steps.count([0, 1]) > 100
+    assert len(apart) < 10
+
+
+def test_no_memory_for_a_shared_buffer(tiny, monkeypatch):
+    """All under way are told; whoever asks when there is memory again is answered."""
+    from tieredllm.local.model import LoadedModel
+
+    make = LoadedModel._make_context
+    full = True
+
+    def make_context(model):
+        if full and model.own_tokens is None:
+            raise FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, "no memory")
+        return make(model)
+
+    async def body(runner):
+        nonlocal full
+        texts = [QUESTIONS[0], "b" * 300]
+        told = await asyncio.gather(*(ask(runner, text) for text in texts), return_exceptions=True)
+        told += await asyncio.gather(ask(runner, QUESTIONS[1]), return_exceptions=True)
+        full = False
+        return told, await ask(runner, QUESTIONS[0])
+
+    monkeypatch.setattr(LoadedModel, "_make_context", make_context)
+    told, later = run(tiny, body, more_tokens=512, apart=True)
+
+    assert [error.message for error in told] == ["no memory"] * 3
+    assert later[1].completion_tokens > 0
 
 
 def test_a_model_that_carries_a_state_makes_one_answer_at_a_time(tmp_path):

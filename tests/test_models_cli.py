@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 
+import msgspec
 import pytest
 from hub_support import FakeHub
 from local_support import write_gemma
@@ -180,6 +181,32 @@ def test_a_damaged_file_fails_the_verification(run, home):
 
     assert isinstance(error, ModelFileError)
     assert "has the SHA-256" in str(error)
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_verify_says_how_kernels_for_amx_are_mended(run, monkeypatch, amx):
+    """Where repacked weights crash on a processor with AMX, the command that helps is told."""
+    from tieredllm.local import machine, pull
+    from tieredllm.local.ladder import Rates, Trial
+
+    run("pull", "tiny")
+    verify = pull.verify
+    trials = (
+        Trial(rung="plain", rates=Rates(load_s=1.0, prompt_tps=9.0, decode_tps=9.0)),
+        Trial(rung="repacked", fault="SIGSEGV: no message"),
+    )
+
+    def crashed(model, **places):
+        found = verify(model, **places)
+        validated = msgspec.structs.replace(found.validated, trials=trials)
+        return msgspec.structs.replace(found, validated=validated)
+
+    monkeypatch.setattr(pull, "verify", crashed)
+    monkeypatch.setattr(machine, "has_amx", lambda: amx)
+    out, _, _ = run("verify", "tiny")
+
+    assert "weights repacked: not usable here (SIGSEGV" in out
+    assert ("CXXFLAGS=-fno-dse pip install --force-reinstall" in out) == amx
 
 
 def test_verify_without_models_says_so(run):

@@ -184,11 +184,45 @@ Installing collected packages: llama-cpp-python
 """What pip 26.3 prints with `--verbose`, shortened."""
 
 
-def test_compiling_is_no_silence(monkeypatch):
-    """While llama.cpp compiles, a line says so, for about how long, and how far it is."""
+@pytest.fixture
+def install():
+    """The script that installs, as a module."""
     spec = importlib.util.spec_from_file_location("install", ROOT / "scripts" / "install.py")
-    install = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(install)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("features", "version", "before", "flags"),
+    [
+        ("avx2 amx_tile", "12.2.0", None, "-fno-dse"),
+        ("avx2 amx_tile", "13.2.0", "-O2", "-O2 -fno-dse"),
+        ("avx2 amx_tile", "13.3.0", "-O2", "-O2"),
+        ("avx2 amx_tile", "", None, None),
+        ("avx2", "12.2.0", None, None),
+    ],
+)
+def test_kernels_for_amx_are_compiled_whole(install, tmp_path, features, version, before, flags):
+    """A GCC that drops stores is told not to, where the processor has AMX; no other compiler is."""
+    compiler = tmp_path / "c++"
+    compiler.write_text(f"#!/bin/sh\n[ $1 = -dumpfullversion ] && echo {version}\n")
+    compiler.chmod(0o755)
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {features}\n")
+    env = {"CXX": str(compiler)} | ({"CXXFLAGS": before} if before else {})
+
+    assert install.compiling(env, tmp_path / "cpuinfo").get("CXXFLAGS") == flags
+
+
+def test_compiling_goes_on_without_a_compiler(install, tmp_path):
+    """What is missing is told by pip, not by the look for it."""
+    env = {"CXX": str(tmp_path / "none")}
+
+    assert install.compiling(env) == env
+
+
+def test_compiling_is_no_silence(install, monkeypatch):
+    """While llama.cpp compiles, a line says so, for about how long, and how far it is."""
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.setattr(install, "PLAIN_EVERY_S", 0)

@@ -398,7 +398,7 @@ def test_a_call_that_is_required_of_no_declared_tool_is_refused():
 
 
 def test_a_phase_comes_back_with_its_message():
-    """OpenAI's models want it back; it stands with thoughts before it and after it."""
+    """OpenAI's models want it back; it stands with thoughts before it and after it, and alone."""
     seal = sealed(Seal(kind="encrypted", data='{"type":"reasoning"}', made_by="m"))
     said = {"role": "assistant", "phase": "commentary", "content": "I look."}
     thought = {"type": "reasoning", "encrypted_content": seal}
@@ -408,6 +408,26 @@ def test_a_phase_comes_back_with_its_message():
         turn = responses(input=[*QUESTION, *items, called, result]).prompt.history[1]
 
         assert [one.get("phase") for one in turn.raw] == [one.get("phase") for one in items]
+    assert responses(input=[*QUESTION, said, *QUESTION]).prompt.history[1].phase == "commentary"
+
+
+@pytest.mark.parametrize("place", ["99", "9" * 6000, "٣", "-1", ""])
+def test_a_seal_s_place_is_no_way_to_more_than_was_sent(place):
+    """Whoever sends it; the calls stay those that were sent."""
+    signed = f"m|tieredllm|{place}|tieredllm|c2ln"
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": signed}
+    called = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "c", "content": "1"}
+    turn = messages(
+        messages=[
+            *QUESTION,
+            {"role": "assistant", "content": [thought, called]},
+            {"role": "user", "content": [result]},
+        ]
+    ).prompt.history[1]
+
+    assert [one["type"] for one in turn.raw if one["type"] != "thinking"] == ["tool_use"]
+    assert len(turn.raw) == 2
 
 
 def test_a_refusal_that_comes_back_is_read():

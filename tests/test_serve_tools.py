@@ -337,6 +337,18 @@ SIGNED = stream(
         {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}},
         {"type": "input_json_delta", "partial_json": '{"city": "Rome"}'},
     ),
+    *block(
+        3,
+        {"type": "thinking", "thinking": "", "signature": ""},
+        {"type": "thinking_delta", "thinking": "And Ulm?"},
+        {"type": "signature_delta", "signature": "bW9yZQ"},
+    ),
+    *block(4, {"type": "text", "text": ""}, {"type": "text_delta", "text": "Ulm, too."}),
+    *block(
+        5,
+        {"type": "tool_use", "id": "toolu_2", "name": "weather", "input": {}},
+        {"type": "input_json_delta", "partial_json": '{"city": "Ulm"}'},
+    ),
     *ends("anthropic", "tool"),
     *closes("anthropic"),
 )
@@ -344,12 +356,18 @@ AS_SIGNED = [
     {"type": "thinking", "thinking": "Let me see.", "signature": "c2lnbmVk"},
     {"type": "redacted_thinking", "data": "aGlkZGVu"},
     {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Rome"}},
+    {"type": "thinking", "thinking": "And Ulm?", "signature": "bW9yZQ"},
+    {"type": "text", "text": "Ulm, too."},
+    {"type": "tool_use", "id": "toolu_2", "name": "weather", "input": {"city": "Ulm"}},
 ]
 
 
 @pytest.mark.parametrize("how", ["streamed", "complete", "whole", "unstreamed"])
 def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_path):
-    """Byte for byte, by way of the client; another tier is sent the call without them."""
+    """Byte for byte, where they stood, though the client is told calls last.
+
+    Another tier is sent what was said and called without them.
+    """
     message = document("anthropic", None, "tool") | {"content": AS_SIGNED}
     first = response(200, message) if how == "unstreamed" else SIGNED
     turns = iter([first, answers("anthropic", "Sunny."), response(500)])
@@ -371,17 +389,27 @@ def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_p
         else:
             with claude.messages.stream(messages=QUESTION, **given) as events:
                 said = events.get_final_message().content
-        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "25 degrees"}
+        results = [
+            {"type": "tool_result", "tool_use_id": f"toolu_{number}", "content": "25 degrees"}
+            for number in (1, 2)
+        ]
         turn = [{"role": "assistant", "content": [one.to_dict() for one in said]}]
-        messages = [*QUESTION, *turn, {"role": "user", "content": [result]}]
+        messages = [*QUESTION, *turn, {"role": "user", "content": results}]
         texts = [claude.messages.create(messages=messages, **given).content[-1].text for _ in "ab"]
         own = served.upstreams[0].requests[1].json["messages"][1]["content"]
         others = served.upstreams[1].requests[0].json["messages"][1]["content"]
 
-    assert [one.type for one in said] == ["thinking", "redacted_thinking", "tool_use"]
+    assert [one.type for one in said] == [
+        "thinking",
+        "redacted_thinking",
+        "thinking",
+        "text",
+        "tool_use",
+        "tool_use",
+    ]
     assert texts == ["Sunny.", "Rainy."]
     assert own == AS_SIGNED
-    assert [(one["type"], one["name"]) for one in others] == [("tool_use", "weather")]
+    assert [one["type"] for one in others] == ["text", "tool_use", "tool_use"]
 
 
 def item(index: int, value: dict) -> list[bytes]:
@@ -419,6 +447,8 @@ SPOKEN = {
     "phase": "commentary",
     "content": [{"type": "output_text", "text": "I look.", "annotations": []}],
 }
+MORE_WEATHER = WEATHER | {"id": "fc_2", "call_id": "call_2", "arguments": '{"city":"Ulm"}'}
+OUTPUT = [encrypted(0), SPOKEN, WEATHER, encrypted(3), MORE_WEATHER]
 ENCRYPTED = stream(
     *opens("responses")[:2],
     summed_up(0),
@@ -426,14 +456,12 @@ ENCRYPTED = stream(
     *item(1, SPOKEN)[:1],
     says("responses", "I look."),
     *item(1, SPOKEN)[1:],
-    summed_up(2),
-    *item(2, encrypted(2)),
-    *item(3, WEATHER),
+    *item(2, WEATHER),
+    summed_up(3),
+    *item(3, encrypted(3)),
+    *item(4, MORE_WEATHER),
     event(
-        {
-            "type": "response.completed",
-            "response": responded([encrypted(0), SPOKEN, encrypted(2), WEATHER], None),
-        },
+        {"type": "response.completed", "response": responded(OUTPUT, None)},
         "response.completed",
     ),
 )
@@ -441,11 +469,11 @@ ENCRYPTED = stream(
 
 @pytest.mark.parametrize("how", ["streamed", "complete", "whole", "unstreamed"])
 def test_encrypted_thoughts_come_back_to_who_encrypted_them_and_nobody_else(how, tmp_path):
-    """Each as it was, by way of the client, streamed also in its place; another tier is sent none.
+    """Each as it was and where it stood, though the client is told calls last; so do phases.
 
-    What is not streamed has all thoughts before the words.
+    Another tier is sent no thoughts, but the phases.
     """
-    first = response(200, responded([encrypted(0), SPOKEN, encrypted(2), WEATHER], None))
+    first = response(200, responded(OUTPUT, None))
     turns = iter(
         [
             first if how == "unstreamed" else ENCRYPTED,
@@ -472,23 +500,75 @@ def test_encrypted_thoughts_come_back_to_who_encrypted_them_and_nobody_else(how,
         else:
             with client.responses.stream(input=asked, **given) as events:
                 output = events.get_final_response().output
-        result = {"type": "function_call_output", "call_id": "call_1", "output": "25 degrees"}
-        back = [*asked, *(one.to_dict() for one in output), result]
+        results = [
+            {"type": "function_call_output", "call_id": f"call_{number}", "output": "25 degrees"}
+            for number in (1, 2)
+        ]
+        back = [*asked, *(one.to_dict() for one in output), *results]
         texts = [client.responses.create(input=back, **given).output_text for _ in "ab"]
         own = served.upstreams[0].requests[1].json["input"]
         others = served.upstreams[1].requests[0].json["input"]
 
     assert texts == ["Sunny.", "Rainy."]
-    assert [one for one in own if one.get("type") == "reasoning"] == [encrypted(0), encrypted(2)]
-    if how == "streamed":
-        assert [one.type for one in output] == [
-            "reasoning",
-            "message",
-            "reasoning",
-            "function_call",
-        ]
-        assert own[1] == encrypted(0)
-        assert (own[2]["type"], own[2]["content"][0]["text"]) == ("message", "I look.")
-        assert own[3] == encrypted(2)
-    assert own[-2]["call_id"] == "call_1"
-    assert not [one for one in others if one.get("type") == "reasoning"]
+    assert [one.type for one in output] == [
+        "reasoning",
+        "message",
+        "reasoning",
+        "function_call",
+        "function_call",
+    ]
+    assert output[1].phase == "commentary"
+    assert [own[1], own[4]] == [encrypted(0), encrypted(3)]
+    assert (own[2]["phase"], own[2]["content"][0]["text"]) == ("commentary", "I look.")
+    assert [one.get("call_id") for one in own[3:]] == ["call_1", None, "call_2", "call_1", "call_2"]
+    assert [one.get("type") for one in others[1:4]] == [
+        "message",
+        "function_call",
+        "function_call",
+    ]
+    assert others[1]["phase"] == "commentary"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("how", ["live", "complete"])
+def test_messages_of_two_phases_stay_two(streamed, how, tmp_path):
+    """Whether the client takes thoughts or not; each comes back as what it was."""
+    final = SPOKEN | {
+        "id": "msg_2",
+        "phase": "final_answer",
+        "content": [{"type": "output_text", "text": "Sunny.", "annotations": []}],
+    }
+    spoken = stream(
+        *opens("responses")[:2],
+        *item(0, SPOKEN)[:1],
+        says("responses", "I look."),
+        *item(0, SPOKEN)[1:],
+        *item(1, final)[:1],
+        says("responses", "Sunny."),
+        *item(1, final)[1:],
+        event(
+            {"type": "response.completed", "response": responded([SPOKEN, final], None)},
+            "response.completed",
+        ),
+    )
+    tier = {"api": "responses", "stream": streamed}
+    plays = iter([spoken if streamed else response(200, responded([SPOKEN, final], None))] * 2)
+
+    async def play(connection):
+        await connection.send(next(plays))
+
+    with serving(play, tmp=tmp_path, tier=tier) as served, served.openai() as client:
+        with client.responses.stream(
+            model="auto", input=QUESTION, extra_headers={"x-tieredllm-stream": how}
+        ) as events:
+            begun = [one.item.phase for one in events if one.type == "response.output_item.added"]
+            output = events.get_final_response().output
+        back = [*QUESTION, *(one.to_dict() for one in output), *QUESTION]
+        whole = client.responses.create(model="auto", input=back).output
+        sent = served.upstreams[0].requests[1].json["input"]
+
+    told = [("commentary", "I look."), ("final_answer", "Sunny.")]
+    assert begun == ["commentary", "final_answer"]
+    assert [(one.phase, one.content[0].text) for one in output] == told
+    assert [(one.phase, one.content[0].text) for one in whole] == told
+    assert [(one["phase"], one["content"][0]["text"]) for one in sent[1:3]] == told

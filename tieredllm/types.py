@@ -176,6 +176,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: Any = None
     """An assistant's turn in its vendor's own form, for the backend that made it alone: signatures
     in it hold nowhere else."""
+    phase: str | None = None
+    """For an assistant's turn: what OpenAI's models call it; see `Token.phase`."""
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -540,6 +542,9 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
     tier: str
     text: str
+    phase: str | None = None
+    """What the model calls this part of its turn, where it says so: OpenAI's `commentary` or
+    `final_answer`."""
 
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
@@ -551,6 +556,8 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     made_by: str = ""
     """The identity of the backend, which alone is given it back."""
+    calls_before: int = 0
+    """How many of the turn's calls came before it."""
 
 
 class Thought(msgspec.Struct, frozen=True, kw_only=True):

@@ -237,7 +237,7 @@ _managers: dict[bytes, FallbackManager] = {}
 def _manager(settings: bytes, chosen: WorkerSettings) -> FallbackManager:
     if settings not in _managers:
         gate = AdaptiveGate(chosen.at_once)
-        manager = FallbackManager(chosen.profile, sequences=chosen.sequences, gate=gate)
+        manager = FallbackManager(chosen.profile, sequences=chosen.sequences, batch=True, gate=gate)
         gate.bound_all(manager.plans)
         _managers[settings] = manager
     return _managers[settings]

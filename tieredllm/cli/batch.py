@@ -253,6 +253,7 @@ def _run(
         places=environment.places,
         verbose=environment.verbose,
         sequences=sequences,
+        batch=True,
         gate=gate,
         said=partial(_tell, progress) if progress is not None and environment.verbose else None,
     )

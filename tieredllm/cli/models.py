@@ -468,6 +468,8 @@ def verify_models(name: MaybeName = None, *, as_json: Json = False) -> None:
     Each way to load it that may be the best is tried in a process of its own, so that one that
     crashes on this machine's processor is noticed and left out.
     """
+    from tieredllm.local.llama_bindings import AMX_REBUILD
+    from tieredllm.local.machine import has_amx
     from tieredllm.local.pull import verify
 
     session = current()
@@ -498,6 +500,9 @@ def verify_models(name: MaybeName = None, *, as_json: Json = False) -> None:
         for trial in trials:
             mark = "; used for a short question" if trial.rung == used else ""
             session.print(f"  {_trial(trial)}{mark}", wrap=True)
+        if has_amx() and any(trial.rung == "repacked" and trial.fault for trial in trials):
+            advice = f"compiled so that its kernels for AMX work, it is faster: `{AMX_REBUILD}`"
+            session.print(f"  {advice}", wrap=True)
     if as_json:
         print_json(rows, session)
     failures = [row["error"] for row in rows if row["error"]]

@@ -157,7 +157,7 @@ class StreamState(msgspec.Struct, kw_only=True):
             text = self.blanks
             self.first_token_at = request.clock.monotonic()
         self.pieces.append(text)
-        return Token(tier=request.tier.name, text=text)
+        return Token(tier=request.tier.name, text=text, phase=chunk.phase)
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
@@ -438,6 +438,7 @@ async def _compose_call(
         params=params,
         stream=request.stream,
         connect_timeout_s=tier.connect_timeout_s,
+        idle_timeout_s=tier.idle_timeout_s,
         omit=request.omit,
         request_id=request.request_id,
         tools=fit.declared,

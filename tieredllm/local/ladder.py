@@ -2,7 +2,8 @@
 
 llama.cpp's fastest kernels crash on some processors: with AMX, `ggml_backend_amx_mul_mat` loads a
 tile configuration whose stores GCC 12 has dropped (llama.cpp issue 20824, pull request 26954).
-Weights that are not repacked never reach that code, and answer nearly as fast.
+Weights that are not repacked never reach that code, and answer at about half the speed of what GCC
+compiles with `-fno-dse` (seen with GCC 12.2 and llama-cpp-python 0.3.36).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Literal
 import msgspec
 
 __all__ = [
+    "BATCH",
     "RUNGS",
+    "SESSION",
     "Job",
     "LoadSettings",
     "Rates",
@@ -40,6 +43,9 @@ class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How many answers may be under way at the same time, in one context."""
     more_tokens: int = 0
     """The room that they share besides one whole context, in tokens."""
+    apart: bool = False
+    """Whether each has a part of the room to itself, for as long as they all fit in there: faster
+    while all are busy."""
 
 
 Rung = Literal["repacked", "plain", "no_flash_attention", "one_thread"]
@@ -95,6 +101,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 64
     completion_tokens: int = 128
     questions: int = 1
+    keeps_busy: bool = False
+    """Whether as many questions as can be answered at once are there at any time."""
 
     @property
     def is_long(self) -> bool:
@@ -108,6 +116,8 @@ CLEARLY = 1.05
 """More than two measurements of the same differ on a quiet machine."""
 SESSION = Job(prompt_tokens=200, completion_tokens=200, questions=10)
 """A conversation, or a program that keeps the model."""
+BATCH = Job(prompt_tokens=200, completion_tokens=200, questions=100, keeps_busy=True)
+"""A list of questions that are all there from the beginning."""
 
 
 def expected_s(rates: Rates, job: Job) -> float:

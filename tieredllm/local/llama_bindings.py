@@ -46,6 +46,10 @@ REINSTALL = (
     f"--no-deps --index-url {PREBUILT_INDEX} llama-cpp-python`"
 )
 """What to do where each way to compute crashes, which follows a mention of the processor."""
+AMX_REBUILD = (
+    "CXXFLAGS=-fno-dse pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
+)
+"""How GCC before 13.3 compiles kernels for AMX that do not crash (see the ladder)."""
 WARN_LEVEL = 3
 ERROR_LEVEL = 4
 """`GGML_LOG_LEVEL_ERROR` of ggml.h: none 0, debug 1, info 2, warn 3, error 4, cont 5."""

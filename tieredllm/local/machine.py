@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["available_bytes", "physical_cores", "processor_stamp"]
+__all__ = ["available_bytes", "has_amx", "physical_cores", "processor_stamp"]
 
 PROC = Path("/proc")
 CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -226,6 +226,11 @@ def processor_stamp(*, proc: Path = PROC) -> str:
         elif key.strip() in ("flags", "Features"):
             parts += sorted(flag for flag in value.split() if flag.startswith(KERNEL_FLAGS))
     return " ".join(filter(None, parts))
+
+
+def has_amx() -> bool:
+    """Whether the processor has matrix units of Intel's."""
+    return "amx_tile" in processor_stamp()
 
 
 KERNEL_FLAGS = (

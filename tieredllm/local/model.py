@@ -39,6 +39,8 @@ __all__ = ["BATCH_TOKENS", "BadFileError", "LoadedModel", "NoRoomError", "Piece"
 
 BATCH_TOKENS = 512
 """Prompt tokens in one call; llama.cpp's own default for a physical batch."""
+BUFFER_STEP = 256
+"""What llama.cpp rounds the length of a sequence's own buffer to (`llama_context`)."""
 LAST = -1
 """The row of the last token that was evaluated, for `llama_get_logits_ith`."""
 NO_ROOM = 1
@@ -110,6 +112,8 @@ class LoadedModel:
         sequences: the texts that the context holds; one where the model carries a state from token
             to token, which takes memory of its own for each.
         room_tokens: what the texts may have together; what they have in common counts once.
+        own_tokens: how long each may be while each has a part of the room to itself; None where
+            they share it.
         evaluated_tokens: prompt tokens evaluated so far, without those found in the cache.
         identity: the file, the build of llama.cpp and the kind of context, for `KeptContexts`.
 
@@ -140,6 +144,7 @@ class LoadedModel:
         self._stop = stop
         self.n_ctx = n_ctx
         self.room_tokens = n_ctx
+        self.own_tokens: int | None = None
         self.sequences = [Sequence(0)]
         self.evaluated_tokens = 0
         self._model: Any = self._load(path, go_on)
@@ -150,9 +155,9 @@ class LoadedModel:
             if settings.sequences > 1 and self._can_cut:
                 self.sequences = [Sequence(number) for number in range(settings.sequences)]
                 self.room_tokens = n_ctx + settings.more_tokens
-            self._context = self._make_context()
-            self._kept = stop.watch(self._llama, self._context)
-            self._memory = self._llama.llama_get_memory(self._context)
+                own = self.room_tokens // settings.sequences // BUFFER_STEP * BUFFER_STEP
+                self.own_tokens = own if settings.apart and own else None
+            self.open()
             if not self._writes_word_by_word():
                 raise self._useless(
                     "is an embedding or diffusion model: it does not write one word after the other"
@@ -191,17 +196,41 @@ class LoadedModel:
             raise self._useless(what)
         return model
 
+    def open(self) -> None:
+        """Make the context, where there is none.
+
+        Raises:
+            FallbackTriggerError: llama.cpp has no memory for it.
+        """
+        if self._context is not None:
+            return
+        self._context = self._make_context()
+        self._kept = self._stop.watch(self._llama, self._context)
+        self._memory = self._llama.llama_get_memory(self._context)
+
+    def share_room(self) -> None:
+        """Let the texts share the room from now on, so that each may have `n_ctx` tokens.
+
+        All sequences are empty then, and there is no context until `open` has made it.
+        """
+        for sequence in self.sequences:
+            self._forget(sequence, 0)
+        self._llama.llama_free(self._context)
+        self._context, self.own_tokens = None, None
+
     def _make_context(self) -> Any:
         llama = self._llama
         params = llama.llama_context_default_params()
         fields = {name for name, *_ in params._fields_}
         params.n_ctx = self.room_tokens
+        if self.own_tokens is not None:
+            params.n_ctx = self.own_tokens * len(self.sequences)
         params.n_batch = params.n_ubatch = min(BATCH_TOKENS, self.n_ctx)
         params.n_seq_max = len(self.sequences)
         if len(self.sequences) > 1:
-            # One buffer for all: a long text may take what the short ones leave, and what several
-            # begin with is there once.
-            params.kv_unified = True
+            # In one buffer for all, a long text may take what short ones leave, and what several
+            # begin with is there once. But each looks at the others' cells, too, if in vain.
+            params.kv_unified = self.own_tokens is None
         params.n_threads = params.n_threads_batch = self._settings.threads or physical_cores()
         params.no_perf = True
         # All of the past is kept, also where layers look at a window of it only. Without, llama.cpp
@@ -365,8 +394,13 @@ class LoadedModel:
 
     def copy(self, source: Sequence, target: Sequence, count: int) -> None:
         """Let a sequence begin with the first tokens of another, which are not evaluated again."""
+        llama, memory = self._llama, self._memory
         self.cut(target, 0)
-        self._llama.llama_memory_seq_cp(self._memory, source.number, target.number, 0, count)
+        if self.own_tokens is None:
+            llama.llama_memory_seq_cp(memory, source.number, target.number, 0, count)
+        else:  # from buffer to buffer, llama.cpp copies nothing but the whole
+            llama.llama_memory_seq_cp(memory, source.number, target.number, -1, -1)
+            llama.llama_memory_seq_rm(memory, target.number, count, -1)
         target.tokens = source.tokens[:count]
         target.cells = source.cells[:count]
         self._cells.update(target.cells)

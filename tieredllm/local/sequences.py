@@ -5,6 +5,10 @@ read, so that a long prompt does not hold up short answers, nor they it. What a 
 with another text in the context is evaluated once. Whoever came first is served first: a job that
 finds no room waits for it, and those behind it wait, too.
 
+Where each sequence has a buffer of its own, llama.cpp computes in one go what is in neighbouring
+ones (`split_equal` of llama-batch.cpp), so answers move together when there are gaps between them
+for a while. A text that does not fit into its buffer makes all share one for good.
+
 Two answers computed side by side may part from the same two computed one after the other: the order
 in which llama.cpp adds numbers up depends on how many rows a step has.
 """
@@ -32,6 +36,9 @@ __all__ = ["Scheduler"]
 PROMPT_TOKENS = 128
 """How many tokens of prompts a step evaluates beside answers that are being written: some three
 times as long as the step would take without."""
+GAP_STEPS = 4
+"""For how many steps a gap stays before it is closed, which takes about as long as two: mostly, the
+next answer fills it."""
 WORTH_SHARING = 16
 """The least tokens in common for which a prompt waits until another has been read that far."""
 
@@ -63,6 +70,13 @@ class _Answer:
         """How much room it may take yet."""
         return max(0, self.unread) + self.writer.left
 
+    def set_back(self) -> None:
+        """Take what was said for a part of the prompt: the cache is about to lose it."""
+        if self.next_token is not None:
+            self.prompt = [*self.sequence.tokens, self.next_token]
+            self.next_token = None
+        self.waits_for = None
+
 
 class Scheduler:
     """The answers that one model is making.
@@ -90,6 +104,7 @@ class Scheduler:
         self._answers: list[_Answer] = []
         self._idle = list(model.sequences)
         """Sequences that nobody uses, the longest unused first; they keep what they hold."""
+        self._gap_steps = 0
 
     @property
     def is_busy(self) -> bool:
@@ -113,9 +128,13 @@ class Scheduler:
 
         Raises:
             StoppedError: the model was told to stop, and no job's end was the reason.
+            FallbackTriggerError: there is no memory for a context.
         """
+        self._model.open()
         self._drop_cancelled()
         self._admit()
+        if self._model.own_tokens is not None:
+            self._close_gaps()
         pieces = self._pieces()
         if not pieces:
             return
@@ -160,6 +179,9 @@ class Scheduler:
         """Begin the answers there is room for, in the order they came."""
         while self._waiting and self._idle:
             job, tokens, writer = self._waiting[0]
+            own_tokens = self._model.own_tokens
+            if own_tokens is not None and len(tokens) + writer.left > own_tokens:
+                self._share_room()
             known = tokens[:-1]  # the last is always evaluated: the answer starts from it
             own = max(self._idle, key=lambda idle: shared_beginning(idle.tokens, known))
             source = max(
@@ -188,6 +210,8 @@ class Scheduler:
 
     def _free(self, wanted: int, *, spare: tuple[Sequence, ...]) -> bool:
         """Forget what idle sequences hold until there is so much room; False when there is not."""
+        if self._model.own_tokens is not None:
+            return True
         room = self._model.room_tokens
         for idle in self._idle:
             if room - self._model.used_tokens >= wanted:
@@ -230,7 +254,22 @@ class Scheduler:
             tokens = answer.prompt[start : start + count]
             piece = Piece(sequence=answer.sequence, tokens=tokens, is_read=count == answer.unread)
             pieces.append((answer, piece))
+        pieces.sort(key=lambda entry: entry[1].sequence.number)  # neighbours are computed together
         return pieces
+
+    def _close_gaps(self) -> None:
+        """Move answers into the first sequences, when there have been gaps for some steps."""
+        has_gaps = any(each.sequence.number >= len(self._answers) for each in self._answers)
+        self._gap_steps = self._gap_steps + 1 if has_gaps else 0
+        if self._gap_steps < GAP_STEPS:
+            return
+        for answer in self._answers:
+            left = answer.sequence
+            if left.number >= len(self._answers):
+                taken = min(self._idle, key=lambda idle: idle.number)
+                self._model.copy(left, taken, len(left.tokens))
+                self._idle[self._idle.index(taken)] = left
+                answer.sequence = taken
 
     def _waits(self, answer: _Answer) -> bool:
         """Whether an answer still waits for another to read what both begin with."""
@@ -262,8 +301,22 @@ class Scheduler:
         except Exception as exc:  # noqa: BLE001 - it goes to whoever waits
             self._end(answer, self._translate(exc))
 
+    def _share_room(self) -> None:
+        """Let all sequences share one buffer; what they hold is read again."""
+        for answer in self._answers:
+            answer.set_back()
+        self._model.share_room()
+        self._model.open()
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            answer.waits_for = self._read_by_another(answer)
+            self._answers.append(answer)
+
     def _make_room(self) -> None:
         """Forget idle texts, or set the answer that came last back: it is read again later."""
+        if self._model.own_tokens is not None:
+            self._share_room()
+            return
         if any(idle.tokens for idle in self._idle):
             for idle in self._idle:
                 self._model.cut(idle, 0)
@@ -273,10 +326,7 @@ class Scheduler:
             message = "the context has no room for the answer"
             self._end(last, FallbackTriggerError(ErrorKind.MODEL_UNAVAILABLE, message))
             return
-        if last.next_token is not None:
-            last.prompt = [*last.sequence.tokens, last.next_token]
-            last.next_token = None
-        last.waits_for = None
+        last.set_back()
         last.is_set_back = True
         self._model.cut(last.sequence, 0)
 

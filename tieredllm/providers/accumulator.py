@@ -8,6 +8,7 @@ read fails the attempt: nothing lost is ever called whole.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
@@ -142,6 +143,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Reasoning; empty where only the fact of it is told."""
     seal: Seal | None = None
     """What signs it."""
+    phase: str | None = None
+    """What the text from here on is called, see `Token.phase`; empty for nothing."""
     choice: int = 0
     """Which of several answers this is a part of."""
     is_whole: bool = False
@@ -161,6 +164,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the vendor's own end marker came."""
     calls: bool = False
     """Whether it carries a piece of a tool call."""
+    has_call: bool = False
+    """Whether a call stands here, which thoughts may follow."""
     candidates: bool = True
     """Whether there was any answer in it, be it an empty one."""
     stray: Any = None
@@ -178,6 +183,7 @@ class ResponseAccumulator:
         held: holds a text back that probably begins with thoughts; None where it does not.
         status: the HTTP status it all came with.
         whole: whether the answer came as one document and not as a stream.
+        idle_s: how long a silence in the middle of the answer may last.
         cut_at: the number of tokens at which an answer is cut, where its end does not say so. One
             with more was not cut there: the server goes by another limit, or by none.
     """
@@ -192,6 +198,7 @@ class ResponseAccumulator:
         held: HeldStart | None = None,
         status: int = 200,
         whole: bool = False,
+        idle_s: float = math.inf,
         cut_at: int | None = None,
     ) -> None:
         self._ended = False
@@ -213,6 +220,7 @@ class ResponseAccumulator:
         self._presentable = presentable
         self._status = status
         self._whole = whole
+        self._idle_s = idle_s
         self._cut_at = cut_at
         self._calls = calls
         self._refusal = ""
@@ -230,6 +238,8 @@ class ResponseAccumulator:
         """Whether output has begun: text was given out, or a call came."""
         self._spoke = False
         self._at_rest = False
+        self._phase: str | None = None
+        self._calls_before = 0
 
     @property
     def tail_s(self) -> float | None:
@@ -239,7 +249,7 @@ class ResponseAccumulator:
         """
         if self._reason is None or self._is_late:
             return None
-        return TAIL_S if self._at_rest else LONG_TAIL_S
+        return TAIL_S if self._at_rest else min(LONG_TAIL_S, self._idle_s / 2)
 
     @property
     def complete(self) -> bool:
@@ -277,7 +287,7 @@ class ResponseAccumulator:
             FallbackTriggerError: the part carries an error, before any finish reason.
         """
         if part.text and self._is_next_word(part, part.text):
-            return (Delta(part.text),)
+            return (Delta(part.text, self._phase),)
         if part.error is not None and not self.complete:
             raise self.broken(self._classify(part.error))
         if self._choice is None:
@@ -315,6 +325,8 @@ class ResponseAccumulator:
         if self._held is not None:
             held, self._held = self._held.end(), None
             self._say(self._splitter.feed(held), said)
+        if seal is not None:
+            seal = msgspec.structs.replace(seal, calls_before=self._calls_before)
         said.append(ThoughtDelta(self._thought_halves.join(thought), seal))
 
     def _take_text(self, text: str, said: list[Said]) -> None:
@@ -385,7 +397,7 @@ class ResponseAccumulator:
     def _pass_on(self, text: str, said: list[Said]) -> None:
         if not text.isspace():
             self.began = self._spoke = True
-        said.append(Delta(text))
+        said.append(Delta(text, self._phase))
 
     def broken(self, error: FallbackTriggerError) -> FallbackTriggerError:
         """Return the error that a failure in the middle of the answer amounts to."""
@@ -450,6 +462,9 @@ class ResponseAccumulator:
             self._refusal += part.refusal
         self._blocked = self._blocked or part.blocked
         self._called = self._called or part.calls
+        self._calls_before += part.has_call
+        if part.phase is not None:
+            self._phase = part.phase or None
         # A gateway's own "stop" takes nothing back of what the server behind it has said.
         if self._is_late or _says_no_more(self._reason) or not _says_no_more(part.reason):
             self._reason = part.reason or self._reason
@@ -638,7 +653,14 @@ async def stream_chunks(
     """
     async with aclosing(events):
         is_done = False
-        while not is_done and (event := await _next(events, answer)) is not None:
+        left_s: float | None = None
+        while not is_done:
+            tail_s = answer.tail_s
+            # What goes on after the reason, be it heartbeats, does not put the end off.
+            left_s = tail_s if tail_s is None or left_s is None else min(tail_s, left_s)
+            event, left_s = await _next(events, answer, left_s)
+            if event is None:
+                break
             for number, part in enumerate(_parts(event, answer, parse), 1):
                 await give_way(number)
                 for chunk in answer.take(part):
@@ -653,27 +675,32 @@ async def stream_chunks(
             await _drain(events)
 
 
-async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator) -> Event | None:
-    """Wait for the next event; once the answer is complete, no failure counts any more."""
+async def _next(
+    events: AsyncGenerator[Event, None], answer: ResponseAccumulator, tail_s: float | None
+) -> tuple[Event | None, float | None]:
+    """Return the next event, and what is left then of the time for what may follow an answer.
+
+    Once the answer is complete, no failure counts any more.
+    """
     try:
-        tail_s = answer.tail_s
         if tail_s is None:  # the way of every token
             event = await anext(events, None)
         else:
-            async with LoopTimeout(tail_s):
+            async with LoopTimeout(tail_s) as timer:
                 event = await anext(events, None)
+            tail_s = timer.left_s
     except TimeoutError:
-        return None
+        return None, None
     except FallbackTriggerError as exc:
         if answer.complete:
-            return None
+            return None, None
         error = answer.broken(exc)
         if error is exc:
             raise
         raise error from exc
     if event is None:
         answer.end()
-    return event
+    return event, tail_s
 
 
 def _parts(

@@ -374,6 +374,7 @@ class CloudBackend(ABC):
             calls=calls,
             text_calls=TextCalls(call.tools) if call.tools else None,
             held=HeldStart() if self._opens_thoughts and not whole else None,
+            idle_s=call.idle_timeout_s,
             cut_at=self._untold_limit(call),
             status=reply.status,
             whole=whole,
@@ -574,21 +575,22 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _joined(said: list[Said]) -> list[Said]:
-    """Return what a document says: its thoughts, those that are sealed apart, then its text."""
-    thoughts = [ThoughtDelta("")]
-    text = ""
+def _joined(said: list[Said]) -> list[Delta | ThoughtDelta]:
+    """Return what a document says: thoughts, apart where they are sealed, and texts by phase."""
+    joined: list[Delta | ThoughtDelta] = []
     for chunk in said:
+        last = joined[-1] if joined else None
         if isinstance(chunk, Retraction):
-            thoughts.append(ThoughtDelta(text))
-            text = ""
-        elif isinstance(chunk, ThoughtDelta):
-            before = thoughts.pop() if thoughts[-1].seal is None else ThoughtDelta("")
-            thoughts.append(ThoughtDelta(before.text + chunk.text, chunk.seal))
+            joined = [ThoughtDelta(it.text) if isinstance(it, Delta) else it for it in joined]
         elif isinstance(chunk, Delta):
-            text += chunk.text
-    joined: list[Said] = [it for it in thoughts if it.text or it.seal is not None]
-    return [*joined, Delta(text)] if text else joined
+            is_more = isinstance(last, Delta) and last.phase == chunk.phase
+            before = joined.pop().text if is_more else ""
+            joined.append(Delta(before + chunk.text, chunk.phase))
+        elif isinstance(chunk, ThoughtDelta) and (chunk.text or chunk.seal is not None):
+            is_more = isinstance(last, ThoughtDelta) and last.seal is None
+            before = joined.pop().text if is_more else ""
+            joined.append(ThoughtDelta(before + chunk.text, chunk.seal))
+    return joined
 
 
 _WELL = ProbeResult(ok=True, latency_ms=0.0)

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from tieredllm.clock import Clock
 from tieredllm.files import Places
 from tieredllm.kinds import ErrorKind
-from tieredllm.local.ladder import SESSION, Job
+from tieredllm.local.ladder import BATCH, SESSION, Job
 from tieredllm.profile.schema import KEY_SYNONYMS, KEY_VARIABLES, BackendSettings, Tier
 from tieredllm.providers.base import Backend
 
@@ -41,6 +41,7 @@ class BackendDeps:
         simulate: faults that replace a tier's network or native call, by tier name.
         verbose: whether llama.cpp may print its log on stderr.
         one_question: whether one question is all there will be.
+        batch: whether as many requests as can be made at once are there at any time.
         keep_contexts: whether local models keep what they have read for later processes.
         sequences: how many answers a local model makes at the same time.
 
@@ -62,6 +63,7 @@ class BackendDeps:
         one_question: bool,
         keep_contexts: bool,
         sequences: int = 1,
+        batch: bool = False,
     ) -> None:
         self.places = places
         self.env = env
@@ -75,11 +77,12 @@ class BackendDeps:
         self.new_text_chars = 0
         self.keep_contexts = keep_contexts
         self.sequences = sequences
+        self.batch = batch
 
     @property
     def job(self) -> Job:
         """What a local model is loaded for."""
-        job = Job() if self.one_question else SESSION
+        job = Job() if self.one_question else BATCH if self.batch else SESSION
         tokens = max(job.prompt_tokens, self.new_text_chars // CHARS_PER_TOKEN)
         return msgspec.structs.replace(job, prompt_tokens=tokens)
 

@@ -50,7 +50,7 @@ HASHED_S = 3.0
 """How long a probe may compute a hash that is not remembered; a larger file's is checked before it
 is first used."""
 
-Key = tuple[Path, FileState, int, Path | None, int, int | None, int | None]
+Key = tuple[Path, FileState, int, Path | None, int, bool, int | None, int | None]
 
 
 class _AbsentError(FallbackTriggerError):
@@ -300,7 +300,7 @@ class LlamaCppBackend:
         """
         path, state = self._file()
         cache = self._places.cache if self._keep_contexts else None
-        compute = (self._sequences, self._threads, self._gpu_layers)
+        compute = (self._sequences, self._job().keeps_busy, self._threads, self._gpu_layers)
         key = (path, state, self._context_tokens, cache, *compute)
         if self._taken is not None and self._taken[0] != key:
             self._give_back()
@@ -333,7 +333,7 @@ class LlamaCppBackend:
     def _preparation(self, path: Path) -> Prepare:
         """Return what the runner does before it loads the file; it blocks its thread."""
         n_ctx, verdicts = self._context_tokens, self._verdicts
-        found_as, sequences = self._found, self._sequences
+        found_as, sequences, job = self._found, self._sequences, self._job()
 
         def prepare(go_on: Callable[[], bool]) -> tuple[int, LoadSettings]:
             from tieredllm.local.validate import shared_room, validate_model
@@ -344,7 +344,7 @@ class LlamaCppBackend:
                 verdicts=verdicts,
                 sha256=found_as.pulled_sha256() if found_as is not None else None,
                 gpu_layers=self._gpu_layers,
-                job=self._job(),
+                job=job,
                 go_on=go_on,
             )
             settings = found.settings
@@ -358,6 +358,7 @@ class LlamaCppBackend:
                     settings,
                     sequences=sequences,
                     more_tokens=shared_room(found.header, found.n_ctx, sequences),
+                    apart=job.keeps_busy,
                 )
             return found.n_ctx, settings
 

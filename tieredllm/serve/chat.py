@@ -41,6 +41,7 @@ from tieredllm.types import (
     OutputSchema,
     Seal,
     Thought,
+    Token,
     ToolCall,
     ToolChoice,
     ToolDeclaration,
@@ -115,7 +116,7 @@ class ChatWire:
         self,
         request: GatewayRequest,
         answer: Answer,
-        thoughts: Sequence[Thought] = (),  # noqa: ARG002
+        said: Sequence[Thought | Token] = (),  # noqa: ARG002
     ) -> dict[str, Any]:
         """Return a `chat.completion`."""
         message: dict[str, Any] = {
@@ -163,7 +164,7 @@ class ChatWriter:
         """Return a comment."""
         return b": keep-alive\n\n"
 
-    def word(self, text: str, model: str) -> bytes:
+    def word(self, text: str, model: str, phase: str | None = None) -> bytes:  # noqa: ARG002
         """Return a chunk with text, the role before the first."""
         return self._begin(model) + self._delta(b'{"content":%s}' % encode(text))
 

@@ -9,7 +9,10 @@ for each frame, `message_start` first, blocks numbered from 0 without a gap, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
+
+import msgspec
 
 from tieredllm.providers.tool_calls import decode_arguments
 from tieredllm.serve.wire import (
@@ -43,6 +46,7 @@ from tieredllm.types import (
     Options,
     Seal,
     Thought,
+    Token,
     ToolCall,
     ToolChoice,
     ToolDeclaration,
@@ -129,12 +133,12 @@ class MessagesWire:
         return estimate_sent([*told, *turns], _tools(body.get("tools"))[0])
 
     def whole(
-        self, request: GatewayRequest, answer: Answer, thoughts: Sequence[Thought] = ()
+        self, request: GatewayRequest, answer: Answer, said: Sequence[Thought | Token]
     ) -> dict[str, Any]:
         """Return a message."""
-        content = _thought_blocks(answer, thoughts) if request.takes_thoughts else []
-        if answer.text or not answer.calls:
-            content.append({"type": "text", "text": answer.text or ""})
+        content = _blocks(said)
+        if not content and not answer.calls:
+            content.append({"type": "text", "text": ""})
         content += [_tool_use(call) | {"input": decode_arguments(call)} for call in answer.calls]
         prompt, completion = usage_of(request, answer)
         message = _message(answer.request_id, answer.model_used or "", content)
@@ -163,7 +167,7 @@ class MessagesWriter:
         """Return a comment; a `ping` before `message_start` would be a frame out of order."""
         return b": keep-alive\n\n"
 
-    def word(self, text: str, model: str) -> bytes:
+    def word(self, text: str, model: str, phase: str | None = None) -> bytes:  # noqa: ARG002
         """Return a text delta, what must come before it first."""
         begin = self._begin(model) + self._block("text", {"type": "text", "text": ""})
         return begin + self._delta(b'{"type":"text_delta","text":%s}' % encode(text))
@@ -258,20 +262,25 @@ def _message(request_id: str, model: str, content: list[dict[str, Any]]) -> dict
     }
 
 
-def _thought_blocks(answer: Answer, thoughts: Sequence[Thought]) -> list[dict[str, Any]]:
+def _blocks(said: Sequence[Thought | Token]) -> list[dict[str, Any]]:
+    """Return what was said and thought as blocks, one for all that comes without a break."""
     blocks: list[dict[str, Any]] = []
-    text = ""
-    for thought in thoughts:
-        text += thought.text
-        if thought.seal is not None and thought.seal.kind == "signature":
-            signature = sealed(thought.seal)
-            blocks.append({"type": "thinking", "thinking": text, "signature": signature})
-            text = ""
-        elif thought.seal is not None and thought.seal.kind == "redacted":
-            blocks.append({"type": "redacted_thinking", "data": sealed(thought.seal)})
-    unsigned = text if blocks else answer.reasoning
-    if unsigned:
-        blocks.append({"type": "thinking", "thinking": unsigned, "signature": ""})
+    open_kind = ""
+    for one in said:
+        seal = one.seal if isinstance(one, Thought) else None
+        kind = "text" if isinstance(one, Token) else "thinking"
+        if one.text or (seal is not None and seal.kind == "signature"):
+            if kind != open_kind:
+                signed = {"signature": ""} if kind == "thinking" else {}
+                blocks.append({"type": kind, kind: ""} | signed)
+            blocks[-1][kind] += one.text
+            open_kind = kind
+        if seal is not None and seal.kind == "signature":
+            blocks[-1]["signature"] = sealed(seal)
+            open_kind = ""
+        elif seal is not None and seal.kind == "redacted":
+            blocks.append({"type": "redacted_thinking", "data": sealed(seal)})
+            open_kind = ""
     return blocks
 
 
@@ -353,17 +362,22 @@ def _assistant_turn(content: Any, where: str) -> Message:
         return Message("assistant", content)
     texts: list[str] = []
     calls: list[ToolCall] = []
-    raw: list[dict[str, Any]] = []
+    raw: list[dict[str, Any] | None] = []
+    """The blocks as they were; None for the next call, where a thought came after it."""
+    made: list[dict[str, Any]] = []
     makers: set[str] = set()
     for block, place in entries(content, where):
         field = {"thinking": "signature", "redacted_thinking": "data"}.get(str(block.get("type")))
         if field is not None:
-            made_by, data = unsealed(block.get(field))
-            if made_by is not None:
-                makers.add(made_by)
-                raw.append(block | {field: data})
+            seal = unsealed(block.get(field))
+            if seal is not None:
+                makers.add(seal.made_by)
+                raw += [None] * (seal.calls_before - raw.count(None))
+                raw.append(block | {field: seal.data})
             continue
-        if block.get("type") != "text" or str(block.get("text") or "").strip():
+        if block.get("type") == "tool_use":
+            made.append(block)
+        elif block.get("type") != "text" or str(block.get("text") or "").strip():
             raw.append(block)
         if block.get("type") == "text":
             texts.append(string(block.get("text"), f"{place}.text"))
@@ -375,11 +389,12 @@ def _assistant_turn(content: Any, where: str) -> Message:
                     arguments=encode(block.get("input") or {}).decode(),
                 )
             )
+    turn = Message("assistant", "\n\n".join(texts), calls=tuple(calls))
     if len(makers) != 1:
-        return Message("assistant", "\n\n".join(texts), calls=tuple(calls))
-    return Message(
-        "assistant", "\n\n".join(texts), calls=tuple(calls), made_by=makers.pop(), raw=raw
-    )
+        return turn
+    rest = iter(made)
+    blocks = [block for one in raw for block in (islice(rest, 1) if one is None else (one,))]
+    return msgspec.structs.replace(turn, made_by=makers.pop(), raw=[*blocks, *rest])
 
 
 def _part(block: dict[str, Any], where: str) -> MessagePart:

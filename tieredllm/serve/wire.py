@@ -27,6 +27,7 @@ from tieredllm.types import (
     Prompt,
     Seal,
     Thought,
+    Token,
     ToolDeclaration,
     last_failures,
 )
@@ -131,15 +132,28 @@ MARK = "|tieredllm|"
 no other backend may be sent it."""
 
 
+MOST_DIGITS = 4
+"""How many digits no number of calls has."""
+
+
 def sealed(seal: Seal) -> str:
-    """Return what signs a thought together with whose it is: the client brings both back."""
-    return f"{seal.made_by}{MARK}{seal.data}"
+    """Return what signs a thought together with whose it is and where: the client brings it back.
+
+    Calls are told last, whatever came after them.
+    """
+    place = f"{seal.calls_before}{MARK}" if seal.calls_before else ""
+    return f"{seal.made_by}{MARK}{place}{seal.data}"
 
 
-def unsealed(text: Any) -> tuple[str | None, str]:
-    """Return whose a sealed thought is, None for one not sealed here, and what signs it."""
+def unsealed(text: Any) -> Seal | None:
+    """Return what signs a thought, of any kind; None for one not sealed here."""
     made_by, marked, data = text.partition(MARK) if isinstance(text, str) else ("", "", "")
-    return (made_by, data) if marked else (None, "")
+    if not marked:
+        return None
+    place, _, rest = data.partition(MARK)
+    if place.isdecimal() and len(place) < MOST_DIGITS:
+        return Seal(kind="encrypted", data=rest, made_by=made_by, calls_before=int(place))
+    return Seal(kind="encrypted", data=data, made_by=made_by)
 
 
 class StreamWriter(Protocol):
@@ -149,7 +163,7 @@ class StreamWriter(Protocol):
         """Return what keeps a waiting client waiting; no answer has begun with it."""
         ...
 
-    def word(self, text: str, model: str) -> bytes:
+    def word(self, text: str, model: str, phase: str | None = None) -> bytes:
         """Return the frames for a piece of the answer."""
         ...
 
@@ -185,9 +199,12 @@ class Wire(Protocol):
         ...
 
     def whole(
-        self, request: GatewayRequest, answer: Answer, thoughts: Sequence[Thought] = ()
+        self, request: GatewayRequest, answer: Answer, said: Sequence[Thought | Token]
     ) -> dict[str, Any]:
-        """Return a complete answer as one object; the thoughts are for who can say their seals."""
+        """Return a complete answer as one object: its thoughts and words in order, and its calls.
+
+        There are no thoughts where the client takes none.
+        """
         ...
 
     def writer(self, request: GatewayRequest, request_id: str) -> StreamWriter:

@@ -86,8 +86,12 @@ class Life(Protocol):
         ...
 
     @property
-    def has_lost_session(self) -> bool:
-        """Whether it is gone as the server does not know it any more."""
+    def has_heard(self) -> bool:
+        """Whether it may have read anything that it was sent."""
+        ...
+
+    def is_unknown(self, exc: BaseException) -> bool:
+        """Whether a failure means that the server does not know it, and what was asked not run."""
         ...
 
     def explain(self, exc: BaseException) -> str | None:
@@ -249,7 +253,7 @@ class Connection:
             if life is not None and life.is_over(exc):
                 self._stop.set()  # the next use connects anew
             reason = (life.explain(exc) if life is not None else None) or _said(exc)
-            if life is not None and life.has_lost_session:
+            if life is not None and life.is_unknown(exc):
                 raise SessionLostError(f"the MCP server {server} failed: {reason}") from exc
             if self._stop.is_set() or self._task.done():
                 raise ToolFailureError(await self._ended(server)) from exc
@@ -312,7 +316,8 @@ class Connection:
         """Start the server, agree on what to speak, and read its tools.
 
         Servers of the `rmcp` package before 3 end when they are asked to discover
-        (modelcontextprotocol/go-sdk#1177): they are started again for `initialize`.
+        (modelcontextprotocol/go-sdk#1177): they are started again for `initialize`. One that ended
+        without having read anything ended of something else.
         """
         async with AsyncExitStack() as first:
             life, session = await self._opened(first)
@@ -348,7 +353,7 @@ class Connection:
             except Exception as exc:
                 # An error, silence and nonsense all mean: it may know `initialize`.
                 if life.is_over(exc):
-                    if self.era == "modern":
+                    if self.era == "modern" or not life.has_heard:
                         raise
                     return False
             else:
@@ -358,7 +363,7 @@ class Connection:
             await session.initialize()
             self._greeted(session, "handshake")
         except Exception as exc:
-            if self.era is None and life.is_over(exc):
+            if self.era is None and life.is_over(exc) and life.has_heard:
                 return False  # it was slow to start, and ended of the first question
             if getattr(exc, "code", None) != _UNSUPPORTED_VERSION:
                 raise

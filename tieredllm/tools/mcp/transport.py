@@ -329,8 +329,6 @@ class ServerProcess:
         stderr: gets what it says there.
     """
 
-    has_lost_session = False
-
     def __init__(
         self, command: Sequence[str], *, env: Mapping[str, str], cwd: str, stderr: Stderr
     ) -> None:
@@ -341,6 +339,9 @@ class ServerProcess:
         self._transport: asyncio.SubprocessTransport | None = None
         self._alive: int | None = None
         """The descriptor whose end is the server's, too."""
+        self._unread: int | None = None
+        """Its stdin once more: asyncio closes its own as soon as the server is gone."""
+        self._sent_bytes = 0
         self.has_ended = asyncio.Event()
         """Set when it ends, closes its stdout, or has to be ended."""
         self._pipes = _Pipes(stderr, self.has_ended.set)
@@ -374,6 +375,9 @@ class ServerProcess:
             if self._transport is None:
                 self._let_go()
         atexit.register(self.kill)
+        pipe = None if self._stdin is None else self._stdin.get_extra_info("pipe")
+        if sys.platform != "win32" and pipe is not None:  # uvloop gives none
+            self._unread = os.dup(pipe.fileno())
         stack.push_async_callback(self._stop)
 
     async def streams(self, stack: AsyncExitStack) -> tuple[Incoming, Outgoing]:
@@ -427,12 +431,28 @@ class ServerProcess:
         """Whether it has ended, whatever the failure."""
         return self.has_ended.is_set()
 
+    def is_unknown(self, exc: BaseException) -> bool:  # noqa: ARG002
+        """Whether it does not know the session: it has but one."""
+        return False
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether it may have read something; only Linux tells how much is left in a pipe."""
+        if sys.platform == "win32" or self._unread is None:
+            return True
+        import fcntl
+        import termios
+
+        left = fcntl.ioctl(self._unread, termios.FIONREAD, bytes(4))
+        return int.from_bytes(left, sys.byteorder) < self._sent_bytes
+
     def explain(self, exc: BaseException) -> None:
         """Say nothing: it is the server's stderr that knows."""
 
     async def _stop(self) -> None:
         """Ask it to end, then make it end; all in less than a second."""
         try:
+            self._forget_stdin()
             if self._stdin is not None:
                 self._stdin.close()
             if not await self._has_exited(EOF_S):
@@ -461,7 +481,13 @@ class ServerProcess:
         with suppress(ProcessLookupError, PermissionError, RuntimeError):
             transport.close()
 
+    def _forget_stdin(self) -> None:
+        if self._unread is not None:
+            os.close(self._unread)
+            self._unread = None
+
     def _let_go(self) -> None:
+        self._forget_stdin()
         if self._alive is not None:
             os.close(self._alive)
             self._alive = None
@@ -473,6 +499,7 @@ class ServerProcess:
     def _write(self, data: bytes) -> None:
         stdin = self._stdin
         if isinstance(stdin, asyncio.WriteTransport) and not stdin.is_closing():
+            self._sent_bytes += len(data)
             stdin.write(data)
 
     def _signal(self, number: int) -> None:
