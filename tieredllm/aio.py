@@ -217,9 +217,14 @@ class LoopTimeout:
             self._beat.cancel()
         self._begin()
 
+    @property
+    def left_s(self) -> float:
+        """What is left of the wait, in seconds."""
+        return self._left_s - self._elapsed_s
+
     def pause(self) -> None:
         """Count nothing until `resume` or `restart`; the clock does not end the wait either."""
-        self._left_s -= self._elapsed_s
+        self._left_s = self.left_s
         self._is_paused = True
 
     def resume(self) -> None:

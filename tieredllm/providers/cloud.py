@@ -187,7 +187,9 @@ class CloudBackend(ABC):
             return None
         name = names[0]
         return Missing(
-            what=f"{name} is not set", fix=f"export {name}=… or `tieredllm keys set {name}`"
+            what=f"{name} is not set",
+            fix=f"export {name}=… or `tieredllm keys set {name}`",
+            variable=name,
         )
 
     async def token_counter(self) -> TokenCounter:
@@ -372,6 +374,7 @@ class CloudBackend(ABC):
             calls=calls,
             text_calls=TextCalls(call.tools) if call.tools else None,
             held=HeldStart() if self._opens_thoughts and not whole else None,
+            idle_s=call.idle_timeout_s,
             cut_at=self._untold_limit(call),
             status=reply.status,
             whole=whole,
