@@ -1231,6 +1231,12 @@ def test_the_server_s_own_words_are_never_lost(body):
     assert "these words" in classify(400, body).message
 
 
+@pytest.mark.parametrize("body", [b"", b" \n ", b'{"error":{"message":" "}}', b"{}"])
+def test_a_server_without_words_is_told_by_its_status(body):
+    """Blanks say nothing."""
+    assert classify(429, body).message == "HTTP 429 Too Many Requests"
+
+
 def test_an_address_without_a_version_is_asked_about():
     """LM Studio and Ollama answer so when `base_url` lacks its /v1."""
     body = {"error": "Unexpected endpoint or method. (POST /chat/completions)"}

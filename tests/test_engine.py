@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from datetime import datetime
 
 import pytest
@@ -11,7 +12,7 @@ from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, ru
 from error_table import ROWS
 
 from tieredllm.engine.ports import Controls, NoMemory, Standing
-from tieredllm.engine.runner import QUEUED_EVENTS, stream_events
+from tieredllm.engine.runner import QUEUED_EVENTS, Events
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Delta, Finish
 from tieredllm.types import (
@@ -695,7 +696,7 @@ def test_a_slow_reader_holds_the_backend_up():
 
     async def read_a_little():
         run = make_run(backend, health=memory)
-        events = stream_events(run)
+        events = Events(run)
         while not isinstance(await anext(events), Token):
             pass
         await asyncio.sleep(0.05)
@@ -716,7 +717,7 @@ def test_a_slow_reader_is_not_the_backend_s_silence():
 
     async def read_slowly():
         run = make_run(Scripted([*words, END]), tier={"idle_timeout_s": 0.05, "timeout_s": 0.05})
-        async for event in stream_events(run):
+        async for event in Events(run):
             if len(read) == 1:
                 await asyncio.sleep(0.2)
             read.append(event)
@@ -732,9 +733,12 @@ def test_who_reads_can_be_cancelled():
     silent = Scripted([30.0])
 
     async def give_up():
-        events = stream_events(make_run(silent))
-        await anext(events)
-        waiting = asyncio.ensure_future(anext(events))
+        async def read():
+            async with aclosing(Events(make_run(silent))) as events:
+                async for _ in events:
+                    pass
+
+        waiting = asyncio.ensure_future(read())
         await asyncio.sleep(0.01)
         was_open = silent.open_calls
         waiting.cancel()
@@ -814,7 +818,7 @@ def test_a_caller_moves_on(steps):
     async def collect():
         events = []
         asyncio.get_running_loop().call_later(0.05, controls.move_on)
-        async for event in stream_events(run):
+        async for event in Events(run):
             events.append(event)
         controls.move_on()  # too late, and nothing happens
         return events
@@ -864,7 +868,7 @@ def test_a_caller_moves_on_from_a_race(after_s):
 
     async def collect():
         asyncio.get_running_loop().call_later(0.05, controls.move_on)
-        return [event async for event in stream_events(run)][-1].answer
+        return [event async for event in Events(run)][-1].answer
 
     started = time.monotonic()
     answer = asyncio.run(collect())
@@ -883,7 +887,7 @@ def test_who_moves_on_from_the_last_model_gets_the_rules():
 
     async def collect():
         asyncio.get_running_loop().call_later(0.05, controls.move_on)
-        return [event async for event in stream_events(run)][-1].answer
+        return [event async for event in Events(run)][-1].answer
 
     answer = asyncio.run(collect())
 

@@ -508,6 +508,42 @@ def test_a_server_that_stays_silent_after_the_finish_reason_is_not_waited_for(ve
     assert time.perf_counter() - start < 1.5
 
 
+@pytest.mark.parametrize(
+    "heartbeat",
+    [event({"type": "ping"}), event({"choices": []}), *ends("openai")],
+    ids=["ping", "no choices", "reason", "usage"],
+)
+def test_heartbeats_after_the_finish_reason_are_not_waited_for(heartbeat):
+    """A complete answer ends as soon as ever, and is not given up for the silence of its tokens."""
+
+    async def play(connection):
+        await connection.send(stream(says("openai", "Hi"), *ends("openai"), end=b""))
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            await connection.send(chunk(heartbeat))
+
+    start = time.perf_counter()
+    outcome, _ = ask("openai", play)
+
+    assert (outcome.text, outcome.finish.reason) == ("Hi", "stop")
+    assert time.perf_counter() - start < 1.5
+
+
+def test_a_reason_with_the_last_word_is_waited_on_no_longer_than_a_token():
+    """A short idle limit gives up no answer that has ended, and whose connection stays open."""
+
+    async def play(connection):
+        last = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+        await connection.send(stream(event(last), end=b""))
+        await connection.gone()
+
+    start = time.perf_counter()
+    outcome, _ = ask("openai", play, call(idle_timeout_s=1.0))
+
+    assert (outcome.text, outcome.finish.reason) == ("Hi", "stop")
+    assert time.perf_counter() - start < 1.0
+
+
 @every_vendor
 def test_what_holds_no_words_is_skipped(vendor):
     """Keep-alives of any kind between good events lose only themselves."""

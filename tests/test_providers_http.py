@@ -120,7 +120,7 @@ from tieredllm.providers.http import HttpClients
 assert "httpx" not in sys.modules and "ssl" not in sys.modules or "httpx" not in sys.modules
 async def main():
     clients = HttpClients()
-    clients._pool().take("http://127.0.0.1")
+    (await clients._pools.get()).take("http://127.0.0.1")
     await clients.aclose()
 asyncio.run(main())
 assert "httpx" in sys.modules

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tieredllm.aio import run
+from tieredllm.aio import PerLoop, run
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.plan import TierPlan
-from tieredllm.engine.runner import FallbackRun, stream_events
+from tieredllm.engine.runner import Events, FallbackRun
 from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
 from tieredllm.files import Places, working_directory
 from tieredllm.health.memory import SqliteHealth
@@ -182,14 +182,15 @@ class FallbackManager:
         self._health = self._make_health(eager=one_question)
         self._parameters = SqliteParameters(self.database, self._clock, profile=written)
         self._notifier = self._make_notifier() if persist else None
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._requests = PerLoop(set[Events], self._end_requests)
+        self._deliveries = PerLoop(set[asyncio.Task[None]], self._end_deliveries)
         self._approve_tools = approve_tools
         self._approver = approver
         self._said = said
         self._approval: Approval | None = None
         self._gate = gate
         self._tool_folders = tuple(tool_folders)
-        self._toolbox: Toolbox | None = None
+        self._toolboxes = PerLoop(self._make_toolbox, lambda toolbox: toolbox.aclose())
         if not one_question:
             self._load_ahead()
 
@@ -235,8 +236,8 @@ class FallbackManager:
             controls: what the caller may do while it runs: move on to the next model at once.
 
         Raises:
-            UsageError: the prompt is empty or of no known shape, or no tier has the name to
-                start at.
+            UsageError: the prompt is empty or of no known shape, no tier has the name to start at,
+                or the manager was closed meanwhile.
         """
         context = context or {}
         chosen = self._chosen(options)
@@ -254,22 +255,27 @@ class FallbackManager:
             parameters=self._parameters,
             clock=self._clock,
             rng=self._rng,
-            tools=self._tooling(),
+            tools=await self._tooling(),
             gate=self._gate,
             controls=controls,
         )
+        requests = await self._requests.get()
         telemetry = Telemetry(at=self._clock.wall(), profile=self.profile.name)
+        events = Events(request)
+        requests.add(events)
         try:
-            async with aclosing(stream_events(request)) as events:
+            async with aclosing(events):
                 async for event in events:
                     if isinstance(event, Answered):
                         telemetry.record(event.answer)
                     yield event
                     if isinstance(event, Answered):
-                        self._notify(event.answer)
-        except (asyncio.CancelledError, GeneratorExit):
+                        await self._notify(event.answer)
+        except BaseException:
             telemetry.record(request.unanswered(), cancelled=True)
             raise
+        finally:
+            requests.discard(events)
 
     async def preview(
         self,
@@ -341,16 +347,7 @@ class FallbackManager:
         if _in_a_loop():
             reason = "ask() is for synchronous code: `await manager.process_with_fallbacks(...)`"
             raise UsageError(reason)
-
-        async def once() -> Answer:
-            try:
-                return await self.process_with_fallbacks(prompt, context, options=options)
-            finally:
-                self._deliver_later()
-                await self._close_tools()
-                await self._http.aclose()
-
-        return run(once())
+        return run(self.process_with_fallbacks(prompt, context, options=options))
 
     def secrets(self) -> list[str]:
         """Return the secrets in use, so that whoever keeps a text can strike them out."""
@@ -436,10 +433,14 @@ class FallbackManager:
         self._parameters.reset()
 
     async def aclose(self) -> None:
-        """Let notifications out, close connections, unload models and close the database."""
-        if self._deliveries:
-            await asyncio.wait(self._deliveries)
-        await self._close_tools()
+        """Let notifications out, close connections, unload models and close the database.
+
+        Requests of this event loop that have no answer yet end with a `UsageError`. A request that
+        is made later opens again what it needs.
+        """
+        await self._requests.aclose()
+        await self._deliveries.aclose()
+        await self._toolboxes.aclose()
         for plan in self.plans:
             for backend in plan.backends:
                 await backend.aclose()
@@ -491,29 +492,15 @@ class FallbackManager:
             return chosen
         return msgspec.structs.replace(chosen, require_llm=self.profile.require_llm)
 
-    def _tooling(self) -> ToolLoop | None:
+    async def _tooling(self) -> ToolLoop | None:
         """Make one request's tools; None, and nothing is imported, when no tier has any."""
         if not any(_has_tools(tier, self.profile.tools) for tier in self.profile.tiers):
             return None
         from tieredllm.engine.tool_loop import ToolLoop
         from tieredllm.tools.approval import Approval, RememberedApprovals
         from tieredllm.tools.execute import ToolSession
-        from tieredllm.tools.registry import Toolbox
 
         declared = self.profile.tools
-        if self._toolbox is None:
-            self._toolbox = Toolbox(
-                declared,
-                cwd=working_directory(),
-                env=self._env,
-                lookup=self._around.keys.get,
-                folders=self._tool_folders,
-                private=(self.places.keys_file,),
-                clock=self._clock,
-                cache=self.places.cache,
-                state=self.places.state,
-                said=self._said,
-            )
         approval = self._approval
         if approval is None:
             approval = Approval(
@@ -528,14 +515,28 @@ class FallbackManager:
             self._approval = approval
         approval.begin_request()
         session = ToolSession(
-            self._toolbox, approval=approval, max_rounds=declared.max_rounds, clock=self._clock
+            await self._toolboxes.get(),
+            approval=approval,
+            max_rounds=declared.max_rounds,
+            clock=self._clock,
         )
         return ToolLoop(session)
 
-    async def _close_tools(self) -> None:
-        toolbox, self._toolbox = self._toolbox, None
-        if toolbox is not None:
-            await toolbox.aclose()
+    def _make_toolbox(self) -> Toolbox:
+        from tieredllm.tools.registry import Toolbox
+
+        return Toolbox(
+            self.profile.tools,
+            cwd=working_directory(),
+            env=self._env,
+            lookup=self._around.keys.get,
+            folders=self._tool_folders,
+            private=(self.places.keys_file,),
+            clock=self._clock,
+            cache=self.places.cache,
+            state=self.places.state,
+            said=self._said,
+        )
 
     def _look_up(self, prompt: Prompt, *, newer_than: float) -> CachedAnswer | None:
         """Find the last complete answer to the same request, for the cache tier."""
@@ -574,24 +575,33 @@ class FallbackManager:
         outbox = Outbox(self.database, self._clock)
         return Notifier(channels, self._around.keys, outbox, self._clock, self.profile.name)
 
-    def _notify(self, answer: Answer) -> None:
+    async def _notify(self, answer: Answer) -> None:
         """Tell who is to be told of an answer, beside whatever comes next."""
         if self._notifier is None:
             return
         self._notifier.note(answer)
-        delivery = asyncio.get_running_loop().create_task(self._notifier.deliver())
-        self._deliveries.add(delivery)
-        delivery.add_done_callback(self._deliveries.discard)
+        deliveries = await self._deliveries.get()
+        delivery = asyncio.create_task(self._notifier.deliver())
+        deliveries.add(delivery)
+        delivery.add_done_callback(
+            lambda ended: None if ended.cancelled() else deliveries.discard(ended)
+        )
 
-    def _deliver_later(self) -> None:
-        """Let a thread deliver what this loop, about to end, will not."""
-        if self._notifier is None:
-            return
-        for delivery in self._deliveries:
-            delivery.cancel()
-        self._notifier.save()
+    async def _end_requests(self, requests: set[Events]) -> None:
+        """End what still runs, before it would take what is closed for a backend's failure."""
+        closed = UsageError("the manager was closed before the request had its answer")
+        await asyncio.gather(*(request.break_off(closed) for request in requests))
+
+    async def _end_deliveries(self, deliveries: set[asyncio.Task[None]]) -> None:
+        """Let notifications out; a thread delivers what a loop that ends has broken off."""
+        if deliveries:
+            await asyncio.wait(deliveries)
         notifier = self._notifier
-        threading.Thread(target=lambda: run(notifier.deliver()), daemon=True).start()
+        if notifier is not None and any(delivery.cancelled() for delivery in deliveries):
+            notifier.save()
+            again = threading.Thread(target=lambda: run(notifier.deliver(patient=False)))
+            again.daemon = True
+            again.start()
 
     def check_tiers(self, names: Mapping[str, object] | Sequence[str]) -> None:
         """Make sure that the profile has these tiers.

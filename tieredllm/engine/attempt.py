@@ -437,6 +437,7 @@ async def _compose_call(
         params=params,
         stream=request.stream,
         connect_timeout_s=tier.connect_timeout_s,
+        idle_timeout_s=tier.idle_timeout_s,
         omit=request.omit,
         request_id=request.request_id,
         tools=fit.declared,

@@ -8,6 +8,7 @@ read fails the attempt: nothing lost is ever called whole.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
@@ -182,6 +183,7 @@ class ResponseAccumulator:
         held: holds a text back that probably begins with thoughts; None where it does not.
         status: the HTTP status it all came with.
         whole: whether the answer came as one document and not as a stream.
+        idle_s: how long a silence in the middle of the answer may last.
         cut_at: the number of tokens at which an answer is cut, where its end does not say so. One
             with more was not cut there: the server goes by another limit, or by none.
     """
@@ -196,6 +198,7 @@ class ResponseAccumulator:
         held: HeldStart | None = None,
         status: int = 200,
         whole: bool = False,
+        idle_s: float = math.inf,
         cut_at: int | None = None,
     ) -> None:
         self._ended = False
@@ -217,6 +220,7 @@ class ResponseAccumulator:
         self._presentable = presentable
         self._status = status
         self._whole = whole
+        self._idle_s = idle_s
         self._cut_at = cut_at
         self._calls = calls
         self._refusal = ""
@@ -245,7 +249,7 @@ class ResponseAccumulator:
         """
         if self._reason is None or self._is_late:
             return None
-        return TAIL_S if self._at_rest else LONG_TAIL_S
+        return TAIL_S if self._at_rest else min(LONG_TAIL_S, self._idle_s / 2)
 
     @property
     def complete(self) -> bool:
@@ -649,7 +653,14 @@ async def stream_chunks(
     """
     async with aclosing(events):
         is_done = False
-        while not is_done and (event := await _next(events, answer)) is not None:
+        left_s: float | None = None
+        while not is_done:
+            tail_s = answer.tail_s
+            # What goes on after the reason, be it heartbeats, does not put the end off.
+            left_s = tail_s if tail_s is None or left_s is None else min(tail_s, left_s)
+            event, left_s = await _next(events, answer, left_s)
+            if event is None:
+                break
             for number, part in enumerate(_parts(event, answer, parse), 1):
                 await give_way(number)
                 for chunk in answer.take(part):
@@ -664,27 +675,32 @@ async def stream_chunks(
             await _drain(events)
 
 
-async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator) -> Event | None:
-    """Wait for the next event; once the answer is complete, no failure counts any more."""
+async def _next(
+    events: AsyncGenerator[Event, None], answer: ResponseAccumulator, tail_s: float | None
+) -> tuple[Event | None, float | None]:
+    """Return the next event, and what is left then of the time for what may follow an answer.
+
+    Once the answer is complete, no failure counts any more.
+    """
     try:
-        tail_s = answer.tail_s
         if tail_s is None:  # the way of every token
             event = await anext(events, None)
         else:
-            async with LoopTimeout(tail_s):
+            async with LoopTimeout(tail_s) as timer:
                 event = await anext(events, None)
+            tail_s = timer.left_s
     except TimeoutError:
-        return None
+        return None, None
     except FallbackTriggerError as exc:
         if answer.complete:
-            return None
+            return None, None
         error = answer.broken(exc)
         if error is exc:
             raise
         raise error from exc
     if event is None:
         answer.end()
-    return event
+    return event, tail_s
 
 
 def _parts(

@@ -8,6 +8,7 @@ chunks yield nothing here, so waiting for the next `Delta` is waiting for a toke
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
@@ -77,6 +78,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     params: Params
     stream: bool = True
     connect_timeout_s: float
+    idle_timeout_s: float = math.inf
+    """How long a silence may last once tokens flow."""
     omit: frozenset[str] = frozenset()
     """Wire names of request parameters this model is known to reject."""
     request_id: str

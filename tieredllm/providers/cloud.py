@@ -372,6 +372,7 @@ class CloudBackend(ABC):
             calls=calls,
             text_calls=TextCalls(call.tools) if call.tools else None,
             held=HeldStart() if self._opens_thoughts and not whole else None,
+            idle_s=call.idle_timeout_s,
             cut_at=self._untold_limit(call),
             status=reply.status,
             whole=whole,

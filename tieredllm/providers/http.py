@@ -7,17 +7,15 @@ asked for as it is, and counted as it comes. Every exception leaves as a `Fallba
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 import msgspec
 
-from tieredllm.aio import LoopTimeout, give_way
+from tieredllm.aio import LoopTimeout, PerLoop, give_way
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
@@ -27,7 +25,6 @@ from tieredllm.proxies import proxy_for
 from tieredllm.version import __version__
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
     from ssl import SSLContext
 
     import httpx
@@ -132,8 +129,8 @@ async def _sent(transport: httpx.AsyncHTTPTransport, request: Request) -> httpx.
 class HttpClients:
     """The connections that the backends of one manager share.
 
-    They belong to an event loop each; those of a loop that is gone are forgotten. The certificates
-    are loaded (some 30 ms) for the first `https://`.
+    They belong to an event loop each, and are closed before it ends. The certificates are loaded
+    (some 30 ms) for the first `https://`.
 
     Args:
         clock: what an HTTP date in `Retry-After` is held against.
@@ -141,15 +138,13 @@ class HttpClients:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._pools: WeakKeyDictionary[AbstractEventLoop, ConnectionPool] = WeakKeyDictionary()
+        self._pools = PerLoop(self._pool, lambda pool: pool.aclose())
         self._contexts: dict[bool, SSLContext] = {}
         self._has_system_authorities = False
 
     async def aclose(self) -> None:
         """Close the running loop's connections; a later request opens new ones."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await pool.aclose()
+        await self._pools.aclose()
 
     @asynccontextmanager
     async def send(self, request: Request, info: RequestInfo) -> AsyncIterator[Reply]:
@@ -166,7 +161,7 @@ class HttpClients:
                 web page.
         """
         try:
-            pool = self._pool()
+            pool = await self._pools.get()
             proxy = proxy_for(request.url)
             via = None
             if proxy is not None:
@@ -239,14 +234,10 @@ class HttpClients:
         return True
 
     def _pool(self) -> ConnectionPool:
-        loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is None:
-            spare_httpx_its_command_line()
-            from tieredllm.providers.connections import ConnectionPool
+        spare_httpx_its_command_line()
+        from tieredllm.providers.connections import ConnectionPool
 
-            pool = self._pools[loop] = ConnectionPool(self._transport)
-        return pool
+        return ConnectionPool(self._transport)
 
     def _transport(self, url: str, proxy: str | None) -> httpx.AsyncHTTPTransport:
         import httpx

@@ -129,6 +129,10 @@ def _error(
         kind, parameter = ErrorKind.BAD_REQUEST, sign.parameter
     elif kind is ErrorKind.BAD_REQUEST:
         parameter = _parameter(info, error)
+        # Mostly it is something in this very schema, and the next one may do:
+        # "output_format.schema: For 'integer' type, property 'minimum' is not supported"
+        # (agentjido/req_llm#302)
+        lasting = parameter != "schema"
     if wait_s is None and kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE):
         wait_s = error.retry_after_s
         if wait_s is None:
@@ -232,7 +236,7 @@ def _never_fits(message: str) -> bool:
 
 
 def _message(info: RequestInfo, error: ErrorBody, kind: ErrorKind, status: int) -> str:
-    words = error.message or _reason(status)
+    words = error.message if error.message.strip() else _reason(status)
     if kind is ErrorKind.AUTHENTICATION:
         if info.key_env is None:
             return f"{info.host} wants a key, and the profile's api_key_env names none: {words}"
