@@ -279,8 +279,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     language model is left: the caller waits for their circuits instead."""
     require_llm: bool | None = None
     """Whether the rule engine's answer would be a failure; None: what the profile says."""
-    deadline_s: float | None = None
-    """Overrides the profile's."""
+    deadline_s: Annotated[float, Meta(gt=0)] | None = None
+    """Seconds for the whole request; overrides the profile's."""
     stream: bool | None = None
     """Overrides the tiers' own."""
     params: ParamOverrides = ParamOverrides()
