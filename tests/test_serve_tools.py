@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import anthropic
 import pytest
 from pydantic import BaseModel
 from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving
@@ -410,6 +411,38 @@ def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_p
     assert texts == ["Sunny.", "Rainy."]
     assert own == AS_SIGNED
     assert [one["type"] for one in others] == ["text", "tool_use", "tool_use"]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_runner_of_tools_that_counts_on_the_server_loses_nothing(streamed, tmp_path):
+    """Its SDK sends a thread's new messages alone, until it is told that none is kept."""
+    turns = iter([SIGNED, *[answers("anthropic", "Sunny.")] * 2])
+
+    async def play(connection):
+        await connection.send(next(turns))
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Look up the weather."""
+        return f"25 degrees in {city}"
+
+    with (
+        serving(play, tmp=tmp_path, tier={"provider": "anthropic"}) as served,
+        served.anthropic() as claude,
+    ):
+        runner = claude.beta.messages.tool_runner(
+            model="auto", max_tokens=2000, tools=[weather], messages=QUESTION, stream=streamed
+        )
+        said = runner.until_done().content
+        sent = served.upstreams[0].requests[-1].json
+
+    assert said[-1].text == "Sunny."
+    assert [turn["role"] for turn in sent["messages"]] == ["user", "assistant", "user"]
+    assert [one["content"] for one in sent["messages"][2]["content"]] == [
+        "25 degrees in Rome",
+        "25 degrees in Ulm",
+    ]
+    assert [tool["name"] for tool in sent["tools"]] == ["weather"]
 
 
 def item(index: int, value: dict) -> list[bytes]:

@@ -850,6 +850,7 @@ class ForgetfulServer:
     def __init__(self, forgotten):
         self._forgotten = forgotten
         self.path = ""
+        self.takes_s = 0.0
         self.sessions = 0
         self.calls = []
 
@@ -862,9 +863,12 @@ class ForgetfulServer:
             head.split(" ")[0], headers.get("mcp-session-id"), json.loads(body or "{}")
         )
         lines = [f"HTTP/1.1 {status} X", *extra, f"Content-Length: {len(answer)}"]
-        writer.write("\r\n".join([*lines, "Connection: close", "", answer]).encode())
-        await writer.drain()
-        writer.close()
+        try:
+            await asyncio.sleep(self.takes_s)
+            writer.write("\r\n".join([*lines, "Connection: close", "", answer]).encode())
+            await writer.drain()
+        finally:
+            writer.close()
 
     def _answer(self, verb, session, message):
         method, request_id = message.get("method"), message.get("id")
@@ -923,6 +927,78 @@ def test_a_session_that_a_server_forgot_is_begun_anew(tmp_path, forgotten):
 
     results = asyncio.run(go())
     assert [(it.outcome, it.text) for it in results] == [("ok", "1"), ("ok", "2"), ("ok", "3")]
+
+
+class Replica(ForgetfulServer):
+    """A server of which another one of its kind answers each second call of the first session."""
+
+    def __init__(self):
+        super().__init__((404, [JSON], NO_SESSION % "Session not found"))
+
+    def _answer(self, verb, session, message):
+        answer = super()._answer(verb, session, message)
+        runs = answer[0] == 200 and message.get("method") == "tools/call"
+        self.takes_s = 1.0 if runs and session == "s1" else 0.0
+        return answer
+
+
+def test_what_was_under_way_when_a_session_was_forgotten_is_not_run_again(tmp_path):
+    """One call meets a server that does not know the session; another one, which runs, is lost."""
+
+    async def go():
+        served = Replica()
+        server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        box = Toolbox(declared(mcp={"raw": {"url": url}}), cwd=tmp_path, env={})
+
+        async def ask(after_s):
+            await asyncio.sleep(after_s)
+            tools = ToolSession(box, approval=Approval("always"), max_rounds=9)
+            return (await carried_out(tools, call("raw__count")))[0]
+
+        try:
+            await box.granted("all")
+            return await asyncio.gather(ask(0), ask(0.3)), served.calls
+        finally:
+            await box.aclose()
+            server.close()
+
+    (lost, other), calls = asyncio.run(go())
+    assert (lost.outcome, other.outcome) == ("failed", "ok")
+    assert "may have taken effect" in lost.text
+    assert calls == ["s1", "s2"]
+
+
+class RefusingServer(ForgetfulServer):
+    """A server that refuses a call for an argument of its own that is called session."""
+
+    def _answer(self, verb, session, message):
+        if message.get("method") != "tools/call":
+            return super()._answer(verb, session, message)
+        self.calls.append(session)
+        error = {"code": -32602, "message": "no tmux session 7"}
+        body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error})
+        return 400, [JSON], body
+
+
+def test_an_error_that_is_an_answer_is_none_of_the_session(tmp_path):
+    """A 400 that answers the call by its id was known to the server: the call is not made again."""
+
+    async def go():
+        served = RefusingServer(None)
+        server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        box = Toolbox(declared(mcp={"raw": {"url": url}}), cwd=tmp_path, env={})
+        tools = ToolSession(box, approval=Approval("always"), max_rounds=9)
+        try:
+            return (await carried_out(tools, call("raw__count")))[0], served.calls
+        finally:
+            await box.aclose()
+            server.close()
+
+    result, calls = asyncio.run(go())
+    assert result.text == "the MCP server raw failed: no tmux session 7"
+    assert calls == ["s1"]
 
 
 class LooseServer(ForgetfulServer):

@@ -129,6 +129,10 @@ def _error(
         kind, parameter = ErrorKind.BAD_REQUEST, sign.parameter
     elif kind is ErrorKind.BAD_REQUEST:
         parameter = _parameter(info, error)
+        # Mostly it is something in this very schema, and the next one may do:
+        # "output_format.schema: For 'integer' type, property 'minimum' is not supported"
+        # (agentjido/req_llm#302)
+        lasting = parameter != "schema"
     if wait_s is None and kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE):
         wait_s = error.retry_after_s
         if wait_s is None:

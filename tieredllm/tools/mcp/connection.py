@@ -90,9 +90,8 @@ class Life(Protocol):
         """Whether it may have read anything that it was sent."""
         ...
 
-    @property
-    def has_lost_session(self) -> bool:
-        """Whether it is gone as the server does not know it any more."""
+    def is_unknown(self, exc: BaseException) -> bool:
+        """Whether a failure means that the server does not know it, and what was asked not run."""
         ...
 
     def explain(self, exc: BaseException) -> str | None:
@@ -254,7 +253,7 @@ class Connection:
             if life is not None and life.is_over(exc):
                 self._stop.set()  # the next use connects anew
             reason = (life.explain(exc) if life is not None else None) or _said(exc)
-            if life is not None and life.has_lost_session:
+            if life is not None and life.is_unknown(exc):
                 raise SessionLostError(f"the MCP server {server} failed: {reason}") from exc
             if self._stop.is_set() or self._task.done():
                 raise ToolFailureError(await self._ended(server)) from exc

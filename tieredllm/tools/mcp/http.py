@@ -111,7 +111,7 @@ class HttpLife:
         self._exchange = Exchange()
         self._problem: HttpProblem | None = None
         self.has_ended = asyncio.Event()
-        self.has_lost_session = False
+        self._has_lost_session = False
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Do nothing: its first request starts it."""
@@ -136,7 +136,15 @@ class HttpLife:
 
     def is_over(self, exc: BaseException) -> bool:
         """Whether a failure means that the session is gone."""
-        return self.has_ended.is_set() or (getattr(exc, "code", None), str(exc)) == _CLOSED
+        return self.has_ended.is_set() or _is_closed(exc)
+
+    def is_unknown(self, exc: BaseException) -> bool:
+        """Whether a failure means that the server does not know the session.
+
+        What was under way beside the call that was told so ends with the connection, and may have
+        run.
+        """
+        return self._has_lost_session and not _is_closed(exc)
 
     @property
     def has_heard(self) -> bool:
@@ -172,7 +180,7 @@ class HttpLife:
             _mend_answers(response, await response.request.aread(), self._exchange)
         if response.request.method != "POST":
             return
-        body = ""
+        body, raw = "", b""
         kind = response.headers.get("content-type", "")
         if response.status_code >= 400 and ("json" in kind or "text/plain" in kind):
             raw = await response.aread()
@@ -191,10 +199,28 @@ class HttpLife:
         of_session = "mcp-session-id" in response.request.headers
         if of_session and (
             response.status_code == 404
-            or (response.status_code == 400 and "session" in body.lower())
+            or (
+                response.status_code == 400
+                and "session" in body.lower()
+                and not _is_answer(raw, await response.request.aread())
+            )
         ):
-            self.has_lost_session = True
+            self._has_lost_session = True
             self.has_ended.set()
+
+
+def _is_closed(exc: BaseException) -> bool:
+    return (getattr(exc, "code", None), str(exc)) == _CLOSED
+
+
+def _is_answer(raw: bytes, request: bytes) -> bool:
+    """Whether a body is the answer to a request: the server knows of it."""
+    try:
+        answer, asked = decode(raw), decode(request)
+    except NotJsonError:
+        return False
+    both = isinstance(answer, dict) and isinstance(asked, dict)
+    return both and answer.get("id") is not None and answer.get("id") == asked.get("id")
 
 
 def _mend_answers(response: httpx2.Response, request: bytes, exchange: Exchange) -> None:

@@ -329,8 +329,6 @@ class ServerProcess:
         stderr: gets what it says there.
     """
 
-    has_lost_session = False
-
     def __init__(
         self, command: Sequence[str], *, env: Mapping[str, str], cwd: str, stderr: Stderr
     ) -> None:
@@ -432,6 +430,10 @@ class ServerProcess:
     def is_over(self, exc: BaseException) -> bool:  # noqa: ARG002
         """Whether it has ended, whatever the failure."""
         return self.has_ended.is_set()
+
+    def is_unknown(self, exc: BaseException) -> bool:  # noqa: ARG002
+        """Whether it does not know the session: it has but one."""
+        return False
 
     @property
     def has_heard(self) -> bool:
