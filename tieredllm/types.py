@@ -264,6 +264,11 @@ class OutputSchema(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool | None = None
     """Whether the vendor is to hold the model to it to the letter; None: where it can."""
 
+    @property
+    def is_any_object(self) -> bool:
+        """Whether any object fits."""
+        return self.schema == {"type": "object"}
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What one request asks for besides its prompt."""
