@@ -153,7 +153,8 @@ class FallbackManager:
         _check_rules(profile)
         self.check_tiers(simulate or {})
         self._clock = clock or SystemClock()
-        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        # Forked processes would all draw the same from a generator that has a state.
+        self._rng = rng or random.SystemRandom()
         self._http = HttpClients(self._clock)
         persist = persist and not self.places.is_nowhere
         self.database = Database(self.places.state_db if persist else None)
