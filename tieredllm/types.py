@@ -265,9 +265,9 @@ class OutputSchema(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the vendor is to hold the model to it to the letter; None: where it can."""
 
     @property
-    def is_any_object(self) -> bool:
-        """Whether any object fits."""
-        return self.schema == {"type": "object"}
+    def is_json_mode(self) -> bool:
+        """Whether it is OpenAI's `json_object`: any object, as the prompt describes it."""
+        return self.strict is False and self.schema == {"type": "object"}
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -558,19 +558,19 @@ def _file(document: Document) -> dict[str, str]:
 
 
 def _schema_words(schema: OutputSchema, omit: frozenset[str]) -> dict[str, str]:
-    """Return the words for a schema; one for any object has another form, which is tried then.
+    """Return the words for a schema; JSON mode has another form, which is tried then.
 
     DeepSeek's server knows `json_object` alone (UKGovernmentBEIS/inspect_ai#4916), LM Studio's
     `json_schema` alone (lmstudio-ai/lmstudio-bug-tracker#189).
     """
-    has_other = schema.is_any_object and "json_schema" not in omit
+    has_other = schema.is_json_mode and "json_schema" not in omit
     return dict.fromkeys(_SCHEMA_WORDS, "json_schema" if has_other else "schema")
 
 
 def _format(schema: OutputSchema | None, omit: frozenset[str]) -> dict[str, Any] | None:
     if schema is None:
         return None
-    if schema.is_any_object and "json_schema" in omit:
+    if schema.is_json_mode and "json_schema" in omit:
         return {"type": "json_object"}
     strict = {} if schema.strict is None else {"strict": schema.strict}
     described = {"name": schema.name, "schema": schema.schema} | strict
