@@ -264,6 +264,11 @@ class OutputSchema(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool | None = None
     """Whether the vendor is to hold the model to it to the letter; None: where it can."""
 
+    @property
+    def is_json_mode(self) -> bool:
+        """Whether it is OpenAI's `json_object`: any object, as the prompt describes it."""
+        return self.strict is False and self.schema == {"type": "object"}
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What one request asks for besides its prompt."""
