@@ -107,7 +107,7 @@ class AnthropicBackend(CloudBackend):
         if effort is not None and "effort" not in call.omit:
             output["effort"] = effort
         if call.schema is not None:
-            output["format"] = {"type": "json_schema", "schema": call.schema.schema}
+            output["format"] = {"type": "json_schema", "schema": _enforceable(call.schema.schema)}
         return {
             "temperature": temperature,
             "top_p": top_p,
@@ -175,6 +175,44 @@ def _output_words(output: dict[str, Any]) -> dict[str, str]:
         words |= dict.fromkeys(("output_config.format", "output_format", "json_schema"), "schema")
         words["output_config"] = "schema"
     return words
+
+
+_UNENFORCED = frozenset(
+    {
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+        *("minLength", "maxLength", "maxItems", "uniqueItems", "minProperties", "maxProperties"),
+    }
+)
+"""Keywords that a schema is refused for (its guide to structured outputs, laravel/ai#715)."""
+_COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "if", "not", "patternProperties"})
+"""Keywords that may have more to say of an object's properties."""
+
+
+def _enforceable(schema: Any) -> Any:
+    """Return a schema as Claude can be held to it; the answer is held to the whole one later.
+
+    "For 'object' type, 'additionalProperties' must be explicitly set to false"
+    (veryfront/veryfront-code#3918): an object whose properties are all named is closed. One that
+    may have others stays as it is, for the server to refuse: closed, a map could hold nothing.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    held = {key: it for key, it in schema.items() if key not in _UNENFORCED}
+    if "oneOf" in held and "anyOf" not in held:
+        held["anyOf"] = held.pop("oneOf")
+    named = held.get("properties") or {}
+    for key, it in held.items():
+        if key in ("properties", "$defs", "definitions") and isinstance(it, dict):
+            held[key] = {name: _enforceable(inner) for name, inner in it.items()}
+        elif key == "items":
+            held[key] = _enforceable(it)
+        elif key == "anyOf" and isinstance(it, list) and not named:
+            held[key] = [_enforceable(inner) for inner in it]
+    if held.get("minItems", 0) > 1:
+        held["minItems"] = 1
+    if named and not _COMBINING & held.keys() and set(held.get("required", ())) <= set(named):
+        held.setdefault("additionalProperties", False)
+    return held
 
 
 def _choice(choice: ToolChoice) -> dict[str, Any] | None:

@@ -62,9 +62,10 @@ def content_text(content: Any) -> str | None:
 
 def _part_text(part: Any) -> str | None:
     if isinstance(part, dict):
-        if part.get("type") not in ("text", "output_text", None):
+        kind = part.get("type")
+        if kind not in ("text", "output_text", None):
             return ""
-        part = part.get("text")
+        part = part.get("text", None if kind else part)
     if isinstance(part, str):
         return part
     return "" if part in (None, [], {}) else None
