@@ -286,6 +286,16 @@ def test_everything_fails():
     )
 
 
+def test_a_request_without_any_time_failed_by_its_deadline():
+    """Where no tier was asked for want of time, that is the kind of error."""
+    answer, _ = run_engine(Scripted(["Yes.", END]), options=Options(deadline_s=1e-9))
+
+    assert answer.attempts[0].skip is not None
+    assert answer.attempts[0].skip.why == "no_time"
+    assert answer.error is not None
+    assert answer.error.kind is ErrorKind.DEADLINE
+
+
 def test_require_llm_leaves_the_rules_out():
     """With `require_llm` a rule answer is no answer."""
     answer, _ = run_engine(
