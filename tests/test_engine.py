@@ -635,6 +635,20 @@ def test_hedge_failures_on_both_sides_end_in_rules():
     assert (len(first.seen), len(second.seen)) == (1, 1)
 
 
+def test_a_refusal_of_the_slow_one_ends_the_race():
+    """The other's answer would route around it: none of its words are shown."""
+    answer, events = run_engine(
+        Scripted([0.15, fault("content_filter")], name="a"),
+        Scripted([0.4, "around", END], name="b"),
+        tiers=HEDGED,
+    )
+
+    assert answer.error is not None
+    assert answer.error.kind == "content_filter"
+    assert [attempt.outcome for attempt in answer.attempts] == ["failed", "cancelled"]
+    assert not any(isinstance(event, Token) for event in events)
+
+
 def test_hedge_never_races_with_rules():
     """A rule answer does not beat a slow model."""
     answer, _ = run_engine(Scripted([0.2, "model", END], name="a"), rules(), tiers=HEDGED)
