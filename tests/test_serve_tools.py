@@ -224,6 +224,26 @@ class Place(BaseModel):
     city: str
 
 
+@pytest.mark.parametrize("wire", ["chat", "responses"])
+def test_any_json_is_asked_for_by_the_word_that_the_server_knows(wire, tmp_path):
+    """DeepSeek's knows `json_object` alone (its words of 2026), LM Studio's `json_schema` alone."""
+    refusal = {"message": "This response_format type is unavailable now"}
+    turns = iter([response(400, {"error": refusal}), *[answers("openai", '{"a": 1}')] * 2])
+
+    async def play(connection):
+        await connection.send(next(turns))
+
+    form = {"type": "json_object"}
+    given = {"response_format": form} if wire == "chat" else {"text": {"format": form}}
+    body = WIRES[wire].body | given | {"stream": False}
+    with serving(play, tmp=tmp_path) as served:
+        statuses = [served.request("POST", WIRES[wire].path, body)[0] for _ in "ab"]
+        sent = [one.json["response_format"]["type"] for one in served.upstreams[0].requests]
+
+    assert statuses == [200, 200]
+    assert sent == ["json_schema", "json_object", "json_object"]
+
+
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
 def test_a_stream_that_is_to_fit_a_schema_shows_no_answer_that_does_not(wire, tmp_path):
     """The next tier's is sent, whole: what does not fit is known only at its end."""

@@ -101,7 +101,7 @@ class OpenAIBackend(CloudBackend):
             "stop": list(params.stop) or None,
             "seed": params.seed,
             "reasoning_effort": params.reasoning_effort,
-            "response_format": _format(call.schema),
+            "response_format": _format(call.schema, call.omit),
             "tools": declared(call.tools) or None,
             "tool_choice": _choice(call.tool_choice) if call.tools else None,
             "parallel_tool_calls": call.tool_choice.parallel if call.tools else None,
@@ -126,7 +126,7 @@ class OpenAIBackend(CloudBackend):
                 **{name: name for name in options},
                 **({"stream": "stream"} if stream else {}),
                 **({} if wants_reasoning else {REASONING: REASONING}),
-                **(dict.fromkeys(_SCHEMA_WORDS, "schema") if call.schema else {}),
+                **(_schema_words(call.schema, call.omit) if call.schema else {}),
                 # "`tool calling` is not supported with this model" (Groq)
                 **(dict.fromkeys(_TOOL_WORDS, "tools") if "tools" in options else {}),
             },
@@ -560,9 +560,21 @@ def _file(document: Document) -> dict[str, str]:
     return {"filename": document.name or "document.pdf", "file_data": data}
 
 
-def _format(schema: OutputSchema | None) -> dict[str, Any] | None:
+def _schema_words(schema: OutputSchema, omit: frozenset[str]) -> dict[str, str]:
+    """Return the words for a schema; JSON mode has another form, which is tried then.
+
+    DeepSeek's server knows `json_object` alone (UKGovernmentBEIS/inspect_ai#4916), LM Studio's
+    `json_schema` alone (lmstudio-ai/lmstudio-bug-tracker#189).
+    """
+    has_other = schema.is_json_mode and "json_schema" not in omit
+    return dict.fromkeys(_SCHEMA_WORDS, "json_schema" if has_other else "schema")
+
+
+def _format(schema: OutputSchema | None, omit: frozenset[str]) -> dict[str, Any] | None:
     if schema is None:
         return None
+    if schema.is_json_mode and "json_schema" in omit:
+        return {"type": "json_object"}
     strict = {} if schema.strict is None else {"strict": schema.strict}
     described = {"name": schema.name, "schema": schema.schema} | strict
     return {"type": "json_schema", "json_schema": described}
