@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import anthropic
 import pytest
 from pydantic import BaseModel
 from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving
@@ -223,6 +224,26 @@ class Place(BaseModel):
     city: str
 
 
+@pytest.mark.parametrize("wire", ["chat", "responses"])
+def test_any_json_is_asked_for_by_the_word_that_the_server_knows(wire, tmp_path):
+    """DeepSeek's knows `json_object` alone (its words of 2026), LM Studio's `json_schema` alone."""
+    refusal = {"message": "This response_format type is unavailable now"}
+    turns = iter([response(400, {"error": refusal}), *[answers("openai", '{"a": 1}')] * 2])
+
+    async def play(connection):
+        await connection.send(next(turns))
+
+    form = {"type": "json_object"}
+    given = {"response_format": form} if wire == "chat" else {"text": {"format": form}}
+    body = WIRES[wire].body | given | {"stream": False}
+    with serving(play, tmp=tmp_path) as served:
+        statuses = [served.request("POST", WIRES[wire].path, body)[0] for _ in "ab"]
+        sent = [one.json["response_format"]["type"] for one in served.upstreams[0].requests]
+
+    assert statuses == [200, 200]
+    assert sent == ["json_schema", "json_object", "json_object"]
+
+
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
 def test_a_stream_that_is_to_fit_a_schema_shows_no_answer_that_does_not(wire, tmp_path):
     """The next tier's is sent, whole: what does not fit is known only at its end."""
@@ -410,6 +431,38 @@ def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_p
     assert texts == ["Sunny.", "Rainy."]
     assert own == AS_SIGNED
     assert [one["type"] for one in others] == ["text", "tool_use", "tool_use"]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_runner_of_tools_that_counts_on_the_server_loses_nothing(streamed, tmp_path):
+    """Its SDK sends a thread's new messages alone, until it is told that none is kept."""
+    turns = iter([SIGNED, *[answers("anthropic", "Sunny.")] * 2])
+
+    async def play(connection):
+        await connection.send(next(turns))
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Look up the weather."""
+        return f"25 degrees in {city}"
+
+    with (
+        serving(play, tmp=tmp_path, tier={"provider": "anthropic"}) as served,
+        served.anthropic() as claude,
+    ):
+        runner = claude.beta.messages.tool_runner(
+            model="auto", max_tokens=2000, tools=[weather], messages=QUESTION, stream=streamed
+        )
+        said = runner.until_done().content
+        sent = served.upstreams[0].requests[-1].json
+
+    assert said[-1].text == "Sunny."
+    assert [turn["role"] for turn in sent["messages"]] == ["user", "assistant", "user"]
+    assert [one["content"] for one in sent["messages"][2]["content"]] == [
+        "25 degrees in Rome",
+        "25 degrees in Ulm",
+    ]
+    assert [tool["name"] for tool in sent["tools"]] == ["weather"]
 
 
 def item(index: int, value: dict) -> list[bytes]:

@@ -153,7 +153,8 @@ class FallbackManager:
         _check_rules(profile)
         self.check_tiers(simulate or {})
         self._clock = clock or SystemClock()
-        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        # Forked processes would all draw the same from a generator that has a state.
+        self._rng = rng or random.SystemRandom()
         self._http = HttpClients(self._clock)
         persist = persist and not self.places.is_nowhere
         self.database = Database(self.places.state_db if persist else None)
@@ -236,8 +237,8 @@ class FallbackManager:
             controls: what the caller may do while it runs: move on to the next model at once.
 
         Raises:
-            UsageError: the prompt is empty or of no known shape, no tier has the name to start at,
-                or the manager was closed meanwhile.
+            UsageError: the prompt is empty or of no known shape, an option is out of its range or
+                names a tier that is not there, or the manager was closed meanwhile.
         """
         context = context or {}
         chosen = self._chosen(options)
@@ -481,12 +482,15 @@ class FallbackManager:
         """Return a request's options, with the profile's where they say nothing.
 
         Raises:
-            UsageError: there is no tier of the name to start at.
+            UsageError: a value is out of its range, or there is no tier of a name.
         """
-        chosen = options or Options()
-        if chosen.start is not None:
-            self.check_tiers([chosen.start])
-        elif self.start is not None:
+        try:
+            # What a struct is made with is looked at by type checkers alone.
+            chosen = msgspec.convert(msgspec.to_builtins(options or Options()), Options)
+        except (msgspec.ValidationError, TypeError) as exc:
+            raise UsageError(f"the options of the request: {exc}") from exc
+        self.check_tiers([name for name in (chosen.start, chosen.max_tier) if name is not None])
+        if chosen.start is None and self.start is not None:
             chosen = msgspec.structs.replace(chosen, start=self.start)
         if chosen.require_llm is not None:
             return chosen
@@ -682,6 +686,8 @@ def _as_prompt(prompt: PromptLike, system: str | None, usual: str | None = None)
         except (ValueError, AttributeError, TypeError) as exc:
             reason = f"the prompt is neither a string nor a list of chat messages: {exc}"
             raise UsageError(reason) from exc
+    if not isinstance(system, str | None):
+        raise UsageError(f"the context's system prompt is no string: {type(system).__name__}")
     if system is None and prompt.system is None:
         system = usual
     if system is not None:

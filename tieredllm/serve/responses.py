@@ -409,7 +409,8 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
         elif kind in ("function_call_output", "custom_tool_call_output"):
             turns.append(_result(item, where))
         elif kind == "item_reference":  # what the AI SDK sends unless `store` is false
-            raise RefusedError(400, f"{where}: an item_reference is not supported: {STATELESS}")
+            reason = f"an item_reference is not supported: {STATELESS}, and `store: false`"
+            raise RefusedError(400, f"{where}: {reason}")
     thoughts_alone = (turn.raw and not turn.content and not turn.calls for turn in turns)
     kept = [turn for turn, alone in zip(turns, thoughts_alone, strict=True) if not alone]
     return system, named_results(kept)
