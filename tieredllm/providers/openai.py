@@ -155,8 +155,8 @@ class OpenAIBackend(CloudBackend):
             return word
         choices, choice = value.get("choices"), get_path(value, "choices", 0)
         of_choice: dict[str, Any] = choice if isinstance(choice, dict) else {}
-        delta = of_choice.get("delta")
-        said = delta or of_choice.get("message")
+        delta, message = of_choice.get("delta"), of_choice.get("message")
+        said = delta or message
         usage = (
             value.get("usage")
             or get_path(value, "x_groq", "usage")
@@ -164,14 +164,17 @@ class OpenAIBackend(CloudBackend):
         )
         words: dict[str, Any] = said if isinstance(said, dict) else {}
         content = words.get("content")
+        # MiniMax's last chunk has the whole message (A3S-Lab/Code#1), Perplexity's each.
+        is_whole = said is not delta
+        if not content and (whole := get_path(message, "content")):
+            content, is_whole = whole, True
         number = of_choice.get("index")
         is_word = isinstance(content, str) and words.keys() <= _WORD
         return Part(
-            text=_text(choices, of_choice, said),
+            text=_text(choices, of_choice, said, content),
             thought=None if is_word else _thought(said, content),
             choice=number if isinstance(number, int) else 0,
-            # MiniMax's last chunk has the whole message (A3S-Lab/Code#1).
-            is_whole=said is not delta,
+            is_whole=is_whole,
             refusal=get_str(said, "refusal") or "",
             reason=_reason(of_choice) if of_choice.get("finish_reason") else None,
             calls=not is_word and _has_call(value),
@@ -258,13 +261,13 @@ def _thought(said: Any, content: Any) -> str | None:
     return "".join(found) if found else None
 
 
-def _text(choices: Any, choice: dict[str, Any], said: Any) -> str | None:
+def _text(choices: Any, choice: dict[str, Any], said: Any, content: Any) -> str | None:
     """Return a chunk's text; None where something stands in its place."""
     if choices and not (isinstance(choices, list) and isinstance(choices[0], dict | None)):
         return None
     if said is None:
         return content_text(choice.get("text"))
-    return content_text(said.get("content") if isinstance(said, dict) else [said])
+    return content_text(content if isinstance(said, dict) else [said])
 
 
 def _detail_text(detail: Any) -> str:
