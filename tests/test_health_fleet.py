@@ -311,6 +311,50 @@ def test_no_request_is_late_for_a_store_in_trouble(tmp_path, valkey, trouble):
         assert any(over <= without + 0.05 for over, without in rounds)
 
 
+FORKING = """
+import os, sys, time, warnings
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_health_fleet import BACKEND, SETTINGS, Host
+warnings.simplefilter("ignore")
+host = Host(Path(sys.argv[2]), "forks", sys.argv[3])
+host.fail()
+while host.health.standings([BACKEND])[BACKEND].state != "half_open":
+    time.sleep(0.01)
+while not host.health.acquire_probe(BACKEND):
+    time.sleep(0.01)
+host.health._lock.acquire()  # as another thread may have it just now
+if os.fork():
+    host.health._lock.release()
+    os.wait()
+else:
+    probes = 0
+    for _ in range(100):
+        host.health.standings([BACKEND])
+        probes += host.health.acquire_probe(BACKEND)
+        time.sleep(0.01)
+    known = host.health._is_fresh(time.monotonic())
+    print(f"{known=} {probes=}", flush=True)
+    host.close()
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_forked_worker_has_a_thread_of_its_own(tmp_path, valkey):
+    """It learns what the fleet knows, and has no part in its parent's right to probe."""
+    folder = os.path.dirname(__file__)  # noqa: PTH120
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, folder, str(tmp_path), url_of(valkey)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("known=True probes=0\n", "")
+
+
 ASKING = """
 import asyncio, sys, time
 from tieredllm import FallbackManager

@@ -133,3 +133,11 @@ def test_closing_a_manager_ends_its_requests_and_blames_nobody(made):
     assert "closed" in str(ends[0])
     assert report.tiers[0].window.requests == 0
     assert report.tiers[0].breaker.state == "closed"
+
+
+def test_forked_workers_do_not_wait_alike(made):
+    """The jitter of a manager that was made before the fork has no state that both would have."""
+    manager = made(REFUSED)
+
+    with pytest.raises(NotImplementedError):
+        manager._rng.getstate()

@@ -545,6 +545,19 @@ def test_a_reason_with_the_last_word_is_waited_on_no_longer_than_a_token():
 
 
 @every_vendor
+@pytest.mark.parametrize(
+    "form", [42, True, {"value": "NOT "}, [["NOT "]], {"text": "NOT "}, ["NOT "]], ids=repr
+)
+def test_words_in_another_form_are_read_or_fail_the_answer(vendor, form):
+    """None is ever left out of an answer that is called whole."""
+    odd = says(vendor, "NOT ").replace(b'"NOT "', msgspec.json.encode(form))
+    events = [says(vendor, "Do "), odd, says(vendor, "it."), *ends(vendor), *closes(vendor)]
+    outcome, _ = ask(vendor, stream(*opens(vendor), *events))
+
+    assert outcome.kind == "stream_interrupted" or outcome.text == "Do NOT it."
+
+
+@every_vendor
 def test_what_holds_no_words_is_skipped(vendor):
     """Keep-alives of any kind between good events lose only themselves."""
     outcome, _ = ask(

@@ -16,6 +16,7 @@ import pytest
 from cli_support import answering, cli, install_model, profile, served, two_clouds
 from jsonschema import Draft202012Validator
 from local_support import smollm2, write_gemma
+from wire_support import answers
 
 from tieredllm.cli.schema_input import read_schema
 from tieredllm.engine.shape import fitted
@@ -138,6 +139,16 @@ def test_an_answer_that_does_not_fit_gives_way(tmp_path):
     assert (done.returncode, done.stdout) == (0, b'{"name": "Rex", "age": 3}\n')
     assert asked["type"] == "json_schema"
     assert b"secondary" in done.stderr
+
+
+def test_json_that_was_cut_is_told_as_cut(tmp_path):
+    """Where max_tokens left half of the JSON, that is said, and not where its text ends."""
+    with served(answers("openai", '{"name": "Re', reason="length")) as server:
+        used = two_clouds(tmp_path, server.url)
+        done = cli(tmp_path, "-p", used, "ask", "--schema", "name", "a dog")
+
+    assert done.returncode == 1
+    assert b"no JSON: max_tokens was used up before it ended" in done.stderr
 
 
 def test_rules_cannot_answer_it(tmp_path):

@@ -520,7 +520,12 @@ def test_parameters_are_the_callers_own():
         (
             responses,
             {"input": [{"type": "item_reference", "id": "msg_1"}, *QUESTION]},
-            "send the whole conversation",
+            "send the whole conversation as `input`, and `store: false`",
+        ),
+        (
+            messages,
+            {"thread": {"type": "continue", "previous_message_id": "msg_1"}},
+            "thread: nothing is kept",
         ),
     ],
 )

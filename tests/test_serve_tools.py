@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import anthropic
 import pytest
 from pydantic import BaseModel
 from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving
@@ -223,6 +224,26 @@ class Place(BaseModel):
     city: str
 
 
+@pytest.mark.parametrize("wire", ["chat", "responses"])
+def test_any_json_is_asked_for_by_the_word_that_the_server_knows(wire, tmp_path):
+    """DeepSeek's knows `json_object` alone (its words of 2026), LM Studio's `json_schema` alone."""
+    refusal = {"message": "This response_format type is unavailable now"}
+    turns = iter([response(400, {"error": refusal}), *[answers("openai", '{"a": 1}')] * 2])
+
+    async def play(connection):
+        await connection.send(next(turns))
+
+    form = {"type": "json_object"}
+    given = {"response_format": form} if wire == "chat" else {"text": {"format": form}}
+    body = WIRES[wire].body | given | {"stream": False}
+    with serving(play, tmp=tmp_path) as served:
+        statuses = [served.request("POST", WIRES[wire].path, body)[0] for _ in "ab"]
+        sent = [one.json["response_format"]["type"] for one in served.upstreams[0].requests]
+
+    assert statuses == [200, 200]
+    assert sent == ["json_schema", "json_object", "json_object"]
+
+
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
 def test_a_stream_that_is_to_fit_a_schema_shows_no_answer_that_does_not(wire, tmp_path):
     """The next tier's is sent, whole: what does not fit is known only at its end."""
@@ -412,6 +433,38 @@ def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_p
     assert [one["type"] for one in others] == ["text", "tool_use", "tool_use"]
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_runner_of_tools_that_counts_on_the_server_loses_nothing(streamed, tmp_path):
+    """Its SDK sends a thread's new messages alone, until it is told that none is kept."""
+    turns = iter([SIGNED, *[answers("anthropic", "Sunny.")] * 2])
+
+    async def play(connection):
+        await connection.send(next(turns))
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Look up the weather."""
+        return f"25 degrees in {city}"
+
+    with (
+        serving(play, tmp=tmp_path, tier={"provider": "anthropic"}) as served,
+        served.anthropic() as claude,
+    ):
+        runner = claude.beta.messages.tool_runner(
+            model="auto", max_tokens=2000, tools=[weather], messages=QUESTION, stream=streamed
+        )
+        said = runner.until_done().content
+        sent = served.upstreams[0].requests[-1].json
+
+    assert said[-1].text == "Sunny."
+    assert [turn["role"] for turn in sent["messages"]] == ["user", "assistant", "user"]
+    assert [one["content"] for one in sent["messages"][2]["content"]] == [
+        "25 degrees in Rome",
+        "25 degrees in Ulm",
+    ]
+    assert [tool["name"] for tool in sent["tools"]] == ["weather"]
+
+
 def item(index: int, value: dict) -> list[bytes]:
     """Make the events of one of the Responses API's items."""
     kinds = ("response.output_item.added", "response.output_item.done")
@@ -532,7 +585,7 @@ def test_encrypted_thoughts_come_back_to_who_encrypted_them_and_nobody_else(how,
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("how", ["live", "complete"])
 def test_messages_of_two_phases_stay_two(streamed, how, tmp_path):
-    """Whether the client takes thoughts or not; each comes back as what it was."""
+    """Whether the client takes thoughts or not; elsewhere they are paragraphs of one."""
     final = SPOKEN | {
         "id": "msg_2",
         "phase": "final_answer",
@@ -552,7 +605,7 @@ def test_messages_of_two_phases_stay_two(streamed, how, tmp_path):
         ),
     )
     tier = {"api": "responses", "stream": streamed}
-    plays = iter([spoken if streamed else response(200, responded([SPOKEN, final], None))] * 2)
+    plays = iter([spoken if streamed else response(200, responded([SPOKEN, final], None))] * 3)
 
     async def play(connection):
         await connection.send(next(plays))
@@ -565,10 +618,12 @@ def test_messages_of_two_phases_stay_two(streamed, how, tmp_path):
             output = events.get_final_response().output
         back = [*QUESTION, *(one.to_dict() for one in output), *QUESTION]
         whole = client.responses.create(model="auto", input=back).output
+        text = client.chat.completions.create(model="auto", messages=QUESTION).choices[0]
         sent = served.upstreams[0].requests[1].json["input"]
 
     told = [("commentary", "I look."), ("final_answer", "Sunny.")]
     assert begun == ["commentary", "final_answer"]
     assert [(one.phase, one.content[0].text) for one in output] == told
     assert [(one.phase, one.content[0].text) for one in whole] == told
+    assert text.message.content == "I look.\n\nSunny."
     assert [(one["phase"], one["content"][0]["text"]) for one in sent[1:3]] == told

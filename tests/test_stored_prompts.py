@@ -148,6 +148,7 @@ def test_parameters_reach_the_wire(tmp_path):
         (["-o", "temprature", "0"], "no parameter 'temprature': did you mean `temperature`"),
         (["-o", "temperature", "hot"], "-o temperature takes a number from 0 up to 2, not 'hot'"),
         (["-o", "temperature", "9"], "-o temperature takes"),
+        (["-o", "max_tokens", "null"], "-o max_tokens takes a whole number from 1 up to 1000000"),
         (["-o", "seed"], "-o seed takes a whole number"),
         (["-m", "a", "-m", "b"], "a and b cannot both be asked first"),
         (["-m", "nowhere=m"], "no tier 'nowhere'"),

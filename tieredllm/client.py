@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FallbackManager"]
 
+T = TypeVar("T")
 PromptLike = str | Prompt | Sequence[Mapping[str, str]]
 
 LOADED_AHEAD = (
@@ -98,8 +99,9 @@ class FallbackManager:
 
     Raises:
         ProfileError: the profile has mistakes; all of them are reported.
-        UsageError: there is no such profile, no such tier to simulate or to start at, none with a
-            model, or the file of a model to ask is not there.
+        UsageError: there is no such profile, one made in code has a value out of its range, there
+            is no such tier to simulate or to start at, none with a model, or the file of a model
+            to ask is not there.
     """
 
     def __init__(
@@ -139,6 +141,8 @@ class FallbackManager:
             loaded = load(find_profile(named, self.places), self.places)
             profile = loaded.profile
             tool_folders = loaded.tool_folders
+        else:
+            profile = _checked(profile, Profile, "the profile")
         values = msgspec.to_builtins(profile) | {"tiers": [tier.values for tier in profile.tiers]}
         written = hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
         for tier, named in (models or {}).items():
@@ -153,7 +157,8 @@ class FallbackManager:
         _check_rules(profile)
         self.check_tiers(simulate or {})
         self._clock = clock or SystemClock()
-        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        # Forked processes would all draw the same from a generator that has a state.
+        self._rng = rng or random.SystemRandom()
         self._http = HttpClients(self._clock)
         persist = persist and not self.places.is_nowhere
         self.database = Database(self.places.state_db if persist else None)
@@ -236,8 +241,8 @@ class FallbackManager:
             controls: what the caller may do while it runs: move on to the next model at once.
 
         Raises:
-            UsageError: the prompt is empty or of no known shape, no tier has the name to start at,
-                or the manager was closed meanwhile.
+            UsageError: the prompt is empty or of no known shape, an option is out of its range or
+                names a tier that is not there, or the manager was closed meanwhile.
         """
         context = context or {}
         chosen = self._chosen(options)
@@ -481,12 +486,11 @@ class FallbackManager:
         """Return a request's options, with the profile's where they say nothing.
 
         Raises:
-            UsageError: there is no tier of the name to start at.
+            UsageError: a value is out of its range, or there is no tier of a name.
         """
-        chosen = options or Options()
-        if chosen.start is not None:
-            self.check_tiers([chosen.start])
-        elif self.start is not None:
+        chosen = _checked(options or Options(), Options, "the options of the request")
+        self.check_tiers([name for name in (chosen.start, chosen.max_tier) if name is not None])
+        if chosen.start is None and self.start is not None:
             chosen = msgspec.structs.replace(chosen, start=self.start)
         if chosen.require_llm is not None:
             return chosen
@@ -663,6 +667,18 @@ def _has_tools(tier: Tier, declared: Tools) -> bool:
     return any_declared and able and tier.tools != "none" and bool(tier.tools)
 
 
+def _checked(given: object, kind: type[T], what: str) -> T:
+    """Return a value whose fields are known to be what they say: at run time a struct takes any.
+
+    Raises:
+        UsageError: one is not.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(given), kind)
+    except (msgspec.ValidationError, TypeError) as exc:
+        raise UsageError(f"{what}: {exc}") from exc
+
+
 def _as_prompt(prompt: PromptLike, system: str | None, usual: str | None = None) -> Prompt:
     """Return a prompt of any shape as one value.
 
@@ -682,6 +698,8 @@ def _as_prompt(prompt: PromptLike, system: str | None, usual: str | None = None)
         except (ValueError, AttributeError, TypeError) as exc:
             reason = f"the prompt is neither a string nor a list of chat messages: {exc}"
             raise UsageError(reason) from exc
+    if not isinstance(system, str | None):
+        raise UsageError(f"the context's system prompt is no string: {type(system).__name__}")
     if system is None and prompt.system is None:
         system = usual
     if system is not None:

@@ -264,6 +264,11 @@ class OutputSchema(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool | None = None
     """Whether the vendor is to hold the model to it to the letter; None: where it can."""
 
+    @property
+    def is_json_mode(self) -> bool:
+        """Whether it is OpenAI's `json_object`: any object, as the prompt describes it."""
+        return self.strict is False and self.schema == {"type": "object"}
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What one request asks for besides its prompt."""
@@ -279,8 +284,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     language model is left: the caller waits for their circuits instead."""
     require_llm: bool | None = None
     """Whether the rule engine's answer would be a failure; None: what the profile says."""
-    deadline_s: float | None = None
-    """Overrides the profile's."""
+    deadline_s: Annotated[float, Meta(gt=0)] | None = None
+    """Seconds for the whole request; overrides the profile's."""
     stream: bool | None = None
     """Overrides the tiers' own."""
     params: ParamOverrides = ParamOverrides()

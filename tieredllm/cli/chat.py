@@ -310,10 +310,11 @@ def _opening(chat: Chat, *, resumed: bool, width: int) -> list[str]:
         for backend in plan.backends
         if backend.is_language_model
     ]
-    if models and all(backend.missing() is not None for backend in models):
+    lacking = [gap for backend in models if (gap := backend.missing()) is not None]
+    if models and len(lacking) == len(models):
         from tieredllm.render.summary import setup_lines
 
-        return setup_lines([(backend.provider, backend.model) for backend in models])
+        return setup_lines(lacking)
     plan = chat.usual
     backend = next((b for b in plan.backends if b.missing() is None), plan.backends[0])
     who = " ".join(dict.fromkeys((plan.tier.name, one_line(backend.model))))

@@ -238,7 +238,8 @@ async def stream_attempt(
                         if request.schema is not None:
                             from tieredllm.engine.shape import fitted
 
-                            state.pieces = [fitted(state.text, request.schema.schema)]
+                            cut = chunk.reason == "length"
+                            state.pieces = [fitted(state.text, request.schema.schema, cut=cut)]
                         return chunk
                     if isinstance(chunk, ToolRequest):
                         if state.first_token_at is None:

@@ -35,12 +35,13 @@ def check_schema(schema: dict[str, Any]) -> None:
         raise UsageError(f"no JSON Schema: {where}: {one_line(exc.message, SHOWN)}") from exc
 
 
-def fitted(text: str, schema: dict[str, Any]) -> str:
+def fitted(text: str, schema: dict[str, Any], *, cut: bool = False) -> str:
     """Return the JSON that an answer is, without anything around it.
 
     Args:
         text: the answer.
         schema: what it has to fit. References to other documents are not followed.
+        cut: whether the answer ended at a limit of tokens.
 
     Raises:
         FallbackTriggerError: it is no JSON, or does not fit; that says nothing about the health of
@@ -56,7 +57,8 @@ def fitted(text: str, schema: dict[str, Any]) -> str:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as exc:
-        raise _misfit(f"the answer is no JSON: {exc}") from exc
+        why = "max_tokens was used up before it ended; allow more of them" if cut else str(exc)
+        raise _misfit(f"the answer is no JSON: {why}") from exc
     try:
         kind = extend(validator_for(schema), {"multipleOf": multiple_of})
         wrong = best_match(kind(schema, registry=Registry()).iter_errors(value))

@@ -23,6 +23,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -169,22 +170,27 @@ class FleetHealth:
         self._host = _digest(host)
         self._connect = connect
         self._eager = eager
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._idle = threading.Event()
-        self._writes: deque[Callable[[Store], Any]] = deque(maxlen=MAX_WRITES)
         self._names: dict[str, str] = {}
         """The backends that were asked about, and the hash of each."""
         self._hints: dict[str, _Hint] = {}
         self._read_at = float("-inf")
         self._asked_at = float("-inf")
+        self._closed = False
+        self._is_told = False
+        self.begin()
+        _ALL.add(self)
+
+    def begin(self) -> None:
+        """Begin without a thread, a right or anything to tell, as a forked child has to."""
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._idle = threading.Event()
+        self._writes: deque[Callable[[Store], Any]] = deque(maxlen=MAX_WRITES)
         self._wanted: set[str] = set()
         """Those that a request would probe."""
         self._leases: dict[str, tuple[str, float]] = {}
         """The right to probe, where this process has it: the token, and until when."""
         self._probing: dict[str, str] = {}
-        self._closed = False
-        self._is_told = False
         self._thread: threading.Thread | None = None
 
     # For requests: nothing here waits.
@@ -381,6 +387,18 @@ class FleetHealth:
         if store is not None:
             with contextlib.suppress(Exception):  # it is gone either way
                 store.close()
+
+
+_ALL: weakref.WeakSet[FleetHealth] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for health in list(_ALL):
+        health.begin()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def connect(url: str) -> Store:

@@ -173,6 +173,10 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     """For instance `OPENAI_API_KEY is not set`."""
     fix: str
     """One thing to do about it."""
+    variable: str | None = None
+    """The variable that is not set, where that is what it lacks."""
+    model: str | None = None
+    """The model of the catalog that is to be pulled, where that is what it lacks."""
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):

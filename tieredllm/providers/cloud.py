@@ -187,7 +187,9 @@ class CloudBackend(ABC):
             return None
         name = names[0]
         return Missing(
-            what=f"{name} is not set", fix=f"export {name}=… or `tieredllm keys set {name}`"
+            what=f"{name} is not set",
+            fix=f"export {name}=… or `tieredllm keys set {name}`",
+            variable=name,
         )
 
     async def token_counter(self) -> TokenCounter:

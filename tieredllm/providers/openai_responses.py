@@ -48,6 +48,7 @@ MIN_OUTPUT_TOKENS = 16
 """OpenAI's own host refuses a lower limit: `integer_below_min_value` (earendil-works/pi#6265)."""
 
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
+_ITEM_DONE = "response.output_item.done"
 _CALL_PIECES = ("response.function_call_arguments.delta", "response.function_call_arguments.done")
 
 _SCHEMA_WORDS = ("json_schema", "format", "text")
@@ -172,7 +173,7 @@ class ResponsesBackend(OpenAIBackend):
             elif get_path(item, "type") == "message":
                 found.append({"type": "response.output_text.delta", "delta": item.get("content")})
                 found.append({"type": "response.refusal.delta", "delta": _refusal(item)})
-            found.append({"type": "response.output_item.done", "item": item})
+            found.append({"type": _ITEM_DONE, "item": item})
         return [*found, {**value, "output": []}]
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
@@ -204,18 +205,18 @@ class ResponsesBackend(OpenAIBackend):
         item_type = get_str(value, "item", "type")
         delta, item = get_str(value, "delta") or "", get_path(value, "item")
         begins_message = kind == "response.output_item.added" and item_type == "message"
-        # One without a type may be text as well.
-        is_text = kind in ("response.output_text.delta", "")
         return Part(
-            text=(content_text(value.get("delta")) if kind else None) if is_text else "",
+            text=_words(kind, value),
+            # Codex needs no deltas, and so some servers send none.
+            is_whole=kind == _ITEM_DONE,
             phase=(get_str(item, "phase") or "") if begins_message else None,
             thought=delta if kind in _THOUGHT_PIECES else _begun_thought(kind, value),
-            seal=_seal(item) if kind == "response.output_item.done" else None,
+            seal=_seal(item) if kind == _ITEM_DONE else None,
             refusal=delta if kind == "response.refusal.delta" else "",
             error=find_error(value),
             model=get_str(value, "response", "model"),
             calls=kind in _CALL_PIECES or item_type == "function_call",
-            has_call=kind == "response.output_item.done" and item_type == "function_call",
+            has_call=kind == _ITEM_DONE and item_type == "function_call",
             candidates=False,
         )
 
@@ -305,6 +306,15 @@ def _seal(item: Any) -> Seal | None:
     return None if kept is None else Seal(kind="encrypted", data=encode(kept))
 
 
+def _words(kind: str, value: dict[str, Any]) -> str | None:
+    """Return an event's text: the next piece, or all of a message that is done."""
+    if kind == "response.output_text.delta":
+        return content_text(value.get("delta"))
+    if kind == _ITEM_DONE:
+        return _text(value.get("item"))
+    return "" if kind else None  # one without a type may be text as well
+
+
 def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:
     """Return an empty thought where one begins or ends: it may come without a word of it.
 
@@ -312,7 +322,7 @@ def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:
     """
     if kind == "response.reasoning_summary_part.added":
         return "\n\n" if get_count(value, "summary_index") else ""
-    is_item = kind in ("response.output_item.added", "response.output_item.done")
+    is_item = kind in ("response.output_item.added", _ITEM_DONE)
     return "" if is_item and get_str(value, "item", "type") == "reasoning" else None
 
 

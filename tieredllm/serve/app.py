@@ -217,6 +217,8 @@ class Gateway:
             await http.respond(200, self._models(http))
         else:
             hint = "OpenAI clients take .../v1 as their base URL, Anthropic's the address alone"
+            if path.startswith("/v1/") and not path.startswith("/v1/v1/"):
+                hint = f"served are {', '.join(POSTS)} and /v1/models"
             raise RefusedError(404, f"there is nothing at {method} {path}: {hint}")
 
     async def _admit(self, http: Exchange, name: str, work: Callable[[], Awaitable[str]]) -> None:

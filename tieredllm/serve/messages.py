@@ -73,12 +73,18 @@ TOO_LONG = "prompt is too long"
 Anthropic's errors have no code for it."""
 
 
+THREADLESS = "thread_unsupported_request"
+"""What a client knows by that no conversation is kept here: it sends the whole of it, then and from
+then on (anthropic 2.14.0, `lib/threads/_thread_state.py`)."""
+
+
 def error_object(status: int, message: str, code: str | None) -> dict[str, Any]:
     """Return an error as Anthropic's clients read it."""
     if code == "context_length_exceeded":
         message = f"{TOO_LONG}: {message}"
     kind = ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": message}}
+    details = {"details": {"error_code": code}} if code == THREADLESS else {}
+    return {"type": "error", "error": {"type": kind, "message": message} | details}
 
 
 class MessagesWire:
@@ -91,8 +97,12 @@ class MessagesWire:
         """Read a request; betas, fields and tools that are not known are ignored.
 
         Raises:
-            RefusedError: see `Wire`.
+            RefusedError: see `Wire`; or it goes on from what a server would have to keep.
         """
+        thread = body.get("thread")
+        if isinstance(thread, dict) and thread.get("type") != "create":
+            message = "thread: nothing is kept between requests: send the whole conversation"
+            raise RefusedError(400, message, code=THREADLESS)
         system, turns = _conversation(body)
         output = body.get("output_config")
         output = output if isinstance(output, dict) else {}

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from tieredllm.providers.accumulator import APART
 from tieredllm.providers.openai_responses import CALL, said
 from tieredllm.providers.tool_calls import decode_arguments
 from tieredllm.serve.chat import choice_of, error_object, part_of
@@ -180,6 +181,7 @@ class ResponsesWriter:
         if phase != self._phase:
             begin += self._close()
             self._phase = phase
+            text = text.removeprefix(APART)
         begin += self._add("message")
         self._pieces.append(text)
         where = {"item_id": self._id("msg"), "content_index": 0, "logprobs": []}
@@ -409,7 +411,8 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
         elif kind in ("function_call_output", "custom_tool_call_output"):
             turns.append(_result(item, where))
         elif kind == "item_reference":  # what the AI SDK sends unless `store` is false
-            raise RefusedError(400, f"{where}: an item_reference is not supported: {STATELESS}")
+            reason = f"an item_reference is not supported: {STATELESS}, and `store: false`"
+            raise RefusedError(400, f"{where}: {reason}")
     thoughts_alone = (turn.raw and not turn.content and not turn.calls for turn in turns)
     kept = [turn for turn, alone in zip(turns, thoughts_alone, strict=True) if not alone]
     return system, named_results(kept)

@@ -40,6 +40,8 @@ _UNSUPPORTED = re.compile(
     r"(?i)unsupported|(?:not|n't|no longer) (?:be )?(?:support|permitted|allowed|enabled|accept)"
     r"|unrecogni[sz]ed|unknown (?:name|parameter|field|argument)|unexpected (?:keyword|parameter)"
     r"|deprecated|cannot both be|extra (?:inputs|fields)"
+    # "This response_format type is unavailable now" (DeepSeek, UKGovernmentBEIS/inspect_ai#4916)
+    r"|\bis unavailable now"
     # what was left out: "reasoning_content is missing in assistant tool call message" (Kimi,
     # n8n-io/n8n#29142), "Missing `reasoning_content` field in the assistant message" (DeepSeek)
     r"|reasoning_content\W? is missing|missing \W?reasoning_content"
