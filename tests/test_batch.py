@@ -535,6 +535,21 @@ def test_merging_takes_an_answer_before_a_failure(tmp_path, rules):
     assert records(tmp_path / "all.jsonl") == [good]
 
 
+def test_merging_what_is_not_of_one_input_is_told(tmp_path, rules):
+    """Plain lines have their number as id in every file: that answers fall out is said."""
+    parts = []
+    for name in ("one", "two"):
+        source = tmp_path / f"{name}.txt"
+        source.write_text(f"first of {name}\nsecond of {name}\n")
+        parts.append(tmp_path / f"{name}.jsonl")
+        cli(tmp_path, "-p", rules, "batch", str(source), "-o", str(parts[-1]))
+
+    merged = cli(tmp_path, "batch", "merge", str(tmp_path / "all.jsonl"), *map(str, parts))
+
+    assert b"2 ids stood for different lines" in merged.stderr
+    assert len(records(tmp_path / "all.jsonl")) == 2
+
+
 def test_merging_makes_a_file_alone(tmp_path, rules):
     """`-` is no file to make, and what can be none is not told to be `-` instead."""
     _, out = batch(tmp_path, rules, lines(tmp_path / "in.jsonl", 1))

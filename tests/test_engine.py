@@ -286,6 +286,16 @@ def test_everything_fails():
     )
 
 
+def test_a_request_without_any_time_failed_by_its_deadline():
+    """Where no tier was asked for want of time, that is the kind of error."""
+    answer, _ = run_engine(Scripted(["Yes.", END]), options=Options(deadline_s=1e-9))
+
+    assert answer.attempts[0].skip is not None
+    assert answer.attempts[0].skip.why == "no_time"
+    assert answer.error is not None
+    assert answer.error.kind is ErrorKind.DEADLINE
+
+
 def test_require_llm_leaves_the_rules_out():
     """With `require_llm` a rule answer is no answer."""
     answer, _ = run_engine(
@@ -623,6 +633,20 @@ def test_hedge_failures_on_both_sides_end_in_rules():
 
     assert answer.text == RULES_TEXT
     assert (len(first.seen), len(second.seen)) == (1, 1)
+
+
+def test_a_refusal_of_the_slow_one_ends_the_race():
+    """The other's answer would route around it: none of its words are shown."""
+    answer, events = run_engine(
+        Scripted([0.15, fault("content_filter")], name="a"),
+        Scripted([0.4, "around", END], name="b"),
+        tiers=HEDGED,
+    )
+
+    assert answer.error is not None
+    assert answer.error.kind == "content_filter"
+    assert [attempt.outcome for attempt in answer.attempts] == ["failed", "cancelled"]
+    assert not any(isinstance(event, Token) for event in events)
 
 
 def test_hedge_never_races_with_rules():

@@ -585,7 +585,7 @@ def test_encrypted_thoughts_come_back_to_who_encrypted_them_and_nobody_else(how,
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("how", ["live", "complete"])
 def test_messages_of_two_phases_stay_two(streamed, how, tmp_path):
-    """Whether the client takes thoughts or not; each comes back as what it was."""
+    """Whether the client takes thoughts or not; elsewhere they are paragraphs of one."""
     final = SPOKEN | {
         "id": "msg_2",
         "phase": "final_answer",
@@ -605,7 +605,7 @@ def test_messages_of_two_phases_stay_two(streamed, how, tmp_path):
         ),
     )
     tier = {"api": "responses", "stream": streamed}
-    plays = iter([spoken if streamed else response(200, responded([SPOKEN, final], None))] * 2)
+    plays = iter([spoken if streamed else response(200, responded([SPOKEN, final], None))] * 3)
 
     async def play(connection):
         await connection.send(next(plays))
@@ -618,10 +618,12 @@ def test_messages_of_two_phases_stay_two(streamed, how, tmp_path):
             output = events.get_final_response().output
         back = [*QUESTION, *(one.to_dict() for one in output), *QUESTION]
         whole = client.responses.create(model="auto", input=back).output
+        text = client.chat.completions.create(model="auto", messages=QUESTION).choices[0]
         sent = served.upstreams[0].requests[1].json["input"]
 
     told = [("commentary", "I look."), ("final_answer", "Sunny.")]
     assert begun == ["commentary", "final_answer"]
     assert [(one.phase, one.content[0].text) for one in output] == told
     assert [(one.phase, one.content[0].text) for one in whole] == told
+    assert text.message.content == "I look.\n\nSunny."
     assert [(one["phase"], one["content"][0]["text"]) for one in sent[1:3]] == told

@@ -337,6 +337,14 @@ class Index:
             " WHERE lines.id IS NULL OR (ok AND records.hash = lines.hash) ORDER BY offset"
         )
 
+    def count_clashing(self) -> int:
+        """Count the ids under which different lines, or prompts, were answered."""
+        (count,) = self._database.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM records WHERE ok GROUP BY id"
+            " HAVING count(DISTINCT hash) > 1)"
+        ).fetchone()
+        return int(count)
+
     def best(self) -> Iterator[tuple[int, int, int]]:
         """Yield part, offset and length of one record per id, in the input's order.
 

@@ -35,6 +35,7 @@ from tieredllm.thoughts import HeldStart, Split, ThoughtSplitter
 from tieredllm.types import Seal, ToolCall, Usage
 
 __all__ = [
+    "APART",
     "DRAIN_S",
     "ENDINGS",
     "Ending",
@@ -117,6 +118,9 @@ _STEMS: tuple[tuple[re.Pattern[str], Ending], ...] = (
 completion; earendil-works/pi#2313), Cohere's `ERROR_TOXIC`, `ERROR_LIMIT` and `TIMEOUT`, watsonx'
 `time_limit`. One that says none of it means a good end where the protocol has ended properly."""
 
+APART = "\n\n"
+"""Stands between the messages of one answer: they are paragraphs of its text."""
+
 TAIL_S = 0.5
 """How long usage and the end marker are waited for after the finish reason of an answer.
 
@@ -144,7 +148,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     seal: Seal | None = None
     """What signs it."""
     phase: str | None = None
-    """What the text from here on is called, see `Token.phase`; empty for nothing."""
+    """What the text from here on, a message of its own, is called; empty where it is nothing. See
+    `Token.phase`."""
     choice: int = 0
     """Which of several answers this is a part of."""
     is_whole: bool = False
@@ -239,6 +244,8 @@ class ResponseAccumulator:
         self._spoke = False
         self._at_rest = False
         self._phase: str | None = None
+        self._is_apart = False
+        """Whether the next text is of another message than the one before."""
         self._calls_before = 0
 
     @property
@@ -346,6 +353,7 @@ class ResponseAccumulator:
             not self._spoke
             or self._reason is not None
             or self._stray is not None
+            or self._is_apart
             or self._text_calls is not None
             or part.reason is not None
             or part.thought is not None
@@ -397,6 +405,8 @@ class ResponseAccumulator:
     def _pass_on(self, text: str, said: list[Said]) -> None:
         if not text.isspace():
             self.began = self._spoke = True
+        if self._is_apart:
+            text, self._is_apart = APART + text, False
         said.append(Delta(text, self._phase))
 
     def broken(self, error: FallbackTriggerError) -> FallbackTriggerError:
@@ -465,6 +475,7 @@ class ResponseAccumulator:
         self._calls_before += part.has_call
         if part.phase is not None:
             self._phase = part.phase or None
+            self._is_apart = self._spoke
         # A gateway's own "stop" takes nothing back of what the server behind it has said.
         if self._is_late or _says_no_more(self._reason) or not _says_no_more(part.reason):
             self._reason = part.reason or self._reason

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from tieredllm.providers.accumulator import APART
 from tieredllm.providers.openai_responses import CALL, said
 from tieredllm.providers.tool_calls import decode_arguments
 from tieredllm.serve.chat import choice_of, error_object, part_of
@@ -180,6 +181,7 @@ class ResponsesWriter:
         if phase != self._phase:
             begin += self._close()
             self._phase = phase
+            text = text.removeprefix(APART)
         begin += self._add("message")
         self._pieces.append(text)
         where = {"item_id": self._id("msg"), "content_index": 0, "logprobs": []}
