@@ -18,6 +18,7 @@ from tieredllm import (
     UsageError,
 )
 from tieredllm.errors import Mistake, ProfileError, UnknownModelError
+from tieredllm.profile.schema import Profile, Tier
 from tieredllm.types import Answer
 
 
@@ -63,6 +64,22 @@ def test_every_exported_name_is_there():
     missing = [name for name in tieredllm.__all__ if not hasattr(tieredllm, name)]
 
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("values", "wrong"),
+    [
+        ({"provider": "opnai"}, r"opnai.*tiers\[0\].provider"),
+        ({"provider": "rules", "retries": -1}, r">= 0.*tiers\[0\].retries"),
+        ({"provider": "rules", "params": {"temperature": "hot"}}, r"tiers\[0\].params"),
+    ],
+)
+def test_a_profile_made_in_code_is_checked(values, wrong):
+    """What no type checker has seen is told as a profile's file would be: before any request."""
+    profile = Profile(name="code", tiers=(Tier(name="a", **values),))
+
+    with pytest.raises(UsageError, match=wrong):
+        FallbackManager(profile, persist=False)
 
 
 @pytest.mark.parametrize(

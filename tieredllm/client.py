@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FallbackManager"]
 
+T = TypeVar("T")
 PromptLike = str | Prompt | Sequence[Mapping[str, str]]
 
 LOADED_AHEAD = (
@@ -98,8 +99,9 @@ class FallbackManager:
 
     Raises:
         ProfileError: the profile has mistakes; all of them are reported.
-        UsageError: there is no such profile, no such tier to simulate or to start at, none with a
-            model, or the file of a model to ask is not there.
+        UsageError: there is no such profile, one made in code has a value out of its range, there
+            is no such tier to simulate or to start at, none with a model, or the file of a model
+            to ask is not there.
     """
 
     def __init__(
@@ -139,6 +141,8 @@ class FallbackManager:
             loaded = load(find_profile(named, self.places), self.places)
             profile = loaded.profile
             tool_folders = loaded.tool_folders
+        else:
+            profile = _checked(profile, Profile, "the profile")
         values = msgspec.to_builtins(profile) | {"tiers": [tier.values for tier in profile.tiers]}
         written = hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
         for tier, named in (models or {}).items():
@@ -264,19 +268,22 @@ class FallbackManager:
         telemetry = Telemetry(at=self._clock.wall(), profile=self.profile.name)
         events = Events(request)
         requests.add(events)
+        answer: Answer | None = None
         try:
             async with aclosing(events):
                 async for event in events:
                     if isinstance(event, Answered):
-                        telemetry.record(event.answer)
+                        answer = event.answer
+                        telemetry.record(answer)
                     yield event
-                    if isinstance(event, Answered):
-                        await self._notify(event.answer)
         except BaseException:
             telemetry.record(request.unanswered(), cancelled=True)
             raise
         finally:
             requests.discard(events)
+            # After whoever reads has the answer, and also when they read no further than that.
+            if answer is not None:
+                await self._notify(answer)
 
     async def preview(
         self,
@@ -484,11 +491,7 @@ class FallbackManager:
         Raises:
             UsageError: a value is out of its range, or there is no tier of a name.
         """
-        try:
-            # What a struct is made with is looked at by type checkers alone.
-            chosen = msgspec.convert(msgspec.to_builtins(options or Options()), Options)
-        except (msgspec.ValidationError, TypeError) as exc:
-            raise UsageError(f"the options of the request: {exc}") from exc
+        chosen = _checked(options or Options(), Options, "the options of the request")
         self.check_tiers([name for name in (chosen.start, chosen.max_tier) if name is not None])
         if chosen.start is None and self.start is not None:
             chosen = msgspec.structs.replace(chosen, start=self.start)
@@ -665,6 +668,18 @@ def _has_tools(tier: Tier, declared: Tools) -> bool:
     providers = {tier.provider, *(alternate.provider for alternate in tier.alternates)}
     able = not providers.isdisjoint(WITH_TOOLS)
     return any_declared and able and tier.tools != "none" and bool(tier.tools)
+
+
+def _checked(given: object, kind: type[T], what: str) -> T:
+    """Return a value whose fields are known to be what they say: at run time a struct takes any.
+
+    Raises:
+        UsageError: one is not.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(given), kind)
+    except (msgspec.ValidationError, TypeError) as exc:
+        raise UsageError(f"{what}: {exc}") from exc
 
 
 def _as_prompt(prompt: PromptLike, system: str | None, usual: str | None = None) -> Prompt:

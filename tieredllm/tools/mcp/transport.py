@@ -84,7 +84,8 @@ _MESSAGE = re.compile(r'\{\s*"(?:jsonrpc|id|result|error)"\s*:')
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,15}|"[^"\\]{1,100}")')
 _NO_REASON = re.compile(
     r"^(?:Node\.js v[0-9]|npm (?:error|ERR!) (?:A complete log|code |[A-Za-z]:\\|/)|\s*at )"
-    r"|Processing request of type|transport 'stdio'|^\s*File \"|^Traceback|^[\s^~]*$|^\s*[})\]]"
+    r"|Processing request of type|^\[[^]]*\] INFO |transport 'stdio'"
+    r"|^\s*File \"|^Traceback|^[\s^~]*$|^\s*[})\]]"
     r"|^\s*(?:note: |exit status \d|goroutine \d|(?:main|[\w.-]+/[\w./-]+)\.[\w.*()]+\()"
     r"|^\s*(?:\d+: |\.\.\. \d+ more|Caused by: *|\[cause\]:)|^Run '[^']*--help'"
 )
