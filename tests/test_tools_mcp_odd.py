@@ -88,6 +88,16 @@ def test_an_error_of_a_server_is_an_answer(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "why"), [("dies", "Error: out of memory"), ("quits", "it gave no reason")]
+)
+def test_what_a_server_said_before_a_call_is_not_why_it_ended(tmp_path, name, why):
+    """Only what comes after the call may be the reason; many tell at length that they are ready."""
+    [result] = called(raw_box(tmp_path, "noisy"), name)
+
+    assert result.text.endswith(f"before its answer came, which may have taken effect: {why}")
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("summary", '2 rows found\n\n{"rows":[1,2]}'),
@@ -752,7 +762,7 @@ def test_the_line_that_says_why_is_found(said, reason):
     stderr = Stderr()
     stderr.add(said.encode())
 
-    assert stderr.reason == reason
+    assert stderr.reason() == reason
 
 
 @pytest.mark.parametrize(
