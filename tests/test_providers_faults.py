@@ -390,7 +390,7 @@ def test_a_body_that_says_it_is_as_it_is_is_read(vendor):
         [chunk(event({"error": {"message": "overloaded"}}))],
         [chunk(event({"type": "error", "error": {"type": "overloaded_error"}}, "error"))],
         [chunk(event("it broke", "error"))],
-        [chunk(b"data: " + b"x" * 1_100_000)],
+        [chunk(b"data: " + b"x" * 8_500_000)],
     ],
     ids=[
         "closed",
@@ -427,7 +427,7 @@ def test_a_stream_that_dies_after_output_began_is_interrupted(vendor, last):
         ([chunk(event({"error": {"code": 429}}))], "rate_limit"),
         ([chunk(event({"error": {"code": "context_length_exceeded"}}))], "context_length"),
         ([chunk(event({"type": "overloaded_error"}, "error"))], "service_unavailable"),
-        ([chunk(b"data: " + b"x" * 1_100_000)], "malformed_response"),
+        ([chunk(b"data: " + b"x" * 8_500_000)], "malformed_response"),
     ],
 )
 def test_a_stream_that_dies_before_output_is_told_by_its_cause(vendor, last, kind):
@@ -555,6 +555,15 @@ def test_words_in_another_form_are_read_or_fail_the_answer(vendor, form):
     outcome, _ = ask(vendor, stream(*opens(vendor), *events))
 
     assert outcome.kind == "stream_interrupted" or outcome.text == "Do NOT it."
+
+
+@every_vendor
+def test_an_event_may_be_as_long_as_an_answer(vendor):
+    """Encrypted thoughts, pictures and arguments come in one (SamSaffron/term-llm#347)."""
+    long = "word " * 500_000
+    outcome, _ = ask(vendor, answers(vendor, "Hi ", long))
+
+    assert outcome.text == "Hi " + long
 
 
 @every_vendor

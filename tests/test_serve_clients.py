@@ -10,7 +10,8 @@ import openai
 import pytest
 from error_table import ROWS
 from huggingface_hub import InferenceClient
-from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving
+from notify_support import HttpServer
+from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving, wait_until
 from wire_support import (
     STREAM_HEAD,
     Connection,
@@ -315,6 +316,27 @@ def test_rules_answer_last_and_say_so(tmp_path):
     assert status == 200
     assert headers["x-tieredllm-tier"] == "rules"
     assert b"no language model answered" in body
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_who_is_to_be_told_is_told(tmp_path, streams):
+    """A fallback notifies, as one of `ask` does; here nobody reads on after the answer."""
+    with HttpServer() as hook:
+        (tmp_path / "config").mkdir()
+        (tmp_path / "config" / "keys.yaml").write_text(f"HOOK: {hook.url}\n")
+        with serving(
+            ONE,
+            tmp=tmp_path,
+            rules=True,
+            simulate={"t1": "connection"},
+            settings={"notifications": {"webhook": {"url_env": "HOOK"}}},
+        ) as served:
+            body = WIRES["chat"].body | {"stream": streams}
+            status, _, _ = served.request("POST", "/v1/chat/completions", body)
+            wait_until(lambda: hook.received)
+
+    assert status == 200
+    assert [message.json["cause"] for message in hook.received] == ["rules answered"]
 
 
 def test_with_require_llm_rules_do_not_answer(tmp_path):

@@ -268,19 +268,22 @@ class FallbackManager:
         telemetry = Telemetry(at=self._clock.wall(), profile=self.profile.name)
         events = Events(request)
         requests.add(events)
+        answer: Answer | None = None
         try:
             async with aclosing(events):
                 async for event in events:
                     if isinstance(event, Answered):
-                        telemetry.record(event.answer)
+                        answer = event.answer
+                        telemetry.record(answer)
                     yield event
-                    if isinstance(event, Answered):
-                        await self._notify(event.answer)
         except BaseException:
             telemetry.record(request.unanswered(), cancelled=True)
             raise
         finally:
             requests.discard(events)
+            # After whoever reads has the answer, and also when they read no further than that.
+            if answer is not None:
+                await self._notify(answer)
 
     async def preview(
         self,

@@ -51,7 +51,7 @@ MAX_STREAM_BYTES = 64 * 1024 * 1024
 """The longest stream: a token's chunk has some 300 bytes, so this is 200,000 tokens."""
 
 MAX_BODY_PARTS = 200_000
-"""The most objects and lists in one body: an empty one has 3 bytes of JSON, and 64 of memory."""
+"""The most objects and lists in a body or event: an empty one has 3 bytes of JSON, 64 of memory."""
 
 ERROR_BODY_S = 2.0
 """How long an error body may take; what has come by then is enough to classify it."""
@@ -349,12 +349,14 @@ class Reply:
                 for event in decoder.feed(chunk):
                     self._taken += 1
                     await give_way(self._taken)
+                    self._check_parts(event.data)
                     yield event
                 chunk = await self._next()
                 size += len(chunk or b"")
                 if size > MAX_STREAM_BYTES:
                     raise self._too_much(f"is longer than {MAX_STREAM_BYTES} bytes")
             for event in decoder.flush():
+                self._check_parts(event.data)
                 yield event
         except EventTooLongError as exc:
             raise FallbackTriggerError(
@@ -384,8 +386,7 @@ class Reply:
                 ) from exc
             raise
         body = b"".join(parts)
-        if body.count(b"{") + body.count(b"[") > MAX_BODY_PARTS:
-            raise self._too_much(f"has more than {MAX_BODY_PARTS} parts")
+        self._check_parts(body.decode("latin-1"))
         return body
 
     async def error_body(self) -> bytes:
@@ -417,6 +418,10 @@ class Reply:
             ),
             status=self.status,
         )
+
+    def _check_parts(self, text: str) -> None:
+        if len(text) > MAX_BODY_PARTS < text.count("{") + text.count("["):
+            raise self._too_much(f"has more than {MAX_BODY_PARTS} parts")
 
     def _too_much(self, what: str) -> FallbackTriggerError:
         message = f"what {self._info.host} sends {what}, which no answer has"

@@ -20,8 +20,13 @@ import msgspec
 
 __all__ = ["MAX_EVENT_BYTES", "Decoder", "Event", "EventTooLongError"]
 
-MAX_EVENT_BYTES = 1024 * 1024
-"""The longest line, and the most data in one event: a token's chunk has a few hundred bytes."""
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+"""The longest line, and the most data in one event.
+
+A token's chunk has a few hundred bytes, but the last one of OpenAI's Responses has the whole answer
+and its encrypted thoughts, and others whole arguments or pictures: some had more than 1 MiB
+(SamSaffron/term-llm#298 and #347). It is what OpenAI's own client takes (openai/openai-node#2411).
+"""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 CR, LF = 0x0D, 0x0A
