@@ -382,7 +382,8 @@ class ServerProcess:
                 self._let_go()
         atexit.register(self.kill)
         pipe = None if self._stdin is None else self._stdin.get_extra_info("pipe")
-        if sys.platform != "win32" and pipe is not None:  # uvloop gives none
+        # uvloop gives none, and a server may have ended by now.
+        if sys.platform != "win32" and pipe is not None and not pipe.closed:
             self._unread = os.dup(pipe.fileno())
         stack.push_async_callback(self._stop)
 
@@ -445,7 +446,7 @@ class ServerProcess:
     def has_heard(self) -> bool:
         """Whether it may have read something; only Linux tells how much is left in a pipe."""
         if sys.platform == "win32" or self._unread is None:
-            return True
+            return self._sent_bytes > 0
         import fcntl
         import termios
 
