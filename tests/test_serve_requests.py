@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
-from serve_support import QUESTION
+from serve_support import ONE, QUESTION, WIRES, serving
 
 from tieredllm.serve.chat import ChatWire
 from tieredllm.serve.messages import MessagesWire
@@ -428,6 +429,18 @@ def test_a_seal_s_place_is_no_way_to_more_than_was_sent(place):
 
     assert [one["type"] for one in turn.raw if one["type"] != "thinking"] == ["tool_use"]
     assert len(turn.raw) == 2
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_half_a_character_takes_nothing_else_with_it(wire, tmp_path):
+    """Programs that cut texts by UTF-16 units, as JavaScript's do, send the half of an emoji."""
+    body = json.dumps(wire.body).replace(QUESTION[0]["content"], r"Cut: \ud83d… Why?").encode()
+    with serving(ONE, tmp=tmp_path) as served:
+        status, _, _ = served.request("POST", wire.path, body)
+        sent = served.upstreams[0].requests[0].json["messages"]
+
+    assert status == 200
+    assert sent[-1]["content"] == "Cut: \ufffd… Why?"
 
 
 def test_a_refusal_that_comes_back_is_read():
