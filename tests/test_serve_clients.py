@@ -308,6 +308,20 @@ def test_usage_comes_only_when_asked_for(tmp_path):
     assert counted[-1].usage.total_tokens == 15
 
 
+def test_a_message_begins_with_an_estimate_of_its_prompt(tmp_path):
+    """Some clients look for it there alone; those that read on get what the server has counted."""
+    question = [{"role": "user", "content": "Why is the sky blue? " * 50}]
+    with serving(ONE, tmp=tmp_path) as served, served.anthropic() as claude:
+        counted = claude.messages.count_tokens(model="auto", messages=question).input_tokens
+        with claude.messages.stream(model="auto", max_tokens=9, messages=question) as events:
+            begun = next(one for one in events if one.type == "message_start")
+            first = begun.message.usage.input_tokens
+            last = events.get_final_message().usage
+
+    assert first == counted > 100
+    assert (last.input_tokens, last.output_tokens) == (12, 3)
+
+
 def test_rules_answer_last_and_say_so(tmp_path):
     """When no model answers, the rules do, named in the header and in the text."""
     with serving(ONE, tmp=tmp_path, rules=True, simulate={"t1": "timeout"}, tier=QUICK) as served:

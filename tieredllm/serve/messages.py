@@ -23,6 +23,7 @@ from tieredllm.serve.wire import (
     declaration,
     encode,
     entries,
+    estimate_asked,
     estimate_sent,
     from_base64,
     named_results,
@@ -235,6 +236,9 @@ class MessagesWriter:
             return b""
         self._begun = True
         message = _message(self._request_id, model, [])
+        # LangChain's (JavaScript, 1.5.11) and older SDKs look for it here alone; the count that the
+        # end brings is the better one.
+        message["usage"]["input_tokens"] = estimate_asked(self._request)
         return sse("message_start", {"type": "message_start", "message": message})
 
     def _block(self, kind: str, block: dict[str, Any]) -> bytes:

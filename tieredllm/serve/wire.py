@@ -38,6 +38,7 @@ __all__ = [
     "RefusedError",
     "StreamWriter",
     "Wire",
+    "estimate_asked",
     "estimate_sent",
     "failure_of",
     "overrides",
@@ -460,6 +461,17 @@ def estimate_sent(turns: Iterable[Message], tools: Sequence[ToolDeclaration]) ->
     return declared + sum(tokens_of(turn, estimate_tokens) for turn in turns)
 
 
+def estimate_asked(request: GatewayRequest) -> int:
+    """Return about how many tokens a request's prompt has, without any model's own count."""
+    asked = request.prompt
+    turns = [*asked.history]
+    if asked.system:
+        turns.append(Message("system", asked.system))
+    if asked.question or asked.parts:
+        turns.append(Message("user", asked.question, parts=asked.parts))
+    return estimate_sent(turns, request.options.caller_tools)
+
+
 def usage_of(request: GatewayRequest, answer: Answer) -> tuple[int, int]:
     """Return the tokens of the prompt and of the answer; estimates where no server has counted.
 
@@ -467,13 +479,7 @@ def usage_of(request: GatewayRequest, answer: Answer) -> tuple[int, int]:
     """
     prompt, completion = answer.usage.prompt_tokens, answer.usage.completion_tokens
     if prompt is None:
-        asked = request.prompt
-        turns = [
-            Message("system", asked.system or ""),
-            *asked.history,
-            Message("user", asked.question, parts=asked.parts),
-        ]
-        prompt = estimate_sent(turns, request.options.caller_tools)
+        prompt = estimate_asked(request)
     if completion is None:
         completion = estimate_tokens(answer.text or "")
     return prompt, completion
