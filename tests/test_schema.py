@@ -142,6 +142,15 @@ def test_what_only_python_reads_is_no_json(constant):
         fitted(f'{{"age": {constant}}}', {"type": "object"})
 
 
+@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"$ref": "#/no"}, {"pattern": "("}])
+def test_a_schema_that_nothing_fits_is_the_requests_own_fault(schema):
+    """A program's, which nobody has checked: no tier is asked for another answer to it."""
+    with pytest.raises(FallbackTriggerError) as caught:
+        fitted('"n"', schema)
+
+    assert (caught.value.kind, caught.value.again) == (ErrorKind.BAD_REQUEST, False)
+
+
 def test_an_answer_that_does_not_fit_gives_way(tmp_path):
     """The next tier's answer that fits is printed, and nothing but it; both are asked for it."""
     with (

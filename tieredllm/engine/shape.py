@@ -69,8 +69,8 @@ def fitted(text: str, schema: dict[str, Any], *, cut: bool = False) -> str:
         cut: whether the answer ended at a limit of tokens.
 
     Raises:
-        FallbackTriggerError: it is no JSON, or does not fit; that says nothing about the health of
-            whoever gave it.
+        FallbackTriggerError: it is no JSON, or does not fit, or none would (`bad_request`); that
+            says nothing about the health of whoever gave it.
     """
     from jsonschema.exceptions import best_match
     from jsonschema.validators import extend, validator_for
@@ -88,7 +88,8 @@ def fitted(text: str, schema: dict[str, Any], *, cut: bool = False) -> str:
         kind = extend(validator_for(schema), {"multipleOf": multiple_of})
         wrong = best_match(kind(schema, registry=Registry()).iter_errors(value))
     except Exception as exc:  # a reference that leads nowhere, a pattern that cannot be read
-        raise _misfit(f"the answer cannot be held to the schema: {exc}") from exc
+        reason = one_line(f"no answer can be held to the schema: {exc}", SHOWN)
+        raise FallbackTriggerError(ErrorKind.BAD_REQUEST, reason, again=False) from exc
     if wrong is not None:
         where = "/".join(map(str, wrong.absolute_path))
         at = f"{where}: " if where else ""
