@@ -197,6 +197,17 @@ def test_a_raw_responses_stream_that_fails_cannot_be_taken_for_whole(tmp_path):
     assert kinds[-1] == "response.failed"
 
 
+def test_a_refusal_in_a_stream_is_told_as_one(tmp_path):
+    """Whoever asks the gateway must not take it for a fault and route around it."""
+    refused = answers("openai", "Well, ", reason="filter")
+    body = WIRES["chat"].body | {"stream": True}
+    with serving(refused, tmp=tmp_path) as served:
+        _, headers, content = served.request("POST", WIRES["chat"].path, body)
+
+    assert b'"code":"content_filter"' in content
+    assert "broken" in headers
+
+
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
 def test_only_codex_sees_a_failed_stream_end_properly(wire, tmp_path):
     """Everybody else takes a proper end for success.
