@@ -197,6 +197,17 @@ def test_a_raw_responses_stream_that_fails_cannot_be_taken_for_whole(tmp_path):
     assert kinds[-1] == "response.failed"
 
 
+def test_a_refusal_in_a_stream_is_told_as_one(tmp_path):
+    """Whoever asks the gateway must not take it for a fault and route around it."""
+    refused = answers("openai", "Well, ", reason="filter")
+    body = WIRES["chat"].body | {"stream": True}
+    with serving(refused, tmp=tmp_path) as served:
+        _, headers, content = served.request("POST", WIRES["chat"].path, body)
+
+    assert b'"code":"content_filter"' in content
+    assert "broken" in headers
+
+
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
 def test_only_codex_sees_a_failed_stream_end_properly(wire, tmp_path):
     """Everybody else takes a proper end for success.
@@ -306,6 +317,20 @@ def test_usage_comes_only_when_asked_for(tmp_path):
     assert all(len(chunk.choices) == 1 for chunk in plain)
     assert counted[-1].choices == []
     assert counted[-1].usage.total_tokens == 15
+
+
+def test_a_message_begins_with_an_estimate_of_its_prompt(tmp_path):
+    """Some clients look for it there alone; those that read on get what the server has counted."""
+    question = [{"role": "user", "content": "Why is the sky blue? " * 50}]
+    with serving(ONE, tmp=tmp_path) as served, served.anthropic() as claude:
+        counted = claude.messages.count_tokens(model="auto", messages=question).input_tokens
+        with claude.messages.stream(model="auto", max_tokens=9, messages=question) as events:
+            begun = next(one for one in events if one.type == "message_start")
+            first = begun.message.usage.input_tokens
+            last = events.get_final_message().usage
+
+    assert first == counted > 100
+    assert (last.input_tokens, last.output_tokens) == (12, 3)
 
 
 def test_rules_answer_last_and_say_so(tmp_path):

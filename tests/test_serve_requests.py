@@ -263,6 +263,73 @@ def test_images_and_documents_are_parts():
     assert {r.prompt.question for r in (in_chat, in_messages, in_responses)} == {"What?"}
 
 
+CSV = base64.b64encode(b"city,degrees").decode()
+
+
+@pytest.mark.parametrize(
+    ("read", "part"),
+    [
+        (
+            chat,
+            {
+                "type": "file",
+                "file": {"file_data": f"data:text/csv;base64,{CSV}", "filename": "a.csv"},
+            },
+        ),
+        (
+            responses,
+            {
+                "type": "input_file",
+                "file_data": f"data:text/csv;base64,{CSV}",
+                "filename": "a.csv",
+            },
+        ),
+        (
+            messages,
+            {
+                "type": "document",
+                "title": "a.csv",
+                "source": {"type": "text", "media_type": "text/plain", "data": "city,degrees"},
+            },
+        ),
+        (
+            messages,
+            {
+                "type": "document",
+                "title": "a.csv",
+                "source": {
+                    "type": "content",
+                    "content": [{"type": "text", "text": "city,degrees"}],
+                },
+            },
+        ),
+    ],
+)
+def test_a_document_that_is_text_is_read_by_every_model(read, part):
+    """It was sent to OpenAI's as a PDF, and refused on Anthropic's wire."""
+    asked = "input_text" if read is responses else "text"
+    turn = {"role": "user", "content": [part, {"type": asked, "text": "Where?"}]}
+    prompt = read(**{"input" if read is responses else "messages": [turn]}).prompt
+
+    assert prompt.question == "[file: a.csv]\ncity,degrees\n\nWhere?"
+    assert prompt.parts == ()
+
+
+@pytest.mark.parametrize("kind", ["application/zip", "text/plain"])
+def test_a_document_that_nobody_can_read_is_refused(kind):
+    """What is called text has to be it; a PDF is known by what it is."""
+    url, pdf = (
+        f"data:{kind};base64,{base64.b64encode(data).decode()}" for data in (b"\xff", b"%PDF-1.7")
+    )
+    with pytest.raises(RefusedError, match="has to be a PDF or text in UTF-8"):
+        chat(messages=[{"role": "user", "content": [{"type": "file", "file": {"file_data": url}}]}])
+    known = chat(
+        messages=[{"role": "user", "content": [{"type": "file", "file": {"file_data": pdf}}]}]
+    )
+
+    assert known.prompt.parts == (Document(media_type="application/pdf", data=b"%PDF-1.7"),)
+
+
 def test_the_callers_tools_are_declared():
     """Functions are; tools of types that only a vendor's server runs are left out."""
     function = {"name": "weather", "description": "d", "parameters": SCHEMA, "strict": True}

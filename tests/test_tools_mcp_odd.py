@@ -88,6 +88,16 @@ def test_an_error_of_a_server_is_an_answer(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "why"), [("dies", "Error: out of memory"), ("quits", "it gave no reason")]
+)
+def test_what_a_server_said_before_a_call_is_not_why_it_ended(tmp_path, name, why):
+    """Only what comes after the call may be the reason; many tell at length that they are ready."""
+    [result] = called(raw_box(tmp_path, "noisy"), name)
+
+    assert result.text.endswith(f"before its answer came, which may have taken effect: {why}")
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("summary", '2 rows found\n\n{"rows":[1,2]}'),
@@ -466,6 +476,31 @@ def test_a_server_that_does_not_start_is_started_once(tmp_path, after_s):
     assert lines(tmp_path, "starts") == ["started"]
 
 
+def test_a_server_that_ends_while_it_is_started_is_told(tmp_path, monkeypatch):
+    """On a busy machine it may be gone by the time that its pipes are looked at."""
+    command = ["sh", "-c", "echo started >> starts; echo Error: no >&2"]
+    mcp = {"dies": {"command": command, "cwd": "."}}
+    box = Toolbox(declared(mcp=mcp), cwd=tmp_path, env={"PATH": os.environ["PATH"]})
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        start = loop.subprocess_exec
+
+        async def start_slowly(*args, **kwargs):
+            started = await start(*args, **kwargs)
+            await asyncio.sleep(1)
+            return started
+
+        monkeypatch.setattr(loop, "subprocess_exec", start_slowly)
+        await box.granted("all")
+        await box.aclose()
+
+    asyncio.run(go())
+
+    assert box.troubles == ("MCP server dies: Connection closed (Error: no)",)
+    assert lines(tmp_path, "starts") == ["started"]
+
+
 def test_what_a_server_speaks_is_remembered(tmp_path):
     """The second start asks it to initialize at once."""
     folder, cache = tmp_path / "server", tmp_path / "cache"
@@ -752,7 +787,7 @@ def test_the_line_that_says_why_is_found(said, reason):
     stderr = Stderr()
     stderr.add(said.encode())
 
-    assert stderr.reason == reason
+    assert stderr.reason() == reason
 
 
 @pytest.mark.parametrize(

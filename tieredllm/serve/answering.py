@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from tieredllm.client import FallbackManager
 from tieredllm.errors import UsageError
+from tieredllm.kinds import ErrorKind
 from tieredllm.serve.exchange import BrokenOffError, Exchange, LostError
 from tieredllm.serve.wire import Failure, GatewayRequest, RefusedError, Wire, failure_of
 from tieredllm.types import (
@@ -156,7 +157,12 @@ class Answering:
             await self._break_off(Failure(status=503, message=f"{event.tier} was only thinking"))
         elif isinstance(event, AttemptFailed) and event.attempt.tier == self._speaker:
             why = f"{event.attempt.tier} broke off: {event.attempt.why}"
-            await self._break_off(Failure(status=503, message=why))
+            error = event.attempt.error
+            refused = error is not None and error.kind is ErrorKind.CONTENT_FILTER
+            failure = Failure(status=503, message=why)
+            if refused:  # another try would meet it again
+                failure = Failure(status=400, message=why, code="content_filter")
+            await self._break_off(failure)
 
     async def _end(self, answer: Answer) -> str:
         """Send the answer, or why there is none."""

@@ -19,6 +19,7 @@ from tieredllm.serve.wire import (
     as_dict,
     content_of,
     declaration,
+    document_of,
     encode,
     entries,
     named_results,
@@ -33,7 +34,6 @@ from tieredllm.serve.wire import (
 )
 from tieredllm.types import (
     Answer,
-    Document,
     Image,
     Message,
     MessagePart,
@@ -247,8 +247,8 @@ def _conversation(messages: Any) -> tuple[list[str], list[Message]]:
     return system, named_results(turns)
 
 
-def part_of(part: dict[str, Any], where: str) -> MessagePart:
-    """Return an image or a document, of Chat Completions or of the Responses API.
+def part_of(part: dict[str, Any], where: str) -> MessagePart | str:
+    """Return an image or a document, of Chat Completions or of the Responses API; see `user_turn`.
 
     Raises:
         RefusedError: it is another part, or has no data.
@@ -261,8 +261,7 @@ def part_of(part: dict[str, Any], where: str) -> MessagePart:
         return Image(**source_of(url, where), detail=closely)
     if kind in ("file", "input_file"):
         url = string(inner.get("file_data") or inner.get("file_url"), f"{where}.file_data")
-        name = inner.get("filename")
-        return Document(**source_of(url, where), name=name if isinstance(name, str) else None)
+        return document_of(source_of(url, where), inner.get("filename"), where)
     raise RefusedError(400, f"{where}: no tier takes a part of type {kind!r}")
 
 

@@ -21,8 +21,10 @@ from tieredllm.serve.wire import (
     RefusedError,
     as_dict,
     declaration,
+    document_of,
     encode,
     entries,
+    estimate_asked,
     estimate_sent,
     from_base64,
     named_results,
@@ -39,7 +41,6 @@ from tieredllm.serve.wire import (
 )
 from tieredllm.types import (
     Answer,
-    Document,
     Image,
     Message,
     MessagePart,
@@ -235,6 +236,9 @@ class MessagesWriter:
             return b""
         self._begun = True
         message = _message(self._request_id, model, [])
+        # LangChain's (JavaScript, 1.5.11) and older SDKs look for it here alone; the count that the
+        # end brings is the better one.
+        message["usage"]["input_tokens"] = estimate_asked(self._request)
         return sse("message_start", {"type": "message_start", "message": message})
 
     def _block(self, kind: str, block: dict[str, Any]) -> bytes:
@@ -351,7 +355,11 @@ def _result(block: dict[str, Any], where: str) -> Message:
         if inner.get("type") == "text":
             texts.append(string(inner.get("text"), f"{place}.text"))
         elif inner.get("type") in ("image", "document"):
-            parts.append(_part(inner, place))
+            made = _part(inner, place)
+            if isinstance(made, str):
+                texts.append(made)
+            else:
+                parts.append(made)
         else:  # such as `search_result`: what it says is better than nothing
             texts.append(encode(inner).decode())
     return Message(
@@ -407,21 +415,26 @@ def _assistant_turn(content: Any, where: str) -> Message:
     return msgspec.structs.replace(turn, made_by=makers.pop(), raw=[*blocks, *rest])
 
 
-def _part(block: dict[str, Any], where: str) -> MessagePart:
+def _part(block: dict[str, Any], where: str) -> MessagePart | str:
+    """Return an image or a document; see `user_turn`."""
     kind = block.get("type")
     if kind not in ("image", "document"):
         raise RefusedError(400, f"{where}: no tier takes a block of type {kind!r}")
     source = as_dict(block.get("source"), f"{where}.source")
-    made = Image if kind == "image" else Document
-    if source.get("type") == "url":
-        return made(url=string(source.get("url"), f"{where}.source.url"))
-    if source.get("type") != "base64":
-        raise RefusedError(400, f"{where}.source.type has to be base64 or url")
+    form, name = source.get("type"), block.get("title")
     media_type = source.get("media_type")
-    return made(
-        media_type=media_type if isinstance(media_type, str) else None,
-        data=from_base64(source.get("data"), f"{where}.source.data"),
-    )
+    found: dict[str, Any] = {"media_type": media_type if isinstance(media_type, str) else None}
+    if form == "url":
+        found = {"url": string(source.get("url"), f"{where}.source.url")}
+    elif form == "base64":
+        found["data"] = from_base64(source.get("data"), f"{where}.source.data")
+    elif kind == "document" and form in ("text", "content"):
+        field = "data" if form == "text" else form
+        text = text_in(source.get(field), f"{where}.source.{field}")
+        found = {"media_type": "text/plain", "data": text.encode()}
+    else:
+        raise RefusedError(400, f"{where}.source.type has to be base64 or url")
+    return Image(**found) if kind == "image" else document_of(found, name, where)
 
 
 def _tools(given: Any) -> tuple[tuple[ToolDeclaration, ...], tuple[str, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -17,9 +18,12 @@ import msgspec
 from tieredllm.kinds import ErrorKind
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.prompts.policies import tokens_of
+from tieredllm.roles import attached_text
 from tieredllm.text import escape_json
 from tieredllm.types import (
     Answer,
+    Attachment,
+    Document,
     Message,
     MessagePart,
     Options,
@@ -31,6 +35,7 @@ from tieredllm.types import (
     Token,
     ToolDeclaration,
     last_failures,
+    media_type,
 )
 
 __all__ = [
@@ -39,6 +44,7 @@ __all__ = [
     "RefusedError",
     "StreamWriter",
     "Wire",
+    "estimate_asked",
     "estimate_sent",
     "failure_of",
     "overrides",
@@ -50,6 +56,8 @@ __all__ = [
 
 MAX_TOKENS = 1_000_000
 """The most tokens an answer can be allowed; clients ask for more where they mean no limit."""
+
+PDF = "application/pdf"
 
 TEXTS = ("text", "input_text", "output_text", "refusal")
 """The types of text parts, in what is sent and in what comes back, of all three protocols."""
@@ -279,6 +287,27 @@ def source_of(url: str, where: str) -> dict[str, Any]:
     return {"media_type": head[5:].split(";")[0] or None, "data": from_base64(data, where)}
 
 
+def document_of(source: dict[str, Any], name: Any, where: str) -> Document | str:
+    """Return a PDF document, or the text of one that is text, as a model is told it.
+
+    Args:
+        source: where it is; see `source_of`.
+        name: the file's name.
+        where: the place in the request, for a refusal.
+
+    Raises:
+        RefusedError: it is neither.
+    """
+    name = name if isinstance(name, str) and name else None
+    data, kind = source.get("data", b""), source.get("media_type") or PDF
+    if kind == PDF or media_type(data) == PDF:
+        return Document(**source | ({"media_type": PDF} if data else {}), name=name)
+    if kind.startswith("text/") or kind == "application/json":
+        with suppress(UnicodeDecodeError):
+            return attached_text(Attachment(text=data.decode("utf-8-sig"), name=name))
+    raise RefusedError(400, f"{where}: a document has to be a PDF or text in UTF-8, not {kind!r}")
+
+
 def from_base64(data: Any, where: str) -> bytes:
     """Return the bytes behind base64 text.
 
@@ -350,13 +379,13 @@ def text_of(part: dict[str, Any], where: str) -> str:
 
 def user_turn(
     given: str | Iterable[tuple[dict[str, Any], str]],
-    part_of: Callable[[dict[str, Any], str], MessagePart],
+    part_of: Callable[[dict[str, Any], str], MessagePart | str],
 ) -> Message:
     """Return a user's message: its texts in one, its images and documents beside them.
 
     Args:
         given: its text, or its parts with their places in the request.
-        part_of: reads a part that is no text.
+        part_of: reads a part of another type; what is text all the same stands among the texts.
     """
     if isinstance(given, str):
         return Message("user", given)
@@ -365,8 +394,10 @@ def user_turn(
     for part, where in given:
         if part.get("type") in TEXTS:
             texts.append(text_of(part, where))
+        elif isinstance(made := part_of(part, where), str):
+            texts.append(made)
         else:
-            parts.append(part_of(part, where))
+            parts.append(made)
     return Message("user", "\n\n".join(texts), parts=tuple(parts))
 
 
@@ -455,6 +486,17 @@ def estimate_sent(turns: Iterable[Message], tools: Sequence[ToolDeclaration]) ->
     return declared + sum(tokens_of(turn, estimate_tokens) for turn in turns)
 
 
+def estimate_asked(request: GatewayRequest) -> int:
+    """Return about how many tokens a request's prompt has, without any model's own count."""
+    asked = request.prompt
+    turns = [*asked.history]
+    if asked.system:
+        turns.append(Message("system", asked.system))
+    if asked.question or asked.parts:
+        turns.append(Message("user", asked.question, parts=asked.parts))
+    return estimate_sent(turns, request.options.caller_tools)
+
+
 def usage_of(request: GatewayRequest, answer: Answer) -> tuple[int, int]:
     """Return the tokens of the prompt and of the answer; estimates where no server has counted.
 
@@ -462,13 +504,7 @@ def usage_of(request: GatewayRequest, answer: Answer) -> tuple[int, int]:
     """
     prompt, completion = answer.usage.prompt_tokens, answer.usage.completion_tokens
     if prompt is None:
-        asked = request.prompt
-        turns = [
-            Message("system", asked.system or ""),
-            *asked.history,
-            Message("user", asked.question, parts=asked.parts),
-        ]
-        prompt = estimate_sent(turns, request.options.caller_tools)
+        prompt = estimate_asked(request)
     if completion is None:
         completion = estimate_tokens(answer.text or "")
     return prompt, completion

@@ -31,7 +31,7 @@ _TRANSIENT = frozenset({408, 409, 424, 425, 498})
 """424 is Bedrock's for a model that failed, 498 Groq's for a lack of capacity (its error codes)."""
 
 _VERSION = re.compile(r"/v[0-9]")
-_LIMIT = re.compile(r"(?i)\blimit:? ([0-9][0-9,]*)\b.{0,60}?\brequested:? ([0-9][0-9,]*)")
+_LIMIT = re.compile(r"(?i)\blimit:? ([0-9][0-9,]{0,17})\b.{0,60}?\brequested:? ([0-9][0-9,]{0,17})")
 
 # Stands for parts of a message that name other parameters than the rejected one: "did you mean
 # 'stop'?" (Groq), "Use 'max_completion_tokens' instead." (OpenAI).

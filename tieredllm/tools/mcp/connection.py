@@ -159,7 +159,7 @@ class Connection:
     @property
     def last_words(self) -> str:
         """What it said last on stderr."""
-        return one_line(self._stderr.reason, 200) or "it gave no reason"
+        return self._last_words(0)
 
     async def until_ready(self, deadline: float) -> None:
         """Wait until its tools are known.
@@ -237,6 +237,7 @@ class Connection:
         session = self._session
         if session is None:
             raise ToolFailureError(f"the MCP server {server} has ended")
+        said_before = self._stderr.count
         task = asyncio.ensure_future(ask(session))
         task.add_done_callback(_noted)
         try:
@@ -245,7 +246,7 @@ class Connection:
             # The SDK's own clean-up may wait for a server that hangs; nothing here waits for it.
             task.cancel()
         if not task.done():
-            raise ToolFailureError(await self._ended(server))
+            raise ToolFailureError(await self._ended(server, said_before))
         try:
             return task.result()
         except Exception as exc:
@@ -256,7 +257,7 @@ class Connection:
             if life is not None and life.is_unknown(exc):
                 raise SessionLostError(f"the MCP server {server} failed: {reason}") from exc
             if self._stop.is_set() or self._task.done():
-                raise ToolFailureError(await self._ended(server)) from exc
+                raise ToolFailureError(await self._ended(server, said_before)) from exc
             raise ToolFailureError(f"the MCP server {server} failed: {reason}") from exc
 
     async def close(self) -> None:
@@ -271,12 +272,15 @@ class Connection:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=0.1)
 
-    async def _ended(self, server: str) -> str:
+    async def _ended(self, server: str, said_before: int) -> str:
         await asyncio.wait({self._task}, timeout=CLOSE_S)  # its last words may be on their way
         return (
             f"the MCP server {server} has ended before its answer came, which may have taken "
-            f"effect: {self.last_words}"
+            f"effect: {self._last_words(said_before)}"
         )
+
+    def _last_words(self, after: int) -> str:
+        return one_line(self._stderr.reason(after), 200) or "it gave no reason"
 
     async def _live(self) -> None:
         """Open the connection, keep it until it is to end, and close it."""
@@ -289,14 +293,14 @@ class Connection:
         except TimeoutError:
             self._settle(
                 f"it has not started within {self._settings.start_timeout_s:g} s (start_timeout_s)",
-                also=self._stderr.reason,
+                also=self._stderr.reason(),
                 is_mute=True,
             )
         except UnavailableError as exc:
             self._settle(str(exc))
         except Exception as exc:  # noqa: BLE001 - whatever it is, the server cannot be used
             known = self._life.explain(exc) if self._life is not None else None
-            self._settle(known or _said(exc), also="" if known else self._stderr.reason)
+            self._settle(known or _said(exc), also="" if known else self._stderr.reason())
             self._stderr.add(f"error: {known or _said(exc)}\n".encode())
         finally:
             self._session = None

@@ -84,8 +84,7 @@ _MESSAGE = re.compile(r'\{\s*"(?:jsonrpc|id|result|error)"\s*:')
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,15}|"[^"\\]{1,100}")')
 _NO_REASON = re.compile(
     r"^(?:Node\.js v[0-9]|npm (?:error|ERR!) (?:A complete log|code |[A-Za-z]:\\|/)|\s*at )"
-    r"|Processing request of type|^\[[^]]*\] INFO |transport 'stdio'"
-    r"|^\s*File \"|^Traceback|^[\s^~]*$|^\s*[})\]]"
+    r"|Processing request of type|transport 'stdio'|^\s*File \"|^Traceback|^[\s^~]*$|^\s*[})\]]"
     r"|^\s*(?:note: |exit status \d|goroutine \d|(?:main|[\w.-]+/[\w./-]+)\.[\w.*()]+\()"
     r"|^\s*(?:\d+: |\.\.\. \d+ more|Caused by: *|\[cause\]:)|^Run '[^']*--help'"
 )
@@ -110,12 +109,15 @@ class Stderr:
 
     def __init__(self, said: Callable[[str], None] | None = None) -> None:
         self._raw = b""
+        self.count = 0
+        """How many bytes it has said."""
         self._said = said
         self._rest = b""
 
     def add(self, data: bytes) -> None:
         """Take more of it."""
         self._raw = (self._raw + data)[-STDERR_BYTES:]
+        self.count += len(data)
         if self._said is not None:
             *lines, rest = (self._rest + data).split(b"\n")
             self._rest = rest[-STDERR_BYTES:]
@@ -127,13 +129,16 @@ class Stderr:
         if self._rest:
             self.add(b"\n")
 
-    @property
-    def reason(self) -> str:
-        """The line that most likely says why the server has ended; empty when there is none.
+    def reason(self, after: int = 0) -> str:
+        """Return the line that most likely says why the server has ended; empty for none.
 
         That is the last one that names an error; of npm's, which comments its errors, the first.
+
+        Args:
+            after: how many bytes it had said before it was well.
         """
-        text = clean(self._raw.decode("utf-8", "replace"))
+        raw = self._raw[max(0, len(self._raw) - (self.count - after)) :]
+        text = clean(raw.decode("utf-8", "replace"))
         help_at = _USAGE.search(text)
         if help_at is not None and _REASON.search(text, 0, help_at.start()):
             text = text[: help_at.start()]
@@ -377,7 +382,8 @@ class ServerProcess:
                 self._let_go()
         atexit.register(self.kill)
         pipe = None if self._stdin is None else self._stdin.get_extra_info("pipe")
-        if sys.platform != "win32" and pipe is not None:  # uvloop gives none
+        # uvloop gives none, and a server may have ended by now.
+        if sys.platform != "win32" and pipe is not None and not pipe.closed:
             self._unread = os.dup(pipe.fileno())
         stack.push_async_callback(self._stop)
 
@@ -440,7 +446,7 @@ class ServerProcess:
     def has_heard(self) -> bool:
         """Whether it may have read something; only Linux tells how much is left in a pipe."""
         if sys.platform == "win32" or self._unread is None:
-            return True
+            return self._sent_bytes > 0
         import fcntl
         import termios
 
