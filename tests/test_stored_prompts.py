@@ -153,6 +153,8 @@ def test_parameters_reach_the_wire(tmp_path):
         (["-m", "a", "-m", "b"], "a and b cannot both be asked first"),
         (["-m", "nowhere=m"], "no tier 'nowhere'"),
         (["-T", "nothing"], "no stored prompt 'nothing'"),
+        (["--cid", ""], "--cid takes an id or a name"),
+        (["-p", ""], "the name of the profile is empty"),
         (["--var", "a", "b"], "name it with -T"),
     ],
 )

@@ -59,6 +59,9 @@ MAX_TOKENS = 1_000_000
 
 PDF = "application/pdf"
 
+INSTRUCTING = ("system", "developer")
+"""OpenAI's roles for instructions: `developer` for models that think."""
+
 TEXTS = ("text", "input_text", "output_text", "refusal")
 """The types of text parts, in what is sent and in what comes back, of all three protocols."""
 
@@ -462,6 +465,20 @@ def schema_of(
         schema=schema,
         strict=strict if isinstance(strict, bool) else None,
     )
+
+
+def asked_last(role: str | None, system: list[str], turns: list[Message]) -> None:
+    """Take a system message for the question where a conversation ends with it, unanswered.
+
+    OpenAI's models answer one, be it all there is.
+
+    Args:
+        role: the role of the last message.
+        system: the texts of the system messages; the last is taken from it.
+        turns: the others; the question is added.
+    """
+    if role in INSTRUCTING and (not turns or turns[-1].role == "assistant"):
+        turns.append(Message("user", system.pop()))
 
 
 def named_results(turns: Iterable[Message]) -> list[Message]:
