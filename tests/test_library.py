@@ -59,6 +59,12 @@ def test_a_system_prompt_of_another_type_is_a_usage_error(manager):
         manager.ask("hello", {"system": ["Be brief."]})
 
 
+def test_an_error_says_why_where_nobody_could_be_asked(manager):
+    """Without a failed tier to name, what the answer says of itself is the message."""
+    with pytest.raises(NoAnswerError, match="none is left that may answer"):
+        manager.ask("hello", options=Options(require_llm=True))
+
+
 def test_every_exported_name_is_there():
     """What the package says it exports can be imported."""
     missing = [name for name in tieredllm.__all__ if not hasattr(tieredllm, name)]

@@ -150,9 +150,7 @@ def _text(parts: Any) -> str | None:
     """Return the text of parts that are no thoughts; None where something stands in its place."""
     if not isinstance(parts, list):
         return content_text(parts)
-    # The others are calls, files and code.
-    told = [part for part in parts if not isinstance(part, dict) or "text" in part]
-    return content_text([part for part in told if get_path(part, "thought") is not True])
+    return content_text([part for part in parts if get_path(part, "thought") is not True])
 
 
 def _thought(parts: Any) -> str | None:

@@ -56,16 +56,17 @@ def content_text(content: Any) -> str | None:
     """
     if isinstance(content, str):
         return content
+    if isinstance(content, dict) and content.keys().isdisjoint(("type", "text")):
+        return None if content else ""
     texts = [_part_text(part) for part in (content if isinstance(content, list) else [content])]
     return None if None in texts else "".join(text for text in texts if text)
 
 
 def _part_text(part: Any) -> str | None:
     if isinstance(part, dict):
-        kind = part.get("type")
-        if kind not in ("text", "output_text", None):
+        if part.get("type") not in ("text", "output_text", None):
             return ""
-        part = part.get("text", None if kind else part)
+        part = part.get("text")
     if isinstance(part, str):
         return part
     return "" if part in (None, [], {}) else None
