@@ -382,6 +382,7 @@ ALL_OF_THEM = "now a_b__get_x a_b__get_y a_b__put a_b_648fa9__get_x a_b_648fa9__
         # By the server's own name, whatever models are told.
         (("a.b", "-a.b__put"), "a_b__get_x a_b__get_y"),
         (("a_b", "-a_b__put"), "a_b_648fa9__get_x"),
+        (("c", "-c__pages/delete", "-c__lö*"), "c__pages_get_52bcd5"),
     ],
 )
 def test_grants_name_tools_servers_and_patterns(tmp_path, grant, granted):
@@ -391,6 +392,8 @@ def test_grants_name_tools_servers_and_patterns(tmp_path, grant, granted):
         return {"command": [sys.executable, str(RAW_SERVER), str(tmp_path), f"only={tools}"]}
 
     servers = {"a.b": server("get_x,get_y,put"), "a_b": server("get_x,put")}
+    if "c" in grant:
+        servers["c"] = server("pages/get,pages/delete,löschen")
     box = Toolbox(declared(builtin=("now",), mcp=servers), cwd=tmp_path, env={})
 
     async def go():
