@@ -14,10 +14,10 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 python3 -m venv "$folder/llama_index"
-"$folder/llama_index/bin/pip" install --quiet --disable-pip-version-check \
+"$folder/llama_index/bin/pip" install --quiet --no-compile --disable-pip-version-check \
     llama-index-core==0.14.25 llama-index-llms-openai==0.8.3
 python3 -m venv "$folder/agents"
-"$folder/agents/bin/pip" install --quiet --disable-pip-version-check \
+"$folder/agents/bin/pip" install --quiet --no-compile --disable-pip-version-check \
     'pydantic-ai-slim[openai]==2.68.0' openai-agents==0.24.0 openai==3.57.0
 cat > "$folder/finding.py" <<'PYTHON'
 import asyncio

@@ -52,6 +52,17 @@ def test_each_line_gets_its_own_answer(tmp_path):
     assert b"50 of 50 lines answered (primary 50)" in result.stderr
 
 
+def test_an_answer_stays_on_one_line_for_every_reader(tmp_path):
+    """What a reader may take for the end of a line (`str.splitlines`) is escaped in the output."""
+    said = "one\u2028two\x85three"
+    with served(answers("openai", said)) as server:
+        used = two_clouds(tmp_path, f"{server.url}/v1")
+        _, out = batch(tmp_path, used, lines(tmp_path / "in.jsonl", 1))
+
+    (line,) = out.read_text("utf-8").splitlines()
+    assert text_of(json.loads(line)) == said
+
+
 def test_what_is_there_is_not_asked_again(tmp_path):
     """A second run asks only for what is new."""
     vendor = Vendor()

@@ -524,7 +524,7 @@ class PlainTransport(Plain):
 
 
 def test_a_server_can_be_spoken_to_on_another_loop(tmp_path, monkeypatch):
-    """uvloop's transports are of no class of asyncio's, and are written to all the same."""
+    """Transports of no class of asyncio's, such as uvloop's, are written to all the same."""
     box = raw_box(tmp_path)
 
     async def go():

@@ -19,6 +19,7 @@ from tieredllm.kinds import ErrorKind
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.prompts.policies import tokens_of
 from tieredllm.roles import attached_text
+from tieredllm.text import escape_json
 from tieredllm.types import (
     Answer,
     Attachment,
@@ -66,9 +67,6 @@ TEXTS = ("text", "input_text", "output_text", "refusal")
 
 _encode = msgspec.json.Encoder().encode
 
-_LINE_ENDS = {c.encode(): b"\\u%04x" % ord(c) for c in "\x85\u2028\u2029"}
-"""What Python's `str.splitlines` takes for the end of a line, and JSON for any character."""
-
 
 def encode(value: Any) -> bytes:
     """Return JSON that is one line for every client.
@@ -76,10 +74,7 @@ def encode(value: Any) -> bytes:
     Some read a stream of events with httpx's `iter_lines`, which splits as `str.splitlines` does,
     and lose the words of an event that is split (findings/litellm-line-separators.sh).
     """
-    text = _encode(value)
-    for character, escaped in _LINE_ENDS.items():
-        text = text.replace(character, escaped)
-    return text
+    return escape_json(_encode(value).decode()).encode()
 
 
 class RefusedError(Exception):
