@@ -178,6 +178,20 @@ def test_double_ids_are_told_before_anything_is_asked(tmp_path, rules):
     assert not out.exists()
 
 
+def test_half_a_character_keeps_no_line_from_being_asked(tmp_path):
+    """A text that was cut by UTF-16 units may end with the half of an emoji."""
+    vendor = Vendor()
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"id": "a", "prompt": "Cut: \\ud83d"}\n')
+
+    with serving(vendor) as server:
+        result, _ = batch(tmp_path, tiers(tmp_path, server.url), source)
+        sent = server.requests[0].json["messages"]
+
+    assert result.returncode == 0, result.stderr
+    assert sent[-1]["content"] == "Cut: \ufffd"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

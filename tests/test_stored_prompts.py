@@ -154,6 +154,7 @@ def test_parameters_reach_the_wire(tmp_path):
         (["-m", "nowhere=m"], "no tier 'nowhere'"),
         (["-T", "nothing"], "no stored prompt 'nothing'"),
         (["--cid", ""], "--cid takes an id or a name"),
+        (["--save", "x", "--schema", "a", "-f", "b"], "--save keeps no -f and no --schema"),
         (["-p", ""], "the name of the profile is empty"),
         (["--var", "a", "b"], "name it with -T"),
     ],
