@@ -14,10 +14,10 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 python3 -m venv "$folder/llama_index"
-"$folder/llama_index/bin/pip" install --quiet --disable-pip-version-check \
+"$folder/llama_index/bin/pip" install --quiet --no-compile --disable-pip-version-check \
     llama-index-core==0.14.25 llama-index-llms-openai==0.8.3
 python3 -m venv "$folder/agents"
-"$folder/agents/bin/pip" install --quiet --disable-pip-version-check \
+"$folder/agents/bin/pip" install --quiet --no-compile --disable-pip-version-check \
     'pydantic-ai-slim[openai]==2.68.0' openai-agents==0.24.0 openai==3.57.0
 cat > "$folder/finding.py" <<'PYTHON'
 import asyncio
@@ -113,8 +113,8 @@ chosen = [by_llama_index] if sys.argv[1] == "llama_index" else [by_pydantic_ai, 
 changed = False
 for agent in chosen:
     for ends in (True, False):
-        for where, arguments in CUT.items():
-            asked.update(arguments=arguments, ends=ends, before=False)
+        for where in CUT if ends else ("a number", "nothing"):
+            asked.update(arguments=CUT[where], ends=ends, before=False)
             ran.clear()
             asyncio.run(agent())
             how = "length" if ends else "no finish reason"

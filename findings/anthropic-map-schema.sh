@@ -11,7 +11,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 for package in anthropic==2.14.0 litellm==1.108.7; do
     python3 -m venv "$folder/${package%%=*}"
-    "$folder/${package%%=*}/bin/pip" install --quiet --disable-pip-version-check "$package" jsonschema==4.26.0
+    "$folder/${package%%=*}/bin/pip" install --quiet --no-compile --disable-pip-version-check "$package" jsonschema==4.26.0
 done
 cat > "$folder/finding.py" <<'PYTHON'
 import json

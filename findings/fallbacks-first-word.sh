@@ -12,9 +12,9 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 python3 -m venv "$folder/litellm"
-"$folder/litellm/bin/pip" install --quiet --disable-pip-version-check litellm==1.108.7
+"$folder/litellm/bin/pip" install --quiet --no-compile --disable-pip-version-check litellm==1.108.7
 python3 -m venv "$folder/others"
-"$folder/others/bin/pip" install --quiet --disable-pip-version-check \
+"$folder/others/bin/pip" install --quiet --no-compile --disable-pip-version-check \
     langchain-core==1.8.3 langchain-openai==1.7.4 'pydantic-ai-slim[openai]==2.68.0' openai==3.57.0
 cat > "$folder/finding.py" <<'PYTHON'
 import asyncio

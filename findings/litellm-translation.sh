@@ -12,7 +12,7 @@ set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check litellm==1.108.7
+"$folder/venv/bin/pip" install --quiet --no-compile --disable-pip-version-check litellm==1.108.7
 cat > "$folder/finding.py" <<'PYTHON'
 import asyncio
 import json

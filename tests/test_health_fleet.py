@@ -109,6 +109,19 @@ def test_an_open_circuit_is_known_to_all(hosts):
     assert two.own.standings([BACKEND])[BACKEND].state == "closed"
 
 
+def test_who_was_closed_and_goes_on_shares_again(hosts):
+    """A manager that is closed after each of a worker's tasks is part of the fleet all the same."""
+    one, two, _ = hosts
+    for _ in range(2):
+        one.close()
+        two.close()
+
+    one.fail()
+
+    assert until(lambda: two.state() == "open", 2.0)
+    assert until(lambda: sum(it.name == "shared health" for it in threading.enumerate()) == 3)
+
+
 def test_a_single_hosts_own_trouble_stays_its_own(hosts):
     """A timeout counts for all only when a second host has met it, too."""
     one, two, three = hosts

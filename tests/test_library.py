@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -70,6 +72,15 @@ def test_every_exported_name_is_there():
     missing = [name for name in tieredllm.__all__ if not hasattr(tieredllm, name)]
 
     assert missing == []
+
+
+def test_names_that_are_not_loaded_yet_are_listed():
+    """A notebook completes them."""
+    code = "import tieredllm; print(*dir(tieredllm)); print(*tieredllm.__all__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    listed, exported = (set(line.split()) for line in done.stdout.splitlines())
+
+    assert exported <= listed
 
 
 @pytest.mark.parametrize(

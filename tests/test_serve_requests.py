@@ -465,6 +465,19 @@ def test_a_call_that_is_required_of_no_declared_tool_is_refused():
         assert free.options.caller_tools == ()
 
 
+@pytest.mark.parametrize(("read", "field"), [(chat, "messages"), (responses, "input")])
+@pytest.mark.parametrize("before", [[], [*QUESTION, {"role": "assistant", "content": "Because."}]])
+def test_a_system_message_at_the_end_is_the_question(read, field, before):
+    """Simple scripts send one and no more, others end a conversation with it; OpenAI's answer."""
+    kind = {"role": "system", "content": "Be kind."}
+    asked = {"role": "developer", "content": "Sum it up."}
+    prompt = read(**{field: [kind, *before, asked]}).prompt
+
+    assert (prompt.system, prompt.question) == ("Be kind.", "Sum it up.")
+    assert len(prompt.history) == len(before)
+    assert read(**{field: [kind, *QUESTION, asked]}).prompt.question == "Why?"
+
+
 def test_a_phase_comes_back_with_its_message():
     """OpenAI's models want it back; it stands with thoughts before it and after it, and alone."""
     seal = sealed(Seal(kind="encrypted", data='{"type":"reasoning"}', made_by="m"))

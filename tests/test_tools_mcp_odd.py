@@ -382,6 +382,7 @@ ALL_OF_THEM = "now a_b__get_x a_b__get_y a_b__put a_b_648fa9__get_x a_b_648fa9__
         # By the server's own name, whatever models are told.
         (("a.b", "-a.b__put"), "a_b__get_x a_b__get_y"),
         (("a_b", "-a_b__put"), "a_b_648fa9__get_x"),
+        (("c", "-c__pages/delete", "-c__lö*"), "c__pages_get_52bcd5"),
     ],
 )
 def test_grants_name_tools_servers_and_patterns(tmp_path, grant, granted):
@@ -391,6 +392,8 @@ def test_grants_name_tools_servers_and_patterns(tmp_path, grant, granted):
         return {"command": [sys.executable, str(RAW_SERVER), str(tmp_path), f"only={tools}"]}
 
     servers = {"a.b": server("get_x,get_y,put"), "a_b": server("get_x,put")}
+    if "c" in grant:
+        servers["c"] = server("pages/get,pages/delete,löschen")
     box = Toolbox(declared(builtin=("now",), mcp=servers), cwd=tmp_path, env={})
 
     async def go():
@@ -499,6 +502,49 @@ def test_a_server_that_ends_while_it_is_started_is_told(tmp_path, monkeypatch):
 
     assert box.troubles == ("MCP server dies: Connection closed (Error: no)",)
     assert lines(tmp_path, "starts") == ["started"]
+
+
+class Plain:
+    """Something that is of no class of asyncio's."""
+
+    def __init__(self, it):
+        self._it = it
+
+    def __getattr__(self, name):
+        return getattr(self._it, name)
+
+
+class PlainTransport(Plain):
+    """A child's transport as uvloop's is: so are its pipes, and they do not tell their file."""
+
+    def get_pipe_transport(self, fd):
+        pipe = Plain(self._it.get_pipe_transport(fd))
+        pipe.get_extra_info = lambda _: None
+        return pipe
+
+
+def test_a_server_can_be_spoken_to_on_another_loop(tmp_path, monkeypatch):
+    """Transports of no class of asyncio's, such as uvloop's, are written to all the same."""
+    box = raw_box(tmp_path)
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        start = loop.subprocess_exec
+
+        async def start_plainly(*args, **kwargs):
+            transport, protocol = await start(*args, **kwargs)
+            return PlainTransport(transport), protocol
+
+        monkeypatch.setattr(loop, "subprocess_exec", start_plainly)
+        deadline = loop.time() + 10
+        try:
+            return await box.granted("all", deadline=deadline)
+        finally:
+            await box.aclose()
+
+    tools = asyncio.run(go())
+
+    assert "raw__state" in [tool.name for tool in tools]
 
 
 def test_what_a_server_speaks_is_remembered(tmp_path):

@@ -20,6 +20,7 @@ import msgspec
 from tieredllm.batch.lines import BatchLine
 from tieredllm.errors import UsageError
 from tieredllm.serve.chat import ChatWire
+from tieredllm.text import escape_json
 from tieredllm.types import Answer
 
 __all__ = [
@@ -159,7 +160,8 @@ class Output:
         Raises:
             OSError: the disk is full, or what else went wrong.
         """
-        data = self._encoder.encode(record) + b"\n"
+        # One line also for `str.splitlines`, which knows more ends of a line than JSON escapes.
+        data = escape_json(self._encoder.encode(record).decode()).encode() + b"\n"
         try:
             written = os.write(self._descriptor, data)
             while written < len(data):

@@ -234,7 +234,7 @@ def _save(environment: Environment, words: list[str], options: AskOptions) -> No
     """Keep what was given as a stored prompt.
 
     Raises:
-        UsageError: nothing was given, or the name is none.
+        UsageError: nothing was given, or what is not kept, or the name is none.
     """
     from tieredllm.errors import UsageError
     from tieredllm.profile.params import read_params
@@ -242,6 +242,16 @@ def _save(environment: Environment, words: list[str], options: AskOptions) -> No
 
     if len(options.model or []) > 1:
         raise UsageError("--save keeps one model: give one -m")
+    others = {
+        "-f": options.file,
+        "-a": options.attach,
+        "--schema": options.shape,
+        "-x": options.extract,
+        "-T": options.template,
+    }
+    unkept = [name for name, given in others.items() if given]
+    if unkept:
+        raise UsageError(f"--save keeps no {' and no '.join(unkept)}: give that when you ask")
     prompt = StoredPrompt(
         system=options.system,
         prompt=" ".join(words) or None,

@@ -11,18 +11,16 @@ import hashlib
 import hmac
 import ipaddress
 import os
-import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from tieredllm.client import FallbackManager
-from tieredllm.lenient_json import NotJsonError, cleaned, decode
+from tieredllm.lenient_json import NotJsonError, decode_sent
 from tieredllm.serve.answering import Answering
 from tieredllm.serve.chat import ChatWire
 from tieredllm.serve.exchange import (
@@ -59,8 +57,6 @@ MAX_SHOWN_CHARS = 80
 """How much is told of a client's own words: its name, a path that is not known."""
 MAX_NAMED = 50
 """How many types of tools that are left out are named."""
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""Half of a UTF-16 pair, or of a whole one: legal in JSON (RFC 8259, section 8.2)."""
 ANYBODY = frozenset({"/livez", "/readyz"})
 """What answers without a key, for those who only watch over the process."""
 
@@ -331,7 +327,10 @@ class Gateway:
         if http.headers.get("content-encoding", "identity") != "identity":
             raise RefusedError(415, "the body has to be sent as it is, not compressed")
         raw = await http.body(max_bytes=MAX_BODY_BYTES, within_s=BODY_S)
-        body = _decoded(raw)
+        try:
+            body = decode_sent(raw)
+        except NotJsonError as exc:
+            raise RefusedError(400, f"the body is not JSON: {exc}") from exc
         if not isinstance(body, dict):
             raise RefusedError(400, "the body has to be a JSON object")
         return body
@@ -470,21 +469,6 @@ class Gateway:
             wire.error(refused.status, refused.message, refused.code),
             headers=[*headers.items()],
         )
-
-
-def _decoded(raw: bytes) -> Any:
-    """Return what a body says; half of a UTF-16 pair, left of a text that was cut, is U+FFFD.
-
-    Raises:
-        RefusedError: it is no JSON.
-    """
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, ValueError, RecursionError) as exc:  # bytes of no UTF-8, too
-        if _HALF.search(raw):
-            with suppress(NotJsonError):
-                return cleaned(decode(raw))
-        raise RefusedError(400, f"the body is not JSON: {exc}") from exc
 
 
 def _is_anthropic(http: Exchange) -> bool:

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tieredllm.serve.wire import (
+    INSTRUCTING,
     Failure,
     GatewayRequest,
     RefusedError,
     as_dict,
+    asked_last,
     content_of,
     declaration,
     document_of,
@@ -229,9 +231,10 @@ _SAME_NAMES = (
 def _conversation(messages: Any) -> tuple[list[str], list[Message]]:
     system: list[str] = []
     turns: list[Message] = []
+    role = None
     for message, where in entries(messages, "messages"):
         role, content, place = message.get("role"), message.get("content"), f"{where}.content"
-        if role in ("system", "developer"):
+        if role in INSTRUCTING:
             system.append(text_in(content, place))
         elif role == "user":
             turns.append(user_turn(content_of(content, place), part_of))
@@ -244,6 +247,7 @@ def _conversation(messages: Any) -> tuple[list[str], list[Message]]:
         else:
             known = "system, developer, user, assistant or tool"
             raise RefusedError(400, f"{where}.role has to be {known}")
+    asked_last(role, system, turns)
     return system, named_results(turns)
 
 

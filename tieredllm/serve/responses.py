@@ -20,11 +20,13 @@ from tieredllm.providers.openai_responses import CALL, said
 from tieredllm.providers.tool_calls import decode_arguments
 from tieredllm.serve.chat import choice_of, error_object, part_of
 from tieredllm.serve.wire import (
+    INSTRUCTING,
     Failure,
     GatewayRequest,
     RefusedError,
     as_dict,
     as_list,
+    asked_last,
     content_of,
     declaration,
     encode,
@@ -391,11 +393,12 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
         return [], [Message("user", given)]
     system: list[str] = []
     turns: list[Message] = []
+    role = None
     for item, where in entries(given, "input"):
-        kind = item.get("type", "message")
+        kind, role = item.get("type", "message"), item.get("role")
         if kind == "message":
-            role, content, place = item.get("role"), item.get("content"), f"{where}.content"
-            if role in ("system", "developer"):
+            content, place = item.get("content"), f"{where}.content"
+            if role in INSTRUCTING:
                 system.append(text_in(content, place))
             elif role == "assistant":
                 _add_words(turns, text_in(content, place), item.get("phase"))
@@ -413,6 +416,7 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
         elif kind == "item_reference":  # what the AI SDK sends unless `store` is false
             reason = f"an item_reference is not supported: {STATELESS}, and `store: false`"
             raise RefusedError(400, f"{where}: {reason}")
+    asked_last(role, system, turns)
     thoughts_alone = (turn.raw and not turn.content and not turn.calls for turn in turns)
     kept = [turn for turn, alone in zip(turns, thoughts_alone, strict=True) if not alone]
     return system, named_results(kept)

@@ -19,6 +19,7 @@ from tieredllm.kinds import ErrorKind
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.prompts.policies import tokens_of
 from tieredllm.roles import attached_text
+from tieredllm.text import escape_json
 from tieredllm.types import (
     Answer,
     Attachment,
@@ -58,13 +59,13 @@ MAX_TOKENS = 1_000_000
 
 PDF = "application/pdf"
 
+INSTRUCTING = ("system", "developer")
+"""OpenAI's roles for instructions: `developer` for models that think."""
+
 TEXTS = ("text", "input_text", "output_text", "refusal")
 """The types of text parts, in what is sent and in what comes back, of all three protocols."""
 
 _encode = msgspec.json.Encoder().encode
-
-_LINE_ENDS = {c.encode(): b"\\u%04x" % ord(c) for c in "\x85\u2028\u2029"}
-"""What Python's `str.splitlines` takes for the end of a line, and JSON for any character."""
 
 
 def encode(value: Any) -> bytes:
@@ -73,10 +74,7 @@ def encode(value: Any) -> bytes:
     Some read a stream of events with httpx's `iter_lines`, which splits as `str.splitlines` does,
     and lose the words of an event that is split (findings/litellm-line-separators.sh).
     """
-    text = _encode(value)
-    for character, escaped in _LINE_ENDS.items():
-        text = text.replace(character, escaped)
-    return text
+    return escape_json(_encode(value).decode()).encode()
 
 
 class RefusedError(Exception):
@@ -467,6 +465,20 @@ def schema_of(
         schema=schema,
         strict=strict if isinstance(strict, bool) else None,
     )
+
+
+def asked_last(role: str | None, system: list[str], turns: list[Message]) -> None:
+    """Take a system message for the question where a conversation ends with it, unanswered.
+
+    OpenAI's models answer one, be it all there is.
+
+    Args:
+        role: the role of the last message.
+        system: the texts of the system messages; the last is taken from it.
+        turns: the others; the question is added.
+    """
+    if role in INSTRUCTING and (not turns or turns[-1].role == "assistant"):
+        turns.append(Message("user", system.pop()))
 
 
 def named_results(turns: Iterable[Message]) -> list[Message]:

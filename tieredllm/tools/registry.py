@@ -241,9 +241,9 @@ class Toolbox:
             for server, tools in zip(needed, lists, strict=True)
             for tool in tools
             if wanted.takes(tool.name, server.name)
-            # Who takes a tool away may know it by its server's name in the profile, of which models
-            # are told another form where it does not fit or is another's.
-            and not wanted.drops(f"{server.name}__{tool.name.removeprefix(server.prefix)}")
+            # Who takes a tool away may know it as the profile and the server spell it; models are
+            # told another form of a name that does not fit or is another's.
+            and not wanted.drops(tool.spelled)
         ]
 
     def _server(self, name: str, prefix: str) -> McpServer:

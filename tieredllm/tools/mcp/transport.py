@@ -27,7 +27,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -500,12 +500,15 @@ class ServerProcess:
             self._alive = None
 
     @property
-    def _stdin(self) -> asyncio.BaseTransport | None:
-        return None if self._transport is None else self._transport.get_pipe_transport(0)
+    def _stdin(self) -> asyncio.WriteTransport | None:
+        if self._transport is None:
+            return None
+        # uvloop's are none by their class (0.23), which is therefore not looked at.
+        return cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
 
     def _write(self, data: bytes) -> None:
         stdin = self._stdin
-        if isinstance(stdin, asyncio.WriteTransport) and not stdin.is_closing():
+        if stdin is not None and not stdin.is_closing():
             self._sent_bytes += len(data)
             stdin.write(data)
 
