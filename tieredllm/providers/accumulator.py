@@ -167,6 +167,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     done: bool = False
     """Whether the vendor's own end marker came."""
+    is_last: bool = False
+    """Whether nothing follows, as gateways say by OpenAI's marker on every wire."""
     calls: bool = False
     """Whether it carries a piece of a tool call."""
     has_call: bool = False
@@ -190,6 +192,7 @@ class ResponseAccumulator:
         held: holds a text back that probably begins with thoughts; None where it does not.
         status: the HTTP status it all came with.
         whole: whether the answer came as one document and not as a stream.
+        ends_with_done: whether `[DONE]` is the protocol's end, and so one without a reason.
         idle_s: how long a silence in the middle of the answer may last.
         cut_at: the number of tokens at which an answer is cut, where its end does not say so. One
             with more was not cut there: the server goes by another limit, or by none.
@@ -205,6 +208,7 @@ class ResponseAccumulator:
         held: HeldStart | None = None,
         status: int = 200,
         whole: bool = False,
+        ends_with_done: bool = True,
         idle_s: float = math.inf,
         cut_at: int | None = None,
     ) -> None:
@@ -227,6 +231,7 @@ class ResponseAccumulator:
         self._presentable = presentable
         self._status = status
         self._whole = whole
+        self.ends_with_done = ends_with_done
         self._idle_s = idle_s
         self._cut_at = cut_at
         self._calls = calls
@@ -701,7 +706,7 @@ async def stream_chunks(
                 await give_way(number)
                 for chunk in answer.take(part):
                     yield chunk
-                if part.done:
+                if part.done or part.is_last:
                     is_done = True
                     break
         for chunk in answer.flush():
@@ -760,7 +765,7 @@ def _parts(
         values = values[0]
     for value in values:
         if value is DONE:
-            yield Part(done=True, candidates=False)
+            yield Part(done=answer.ends_with_done, is_last=True, candidates=False)
         elif is_error:
             yield Part(error=value or data)
         elif isinstance(value, dict):

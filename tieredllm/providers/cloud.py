@@ -143,6 +143,8 @@ class CloudBackend(ABC):
     """The key of a chunk's list of answers, where a model may give several side by side."""
     added_path: ClassVar[str] = ""
     """What a base URL is often copied with although it is added."""
+    ends_with_done: ClassVar[bool] = False
+    """Whether `[DONE]` ends a stream of this protocol."""
     wire: ClassVar[str] = ""
     """Tells a protocol from the provider's first one."""
 
@@ -374,6 +376,7 @@ class CloudBackend(ABC):
             calls=calls,
             text_calls=TextCalls(call.tools) if call.tools else None,
             held=HeldStart() if self._opens_thoughts and not whole else None,
+            ends_with_done=self.ends_with_done,
             idle_s=call.idle_timeout_s,
             cut_at=self._untold_limit(call),
             status=reply.status,

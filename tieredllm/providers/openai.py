@@ -74,6 +74,7 @@ class OpenAIBackend(CloudBackend):
     own_host = "api.openai.com"
     models_path = "/models"
     several = "choices"
+    ends_with_done = True
 
     @property
     def capabilities(self) -> Capabilities:

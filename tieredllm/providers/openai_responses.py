@@ -64,6 +64,7 @@ class ResponsesBackend(OpenAIBackend):
     """A model at OpenAI, or at a server that speaks its Responses API."""
 
     wire: ClassVar[str] = "responses"
+    ends_with_done = False
 
     def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Make one attempt; over chat completions where only they can do what is asked for.
