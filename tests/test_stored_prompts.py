@@ -251,6 +251,20 @@ def test_stored_prompts_are_listed_shown_edited_and_removed(tmp_path):
     assert cli(tmp_path, "prompts", "show", "brief").returncode == 2
 
 
+def test_a_chat_says_that_it_leaves_a_prompts_words_out(tmp_path):
+    """A chat takes system prompt, options, tier and model of a stored prompt, and no template."""
+    cli(tmp_path, "ask", "-s", "Be brief.", "Translate: {input}", "--save", "tr")
+    with served(answering("Ja.")) as server:
+        used = two_clouds(tmp_path, server.url)
+        given = cli(tmp_path, "-p", used, "chat", "-T", "tr", stdin=b"hello\n")
+        taken = cli(tmp_path, "-p", used, "chat", stdin=b"/role tr\nhello\n")
+
+    assert [done.returncode for done in (given, taken)] == [0, 0]
+    for done in (given, taken):
+        assert b"words" in done.stderr
+        assert b"are for `ask`, not used here" in done.stderr
+
+
 def test_a_profile_has_a_system_prompt(tmp_path):
     """`system:` of the profile is sent where the request has none."""
     with served(answering("Ja.")) as server:

@@ -73,6 +73,10 @@ def chat(*, options: RequestOptions) -> None:
 
         stored = StoredPrompts(environment.places).find(options.template)
         options = options.with_stored(stored)
+        if stored.prompt is not None:
+            environment.say(
+                f"tieredllm: the words of {options.template} are for `ask`, not used here"
+            )
     patience = Patience() if options.deadline_s is None else Patience(total_s=options.deadline_s)
     attachments = read_files(environment, options.file or [], patience=patience)
     parts = read_media(environment, options.attach or [], patience=patience)

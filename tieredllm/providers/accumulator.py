@@ -175,6 +175,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Whether there was any answer in it, be it an empty one."""
     stray: Any = None
     """An event, or its text, that is none of the protocol's."""
+    begins: str | None = None
+    """The id of the answer, where it begins."""
 
 
 class ResponseAccumulator:
@@ -237,6 +239,9 @@ class ResponseAccumulator:
         self._prompt_tokens: int | None = None
         self._completion_tokens: int | None = None
         self._model: str | None = None
+        self._name: str | None = None
+        self._thinks = False
+        """Whether a thought came as one."""
         self._stray: Any = None
         """What came last and is no part of the answer."""
         self.began = False
@@ -313,6 +318,7 @@ class ResponseAccumulator:
             self._is_late = True
         if text or part.thought or part.reason:
             self._is_stale = part.reason is None
+        self._note_beginning(part.begins)
         self._note(part)
         said: list[Said] = []
         if part.thought is not None:
@@ -326,9 +332,26 @@ class ResponseAccumulator:
             self._at_rest = self.began and not text
         return said
 
+    def _note_beginning(self, name: str | None) -> None:
+        """Take note which answer begins, if any does.
+
+        Gateways that ask again begin another one in the midst of the stream (vercel/ai#18331), and
+        some tell of the same one twice (BerriAI/litellm#32478, maximhq/bifrost#4556).
+
+        Raises:
+            FallbackTriggerError: something of another answer came before.
+        """
+        if name is None:
+            return
+        if name != self._name and (self.began or self._thinks):
+            message = "another answer began in the middle of this one"
+            raise self.broken(self._error(ErrorKind.MALFORMED_RESPONSE, message))
+        self._name = name
+
     def _take_thought(self, thought: str, seal: Seal | None, said: list[Said]) -> None:
         """Take a thought that came as one: none is to be looked for in the text."""
         self._splitter.skip_block()
+        self._thinks = True
         if self._held is not None:
             held, self._held = self._held.end(), None
             self._say(self._splitter.feed(held), said)

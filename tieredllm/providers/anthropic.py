@@ -163,6 +163,7 @@ class AnthropicBackend(CloudBackend):
             has_call=is_call,
             done=kind == "message_stop",
             candidates=kind == "message" or isinstance(get_path(value, "content"), list),
+            begins=get_str(message, "id") if kind == "message_start" else None,
         )
 
 

@@ -218,6 +218,7 @@ class ResponsesBackend(OpenAIBackend):
             calls=kind in _CALL_PIECES or item_type == "function_call",
             has_call=kind == _ITEM_DONE and item_type == "function_call",
             candidates=False,
+            begins=get_str(value, "response", "id") if kind == "response.created" else None,
         )
 
 
