@@ -16,6 +16,7 @@ from tieredllm.engine.runner import QUEUED_EVENTS, Events
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Delta, Finish
 from tieredllm.types import (
+    Answered,
     Attachment,
     AttemptFailed,
     AttemptStarted,
@@ -733,6 +734,23 @@ def test_a_slow_reader_holds_the_backend_up():
     assert sent < 2 * QUEUED_EVENTS
     assert (backend.open_calls, left) == (0, set())
     assert [(result.ok, result.counts) for result in memory.results] == [(False, False)]
+
+
+def test_who_has_the_answer_is_not_broken_off():
+    """Who asks whether there is more after the answer gets the end of the events, whatever ends."""
+
+    async def read():
+        kinds = []
+        events = Events(make_run(Scripted(["Hi", END])))
+        async for event in events:
+            kinds.append(type(event))
+            if isinstance(event, Answered):
+                await events.break_off(OSError("closed"))
+        return kinds
+
+    kinds = asyncio.run(read())
+
+    assert kinds[-1] is Answered
 
 
 def test_a_slow_reader_is_not_the_backend_s_silence():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_support import REFUSED, environment, profile, served
-from wire_support import STREAM_HEAD, chunk, document, opens, response, says
+from wire_support import STREAM_HEAD, answers, chunk, document, opens, response, says
 
 from tieredllm import FallbackManager, Token, UsageError
 
@@ -141,3 +141,33 @@ def test_forked_workers_do_not_wait_alike(made):
 
     with pytest.raises(NotImplementedError):
         manager._rng.getstate()
+
+
+def test_a_request_that_comes_while_the_manager_is_closed_is_not_harmed(made):
+    """Closing waits for a notification, say; what begins meanwhile has connections of its own."""
+
+    async def late(connection):
+        if len(server.requests) == 1:
+            await connection.send(response(503, "later"))
+            return
+        await asyncio.sleep(0.6)
+        await connection.send(answers("openai", "Hi"))
+
+    async def take(connection):
+        await asyncio.sleep(0.3)
+        await connection.send(response(200, "ok"))
+
+    async def ask(manager):
+        await manager.process_with_fallbacks("hello")
+        closing = asyncio.ensure_future(manager.aclose())
+        await asyncio.sleep(0.05)
+        answer = await manager.process_with_fallbacks("hello")
+        await closing
+        await manager.aclose()
+        return answer
+
+    channel = "notifications: {webhook: {url_env: HOOK}}\n"
+    with served(late) as server, served(take) as hook:
+        answer = asyncio.run(ask(made(server.url, RULES, rest=channel, HOOK=hook.url)))
+
+    assert [attempt.why for attempt in answer.attempts] == ["ok"]

@@ -20,7 +20,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tieredllm.signals import cancelled_by_signals
@@ -144,11 +144,11 @@ class PerLoop(Generic[T]):
             await anext(closing)
         return self._open[loop][0]
 
-    async def aclose(self) -> None:
-        """Close the running loop's, if it has one; a later `get` makes another."""
+    def release(self, closing: AsyncExitStack) -> None:
+        """Let a stack close the running loop's, if it has one; from now on `get` makes another."""
         found = self._open.pop(asyncio.get_running_loop(), None)
         if found is not None:
-            await found[1].aclose()
+            closing.push_async_callback(found[1].aclose)
 
     async def _closing(self, value: T) -> AsyncGenerator[None, None]:
         try:

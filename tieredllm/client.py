@@ -8,7 +8,7 @@ import os
 import random
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -446,15 +446,17 @@ class FallbackManager:
         Requests of this event loop that have no answer yet end with a `UsageError`. A request that
         is made later opens again what it needs.
         """
-        await self._requests.aclose()
-        await self._deliveries.aclose()
-        await self._toolboxes.aclose()
-        for plan in self.plans:
-            for backend in plan.backends:
-                await backend.aclose()
-        await self._http.aclose()
-        self._health.close()
-        self.database.close()
+        async with AsyncExitStack() as closing:
+            # From the last to the first; what comes meanwhile has none of it.
+            closing.callback(self.database.close)
+            closing.callback(self._health.close)
+            self._http.release(closing)
+            for plan in self.plans:
+                for backend in plan.backends:
+                    closing.push_async_callback(backend.aclose)
+            self._toolboxes.release(closing)
+            self._deliveries.release(closing)
+            self._requests.release(closing)
 
     async def __aenter__(self) -> FallbackManager:
         """Return itself."""

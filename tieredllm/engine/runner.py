@@ -649,7 +649,7 @@ class Events:
     async def __anext__(self) -> Event:
         """Wait for the next event."""
         if self._has_ended:
-            await self._task
+            await asyncio.wait([self._task])
             raise StopAsyncIteration
         event = await self._queue.get()
         if isinstance(event, Exception):

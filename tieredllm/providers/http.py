@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -144,7 +144,12 @@ class HttpClients:
 
     async def aclose(self) -> None:
         """Close the running loop's connections; a later request opens new ones."""
-        await self._pools.aclose()
+        async with AsyncExitStack() as closing:
+            self.release(closing)
+
+    def release(self, closing: AsyncExitStack) -> None:
+        """Let a stack close them; from now on a request opens new ones."""
+        self._pools.release(closing)
 
     @asynccontextmanager
     async def send(self, request: Request, info: RequestInfo) -> AsyncIterator[Reply]:
