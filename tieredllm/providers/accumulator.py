@@ -462,6 +462,8 @@ class ResponseAccumulator:
         if ending == "denied":
             raise self._error(ErrorKind.PERMISSION, f"the answer ended with {self._reason!r}")
         calls = self._calls.complete() if self._calls is not None else ()
+        if self._calls is not None and self._calls.is_broken and ending != "length":
+            raise self._error(ErrorKind.MALFORMED_RESPONSE, self._no_call())
         written: tuple[ToolCall, ...] = ()
         if not calls and self._text_calls is not None:
             written = self._text_calls.complete()

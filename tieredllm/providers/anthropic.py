@@ -346,6 +346,9 @@ class AnthropicToolCalls:
             self._complete = with_unique_ids(calls)
         return self._complete
 
+    is_broken = False
+    """Each piece belongs to a call that has begun."""
+
     def raw(self) -> Any:
         """Return the blocks as they came: thoughts carry signatures that hold for them as they are.
 

@@ -176,7 +176,7 @@ class OpenAIBackend(CloudBackend):
             choice=number if isinstance(number, int) else 0,
             is_whole=is_whole,
             refusal=get_str(said, "refusal") or "",
-            reason=_reason(of_choice) if of_choice.get("finish_reason") else None,
+            reason=_reason(of_choice),
             calls=not is_word and _has_call(value),
             error=find_error(value),
             prompt_tokens=get_count(usage, "prompt_tokens") if usage else None,
@@ -276,7 +276,8 @@ def _detail_text(detail: Any) -> str:
 
 def _reason(choice: Any) -> str | None:
     """Return a finish reason; gateways keep the upstream's own beside one that they made up."""
-    reason = get_path(choice, "finish_reason")
+    # Google's compatible server has had both, the first of them null (jakobdylanc/llmcord#84).
+    reason = get_path(choice, "finish_reason") or get_path(choice, "finishReason")
     if isinstance(reason, dict):
         reason = get_str(reason, "type")
     if not isinstance(reason, str) or reason in ("", "null"):  # seen as a text on every chunk
@@ -405,6 +406,11 @@ class OpenAIToolCalls:
         return with_unique_ids(
             [ToolCall(id=call.id, name=call.name, arguments=call.text) for call in self._named()]
         )
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a call came to arguments and never to a name (QwenLM/qwen-code#6754)."""
+        return any(call.arguments and not call.name for call in self._calls)
 
     def raw(self) -> Any:
         """Return what only this server understands: its thoughts, and an extra for each call."""

@@ -274,6 +274,9 @@ class ResponsesToolCalls:
             ]
         )
 
+    is_broken = False
+    """Each piece belongs to a call that has begun."""
+
     def raw(self) -> Any:
         """Return the items that go back before the calls: thoughts as they came, and what was said.
 

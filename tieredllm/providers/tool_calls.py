@@ -45,6 +45,11 @@ class ToolCallCollector(Protocol):
         """Return the calls, once the answer has ended properly."""
         ...
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether pieces came that have come to no call."""
+        ...
+
     def raw(self) -> Any:
         """Return the model's turn in the vendor's own form, to be sent back to it."""
         ...
