@@ -142,6 +142,46 @@ def test_calls_of_other_kinds_come_back_as_the_client_knows_them(streams, tmp_pa
     assert patch.input == "*** Begin Patch\n"
 
 
+LONG = "mcp__a_server_with_many_tools__get_failed_pipeline_jobs_from_merge_request_by_"
+
+
+def test_names_that_are_too_long_for_a_vendor_are_shortened_on_the_way(tmp_path):
+    """Anthropic's clients have names of up to 128 characters, OpenAI's servers take 64."""
+    names = [f"{LONG}{end}" for end in ("author", "reviewer")]
+    tools = [{"name": name, "input_schema": SCHEMA} for name in names]
+
+    async def play(connection):
+        sent = connection.received.json
+        if sent["messages"][-1]["role"] == "tool":
+            await connection.send(answers("openai", "Two."))
+            return
+        told = sent["tools"][1]["function"]["name"]
+        made = called("openai", ("call_1", told, {"city": "Ulm"}))
+        await connection.send(
+            stream(*opens("openai"), *made, *ends("openai", "tool"), *closes("openai"))
+        )
+
+    with serving(play, tmp=tmp_path) as served, served.anthropic() as claude:
+        given = {"model": "auto", "max_tokens": 50, "tools": tools}
+        given["tool_choice"] = {"type": "tool", "name": names[1]}
+        call = claude.messages.create(messages=QUESTION, **given).content[0]
+        result = {"type": "tool_result", "tool_use_id": call.id, "content": "2"}
+        messages = [
+            *QUESTION,
+            {"role": "assistant", "content": [call.to_dict()]},
+            {"role": "user", "content": [result]},
+        ]
+        text = claude.messages.create(messages=messages, **given).content[0].text
+        first, second = (one.json for one in served.upstreams[0].requests)
+
+    told = [tool["function"]["name"] for tool in first["tools"]]
+    assert (call.name, text) == (names[1], "Two.")
+    assert len(set(told)) == 2
+    assert max(map(len, told)) == 64
+    assert first["tool_choice"]["function"]["name"] == told[1]
+    assert second["messages"][1]["tool_calls"][0]["function"]["name"] == told[1]
+
+
 def test_tools_that_nobody_can_call_are_named_once(tmp_path):
     """Whoever runs the gateway learns why a client's tool is never called."""
     with serving(ONE, tmp=tmp_path) as served, served.openai() as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -931,7 +932,6 @@ class ForgetfulServer:
     def __init__(self, forgotten):
         self._forgotten = forgotten
         self.path = ""
-        self.takes_s = 0.0
         self.sessions = 0
         self.calls = []
 
@@ -940,16 +940,19 @@ class ForgetfulServer:
         headers = dict(it.split(": ", 1) for it in head.split("\r\n")[1:] if ": " in it)
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         self.path = head.split(" ")[1]
-        status, extra, answer = self._answer(
-            head.split(" ")[0], headers.get("mcp-session-id"), json.loads(body or "{}")
-        )
+        session, message = headers.get("mcp-session-id"), json.loads(body or "{}")
+        status, extra, answer = self._answer(head.split(" ")[0], session, message)
         lines = [f"HTTP/1.1 {status} X", *extra, f"Content-Length: {len(answer)}"]
         try:
-            await asyncio.sleep(self.takes_s)
+            if message.get("method") == "tools/call":
+                await self._work(session, status)
             writer.write("\r\n".join([*lines, "Connection: close", "", answer]).encode())
             await writer.drain()
         finally:
             writer.close()
+
+    async def _work(self, session, status):
+        """Take the time that a call takes."""
 
     def _answer(self, verb, session, message):
         method, request_id = message.get("method"), message.get("id")
@@ -1016,11 +1019,8 @@ class Replica(ForgetfulServer):
     def __init__(self):
         super().__init__((404, [JSON], NO_SESSION % "Session not found"))
 
-    def _answer(self, verb, session, message):
-        answer = super()._answer(verb, session, message)
-        runs = answer[0] == 200 and message.get("method") == "tools/call"
-        self.takes_s = 1.0 if runs and session == "s1" else 0.0
-        return answer
+    async def _work(self, session, status):
+        await asyncio.sleep(1.0 if (session, status) == ("s1", 200) else 0.0)
 
 
 def test_what_was_under_way_when_a_session_was_forgotten_is_not_run_again(tmp_path):
@@ -1048,6 +1048,44 @@ def test_what_was_under_way_when_a_session_was_forgotten_is_not_run_again(tmp_pa
     assert (lost.outcome, other.outcome) == ("failed", "ok")
     assert "may have taken effect" in lost.text
     assert calls == ["s1", "s2"]
+
+
+class FailingServer(ForgetfulServer):
+    """A server whose calls fail with the statuses that they ask for, all at the same moment."""
+
+    def __init__(self, calls):
+        super().__init__(None)
+        self._all_here = asyncio.Barrier(calls)
+
+    async def _work(self, session, status):
+        await self._all_here.wait()
+
+    def _answer(self, verb, session, message):
+        if message.get("method") != "tools/call":
+            return super()._answer(verb, session, message)
+        return message["params"]["arguments"]["status"], [], ""
+
+
+def test_calls_at_once_are_told_their_own_errors(tmp_path):
+    """Of several that fail over HTTP at the same time, each is told what came of it."""
+    statuses = (429, 500, 403, 503)
+
+    async def go():
+        served = FailingServer(len(statuses))
+        server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        box = Toolbox(declared(mcp={"raw": {"url": url, "read_only": ["*"]}}), cwd=tmp_path, env={})
+        tools = ToolSession(box, approval=Approval("always"), max_rounds=9)
+        calls = [call("raw__count", {"status": it}, call_id=str(it)) for it in statuses]
+        try:
+            return await carried_out(tools, *calls)
+        finally:
+            await box.aclose()
+            server.close()
+
+    results = asyncio.run(go())
+    told = [re.search(r"failed: HTTP (\d+) ", it.text) for it in results]
+    assert [found and int(found[1]) for found in told] == [*statuses]
 
 
 class RefusingServer(ForgetfulServer):

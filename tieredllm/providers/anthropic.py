@@ -434,7 +434,7 @@ def _content(turn: Message, *, own: bool) -> str | list[dict[str, Any]]:
         }
         return [result | ({"is_error": True} if turn.is_error else {})]
     if turn.calls:
-        return turn.raw if own and turn.raw else _rebuilt(turn)
+        return [*map(_told, turn.raw)] if own and turn.raw else _rebuilt(turn)
     return [*parts, *_blocks(turn.content)] if parts else turn.content
 
 
@@ -459,6 +459,11 @@ def _part(part: MessagePart) -> dict[str, Any]:
         return {"type": "image", "source": source}
     title = {"title": part.name} if part.name else {}
     return {"type": "document", "source": source} | title
+
+
+def _told(block: dict[str, Any]) -> dict[str, Any]:
+    is_call = block.get("type") == "tool_use"
+    return block | {"name": safe_name(get_str(block, "name") or "")} if is_call else block
 
 
 def _rebuilt(turn: Message) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ from tieredllm.providers.http import HttpClients, Reply, Request
 from tieredllm.providers.json_path import find_error, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo, host_of
 from tieredllm.providers.text_calls import TextCalls
-from tieredllm.providers.tool_calls import ToolCallCollector
+from tieredllm.providers.tool_calls import ToolCallCollector, told_name
 from tieredllm.providers.tool_schema import adapt_tools, rules_of
 from tieredllm.thoughts import HeldStart
 from tieredllm.types import Message, Prompt, ToolDeclaration
@@ -212,8 +212,11 @@ class CloudBackend(ABC):
             FallbackTriggerError: for every failure.
         """
         adapted = adapt_tools(call.tools, rules_of(self.provider))
-        rejected_as = {tool.name: tool.rejected_as for tool in call.tools}
-        call = msgspec.structs.replace(call, tools=adapted.tools)
+        rejected_as = {told_name(tool.name): tool.rejected_as for tool in call.tools}
+        choice = call.tool_choice
+        if choice.name is not None:
+            choice = msgspec.structs.replace(choice, name=told_name(choice.name))
+        call = msgspec.structs.replace(call, tools=adapted.tools, tool_choice=choice)
         may_call = bool(call.tools) and call.tool_choice.mode != "none"
         calls = self._collect_calls(call.tools) if may_call else None
 

@@ -81,6 +81,10 @@ class Life(Protocol):
         """Is set when it is gone."""
         ...
 
+    def begin(self) -> None:
+        """Take note that something is asked next, in this context."""
+        ...
+
     def is_over(self, exc: BaseException) -> bool:
         """Whether a failure means that it is gone; an error of a server's own does not."""
         ...
@@ -237,6 +241,8 @@ class Connection:
         session = self._session
         if session is None:
             raise ToolFailureError(f"the MCP server {server} has ended")
+        if self._life is not None:
+            self._life.begin()
         said_before = self._stderr.count
         task = asyncio.ensure_future(ask(session))
         task.add_done_callback(_noted)

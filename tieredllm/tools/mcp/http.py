@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -80,6 +81,10 @@ class HttpProblem(msgspec.Struct, frozen=True, kw_only=True):
         return at_fault if self.status >= 500 else "it refuses what it was asked"
 
 
+_NOTED: ContextVar[list[HttpProblem]] = ContextVar("tieredllm_mcp_noted")
+"""The last response to one call: several may be under way."""
+
+
 class HttpLife:
     """One session with a server over HTTP.
 
@@ -109,7 +114,7 @@ class HttpLife:
         self._auth = auth
         self._authorized_by = authorized_by
         self._exchange = Exchange()
-        self._problem: HttpProblem | None = None
+        self._noted: list[HttpProblem] = []
         self.has_ended = asyncio.Event()
         self._has_lost_session = False
 
@@ -133,6 +138,13 @@ class HttpLife:
         # What is too long was replaced by then; the SDK's own limit is 1 MiB.
         transport = streamable_http_client(self._url, http_client=client, max_sse_event_size=None)
         return await stack.enter_async_context(transport)
+
+    def begin(self) -> None:
+        """Keep apart what is noted of the responses to what is asked next, in this context.
+
+        The SDK sends a request in the context of who asked (mcp 2.3.0, `_context_streams.py`).
+        """
+        _NOTED.set([])
 
     def is_over(self, exc: BaseException) -> bool:
         """Whether a failure means that the session is gone."""
@@ -165,9 +177,10 @@ class HttpLife:
         if isinstance(exc, httpx2.TransportError):
             return f"{without_query(self._url)} cannot be reached: {one_line(str(exc), 200)}"
         code, said = getattr(exc, "code", None), str(exc)
-        problem, self._problem = self._problem, None
-        if problem is None:
+        noted = _NOTED.get(self._noted)
+        if not noted:
             return None
+        problem = noted.pop()
         made_up = code is None or said in _OF_THE_SDK or problem.status in (401, 403)
         if not (said.startswith(_NO_ANSWER) if problem.status < 400 else made_up):
             return None
@@ -187,12 +200,13 @@ class HttpLife:
             body = one_line(raw[:4096].decode("utf-8", "replace"), BODY_CHARACTERS)
         elif response.status_code < 400:
             body = one_line(kind, BODY_CHARACTERS) or "an empty answer"
-        self._problem = HttpProblem(
+        problem = HttpProblem(
             status=response.status_code,
             url=without_query(str(response.request.url)),
             body=body,
             retry_after=response.headers.get("retry-after"),
         )
+        _NOTED.get(self._noted)[:] = [problem]
         # "When a client receives HTTP 404 in response to a request containing an Mcp-Session-Id, it
         # MUST start a new session" (specification 2025-11-25, basic/transports). Servers made after
         # the TypeScript SDK's examples say 400 "No valid session ID provided".

@@ -434,6 +434,9 @@ class ServerProcess:
             stack.callback(asyncio.create_task(work).cancel)
         return received, outgoing
 
+    def begin(self) -> None:
+        """Do nothing: what it says on stderr is of no call."""
+
     def is_over(self, exc: BaseException) -> bool:  # noqa: ARG002
         """Whether it has ended, whatever the failure."""
         return self.has_ended.is_set()
