@@ -138,7 +138,7 @@ def _backend(backend: BackendSettings) -> dict[str, Any]:
 def _server(server: dict[str, Any]) -> dict[str, Any]:
     """Mask an MCP server's settings, the words of its command line by what they say they are."""
     lists = {key: it for key in _OF_A_COMMAND if isinstance(it := server[key], list | tuple)}
-    return _mask(server) | {key: _mask_words(words) for key, words in lists.items()}
+    return {**_mask(server), **{key: _mask_words(words) for key, words in lists.items()}}
 
 
 def _mask(value: Any, *, secret: bool = False) -> Any:
