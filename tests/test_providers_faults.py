@@ -578,14 +578,14 @@ def test_words_that_cannot_be_read_fail_the_answer(vendor, form):
 
 
 def test_a_document_of_many_pieces_is_joined_in_linear_time():
-    """100,000 of them, which took 2.5 s where each was added to a text, take 0.1 s."""
-    said = [Delta("word "), ThoughtDelta("hm ")] + [Delta("word ")] * 100_000
+    """Where each piece copied all the text so far, these took 5 s and more; they take 0.05 s."""
+    said = [Delta("word "), ThoughtDelta("hm ")] + [Delta("世界 🙂")] * 100_000
 
     start = time.perf_counter()
     joined = _joined(said)
 
     assert time.perf_counter() - start < 0.8
-    assert joined == [Delta("word "), ThoughtDelta("hm "), Delta("word " * 100_000)]
+    assert joined == [Delta("word "), ThoughtDelta("hm "), Delta("世界 🙂" * 100_000)]
 
 
 def test_a_document_s_texts_are_its_own_whatever_they_begin_with():
