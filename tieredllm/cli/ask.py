@@ -367,11 +367,10 @@ def _answer(
     if request.deadline_s is not None:  # what was waited for counts
         left_s = max(request.deadline_s - (time.monotonic() - started), 0.001)
         request = msgspec.structs.replace(request, deadline_s=left_s)
-    systems = (options.system, earlier and earlier.system, manager.profile.system)
     prompt = msgspec.structs.replace(
         prompt,
-        # The profile's, too: what is kept is found again by what was asked, this included.
-        system=next((system for system in systems if system is not None), None),
+        # Only what was given: the profile's own is another when the profile was edited meanwhile.
+        system=options.system if options.system is not None else earlier and earlier.system,
         history=earlier.messages if earlier else (),
     )
 
@@ -400,6 +399,7 @@ def _answer(
                     conversation_id=earlier.cid if earlier else None,
                     secrets=manager.secrets(),
                     reusable=request.schema is None,
+                    usual_system=manager.profile.system,
                 )
                 # Without -v only where the next question would go on from another turn.
                 if history.unsaved is not None and (environment.verbose or earlier is not None):
