@@ -32,8 +32,14 @@ def check_schema(schema: dict[str, Any]) -> None:
     from jsonschema import SchemaError
     from jsonschema.validators import validator_for
 
+    dialect = schema.get("$schema", "")
     try:
-        validator_for(schema).check_schema(schema)
+        kind = validator_for(schema)
+    except (AttributeError, TypeError, ValueError) as exc:
+        shown = one_line(repr(dialect), SHOWN)
+        raise UsageError(f"no JSON Schema: $schema: {shown} is no address") from exc
+    try:
+        kind.check_schema(schema)
     except SchemaError as exc:
         where = "/".join(map(str, exc.absolute_path)) or "the schema"
         raise UsageError(f"no JSON Schema: {where}: {one_line(exc.message, SHOWN)}") from exc
