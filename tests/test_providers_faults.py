@@ -26,6 +26,7 @@ from wire_support import (
     event,
     opens,
     raw_server,
+    responded,
     response,
     says,
     stream,
@@ -555,6 +556,25 @@ def test_words_in_another_form_are_read_or_fail_the_answer(vendor, form):
     outcome, _ = ask(vendor, stream(*opens(vendor), *events))
 
     assert outcome.kind == "stream_interrupted" or outcome.text == "Do NOT it."
+
+
+def test_a_document_s_texts_are_its_own_whatever_they_begin_with():
+    """One block that begins with all of the block before it is no repetition."""
+    texts = ["Yes.", "Yes. Paris is."]
+    whole = document("anthropic", None) | {
+        "content": [{"type": "text", "text": text} for text in texts]
+    }
+    outcome, _ = ask("anthropic", response(200, whole), call(stream=False))
+
+    assert outcome.text == "Yes.Yes. Paris is."
+
+
+def test_a_document_s_messages_are_its_own_whatever_they_begin_with():
+    """One message that begins with all of the message before it is no repetition."""
+    items = [document("responses", text)["output"][0] for text in ("Yes.", "Yes. Paris is.")]
+    outcome, _ = ask("responses", response(200, responded(items, None)), call(stream=False))
+
+    assert outcome.text == "Yes.\n\nYes. Paris is."
 
 
 @every_vendor

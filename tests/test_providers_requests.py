@@ -802,6 +802,10 @@ def test_a_schema_goes_to_claude_as_it_can_be_held_to_it(given, sent):
         {"properties": {"a": TEXT}, "allOf": [{"properties": {"b": TEXT}, "required": ["b"]}]},
         {"properties": {"a": TEXT}, "anyOf": [{"properties": {"b": TEXT}}, {"required": ["a"]}]},
         {"type": "object"},
+        # What is no schema is left as it is, for the server to refuse.
+        {"type": "array", "minItems": None},
+        {"type": "object", "properties": {"a": TEXT}, "required": ["a", None, {}]},
+        {"properties": [], "required": 1, "items": None, "anyOf": {}},
     ],
 )
 def test_an_object_that_may_hold_more_is_not_closed(schema):
