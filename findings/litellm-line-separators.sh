@@ -16,7 +16,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT INT TERM
 for package in litellm==1.108.7 huggingface_hub==2.4.0; do
     python3 -m venv "$folder/${package%%=*}"
-    "$folder/${package%%=*}/bin/pip" install --quiet --disable-pip-version-check "$package"
+    "$folder/${package%%=*}/bin/pip" install --quiet --no-compile --disable-pip-version-check "$package"
 done
 cat > "$folder/finding.py" <<'PYTHON'
 import json

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from tieredllm.clock import SystemClock
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import Controls, NoMemory
-from tieredllm.engine.runner import FallbackRun, stream_events
+from tieredllm.engine.runner import Events, FallbackRun
 from tieredllm.engine.tool_loop import ToolLoop
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.profile.schema import HealthSettings, Profile, Tier
@@ -139,7 +139,7 @@ def run_engine(
     )
 
     async def collect() -> list[Event]:
-        events = [event async for event in stream_events(run)]
+        events = [event async for event in Events(run)]
         await asyncio.sleep(0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert left == set()

@@ -235,6 +235,36 @@ def test_what_a_server_says_breaks_no_question_and_no_line_that_is_typed(home, c
     assert len(lines) > len(told) > asked_at
 
 
+@pytest.mark.parametrize("way_out", ["ctrl-c", "deadline"])
+def test_what_is_typed_after_a_question_goes_to_the_chat(home, counter, way_out):
+    """A question that was left, by Ctrl-C or as the time was over, takes no key from the prompt."""
+    model = Model("openai", "c__count", {"by": 1}, answering("All done."))
+    with served(model) as server:
+        path = with_tools(home, counter, ("openai", server.url + "/v1"), approve="ask")
+        if way_out == "deadline":
+            Path(path).write_text("deadline_s: 4\n" + Path(path).read_text())
+            cli(home, "-p", path, "tools", "list")  # the server need not be started for the list
+        terminal = Terminal(home, "-p", path, "chat", rows=60)
+        terminal.until(lambda: PROMPT in terminal.lines)
+        terminal.type("count, please\r")
+        terminal.until("Run it? [y/N]")
+        if way_out == "ctrl-c":
+            terminal.type("\x03")
+        terminal.until(lambda: terminal.lines[-1] == PROMPT)
+        terminal.type("and now?\r")
+        terminal.until("All done.")
+        terminal.until(lambda: terminal.lines[-1] == PROMPT)
+        terminal.type("\x04")
+        code = terminal.run()
+
+    assert code == 0
+    assert f"{PROMPT} and now?" in terminal.lines
+    assert any(
+        line.removesuffix("^C").rstrip().endswith("Run it? [y/N]") for line in terminal.lines
+    )
+    assert not counter.exists()
+
+
 def heard(terminal):
     """Give the lines that the chatty server's words are in."""
     return [line for line in terminal.lines if "still here" in line]

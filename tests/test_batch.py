@@ -52,6 +52,17 @@ def test_each_line_gets_its_own_answer(tmp_path):
     assert b"50 of 50 lines answered (primary 50)" in result.stderr
 
 
+def test_an_answer_stays_on_one_line_for_every_reader(tmp_path):
+    """What a reader may take for the end of a line (`str.splitlines`) is escaped in the output."""
+    said = "one\u2028two\x85three"
+    with served(answers("openai", said)) as server:
+        used = two_clouds(tmp_path, f"{server.url}/v1")
+        _, out = batch(tmp_path, used, lines(tmp_path / "in.jsonl", 1))
+
+    (line,) = out.read_text("utf-8").splitlines()
+    assert text_of(json.loads(line)) == said
+
+
 def test_what_is_there_is_not_asked_again(tmp_path):
     """A second run asks only for what is new."""
     vendor = Vendor()
@@ -165,6 +176,20 @@ def test_double_ids_are_told_before_anything_is_asked(tmp_path, rules):
     assert result.returncode == 2
     assert b"lines 1 and 3 have the same id 'a'" in result.stderr
     assert not out.exists()
+
+
+def test_half_a_character_keeps_no_line_from_being_asked(tmp_path):
+    """A text that was cut by UTF-16 units may end with the half of an emoji."""
+    vendor = Vendor()
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"id": "a", "prompt": "Cut: \\ud83d"}\n')
+
+    with serving(vendor) as server:
+        result, _ = batch(tmp_path, tiers(tmp_path, server.url), source)
+        sent = server.requests[0].json["messages"]
+
+    assert result.returncode == 0, result.stderr
+    assert sent[-1]["content"] == "Cut: \ufffd"
 
 
 @pytest.mark.parametrize(
@@ -533,6 +558,21 @@ def test_merging_takes_an_answer_before_a_failure(tmp_path, rules):
     cli(tmp_path, "batch", "merge", str(tmp_path / "all.jsonl"), str(out), str(other))
 
     assert records(tmp_path / "all.jsonl") == [good]
+
+
+def test_merging_what_is_not_of_one_input_is_told(tmp_path, rules):
+    """Plain lines have their number as id in every file: that answers fall out is said."""
+    parts = []
+    for name in ("one", "two"):
+        source = tmp_path / f"{name}.txt"
+        source.write_text(f"first of {name}\nsecond of {name}\n")
+        parts.append(tmp_path / f"{name}.jsonl")
+        cli(tmp_path, "-p", rules, "batch", str(source), "-o", str(parts[-1]))
+
+    merged = cli(tmp_path, "batch", "merge", str(tmp_path / "all.jsonl"), *map(str, parts))
+
+    assert b"2 ids stood for different lines" in merged.stderr
+    assert len(records(tmp_path / "all.jsonl")) == 2
 
 
 def test_merging_makes_a_file_alone(tmp_path, rules):

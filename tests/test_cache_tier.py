@@ -16,7 +16,7 @@ from store_support import answer as answer_of
 from tieredllm.clock import SystemClock
 from tieredllm.engine.plan import TierPlan
 from tieredllm.engine.ports import NoMemory
-from tieredllm.engine.runner import FallbackRun, stream_events
+from tieredllm.engine.runner import Events, FallbackRun
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import Params, Profile, Tier
@@ -172,7 +172,7 @@ def run(*backends, prompt: Prompt = QUESTION) -> Answer:
     )
 
     async def last() -> Answer:
-        events = [event async for event in stream_events(engine)]
+        events = [event async for event in Events(engine)]
         assert isinstance(events[-1], Answered)
         return events[-1].answer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,8 +42,6 @@ def sent(parameters=PARAMETERS, key_env="OPENAI_API_KEY"):
 
 
 def classify(status, body=b"", headers=None, request=None) -> FallbackTriggerError:
-    import msgspec
-
     body = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return classify_response(
         request or sent(), status=status, headers=headers or {}, body=body, now=NOW
@@ -1229,6 +1228,26 @@ def test_a_parameter_refused_by_its_value_is_named(message, parameter):
 def test_the_server_s_own_words_are_never_lost(body):
     """Whatever they are wrapped in."""
     assert "these words" in classify(400, body).message
+
+
+@pytest.mark.parametrize("body", [b"", b" \n ", b'{"error":{"message":" "}}', b"{}"])
+def test_a_server_without_words_is_told_by_its_status(body):
+    """Blanks say nothing."""
+    assert classify(429, body).message == "HTTP 429 Too Many Requests"
+
+
+@pytest.mark.parametrize(
+    "words", ["Limit {0}, Requested {0}", "tools[{0}].function: Invalid schema"]
+)
+def test_a_number_of_any_length_is_no_trouble(words):
+    """Python takes none of more than 4,300 digits."""
+    request = msgspec.structs.replace(sent(), tools={"now": "now"})
+
+    for status in (400, 429):
+        assert classify(status, openai(words.format("9" * 5000)), request=request).kind in (
+            "bad_request",
+            "rate_limit",
+        )
 
 
 def test_an_address_without_a_version_is_asked_about():

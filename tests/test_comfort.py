@@ -264,6 +264,26 @@ def test_first_contact_says_how_to_begin(tmp_path):
     ]
 
 
+def test_what_is_lacking_is_called_by_its_name(tmp_path):
+    """A variable, a header's too, and a file of the user's own choice are what is to be set up."""
+    used = profile(
+        tmp_path,
+        "name: test\ntiers:\n"
+        "  - {name: a, provider: openai, model: m, base_url: 'http://127.0.0.1:9/v1',"
+        " api_key_env: GROQ_KEY}\n"
+        "  - {name: b, provider: openai, model: m, base_url: 'http://127.0.0.1:9/v1',"
+        " api_key_env: null, headers_env: {X-Tenant: TENANT}}\n"
+        "  - {name: c, provider: llama_cpp, model: /nowhere/own.gguf}\n"
+        "  - {name: rules, provider: rules}\n",
+    )
+    done = cli(tmp_path, "-p", used, "ask", "--allow-rules", "what is a monad?")
+
+    assert done.stderr.decode().splitlines()[1:] == [
+        "  a key, any one: tieredllm keys set GROQ_KEY | TENANT",
+        "  /nowhere/own.gguf does not exist: check the path",
+    ]
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 def test_first_contact_in_a_chat(tmp_path, columns):
     """The chat begins with the same, and no line is broken within a word."""

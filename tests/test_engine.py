@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from datetime import datetime
 
 import pytest
@@ -11,10 +12,11 @@ from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, ru
 from error_table import ROWS
 
 from tieredllm.engine.ports import Controls, NoMemory, Standing
-from tieredllm.engine.runner import QUEUED_EVENTS, stream_events
+from tieredllm.engine.runner import QUEUED_EVENTS, Events
 from tieredllm.kinds import ErrorKind
 from tieredllm.providers.base import Delta, Finish
 from tieredllm.types import (
+    Answered,
     Attachment,
     AttemptFailed,
     AttemptStarted,
@@ -283,6 +285,16 @@ def test_everything_fails():
     assert answer.original_error == (
         "primary: authentication (401) played → secondary: model_unavailable: played"
     )
+
+
+def test_a_request_without_any_time_failed_by_its_deadline():
+    """Where no tier was asked for want of time, that is the kind of error."""
+    answer, _ = run_engine(Scripted(["Yes.", END]), options=Options(deadline_s=1e-9))
+
+    assert answer.attempts[0].skip is not None
+    assert answer.attempts[0].skip.why == "no_time"
+    assert answer.error is not None
+    assert answer.error.kind is ErrorKind.DEADLINE
 
 
 def test_require_llm_leaves_the_rules_out():
@@ -624,6 +636,20 @@ def test_hedge_failures_on_both_sides_end_in_rules():
     assert (len(first.seen), len(second.seen)) == (1, 1)
 
 
+def test_a_refusal_of_the_slow_one_ends_the_race():
+    """The other's answer would route around it: none of its words are shown."""
+    answer, events = run_engine(
+        Scripted([0.15, fault("content_filter")], name="a"),
+        Scripted([0.4, "around", END], name="b"),
+        tiers=HEDGED,
+    )
+
+    assert answer.error is not None
+    assert answer.error.kind == "content_filter"
+    assert [attempt.outcome for attempt in answer.attempts] == ["failed", "cancelled"]
+    assert not any(isinstance(event, Token) for event in events)
+
+
 def test_hedge_never_races_with_rules():
     """A rule answer does not beat a slow model."""
     answer, _ = run_engine(Scripted([0.2, "model", END], name="a"), rules(), tiers=HEDGED)
@@ -695,7 +721,7 @@ def test_a_slow_reader_holds_the_backend_up():
 
     async def read_a_little():
         run = make_run(backend, health=memory)
-        events = stream_events(run)
+        events = Events(run)
         while not isinstance(await anext(events), Token):
             pass
         await asyncio.sleep(0.05)
@@ -710,13 +736,30 @@ def test_a_slow_reader_holds_the_backend_up():
     assert [(result.ok, result.counts) for result in memory.results] == [(False, False)]
 
 
+def test_who_has_the_answer_is_not_broken_off():
+    """Who asks whether there is more after the answer gets the end of the events, whatever ends."""
+
+    async def read():
+        kinds = []
+        events = Events(make_run(Scripted(["Hi", END])))
+        async for event in events:
+            kinds.append(type(event))
+            if isinstance(event, Answered):
+                await events.break_off(OSError("closed"))
+        return kinds
+
+    kinds = asyncio.run(read())
+
+    assert kinds[-1] is Answered
+
+
 def test_a_slow_reader_is_not_the_backend_s_silence():
     """The time that a reader takes does not count as a wait for a token."""
     words = ["w"] * (3 * QUEUED_EVENTS)
 
     async def read_slowly():
         run = make_run(Scripted([*words, END]), tier={"idle_timeout_s": 0.05, "timeout_s": 0.05})
-        async for event in stream_events(run):
+        async for event in Events(run):
             if len(read) == 1:
                 await asyncio.sleep(0.2)
             read.append(event)
@@ -732,9 +775,12 @@ def test_who_reads_can_be_cancelled():
     silent = Scripted([30.0])
 
     async def give_up():
-        events = stream_events(make_run(silent))
-        await anext(events)
-        waiting = asyncio.ensure_future(anext(events))
+        async def read():
+            async with aclosing(Events(make_run(silent))) as events:
+                async for _ in events:
+                    pass
+
+        waiting = asyncio.ensure_future(read())
         await asyncio.sleep(0.01)
         was_open = silent.open_calls
         waiting.cancel()
@@ -814,7 +860,7 @@ def test_a_caller_moves_on(steps):
     async def collect():
         events = []
         asyncio.get_running_loop().call_later(0.05, controls.move_on)
-        async for event in stream_events(run):
+        async for event in Events(run):
             events.append(event)
         controls.move_on()  # too late, and nothing happens
         return events
@@ -864,7 +910,7 @@ def test_a_caller_moves_on_from_a_race(after_s):
 
     async def collect():
         asyncio.get_running_loop().call_later(0.05, controls.move_on)
-        return [event async for event in stream_events(run)][-1].answer
+        return [event async for event in Events(run)][-1].answer
 
     started = time.monotonic()
     answer = asyncio.run(collect())
@@ -883,7 +929,7 @@ def test_who_moves_on_from_the_last_model_gets_the_rules():
 
     async def collect():
         asyncio.get_running_loop().call_later(0.05, controls.move_on)
-        return [event async for event in stream_events(run)][-1].answer
+        return [event async for event in Events(run)][-1].answer
 
     answer = asyncio.run(collect())
 

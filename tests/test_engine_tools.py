@@ -11,7 +11,7 @@ from engine_support import END, RULES_TEXT, Scripted, fault, make_run, rules, ru
 from tools_support import MCP_SERVER, RAW_SERVER, session, stub
 
 from tieredllm.engine.ports import NoMemory
-from tieredllm.engine.runner import stream_events
+from tieredllm.engine.runner import Events
 from tieredllm.engine.tool_loop import ToolLoop
 from tieredllm.kinds import ErrorKind
 from tieredllm.profile.schema import McpSettings, Tools
@@ -241,7 +241,7 @@ def test_nothing_runs_twice_with_a_real_server_that_counts(tmp_path):
                     tools=ToolLoop(tools),
                 )
                 answer = None
-                async for event in stream_events(run):
+                async for event in Events(run):
                     if isinstance(event, Answered):
                         answer = event.answer
                 assert answer.text == "It is so."

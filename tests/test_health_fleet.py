@@ -109,6 +109,19 @@ def test_an_open_circuit_is_known_to_all(hosts):
     assert two.own.standings([BACKEND])[BACKEND].state == "closed"
 
 
+def test_who_was_closed_and_goes_on_shares_again(hosts):
+    """A manager that is closed after each of a worker's tasks is part of the fleet all the same."""
+    one, two, _ = hosts
+    for _ in range(2):
+        one.close()
+        two.close()
+
+    one.fail()
+
+    assert until(lambda: two.state() == "open", 2.0)
+    assert until(lambda: sum(it.name == "shared health" for it in threading.enumerate()) == 3)
+
+
 def test_a_single_hosts_own_trouble_stays_its_own(hosts):
     """A timeout counts for all only when a second host has met it, too."""
     one, two, three = hosts
@@ -309,6 +322,50 @@ def test_no_request_is_late_for_a_store_in_trouble(tmp_path, valkey, trouble):
         rounds = (slowest(tmp_path / f"{number}", (url, None)) for number in range(3))
 
         assert any(over <= without + 0.05 for over, without in rounds)
+
+
+FORKING = """
+import os, sys, time, warnings
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_health_fleet import BACKEND, SETTINGS, Host
+warnings.simplefilter("ignore")
+host = Host(Path(sys.argv[2]), "forks", sys.argv[3])
+host.fail()
+while host.health.standings([BACKEND])[BACKEND].state != "half_open":
+    time.sleep(0.01)
+while not host.health.acquire_probe(BACKEND):
+    time.sleep(0.01)
+host.health._lock.acquire()  # as another thread may have it just now
+if os.fork():
+    host.health._lock.release()
+    os.wait()
+else:
+    probes = 0
+    for _ in range(100):
+        host.health.standings([BACKEND])
+        probes += host.health.acquire_probe(BACKEND)
+        time.sleep(0.01)
+    known = host.health._is_fresh(time.monotonic())
+    print(f"{known=} {probes=}", flush=True)
+    host.close()
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_forked_worker_has_a_thread_of_its_own(tmp_path, valkey):
+    """It learns what the fleet knows, and has no part in its parent's right to probe."""
+    folder = os.path.dirname(__file__)  # noqa: PTH120
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, folder, str(tmp_path), url_of(valkey)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("known=True probes=0\n", "")
 
 
 ASKING = """

@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 
 import tieredllm
-from tieredllm import FallbackManager, FallbackTriggerError, NoAnswerError, Options, UsageError
+from tieredllm import (
+    FallbackManager,
+    FallbackTriggerError,
+    NoAnswerError,
+    Options,
+    ParamOverrides,
+    UsageError,
+)
 from tieredllm.errors import Mistake, ProfileError, UnknownModelError
+from tieredllm.profile.schema import Profile, Tier
 from tieredllm.types import Answer
 
 
@@ -45,6 +55,18 @@ def test_a_prompt_of_another_shape_is_a_usage_error(manager, prompt):
         manager.ask(prompt)
 
 
+def test_a_system_prompt_of_another_type_is_a_usage_error(manager):
+    """The context has no types of its own; no tier is blamed for what is wrong with it."""
+    with pytest.raises(UsageError, match="system prompt is no string: list"):
+        manager.ask("hello", {"system": ["Be brief."]})
+
+
+def test_an_error_says_why_where_nobody_could_be_asked(manager):
+    """Without a failed tier to name, what the answer says of itself is the message."""
+    with pytest.raises(NoAnswerError, match="none is left that may answer"):
+        manager.ask("hello", options=Options(require_llm=True))
+
+
 def test_every_exported_name_is_there():
     """What the package says it exports can be imported."""
     missing = [name for name in tieredllm.__all__ if not hasattr(tieredllm, name)]
@@ -52,10 +74,48 @@ def test_every_exported_name_is_there():
     assert missing == []
 
 
-def test_what_a_request_asks_for_besides_is_one_value(manager):
-    """The options go in as one value; a tier that is not there is told in words."""
-    with pytest.raises(UsageError, match="no tier 'primary'"):
-        manager.ask("hello", options=Options(start="primary"))
+def test_names_that_are_not_loaded_yet_are_listed():
+    """A notebook completes them."""
+    code = "import tieredllm; print(*dir(tieredllm)); print(*tieredllm.__all__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    listed, exported = (set(line.split()) for line in done.stdout.splitlines())
+
+    assert exported <= listed
+
+
+@pytest.mark.parametrize(
+    ("values", "wrong"),
+    [
+        ({"provider": "opnai"}, r"opnai.*tiers\[0\].provider"),
+        ({"provider": "rules", "retries": -1}, r">= 0.*tiers\[0\].retries"),
+        ({"provider": "rules", "params": {"temperature": "hot"}}, r"tiers\[0\].params"),
+    ],
+)
+def test_a_profile_made_in_code_is_checked(values, wrong):
+    """What no type checker has seen is told as a profile's file would be: before any request."""
+    profile = Profile(name="code", tiers=(Tier(name="a", **values),))
+
+    with pytest.raises(UsageError, match=wrong):
+        FallbackManager(profile, persist=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"start": "primary"}, "no tier 'primary'"),
+        ({"max_tier": "primary"}, "no tier 'primary'"),
+        ({"deadline_s": 0}, r"> 0.*deadline_s"),
+        ({"deadline_s": float("nan")}, r"> 0.*deadline_s"),
+        ({"deadline_s": "3"}, "deadline_s"),
+        ({"params": ParamOverrides(temperature=9)}, r"<= 2.*params.temperature"),
+        ({"params": ParamOverrides(stop="end")}, "array.*params.stop"),
+        ({"schema": {"type": "object"}}, "schema"),
+    ],
+)
+def test_what_a_request_asks_for_besides_is_one_value(manager, options, wrong):
+    """The options go in as one value; what is wrong with them is told before anybody is asked."""
+    with pytest.raises(UsageError, match=wrong):
+        manager.ask("hello", options=Options(**options))
 
 
 @pytest.mark.parametrize(

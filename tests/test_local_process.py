@@ -252,7 +252,7 @@ def test_ctrl_c_while_the_file_is_tried(start, tmp_path):
 
 
 def test_a_forked_process_is_told(start, tried):
-    """A child forked after the model was used gets an error, not a hang."""
+    """A child forked after the model was used gets an error, not a hang, and can close it."""
     body = """
 import os, warnings
 warnings.simplefilter("ignore")
@@ -264,12 +264,15 @@ if os.fork() == 0:
         asyncio.run(ask())
     except Exception as exc:
         print(exc, flush=True)
+    asyncio.run(made.aclose())
+    print("closed", flush=True)
     os._exit(0)
 os.wait()
 """
     out, err = start(body, root=tried).communicate(timeout=60)
 
     assert "forked" in out
+    assert out.endswith("closed\n")
     assert err == ""
 
 

@@ -95,7 +95,6 @@ def test_a_circuit_that_a_rejected_key_opened_is_the_same_incident(why):
         Skip(why="circuit_open", cause=K.TIMEOUT),
         Skip(why="degraded"),
         Skip(why="no_time"),
-        Skip(why="not_configured", fix="set the key for authentication"),
     ],
 )
 def test_another_reason_to_skip_is_not_grave(skip):
@@ -103,6 +102,18 @@ def test_another_reason_to_skip_is_not_grave(skip):
     found = finding(aside(skip))
 
     assert (found.severity, found.cause) == ("low", "secondary answered")
+
+
+def test_a_tier_that_is_not_configured_is_no_fallback():
+    """Whoever has a key for the second tier alone is told nothing; but of rules that answer."""
+    lacking = Skip(why="not_configured", fix="set the key")
+    skipped = attempt("primary", 0, "skipped", skip=lacking)
+    by_rules = answer(
+        tier="rules", level=1, provider="rules", attempts=[skipped, attempt("rules", 1)]
+    )
+
+    assert finding(aside(lacking)) is None
+    assert finding(by_rules).severity == "high"
 
 
 def test_the_cause_does_not_depend_on_which_passing_failure_it_was():

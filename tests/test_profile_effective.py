@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from profile_support import places_in, write
 
 from tieredllm.profile.dump import dump
@@ -63,6 +64,10 @@ def test_secrets_in_a_profile_are_masked(tmp_path, places):
           mcp:
             x: {url: "https://host/?token=secret4", headers_env: {X-Key: NAME}, timeout_s: 3}
             y: {command: [run, sk-secret6secret6], env: {TOKEN: secret7}}
+            z:
+              command: docker
+              args: [-e, "API_KEY=secret8", --token, "secret9", "--key=${MY_KEY}", --verbose, me]
+            w: {command: [npx, -y, mcp-remote, --header, "Authorization: Bearer secret10"]}
     """
     shown = dump(load_profile(str(write(tmp_path / "p.yaml", text)), places), never)
 
@@ -70,6 +75,10 @@ def test_secrets_in_a_profile_are_masked(tmp_path, places):
     assert "base_url: https://****@host/v1?api-version=2&api_key=****\n" in shown
     assert "help_url: https://example.com/help" in shown
     assert "        X-Key: NAME\n" in shown
+    arguments = ["-e", "API_KEY=****", "--token", "****", "--key=${MY_KEY}", "--verbose", "me"]
+    servers = yaml.safe_load(shown)["tools"]["mcp"]
+    assert servers["z"]["args"] == arguments
+    assert servers["w"]["command"][3:] == ["--header", "Authorization: ****"]
     assert "      timeout_s: 3\n" in shown
 
 

@@ -390,7 +390,7 @@ def test_a_body_that_says_it_is_as_it_is_is_read(vendor):
         [chunk(event({"error": {"message": "overloaded"}}))],
         [chunk(event({"type": "error", "error": {"type": "overloaded_error"}}, "error"))],
         [chunk(event("it broke", "error"))],
-        [chunk(b"data: " + b"x" * 1_100_000)],
+        [chunk(b"data: " + b"x" * 8_500_000)],
     ],
     ids=[
         "closed",
@@ -427,7 +427,7 @@ def test_a_stream_that_dies_after_output_began_is_interrupted(vendor, last):
         ([chunk(event({"error": {"code": 429}}))], "rate_limit"),
         ([chunk(event({"error": {"code": "context_length_exceeded"}}))], "context_length"),
         ([chunk(event({"type": "overloaded_error"}, "error"))], "service_unavailable"),
-        ([chunk(b"data: " + b"x" * 1_100_000)], "malformed_response"),
+        ([chunk(b"data: " + b"x" * 8_500_000)], "malformed_response"),
     ],
 )
 def test_a_stream_that_dies_before_output_is_told_by_its_cause(vendor, last, kind):
@@ -506,6 +506,64 @@ def test_a_server_that_stays_silent_after_the_finish_reason_is_not_waited_for(ve
 
     assert outcome.finish.reason == "stop"
     assert time.perf_counter() - start < 1.5
+
+
+@pytest.mark.parametrize(
+    "heartbeat",
+    [event({"type": "ping"}), event({"choices": []}), *ends("openai")],
+    ids=["ping", "no choices", "reason", "usage"],
+)
+def test_heartbeats_after_the_finish_reason_are_not_waited_for(heartbeat):
+    """A complete answer ends as soon as ever, and is not given up for the silence of its tokens."""
+
+    async def play(connection):
+        await connection.send(stream(says("openai", "Hi"), *ends("openai"), end=b""))
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            await connection.send(chunk(heartbeat))
+
+    start = time.perf_counter()
+    outcome, _ = ask("openai", play)
+
+    assert (outcome.text, outcome.finish.reason) == ("Hi", "stop")
+    assert time.perf_counter() - start < 1.5
+
+
+def test_a_reason_with_the_last_word_is_waited_on_no_longer_than_a_token():
+    """A short idle limit gives up no answer that has ended, and whose connection stays open."""
+
+    async def play(connection):
+        last = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+        await connection.send(stream(event(last), end=b""))
+        await connection.gone()
+
+    start = time.perf_counter()
+    outcome, _ = ask("openai", play, call(idle_timeout_s=1.0))
+
+    assert (outcome.text, outcome.finish.reason) == ("Hi", "stop")
+    assert time.perf_counter() - start < 1.0
+
+
+@every_vendor
+@pytest.mark.parametrize(
+    "form", [42, True, {"value": "NOT "}, [["NOT "]], {"text": "NOT "}, ["NOT "]], ids=repr
+)
+def test_words_in_another_form_are_read_or_fail_the_answer(vendor, form):
+    """None is ever left out of an answer that is called whole."""
+    odd = says(vendor, "NOT ").replace(b'"NOT "', msgspec.json.encode(form))
+    events = [says(vendor, "Do "), odd, says(vendor, "it."), *ends(vendor), *closes(vendor)]
+    outcome, _ = ask(vendor, stream(*opens(vendor), *events))
+
+    assert outcome.kind == "stream_interrupted" or outcome.text == "Do NOT it."
+
+
+@every_vendor
+def test_an_event_may_be_as_long_as_an_answer(vendor):
+    """Encrypted thoughts, pictures and arguments come in one (SamSaffron/term-llm#347)."""
+    long = "word " * 500_000
+    outcome, _ = ask(vendor, answers(vendor, "Hi ", long))
+
+    assert outcome.text == "Hi " + long
 
 
 @every_vendor

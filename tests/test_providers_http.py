@@ -120,7 +120,7 @@ from tieredllm.providers.http import HttpClients
 assert "httpx" not in sys.modules and "ssl" not in sys.modules or "httpx" not in sys.modules
 async def main():
     clients = HttpClients()
-    clients._pool().take("http://127.0.0.1")
+    (await clients._pools.get()).take("http://127.0.0.1")
     await clients.aclose()
 asyncio.run(main())
 assert "httpx" in sys.modules
@@ -520,12 +520,13 @@ def test_a_stream_over_the_bound_is_cut(monkeypatch):
     assert "is longer than 100000 bytes" in outcome.error.message
 
 
-def test_a_body_of_too_many_parts_is_not_decoded():
+@pytest.mark.parametrize(("start", "end"), [(b"", b""), (b"data: ", b"\n\n"), (b"data: ", b"")])
+def test_a_body_of_too_many_parts_is_not_decoded(start, end):
     """Three bytes of JSON can take 64 of memory: what has more parts than any answer is refused."""
 
     async def run():
         http = HttpClients()
-        body = response(200, b"[" + b"{}," * 300_000 + b"0]", {"Content-Type": "application/json"})
+        body = response(200, start + b"[" + b"{}," * 300_000 + b"0]" + end)
         async with raw_server(body) as server:
             outcome = await attempt(backend("openai", server.url, http), call(stream=False))
             await http.aclose()

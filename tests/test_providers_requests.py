@@ -719,6 +719,98 @@ def test_a_server_that_takes_no_schema_is_known_by_one_word(vendor):
     assert outcome.error.parameter == "schema"
 
 
+@pytest.mark.parametrize(
+    ("vendor", "message"),
+    [
+        # agentjido/req_llm#302, jina-ai/node-DeepResearch#79
+        (
+            "anthropic",
+            "output_format.schema: For 'integer' type, property 'minimum' is not supported",
+        ),
+        (
+            "openai",
+            "Invalid schema for response_format 'city': 'maxLength' is not permitted.",
+        ),
+    ],
+)
+def test_a_rejected_schema_says_nothing_of_the_next_one(vendor, message):
+    """A server that cannot do something in one schema is not remembered as one without schemas."""
+    outcome, _ = ask(vendor, response(400, {"error": {"message": message}}), call(schema=SCHEMA))
+
+    assert outcome.error.parameter == "schema"
+    assert not outcome.error.lasting
+
+
+INTEGER, TEXT = {"type": "integer"}, {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        # what pydantic writes for a model
+        (
+            {
+                "$defs": {
+                    "Leg": {"type": "object", "properties": {"cm": INTEGER | {"minimum": 0}}}
+                },
+                "type": "object",
+                "properties": {"legs": {"type": "array", "items": {"$ref": "#/$defs/Leg"}}},
+                "required": ["legs"],
+            },
+            {
+                "$defs": {
+                    "Leg": {
+                        "type": "object",
+                        "properties": {"cm": INTEGER},
+                        "additionalProperties": False,
+                    }
+                },
+                "type": "object",
+                "properties": {"legs": {"type": "array", "items": {"$ref": "#/$defs/Leg"}}},
+                "required": ["legs"],
+                "additionalProperties": False,
+            },
+        ),
+        (
+            {"oneOf": [{"properties": {"a": TEXT | {"maxLength": 9}}}, {"type": "null"}]},
+            {
+                "anyOf": [
+                    {"properties": {"a": TEXT}, "additionalProperties": False},
+                    {"type": "null"},
+                ]
+            },
+        ),
+        (
+            {"type": "array", "items": TEXT, "minItems": 3, "uniqueItems": True},
+            {"type": "array", "items": TEXT, "minItems": 1},
+        ),
+    ],
+)
+def test_a_schema_goes_to_claude_as_it_can_be_held_to_it(given, sent):
+    """Objects with named properties are closed; limits, which it knows none of, stay with us."""
+    asked = call(schema=OutputSchema(schema=given))
+
+    assert request("anthropic", asked).json["output_config"]["format"]["schema"] == sent
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "additionalProperties": {"type": "number"}},
+        {"type": "object", "properties": {"a": TEXT}, "additionalProperties": True},
+        {"type": "object", "properties": {"a": TEXT}, "required": ["a", "b"]},
+        {"properties": {"a": TEXT}, "allOf": [{"properties": {"b": TEXT}, "required": ["b"]}]},
+        {"properties": {"a": TEXT}, "anyOf": [{"properties": {"b": TEXT}}, {"required": ["a"]}]},
+        {"type": "object"},
+    ],
+)
+def test_an_object_that_may_hold_more_is_not_closed(schema):
+    """Closed, a map could hold nothing, and an answer that fits would be forbidden."""
+    asked = call(schema=OutputSchema(schema=schema))
+
+    assert request("anthropic", asked).json["output_config"]["format"]["schema"] == schema
+
+
 TOOL = ToolDeclaration(name="count", description="Count.", parameters={"type": "object"})
 
 

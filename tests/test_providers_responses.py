@@ -202,6 +202,29 @@ def test_what_a_model_rejects_is_left_out_the_next_time(words, param, rejected):
     assert "summary" not in again.body.get("reasoning", {}) or rejected != "summary"
 
 
+def test_a_phase_is_sent_unless_the_server_rejects_it():
+    """It stands within a message, and is named by its place there."""
+    from tieredllm.providers.errors.http import classify_response
+
+    model = backend("responses", None, HttpClients(), model="gpt-5.6")
+    asked = call(Message("assistant", "I look.", phase="commentary"), Message("user", "And?"))
+    request = model._build_request(asked)
+    param = "input[0].phase"
+    refused = {"message": f"Unknown parameter: '{param}'.", "param": param}
+    error = classify_response(
+        model._request_info(request.path, request.parameters),
+        status=400,
+        headers={},
+        body=msgspec.json.encode({"error": refused | {"code": "unknown_parameter"}}),
+        now=0.0,
+    )
+    again = model._build_request(msgspec.structs.replace(asked, omit=frozenset({"phase"})))
+
+    assert request.body["input"][0] == said("I look.") | {"phase": "commentary"}
+    assert (error.kind, error.parameter) == ("bad_request", "phase")
+    assert again.body["input"][0] == said("I look.")
+
+
 def test_images_documents_a_schema_and_a_choice_are_put_its_way():
     """As `input_image`, `input_file`, `text.format` and a tool by its name."""
     received = sent(

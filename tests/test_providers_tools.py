@@ -114,6 +114,27 @@ def test_the_whole_message_at_the_end_makes_no_call_twice():
     assert decoded(outcome.request.calls) == [("count", CALLS[0][2]), ("now", {})]
 
 
+@pytest.mark.parametrize("reason", ["stop", "tool_calls"])
+@pytest.mark.parametrize("text", ["", "Let me see."])
+def test_a_call_that_never_got_a_name_is_not_passed_over(text, reason):
+    """What was said beside it is not the whole answer (QwenLM/qwen-code#6754)."""
+    nameless = openai_fragment({"index": 0, "id": "a", "function": {"arguments": '{"by":1}'}})
+    said = [says("openai", text)] if text else []
+    events = [*opens("openai"), *said, nameless, *ends("openai", reason)]
+    outcome, _ = ask("openai", stream(*events), call(tools=TOOLS))
+
+    assert outcome.kind == "malformed_response"
+
+
+def test_empty_pieces_of_calls_beside_a_text_are_nothing():
+    """Some servers send the keys of a call with every word."""
+    empty = {"index": 0, "id": "", "function": {"name": "", "arguments": ""}}
+    events = [openai_fragment(empty), says("openai", "Hello."), openai_fragment(empty)]
+    outcome, _ = ask("openai", stream(*events, *ends("openai")), call(tools=TOOLS))
+
+    assert outcome.text == "Hello."
+
+
 @pytest.mark.parametrize("vendor", VENDORS)
 @pytest.mark.parametrize("text", [None, "Let me see."])
 def test_calls_in_a_document(vendor, text):

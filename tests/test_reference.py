@@ -144,11 +144,18 @@ def test_the_profiles_in_the_documents_are_sound(tmp_path, page):
 def test_the_programs_in_the_documents_run(tmp_path):
     """The snippets of the library's page run as they stand, with nothing set up."""
     text = (ROOT / "docs/library.md").read_text(encoding="utf-8")
-    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    first, second, third = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     body = "".join(f"    {line}\n" for line in second.splitlines())
     code = f"{first}\nimport asyncio\nasyncio.run(stream())\n\nasync def second():\n{body}\n"
+    served = (
+        "from types import SimpleNamespace\n"
+        "async def serve(app):\n"
+        "    async with lifespan(app):\n"
+        "        await app.state.manager.process_with_fallbacks('hello')\n"
+        "asyncio.run(serve(SimpleNamespace(state=SimpleNamespace())))\n"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nasyncio.run(second())"],
+        [sys.executable, "-c", f"{code}\nasyncio.run(second())\n{third}\n{served}"],
         env=environment(tmp_path),
         capture_output=True,
         text=True,

@@ -16,9 +16,10 @@ import pytest
 from cli_support import answering, cli, install_model, profile, served, two_clouds
 from jsonschema import Draft202012Validator
 from local_support import smollm2, write_gemma
+from wire_support import answers
 
 from tieredllm.cli.schema_input import read_schema
-from tieredllm.engine.shape import fitted
+from tieredllm.engine.shape import check_schema, fitted
 from tieredllm.errors import FallbackTriggerError, UsageError
 from tieredllm.kinds import ErrorKind
 from tieredllm.local import grammar
@@ -57,12 +58,28 @@ def test_the_short_form_is_a_schema():
         ("{", "is no JSON"),
         ('{"type": "objekt"}', "no JSON Schema: type"),
         ("nowhere.json", "cannot read nowhere.json"),
+        ('{"items": {"$ref": "#/$defs/persn"}, "$defs": {"person": {}}}', "persn leads nowhere"),
+        ('{"$ref": "https://example.org/a.json"}', "a.json leads nowhere"),
     ],
 )
 def test_what_is_no_schema_is_told(given, words):
     """A slip is told before anything is asked."""
     with pytest.raises(UsageError, match=words):
         read_schema(given)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#"}, {"type": "string"}]}}},
+        {"$id": "https://example.org/a", "$ref": "b", "$defs": {"b": {"$id": "b", "title": "B"}}},
+        {"$ref": "#it", "$defs": {"it": {"$anchor": "it"}}},
+        {"properties": {"$ref": {"type": "string"}}, "const": {"$ref": "#/nowhere"}},
+    ],
+)
+def test_a_reference_that_leads_somewhere_is_none_to_refuse(schema):
+    """By pointer, by anchor, by id; what is called `$ref` and is none."""
+    check_schema(schema)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +142,15 @@ def test_what_only_python_reads_is_no_json(constant):
         fitted(f'{{"age": {constant}}}', {"type": "object"})
 
 
+@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"$ref": "#/no"}, {"pattern": "("}])
+def test_a_schema_that_nothing_fits_is_the_requests_own_fault(schema):
+    """A program's, which nobody has checked: no tier is asked for another answer to it."""
+    with pytest.raises(FallbackTriggerError) as caught:
+        fitted('"n"', schema)
+
+    assert (caught.value.kind, caught.value.again) == (ErrorKind.BAD_REQUEST, False)
+
+
 def test_an_answer_that_does_not_fit_gives_way(tmp_path):
     """The next tier's answer that fits is printed, and nothing but it; both are asked for it."""
     with (
@@ -138,6 +164,16 @@ def test_an_answer_that_does_not_fit_gives_way(tmp_path):
     assert (done.returncode, done.stdout) == (0, b'{"name": "Rex", "age": 3}\n')
     assert asked["type"] == "json_schema"
     assert b"secondary" in done.stderr
+
+
+def test_json_that_was_cut_is_told_as_cut(tmp_path):
+    """Where max_tokens left half of the JSON, that is said, and not where its text ends."""
+    with served(answers("openai", '{"name": "Re', reason="length")) as server:
+        used = two_clouds(tmp_path, server.url)
+        done = cli(tmp_path, "-p", used, "ask", "--schema", "name", "a dog")
+
+    assert done.returncode == 1
+    assert b"no JSON: max_tokens was used up before it ended" in done.stderr
 
 
 def test_rules_cannot_answer_it(tmp_path):

@@ -189,19 +189,19 @@ def test_each_error_inside_a_stream(vendor, code, expected):
 
 
 def part_of(vendor, value):
-    """Return in the table's words what an event says."""
+    """Return in the table's words what an event, or a whole answer, says."""
     model = BACKENDS[vendor](
         source(vendor), api_key_env=None, keys={}, http=None, clock=SystemClock()
     )
-    part = model._parse_chunk(next(iter(model._split(value))))
+    parts = [model._parse_chunk(one) for one in model._split(value)]
     found = {
-        "error": part.error is not None,
-        "refusal": bool(part.refusal),
-        "call": part.calls,
-        "thought": part.thought is not None,
-        "text": bool(part.text),
-        "end": part.done,
-        "reason": part.reason is not None,
+        "error": any(part.error is not None for part in parts),
+        "refusal": any(part.refusal for part in parts),
+        "call": any(part.calls for part in parts),
+        "thought": any(part.thought is not None for part in parts),
+        "text": any(part.text for part in parts),
+        "end": any(part.done for part in parts),
+        "reason": any(part.reason is not None for part in parts),
     }
     return next((name for name, is_so in found.items() if is_so), "nothing")
 

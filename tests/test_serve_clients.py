@@ -10,7 +10,8 @@ import openai
 import pytest
 from error_table import ROWS
 from huggingface_hub import InferenceClient
-from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving
+from notify_support import HttpServer
+from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving, wait_until
 from wire_support import (
     STREAM_HEAD,
     Connection,
@@ -196,6 +197,17 @@ def test_a_raw_responses_stream_that_fails_cannot_be_taken_for_whole(tmp_path):
     assert kinds[-1] == "response.failed"
 
 
+def test_a_refusal_in_a_stream_is_told_as_one(tmp_path):
+    """Whoever asks the gateway must not take it for a fault and route around it."""
+    refused = answers("openai", "Well, ", reason="filter")
+    body = WIRES["chat"].body | {"stream": True}
+    with serving(refused, tmp=tmp_path) as served:
+        _, headers, content = served.request("POST", WIRES["chat"].path, body)
+
+    assert b'"code":"content_filter"' in content
+    assert "broken" in headers
+
+
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
 def test_only_codex_sees_a_failed_stream_end_properly(wire, tmp_path):
     """Everybody else takes a proper end for success.
@@ -307,6 +319,20 @@ def test_usage_comes_only_when_asked_for(tmp_path):
     assert counted[-1].usage.total_tokens == 15
 
 
+def test_a_message_begins_with_an_estimate_of_its_prompt(tmp_path):
+    """Some clients look for it there alone; those that read on get what the server has counted."""
+    question = [{"role": "user", "content": "Why is the sky blue? " * 50}]
+    with serving(ONE, tmp=tmp_path) as served, served.anthropic() as claude:
+        counted = claude.messages.count_tokens(model="auto", messages=question).input_tokens
+        with claude.messages.stream(model="auto", max_tokens=9, messages=question) as events:
+            begun = next(one for one in events if one.type == "message_start")
+            first = begun.message.usage.input_tokens
+            last = events.get_final_message().usage
+
+    assert first == counted > 100
+    assert (last.input_tokens, last.output_tokens) == (12, 3)
+
+
 def test_rules_answer_last_and_say_so(tmp_path):
     """When no model answers, the rules do, named in the header and in the text."""
     with serving(ONE, tmp=tmp_path, rules=True, simulate={"t1": "timeout"}, tier=QUICK) as served:
@@ -315,6 +341,27 @@ def test_rules_answer_last_and_say_so(tmp_path):
     assert status == 200
     assert headers["x-tieredllm-tier"] == "rules"
     assert b"no language model answered" in body
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_who_is_to_be_told_is_told(tmp_path, streams):
+    """A fallback notifies, as one of `ask` does; here nobody reads on after the answer."""
+    with HttpServer() as hook:
+        (tmp_path / "config").mkdir()
+        (tmp_path / "config" / "keys.yaml").write_text(f"HOOK: {hook.url}\n")
+        with serving(
+            ONE,
+            tmp=tmp_path,
+            rules=True,
+            simulate={"t1": "connection"},
+            settings={"notifications": {"webhook": {"url_env": "HOOK"}}},
+        ) as served:
+            body = WIRES["chat"].body | {"stream": streams}
+            status, _, _ = served.request("POST", "/v1/chat/completions", body)
+            wait_until(lambda: hook.received)
+
+    assert status == 200
+    assert [message.json["cause"] for message in hook.received] == ["rules answered"]
 
 
 def test_with_require_llm_rules_do_not_answer(tmp_path):

@@ -499,6 +499,8 @@ def test_what_is_not_there_is_a_404_in_the_protocols_words(tmp_path):
 
     assert status == 404
     assert json.loads(plain)["error"]["type"] == "not_found_error"
+    assert "served are /v1/chat/completions, /v1/messages, /v1/responses" in plain.decode()
+    assert "as their base URL" in told.decode()
     assert json.loads(own)["type"] == json.loads(told)["type"] == "error"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
-from serve_support import QUESTION
+from serve_support import ONE, QUESTION, WIRES, serving
 
 from tieredllm.serve.chat import ChatWire
 from tieredllm.serve.messages import MessagesWire
@@ -262,6 +263,73 @@ def test_images_and_documents_are_parts():
     assert {r.prompt.question for r in (in_chat, in_messages, in_responses)} == {"What?"}
 
 
+CSV = base64.b64encode(b"city,degrees").decode()
+
+
+@pytest.mark.parametrize(
+    ("read", "part"),
+    [
+        (
+            chat,
+            {
+                "type": "file",
+                "file": {"file_data": f"data:text/csv;base64,{CSV}", "filename": "a.csv"},
+            },
+        ),
+        (
+            responses,
+            {
+                "type": "input_file",
+                "file_data": f"data:text/csv;base64,{CSV}",
+                "filename": "a.csv",
+            },
+        ),
+        (
+            messages,
+            {
+                "type": "document",
+                "title": "a.csv",
+                "source": {"type": "text", "media_type": "text/plain", "data": "city,degrees"},
+            },
+        ),
+        (
+            messages,
+            {
+                "type": "document",
+                "title": "a.csv",
+                "source": {
+                    "type": "content",
+                    "content": [{"type": "text", "text": "city,degrees"}],
+                },
+            },
+        ),
+    ],
+)
+def test_a_document_that_is_text_is_read_by_every_model(read, part):
+    """It was sent to OpenAI's as a PDF, and refused on Anthropic's wire."""
+    asked = "input_text" if read is responses else "text"
+    turn = {"role": "user", "content": [part, {"type": asked, "text": "Where?"}]}
+    prompt = read(**{"input" if read is responses else "messages": [turn]}).prompt
+
+    assert prompt.question == "[file: a.csv]\ncity,degrees\n\nWhere?"
+    assert prompt.parts == ()
+
+
+@pytest.mark.parametrize("kind", ["application/zip", "text/plain"])
+def test_a_document_that_nobody_can_read_is_refused(kind):
+    """What is called text has to be it; a PDF is known by what it is."""
+    url, pdf = (
+        f"data:{kind};base64,{base64.b64encode(data).decode()}" for data in (b"\xff", b"%PDF-1.7")
+    )
+    with pytest.raises(RefusedError, match="has to be a PDF or text in UTF-8"):
+        chat(messages=[{"role": "user", "content": [{"type": "file", "file": {"file_data": url}}]}])
+    known = chat(
+        messages=[{"role": "user", "content": [{"type": "file", "file": {"file_data": pdf}}]}]
+    )
+
+    assert known.prompt.parts == (Document(media_type="application/pdf", data=b"%PDF-1.7"),)
+
+
 def test_the_callers_tools_are_declared():
     """Functions are; tools of types that only a vendor's server runs are left out."""
     function = {"name": "weather", "description": "d", "parameters": SCHEMA, "strict": True}
@@ -397,8 +465,21 @@ def test_a_call_that_is_required_of_no_declared_tool_is_refused():
         assert free.options.caller_tools == ()
 
 
+@pytest.mark.parametrize(("read", "field"), [(chat, "messages"), (responses, "input")])
+@pytest.mark.parametrize("before", [[], [*QUESTION, {"role": "assistant", "content": "Because."}]])
+def test_a_system_message_at_the_end_is_the_question(read, field, before):
+    """Simple scripts send one and no more, others end a conversation with it; OpenAI's answer."""
+    kind = {"role": "system", "content": "Be kind."}
+    asked = {"role": "developer", "content": "Sum it up."}
+    prompt = read(**{field: [kind, *before, asked]}).prompt
+
+    assert (prompt.system, prompt.question) == ("Be kind.", "Sum it up.")
+    assert len(prompt.history) == len(before)
+    assert read(**{field: [kind, *QUESTION, asked]}).prompt.question == "Why?"
+
+
 def test_a_phase_comes_back_with_its_message():
-    """OpenAI's models want it back; it stands with thoughts before it and after it."""
+    """OpenAI's models want it back; it stands with thoughts before it and after it, and alone."""
     seal = sealed(Seal(kind="encrypted", data='{"type":"reasoning"}', made_by="m"))
     said = {"role": "assistant", "phase": "commentary", "content": "I look."}
     thought = {"type": "reasoning", "encrypted_content": seal}
@@ -408,6 +489,38 @@ def test_a_phase_comes_back_with_its_message():
         turn = responses(input=[*QUESTION, *items, called, result]).prompt.history[1]
 
         assert [one.get("phase") for one in turn.raw] == [one.get("phase") for one in items]
+    assert responses(input=[*QUESTION, said, *QUESTION]).prompt.history[1].phase == "commentary"
+
+
+@pytest.mark.parametrize("place", ["99", "9" * 6000, "٣", "-1", ""])
+def test_a_seal_s_place_is_no_way_to_more_than_was_sent(place):
+    """Whoever sends it; the calls stay those that were sent."""
+    signed = f"m|tieredllm|{place}|tieredllm|c2ln"
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": signed}
+    called = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "c", "content": "1"}
+    turn = messages(
+        messages=[
+            *QUESTION,
+            {"role": "assistant", "content": [thought, called]},
+            {"role": "user", "content": [result]},
+        ]
+    ).prompt.history[1]
+
+    assert [one["type"] for one in turn.raw if one["type"] != "thinking"] == ["tool_use"]
+    assert len(turn.raw) == 2
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+def test_half_a_character_takes_nothing_else_with_it(wire, tmp_path):
+    """Programs that cut texts by UTF-16 units, as JavaScript's do, send the half of an emoji."""
+    body = json.dumps(wire.body).replace(QUESTION[0]["content"], r"Cut: \ud83d… Why?").encode()
+    with serving(ONE, tmp=tmp_path) as served:
+        status, _, _ = served.request("POST", wire.path, body)
+        sent = served.upstreams[0].requests[0].json["messages"]
+
+    assert status == 200
+    assert sent[-1]["content"] == "Cut: \ufffd… Why?"
 
 
 def test_a_refusal_that_comes_back_is_read():
@@ -500,7 +613,12 @@ def test_parameters_are_the_callers_own():
         (
             responses,
             {"input": [{"type": "item_reference", "id": "msg_1"}, *QUESTION]},
-            "send the whole conversation",
+            "send the whole conversation as `input`, and `store: false`",
+        ),
+        (
+            messages,
+            {"thread": {"type": "continue", "previous_message_id": "msg_1"}},
+            "thread: nothing is kept",
         ),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import anthropic
 import pytest
 from pydantic import BaseModel
 from serve_support import FIRST, ONE, QUESTION, SECOND, TWO, WIRES, serving
@@ -141,6 +142,46 @@ def test_calls_of_other_kinds_come_back_as_the_client_knows_them(streams, tmp_pa
     assert patch.input == "*** Begin Patch\n"
 
 
+LONG = "mcp__a_server_with_many_tools__get_failed_pipeline_jobs_from_merge_request_by_"
+
+
+def test_names_that_are_too_long_for_a_vendor_are_shortened_on_the_way(tmp_path):
+    """Anthropic's clients have names of up to 128 characters, OpenAI's servers take 64."""
+    names = [f"{LONG}{end}" for end in ("author", "reviewer")]
+    tools = [{"name": name, "input_schema": SCHEMA} for name in names]
+
+    async def play(connection):
+        sent = connection.received.json
+        if sent["messages"][-1]["role"] == "tool":
+            await connection.send(answers("openai", "Two."))
+            return
+        told = sent["tools"][1]["function"]["name"]
+        made = called("openai", ("call_1", told, {"city": "Ulm"}))
+        await connection.send(
+            stream(*opens("openai"), *made, *ends("openai", "tool"), *closes("openai"))
+        )
+
+    with serving(play, tmp=tmp_path) as served, served.anthropic() as claude:
+        given = {"model": "auto", "max_tokens": 50, "tools": tools}
+        given["tool_choice"] = {"type": "tool", "name": names[1]}
+        call = claude.messages.create(messages=QUESTION, **given).content[0]
+        result = {"type": "tool_result", "tool_use_id": call.id, "content": "2"}
+        messages = [
+            *QUESTION,
+            {"role": "assistant", "content": [call.to_dict()]},
+            {"role": "user", "content": [result]},
+        ]
+        text = claude.messages.create(messages=messages, **given).content[0].text
+        first, second = (one.json for one in served.upstreams[0].requests)
+
+    told = [tool["function"]["name"] for tool in first["tools"]]
+    assert (call.name, text) == (names[1], "Two.")
+    assert len(set(told)) == 2
+    assert max(map(len, told)) == 64
+    assert first["tool_choice"]["function"]["name"] == told[1]
+    assert second["messages"][1]["tool_calls"][0]["function"]["name"] == told[1]
+
+
 def test_tools_that_nobody_can_call_are_named_once(tmp_path):
     """Whoever runs the gateway learns why a client's tool is never called."""
     with serving(ONE, tmp=tmp_path) as served, served.openai() as client:
@@ -221,6 +262,26 @@ def test_a_tier_that_lacks_what_is_needed_is_passed_over(tmp_path):
 
 class Place(BaseModel):
     city: str
+
+
+@pytest.mark.parametrize("wire", ["chat", "responses"])
+def test_any_json_is_asked_for_by_the_word_that_the_server_knows(wire, tmp_path):
+    """DeepSeek's knows `json_object` alone (its words of 2026), LM Studio's `json_schema` alone."""
+    refusal = {"message": "This response_format type is unavailable now"}
+    turns = iter([response(400, {"error": refusal}), *[answers("openai", '{"a": 1}')] * 2])
+
+    async def play(connection):
+        await connection.send(next(turns))
+
+    form = {"type": "json_object"}
+    given = {"response_format": form} if wire == "chat" else {"text": {"format": form}}
+    body = WIRES[wire].body | given | {"stream": False}
+    with serving(play, tmp=tmp_path) as served:
+        statuses = [served.request("POST", WIRES[wire].path, body)[0] for _ in "ab"]
+        sent = [one.json["response_format"]["type"] for one in served.upstreams[0].requests]
+
+    assert statuses == [200, 200]
+    assert sent == ["json_schema", "json_object", "json_object"]
 
 
 @pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
@@ -337,6 +398,18 @@ SIGNED = stream(
         {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}},
         {"type": "input_json_delta", "partial_json": '{"city": "Rome"}'},
     ),
+    *block(
+        3,
+        {"type": "thinking", "thinking": "", "signature": ""},
+        {"type": "thinking_delta", "thinking": "And Ulm?"},
+        {"type": "signature_delta", "signature": "bW9yZQ"},
+    ),
+    *block(4, {"type": "text", "text": ""}, {"type": "text_delta", "text": "Ulm, too."}),
+    *block(
+        5,
+        {"type": "tool_use", "id": "toolu_2", "name": "weather", "input": {}},
+        {"type": "input_json_delta", "partial_json": '{"city": "Ulm"}'},
+    ),
     *ends("anthropic", "tool"),
     *closes("anthropic"),
 )
@@ -344,12 +417,18 @@ AS_SIGNED = [
     {"type": "thinking", "thinking": "Let me see.", "signature": "c2lnbmVk"},
     {"type": "redacted_thinking", "data": "aGlkZGVu"},
     {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Rome"}},
+    {"type": "thinking", "thinking": "And Ulm?", "signature": "bW9yZQ"},
+    {"type": "text", "text": "Ulm, too."},
+    {"type": "tool_use", "id": "toolu_2", "name": "weather", "input": {"city": "Ulm"}},
 ]
 
 
 @pytest.mark.parametrize("how", ["streamed", "complete", "whole", "unstreamed"])
 def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_path):
-    """Byte for byte, by way of the client; another tier is sent the call without them."""
+    """Byte for byte, where they stood, though the client is told calls last.
+
+    Another tier is sent what was said and called without them.
+    """
     message = document("anthropic", None, "tool") | {"content": AS_SIGNED}
     first = response(200, message) if how == "unstreamed" else SIGNED
     turns = iter([first, answers("anthropic", "Sunny."), response(500)])
@@ -371,17 +450,59 @@ def test_signed_thoughts_come_back_to_who_signed_them_and_nobody_else(how, tmp_p
         else:
             with claude.messages.stream(messages=QUESTION, **given) as events:
                 said = events.get_final_message().content
-        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "25 degrees"}
+        results = [
+            {"type": "tool_result", "tool_use_id": f"toolu_{number}", "content": "25 degrees"}
+            for number in (1, 2)
+        ]
         turn = [{"role": "assistant", "content": [one.to_dict() for one in said]}]
-        messages = [*QUESTION, *turn, {"role": "user", "content": [result]}]
+        messages = [*QUESTION, *turn, {"role": "user", "content": results}]
         texts = [claude.messages.create(messages=messages, **given).content[-1].text for _ in "ab"]
         own = served.upstreams[0].requests[1].json["messages"][1]["content"]
         others = served.upstreams[1].requests[0].json["messages"][1]["content"]
 
-    assert [one.type for one in said] == ["thinking", "redacted_thinking", "tool_use"]
+    assert [one.type for one in said] == [
+        "thinking",
+        "redacted_thinking",
+        "thinking",
+        "text",
+        "tool_use",
+        "tool_use",
+    ]
     assert texts == ["Sunny.", "Rainy."]
     assert own == AS_SIGNED
-    assert [(one["type"], one["name"]) for one in others] == [("tool_use", "weather")]
+    assert [one["type"] for one in others] == ["text", "tool_use", "tool_use"]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_runner_of_tools_that_counts_on_the_server_loses_nothing(streamed, tmp_path):
+    """Its SDK sends a thread's new messages alone, until it is told that none is kept."""
+    turns = iter([SIGNED, *[answers("anthropic", "Sunny.")] * 2])
+
+    async def play(connection):
+        await connection.send(next(turns))
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Look up the weather."""
+        return f"25 degrees in {city}"
+
+    with (
+        serving(play, tmp=tmp_path, tier={"provider": "anthropic"}) as served,
+        served.anthropic() as claude,
+    ):
+        runner = claude.beta.messages.tool_runner(
+            model="auto", max_tokens=2000, tools=[weather], messages=QUESTION, stream=streamed
+        )
+        said = runner.until_done().content
+        sent = served.upstreams[0].requests[-1].json
+
+    assert said[-1].text == "Sunny."
+    assert [turn["role"] for turn in sent["messages"]] == ["user", "assistant", "user"]
+    assert [one["content"] for one in sent["messages"][2]["content"]] == [
+        "25 degrees in Rome",
+        "25 degrees in Ulm",
+    ]
+    assert [tool["name"] for tool in sent["tools"]] == ["weather"]
 
 
 def item(index: int, value: dict) -> list[bytes]:
@@ -419,6 +540,8 @@ SPOKEN = {
     "phase": "commentary",
     "content": [{"type": "output_text", "text": "I look.", "annotations": []}],
 }
+MORE_WEATHER = WEATHER | {"id": "fc_2", "call_id": "call_2", "arguments": '{"city":"Ulm"}'}
+OUTPUT = [encrypted(0), SPOKEN, WEATHER, encrypted(3), MORE_WEATHER]
 ENCRYPTED = stream(
     *opens("responses")[:2],
     summed_up(0),
@@ -426,14 +549,12 @@ ENCRYPTED = stream(
     *item(1, SPOKEN)[:1],
     says("responses", "I look."),
     *item(1, SPOKEN)[1:],
-    summed_up(2),
-    *item(2, encrypted(2)),
-    *item(3, WEATHER),
+    *item(2, WEATHER),
+    summed_up(3),
+    *item(3, encrypted(3)),
+    *item(4, MORE_WEATHER),
     event(
-        {
-            "type": "response.completed",
-            "response": responded([encrypted(0), SPOKEN, encrypted(2), WEATHER], None),
-        },
+        {"type": "response.completed", "response": responded(OUTPUT, None)},
         "response.completed",
     ),
 )
@@ -441,11 +562,11 @@ ENCRYPTED = stream(
 
 @pytest.mark.parametrize("how", ["streamed", "complete", "whole", "unstreamed"])
 def test_encrypted_thoughts_come_back_to_who_encrypted_them_and_nobody_else(how, tmp_path):
-    """Each as it was, by way of the client, streamed also in its place; another tier is sent none.
+    """Each as it was and where it stood, though the client is told calls last; so do phases.
 
-    What is not streamed has all thoughts before the words.
+    Another tier is sent no thoughts, but the phases.
     """
-    first = response(200, responded([encrypted(0), SPOKEN, encrypted(2), WEATHER], None))
+    first = response(200, responded(OUTPUT, None))
     turns = iter(
         [
             first if how == "unstreamed" else ENCRYPTED,
@@ -472,23 +593,77 @@ def test_encrypted_thoughts_come_back_to_who_encrypted_them_and_nobody_else(how,
         else:
             with client.responses.stream(input=asked, **given) as events:
                 output = events.get_final_response().output
-        result = {"type": "function_call_output", "call_id": "call_1", "output": "25 degrees"}
-        back = [*asked, *(one.to_dict() for one in output), result]
+        results = [
+            {"type": "function_call_output", "call_id": f"call_{number}", "output": "25 degrees"}
+            for number in (1, 2)
+        ]
+        back = [*asked, *(one.to_dict() for one in output), *results]
         texts = [client.responses.create(input=back, **given).output_text for _ in "ab"]
         own = served.upstreams[0].requests[1].json["input"]
         others = served.upstreams[1].requests[0].json["input"]
 
     assert texts == ["Sunny.", "Rainy."]
-    assert [one for one in own if one.get("type") == "reasoning"] == [encrypted(0), encrypted(2)]
-    if how == "streamed":
-        assert [one.type for one in output] == [
-            "reasoning",
-            "message",
-            "reasoning",
-            "function_call",
-        ]
-        assert own[1] == encrypted(0)
-        assert (own[2]["type"], own[2]["content"][0]["text"]) == ("message", "I look.")
-        assert own[3] == encrypted(2)
-    assert own[-2]["call_id"] == "call_1"
-    assert not [one for one in others if one.get("type") == "reasoning"]
+    assert [one.type for one in output] == [
+        "reasoning",
+        "message",
+        "reasoning",
+        "function_call",
+        "function_call",
+    ]
+    assert output[1].phase == "commentary"
+    assert [own[1], own[4]] == [encrypted(0), encrypted(3)]
+    assert (own[2]["phase"], own[2]["content"][0]["text"]) == ("commentary", "I look.")
+    assert [one.get("call_id") for one in own[3:]] == ["call_1", None, "call_2", "call_1", "call_2"]
+    assert [one.get("type") for one in others[1:4]] == [
+        "message",
+        "function_call",
+        "function_call",
+    ]
+    assert others[1]["phase"] == "commentary"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("how", ["live", "complete"])
+def test_messages_of_two_phases_stay_two(streamed, how, tmp_path):
+    """Whether the client takes thoughts or not; elsewhere they are paragraphs of one."""
+    final = SPOKEN | {
+        "id": "msg_2",
+        "phase": "final_answer",
+        "content": [{"type": "output_text", "text": "Sunny.", "annotations": []}],
+    }
+    spoken = stream(
+        *opens("responses")[:2],
+        *item(0, SPOKEN)[:1],
+        says("responses", "I look."),
+        *item(0, SPOKEN)[1:],
+        *item(1, final)[:1],
+        says("responses", "Sunny."),
+        *item(1, final)[1:],
+        event(
+            {"type": "response.completed", "response": responded([SPOKEN, final], None)},
+            "response.completed",
+        ),
+    )
+    tier = {"api": "responses", "stream": streamed}
+    plays = iter([spoken if streamed else response(200, responded([SPOKEN, final], None))] * 3)
+
+    async def play(connection):
+        await connection.send(next(plays))
+
+    with serving(play, tmp=tmp_path, tier=tier) as served, served.openai() as client:
+        with client.responses.stream(
+            model="auto", input=QUESTION, extra_headers={"x-tieredllm-stream": how}
+        ) as events:
+            begun = [one.item.phase for one in events if one.type == "response.output_item.added"]
+            output = events.get_final_response().output
+        back = [*QUESTION, *(one.to_dict() for one in output), *QUESTION]
+        whole = client.responses.create(model="auto", input=back).output
+        text = client.chat.completions.create(model="auto", messages=QUESTION).choices[0]
+        sent = served.upstreams[0].requests[1].json["input"]
+
+    told = [("commentary", "I look."), ("final_answer", "Sunny.")]
+    assert begun == ["commentary", "final_answer"]
+    assert [(one.phase, one.content[0].text) for one in output] == told
+    assert [(one.phase, one.content[0].text) for one in whole] == told
+    assert text.message.content == "I look.\n\nSunny."
+    assert [(one["phase"], one["content"][0]["text"]) for one in sent[1:3]] == told

@@ -148,10 +148,14 @@ def test_parameters_reach_the_wire(tmp_path):
         (["-o", "temprature", "0"], "no parameter 'temprature': did you mean `temperature`"),
         (["-o", "temperature", "hot"], "-o temperature takes a number from 0 up to 2, not 'hot'"),
         (["-o", "temperature", "9"], "-o temperature takes"),
+        (["-o", "max_tokens", "null"], "-o max_tokens takes a whole number from 1 up to 1000000"),
         (["-o", "seed"], "-o seed takes a whole number"),
         (["-m", "a", "-m", "b"], "a and b cannot both be asked first"),
         (["-m", "nowhere=m"], "no tier 'nowhere'"),
         (["-T", "nothing"], "no stored prompt 'nothing'"),
+        (["--cid", ""], "--cid takes an id or a name"),
+        (["--save", "x", "--schema", "a", "-f", "b"], "--save keeps no -f and no --schema"),
+        (["-p", ""], "the name of the profile is empty"),
         (["--var", "a", "b"], "name it with -T"),
     ],
 )
@@ -245,6 +249,20 @@ def test_stored_prompts_are_listed_shown_edited_and_removed(tmp_path):
     assert b"brief.yaml:1:1: unknown key `sistem`" in edited.stderr
     assert removed.returncode == 0
     assert cli(tmp_path, "prompts", "show", "brief").returncode == 2
+
+
+def test_a_chat_says_that_it_leaves_a_prompts_words_out(tmp_path):
+    """A chat takes system prompt, options, tier and model of a stored prompt, and no template."""
+    cli(tmp_path, "ask", "-s", "Be brief.", "Translate: {input}", "--save", "tr")
+    with served(answering("Ja.")) as server:
+        used = two_clouds(tmp_path, server.url)
+        given = cli(tmp_path, "-p", used, "chat", "-T", "tr", stdin=b"hello\n")
+        taken = cli(tmp_path, "-p", used, "chat", stdin=b"/role tr\nhello\n")
+
+    assert [done.returncode for done in (given, taken)] == [0, 0]
+    for done in (given, taken):
+        assert b"words" in done.stderr
+        assert b"are for `ask`, not used here" in done.stderr
 
 
 def test_a_profile_has_a_system_prompt(tmp_path):

@@ -171,7 +171,10 @@ def test_approvals_are_shown_and_forgotten(home):
     """What was approved for good is listed, and asked about again once it is forgotten."""
     path = home / "home" / "state" / "approvals.json"
     path.parent.mkdir(parents=True)
-    path.write_text('["docs docs__write 1f", "docs * 1f", "python close_ticket t:close_ticket"]')
+    path.write_text(
+        '["docs docs__write 1f", "docs * 1f", "python close_ticket 3a", "My Server * 2e"]'
+    )
+    tools(home, "approvals", "--forget", "My Server")
     _, out, _ = tools(home, "approvals")
     code, listed, _ = tools(home, "approvals", "--forget", "docs__write")
     _, left, _ = tools(home, "approvals", "--json")

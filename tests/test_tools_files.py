@@ -318,6 +318,14 @@ def test_lines_can_be_chosen(root):
     assert used(tool, path="empty") == "(empty is empty.)"
 
 
+def test_lines_are_counted_as_compilers_count_them(root):
+    """Form feeds and Unicode's separators are part of a line, however the lines end."""
+    (root / "page").write_bytes("one\f\r\ntwo\u2028\x85two\rthree".encode())
+
+    told = used(make_read_file(root), path="page", from_line=3)
+    assert told == "[lines 3 to 3 of 3]\nthree"
+
+
 def test_listing(root):
     """A listing has sizes, marks directories, and leaves hidden names out."""
     (root / "link").symlink_to("notes.txt")

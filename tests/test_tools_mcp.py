@@ -252,12 +252,11 @@ def test_a_server_starts_on_first_use_and_once(tmp_path):
     assert box.troubles == ()
 
 
-def test_a_toolbox_serves_one_event_loop_after_the_other(tmp_path):
-    """A loop that ends without closing ends the servers; the next loop starts its own."""
-    box = mcp_toolbox(tmp_path)
+def test_an_event_loop_that_ends_ends_its_servers(tmp_path):
+    """Also where nobody has closed the toolbox; each loop has one of its own."""
 
     async def names():
-        return len(await box.granted("all"))
+        return len(await mcp_toolbox(tmp_path).granted("all"))
 
     for _ in range(2):
         assert asyncio.run(names()) == 8

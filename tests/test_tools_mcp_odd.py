@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,6 +86,16 @@ def test_an_error_of_a_server_is_an_answer(tmp_path):
     assert first.text.split(" of ")[1] == last.text.split(" of ")[1]
     assert last.text.startswith("call 5 of ")
     assert len(lines(tmp_path, "starts")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("dies", "Error: out of memory"), ("quits", "it gave no reason")]
+)
+def test_what_a_server_said_before_a_call_is_not_why_it_ended(tmp_path, name, why):
+    """Only what comes after the call may be the reason; many tell at length that they are ready."""
+    [result] = called(raw_box(tmp_path, "noisy"), name)
+
+    assert result.text.endswith(f"before its answer came, which may have taken effect: {why}")
 
 
 @pytest.mark.parametrize(
@@ -372,6 +383,7 @@ ALL_OF_THEM = "now a_b__get_x a_b__get_y a_b__put a_b_648fa9__get_x a_b_648fa9__
         # By the server's own name, whatever models are told.
         (("a.b", "-a.b__put"), "a_b__get_x a_b__get_y"),
         (("a_b", "-a_b__put"), "a_b_648fa9__get_x"),
+        (("c", "-c__pages/delete", "-c__lö*"), "c__pages_get_52bcd5"),
     ],
 )
 def test_grants_name_tools_servers_and_patterns(tmp_path, grant, granted):
@@ -381,6 +393,8 @@ def test_grants_name_tools_servers_and_patterns(tmp_path, grant, granted):
         return {"command": [sys.executable, str(RAW_SERVER), str(tmp_path), f"only={tools}"]}
 
     servers = {"a.b": server("get_x,get_y,put"), "a_b": server("get_x,put")}
+    if "c" in grant:
+        servers["c"] = server("pages/get,pages/delete,löschen")
     box = Toolbox(declared(builtin=("now",), mcp=servers), cwd=tmp_path, env={})
 
     async def go():
@@ -445,6 +459,93 @@ def test_a_slow_server_may_end_of_the_first_question(tmp_path):
     assert "state" in tools
     assert lines(tmp_path, "heard")[:2] == ["server/discover", "initialize"]
     assert len(lines(tmp_path, "starts")) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is left in a pipe")
+@pytest.mark.parametrize("after_s", [0, 1.2, 3.2], ids=["at once", "soon", "after a while"])
+def test_a_server_that_does_not_start_is_started_once(tmp_path, after_s):
+    """Ending before it has read a question is no answer to the question: it would end again."""
+    script = tmp_path / "server.py"
+    script.write_text(
+        "import sys, time\n"
+        f"open({str(tmp_path / 'starts')!r}, 'a').write('started\\n')\n"
+        f"time.sleep({after_s})\n"
+        "sys.exit('Error: API_KEY is required')\n"
+    )
+    mcp = {"dies": {"command": [sys.executable, str(script)]}}
+    box = Toolbox(declared(mcp=mcp), cwd=tmp_path, env={})
+    listed(box)
+
+    assert box.troubles == ("MCP server dies: Connection closed (Error: API_KEY is required)",)
+    assert lines(tmp_path, "starts") == ["started"]
+
+
+def test_a_server_that_ends_while_it_is_started_is_told(tmp_path, monkeypatch):
+    """On a busy machine it may be gone by the time that its pipes are looked at."""
+    command = ["sh", "-c", "echo started >> starts; echo Error: no >&2"]
+    mcp = {"dies": {"command": command, "cwd": "."}}
+    box = Toolbox(declared(mcp=mcp), cwd=tmp_path, env={"PATH": os.environ["PATH"]})
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        start = loop.subprocess_exec
+
+        async def start_slowly(*args, **kwargs):
+            started = await start(*args, **kwargs)
+            await asyncio.sleep(1)
+            return started
+
+        monkeypatch.setattr(loop, "subprocess_exec", start_slowly)
+        await box.granted("all")
+        await box.aclose()
+
+    asyncio.run(go())
+
+    assert box.troubles == ("MCP server dies: Connection closed (Error: no)",)
+    assert lines(tmp_path, "starts") == ["started"]
+
+
+class Plain:
+    """Something that is of no class of asyncio's."""
+
+    def __init__(self, it):
+        self._it = it
+
+    def __getattr__(self, name):
+        return getattr(self._it, name)
+
+
+class PlainTransport(Plain):
+    """A child's transport as uvloop's is: so are its pipes, and they do not tell their file."""
+
+    def get_pipe_transport(self, fd):
+        pipe = Plain(self._it.get_pipe_transport(fd))
+        pipe.get_extra_info = lambda _: None
+        return pipe
+
+
+def test_a_server_can_be_spoken_to_on_another_loop(tmp_path, monkeypatch):
+    """Transports of no class of asyncio's, such as uvloop's, are written to all the same."""
+    box = raw_box(tmp_path)
+
+    async def go():
+        loop = asyncio.get_running_loop()
+        start = loop.subprocess_exec
+
+        async def start_plainly(*args, **kwargs):
+            transport, protocol = await start(*args, **kwargs)
+            return PlainTransport(transport), protocol
+
+        monkeypatch.setattr(loop, "subprocess_exec", start_plainly)
+        deadline = loop.time() + 10
+        try:
+            return await box.granted("all", deadline=deadline)
+        finally:
+            await box.aclose()
+
+    tools = asyncio.run(go())
+
+    assert "raw__state" in [tool.name for tool in tools]
 
 
 def test_what_a_server_speaks_is_remembered(tmp_path):
@@ -733,7 +834,7 @@ def test_the_line_that_says_why_is_found(said, reason):
     stderr = Stderr()
     stderr.add(said.encode())
 
-    assert stderr.reason == reason
+    assert stderr.reason() == reason
 
 
 @pytest.mark.parametrize(
@@ -839,13 +940,19 @@ class ForgetfulServer:
         headers = dict(it.split(": ", 1) for it in head.split("\r\n")[1:] if ": " in it)
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         self.path = head.split(" ")[1]
-        status, extra, answer = self._answer(
-            head.split(" ")[0], headers.get("mcp-session-id"), json.loads(body or "{}")
-        )
+        session, message = headers.get("mcp-session-id"), json.loads(body or "{}")
+        status, extra, answer = self._answer(head.split(" ")[0], session, message)
         lines = [f"HTTP/1.1 {status} X", *extra, f"Content-Length: {len(answer)}"]
-        writer.write("\r\n".join([*lines, "Connection: close", "", answer]).encode())
-        await writer.drain()
-        writer.close()
+        try:
+            if message.get("method") == "tools/call":
+                await self._work(session, status)
+            writer.write("\r\n".join([*lines, "Connection: close", "", answer]).encode())
+            await writer.drain()
+        finally:
+            writer.close()
+
+    async def _work(self, session, status):
+        """Take the time that a call takes."""
 
     def _answer(self, verb, session, message):
         method, request_id = message.get("method"), message.get("id")
@@ -904,6 +1011,113 @@ def test_a_session_that_a_server_forgot_is_begun_anew(tmp_path, forgotten):
 
     results = asyncio.run(go())
     assert [(it.outcome, it.text) for it in results] == [("ok", "1"), ("ok", "2"), ("ok", "3")]
+
+
+class Replica(ForgetfulServer):
+    """A server of which another one of its kind answers each second call of the first session."""
+
+    def __init__(self):
+        super().__init__((404, [JSON], NO_SESSION % "Session not found"))
+
+    async def _work(self, session, status):
+        await asyncio.sleep(1.0 if (session, status) == ("s1", 200) else 0.0)
+
+
+def test_what_was_under_way_when_a_session_was_forgotten_is_not_run_again(tmp_path):
+    """One call meets a server that does not know the session; another one, which runs, is lost."""
+
+    async def go():
+        served = Replica()
+        server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        box = Toolbox(declared(mcp={"raw": {"url": url}}), cwd=tmp_path, env={})
+
+        async def ask(after_s):
+            await asyncio.sleep(after_s)
+            tools = ToolSession(box, approval=Approval("always"), max_rounds=9)
+            return (await carried_out(tools, call("raw__count")))[0]
+
+        try:
+            await box.granted("all")
+            return await asyncio.gather(ask(0), ask(0.3)), served.calls
+        finally:
+            await box.aclose()
+            server.close()
+
+    (lost, other), calls = asyncio.run(go())
+    assert (lost.outcome, other.outcome) == ("failed", "ok")
+    assert "may have taken effect" in lost.text
+    assert calls == ["s1", "s2"]
+
+
+class FailingServer(ForgetfulServer):
+    """A server whose calls fail with the statuses that they ask for, all at the same moment."""
+
+    def __init__(self, calls):
+        super().__init__(None)
+        self._all_here = asyncio.Barrier(calls)
+
+    async def _work(self, session, status):
+        await self._all_here.wait()
+
+    def _answer(self, verb, session, message):
+        if message.get("method") != "tools/call":
+            return super()._answer(verb, session, message)
+        return message["params"]["arguments"]["status"], [], ""
+
+
+def test_calls_at_once_are_told_their_own_errors(tmp_path):
+    """Of several that fail over HTTP at the same time, each is told what came of it."""
+    statuses = (429, 500, 403, 503)
+
+    async def go():
+        served = FailingServer(len(statuses))
+        server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        box = Toolbox(declared(mcp={"raw": {"url": url, "read_only": ["*"]}}), cwd=tmp_path, env={})
+        tools = ToolSession(box, approval=Approval("always"), max_rounds=9)
+        calls = [call("raw__count", {"status": it}, call_id=str(it)) for it in statuses]
+        try:
+            return await carried_out(tools, *calls)
+        finally:
+            await box.aclose()
+            server.close()
+
+    results = asyncio.run(go())
+    told = [re.search(r"failed: HTTP (\d+) ", it.text) for it in results]
+    assert [found and int(found[1]) for found in told] == [*statuses]
+
+
+class RefusingServer(ForgetfulServer):
+    """A server that refuses a call for an argument of its own that is called session."""
+
+    def _answer(self, verb, session, message):
+        if message.get("method") != "tools/call":
+            return super()._answer(verb, session, message)
+        self.calls.append(session)
+        error = {"code": -32602, "message": "no tmux session 7"}
+        body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error})
+        return 400, [JSON], body
+
+
+def test_an_error_that_is_an_answer_is_none_of_the_session(tmp_path):
+    """A 400 that answers the call by its id was known to the server: the call is not made again."""
+
+    async def go():
+        served = RefusingServer(None)
+        server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        box = Toolbox(declared(mcp={"raw": {"url": url}}), cwd=tmp_path, env={})
+        tools = ToolSession(box, approval=Approval("always"), max_rounds=9)
+        try:
+            return (await carried_out(tools, call("raw__count")))[0], served.calls
+        finally:
+            await box.aclose()
+            server.close()
+
+    result, calls = asyncio.run(go())
+    assert result.text == "the MCP server raw failed: no tmux session 7"
+    assert calls == ["s1"]
 
 
 class LooseServer(ForgetfulServer):

@@ -150,6 +150,7 @@ CALLS = {
     },
     "works": works,
     "dies": lambda: sys.exit("Error: out of memory"),
+    "quits": sys.exit,
 }
 LOOSE = {
     "initialize": {"protocolVersion": "2025-11-25", "capabilities": [], "_meta": "x"},

@@ -168,3 +168,7 @@ if not TYPE_CHECKING:  # or else a name that is not there would have a type: Any
         value = getattr(import_module(f"{__name__}.{home}"), name)
         globals()[name] = value
         return value
+
+    def __dir__() -> list[str]:
+        """List what is exported as well as what is loaded, for who completes names."""
+        return sorted({*globals(), *__all__})

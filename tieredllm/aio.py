@@ -18,10 +18,10 @@ import selectors
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tieredllm.signals import cancelled_by_signals
 
@@ -33,7 +33,7 @@ elif sys.platform == "win32":
 else:
     from asyncio import SelectorEventLoop as _Base
 
-__all__ = ["LoopTimeout", "await_result", "give_way", "in_thread", "run"]
+__all__ = ["LoopTimeout", "PerLoop", "await_result", "give_way", "in_thread", "run"]
 
 T = TypeVar("T")
 
@@ -116,6 +116,47 @@ def run(
         return runner.run(cancelled_by_signals(main))
 
 
+class PerLoop(Generic[T]):
+    """Something that each event loop has for itself, and that is closed before its loop ends.
+
+    A program may call `asyncio.run` for each task, or have a loop in each thread. A loop that ends
+    closes the generators that were begun in it (`loop.shutdown_asyncgens`): one here waits for it.
+
+    Args:
+        make: makes what the running loop has.
+        close: closes it; called once.
+    """
+
+    def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
+        self._make = make
+        self._close = close
+        self._open: dict[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None, None]]] = {}
+
+    async def get(self) -> T:
+        """Return the running loop's."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._open:
+            for ended in [known for known in list(self._open) if known.is_closed()]:
+                self._open.pop(ended, None)
+            value = self._make()
+            closing = self._closing(value)
+            self._open[loop] = value, closing
+            await anext(closing)
+        return self._open[loop][0]
+
+    def release(self, closing: AsyncExitStack) -> None:
+        """Let a stack close the running loop's, if it has one; from now on `get` makes another."""
+        found = self._open.pop(asyncio.get_running_loop(), None)
+        if found is not None:
+            closing.push_async_callback(found[1].aclose)
+
+    async def _closing(self, value: T) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self._close(value)
+
+
 BEAT_S = 0.1
 """How finely a `LoopTimeout` counts, in seconds."""
 
@@ -176,9 +217,14 @@ class LoopTimeout:
             self._beat.cancel()
         self._begin()
 
+    @property
+    def left_s(self) -> float:
+        """What is left of the wait, in seconds."""
+        return self._left_s - self._elapsed_s
+
     def pause(self) -> None:
         """Count nothing until `resume` or `restart`; the clock does not end the wait either."""
-        self._left_s -= self._elapsed_s
+        self._left_s = self.left_s
         self._is_paused = True
 
     def resume(self) -> None:

@@ -8,16 +8,16 @@ import os
 import random
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from tieredllm.aio import run
+from tieredllm.aio import PerLoop, run
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.engine.plan import TierPlan
-from tieredllm.engine.runner import FallbackRun, stream_events
+from tieredllm.engine.runner import Events, FallbackRun
 from tieredllm.errors import Mistake, NoAnswerError, ProfileError, UsageError
 from tieredllm.files import Places, working_directory
 from tieredllm.health.memory import SqliteHealth
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FallbackManager"]
 
+T = TypeVar("T")
 PromptLike = str | Prompt | Sequence[Mapping[str, str]]
 
 LOADED_AHEAD = (
@@ -98,8 +99,9 @@ class FallbackManager:
 
     Raises:
         ProfileError: the profile has mistakes; all of them are reported.
-        UsageError: there is no such profile, no such tier to simulate or to start at, none with a
-            model, or the file of a model to ask is not there.
+        UsageError: there is no such profile, one made in code has a value out of its range, there
+            is no such tier to simulate or to start at, none with a model, or the file of a model
+            to ask is not there.
     """
 
     def __init__(
@@ -139,6 +141,8 @@ class FallbackManager:
             loaded = load(find_profile(named, self.places), self.places)
             profile = loaded.profile
             tool_folders = loaded.tool_folders
+        else:
+            profile = _checked(profile, Profile, "the profile")
         values = msgspec.to_builtins(profile) | {"tiers": [tier.values for tier in profile.tiers]}
         written = hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
         for tier, named in (models or {}).items():
@@ -153,7 +157,8 @@ class FallbackManager:
         _check_rules(profile)
         self.check_tiers(simulate or {})
         self._clock = clock or SystemClock()
-        self._rng = rng or random.Random()  # noqa: S311 - jitter is no secret
+        # Forked processes would all draw the same from a generator that has a state.
+        self._rng = rng or random.SystemRandom()
         self._http = HttpClients(self._clock)
         persist = persist and not self.places.is_nowhere
         self.database = Database(self.places.state_db if persist else None)
@@ -182,14 +187,15 @@ class FallbackManager:
         self._health = self._make_health(eager=one_question)
         self._parameters = SqliteParameters(self.database, self._clock, profile=written)
         self._notifier = self._make_notifier() if persist else None
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._requests = PerLoop(set[Events], self._end_requests)
+        self._deliveries = PerLoop(set[asyncio.Task[None]], self._end_deliveries)
         self._approve_tools = approve_tools
         self._approver = approver
         self._said = said
         self._approval: Approval | None = None
         self._gate = gate
         self._tool_folders = tuple(tool_folders)
-        self._toolbox: Toolbox | None = None
+        self._toolboxes = PerLoop(self._make_toolbox, lambda toolbox: toolbox.aclose())
         if not one_question:
             self._load_ahead()
 
@@ -235,8 +241,8 @@ class FallbackManager:
             controls: what the caller may do while it runs: move on to the next model at once.
 
         Raises:
-            UsageError: the prompt is empty or of no known shape, or no tier has the name to
-                start at.
+            UsageError: the prompt is empty or of no known shape, an option is out of its range or
+                names a tier that is not there, or the manager was closed meanwhile.
         """
         context = context or {}
         chosen = self._chosen(options)
@@ -254,22 +260,30 @@ class FallbackManager:
             parameters=self._parameters,
             clock=self._clock,
             rng=self._rng,
-            tools=self._tooling(),
+            tools=await self._tooling(),
             gate=self._gate,
             controls=controls,
         )
+        requests = await self._requests.get()
         telemetry = Telemetry(at=self._clock.wall(), profile=self.profile.name)
+        events = Events(request)
+        requests.add(events)
+        answer: Answer | None = None
         try:
-            async with aclosing(stream_events(request)) as events:
+            async with aclosing(events):
                 async for event in events:
                     if isinstance(event, Answered):
-                        telemetry.record(event.answer)
+                        answer = event.answer
+                        telemetry.record(answer)
                     yield event
-                    if isinstance(event, Answered):
-                        self._notify(event.answer)
-        except (asyncio.CancelledError, GeneratorExit):
+        except BaseException:
             telemetry.record(request.unanswered(), cancelled=True)
             raise
+        finally:
+            requests.discard(events)
+            # After whoever reads has the answer, and also when they read no further than that.
+            if answer is not None:
+                await self._notify(answer)
 
     async def preview(
         self,
@@ -341,16 +355,7 @@ class FallbackManager:
         if _in_a_loop():
             reason = "ask() is for synchronous code: `await manager.process_with_fallbacks(...)`"
             raise UsageError(reason)
-
-        async def once() -> Answer:
-            try:
-                return await self.process_with_fallbacks(prompt, context, options=options)
-            finally:
-                self._deliver_later()
-                await self._close_tools()
-                await self._http.aclose()
-
-        return run(once())
+        return run(self.process_with_fallbacks(prompt, context, options=options))
 
     def secrets(self) -> list[str]:
         """Return the secrets in use, so that whoever keeps a text can strike them out."""
@@ -436,16 +441,22 @@ class FallbackManager:
         self._parameters.reset()
 
     async def aclose(self) -> None:
-        """Let notifications out, close connections, unload models and close the database."""
-        if self._deliveries:
-            await asyncio.wait(self._deliveries)
-        await self._close_tools()
-        for plan in self.plans:
-            for backend in plan.backends:
-                await backend.aclose()
-        await self._http.aclose()
-        self._health.close()
-        self.database.close()
+        """Let notifications out, close connections, unload models and close the database.
+
+        Requests of this event loop that have no answer yet end with a `UsageError`. A request that
+        is made later opens again what it needs.
+        """
+        async with AsyncExitStack() as closing:
+            # From the last to the first; what comes meanwhile has none of it.
+            closing.callback(self.database.close)
+            closing.callback(self._health.close)
+            self._http.release(closing)
+            for plan in self.plans:
+                for backend in plan.backends:
+                    closing.push_async_callback(backend.aclose)
+            self._toolboxes.release(closing)
+            self._deliveries.release(closing)
+            self._requests.release(closing)
 
     async def __aenter__(self) -> FallbackManager:
         """Return itself."""
@@ -480,40 +491,25 @@ class FallbackManager:
         """Return a request's options, with the profile's where they say nothing.
 
         Raises:
-            UsageError: there is no tier of the name to start at.
+            UsageError: a value is out of its range, or there is no tier of a name.
         """
-        chosen = options or Options()
-        if chosen.start is not None:
-            self.check_tiers([chosen.start])
-        elif self.start is not None:
+        chosen = _checked(options or Options(), Options, "the options of the request")
+        self.check_tiers([name for name in (chosen.start, chosen.max_tier) if name is not None])
+        if chosen.start is None and self.start is not None:
             chosen = msgspec.structs.replace(chosen, start=self.start)
         if chosen.require_llm is not None:
             return chosen
         return msgspec.structs.replace(chosen, require_llm=self.profile.require_llm)
 
-    def _tooling(self) -> ToolLoop | None:
+    async def _tooling(self) -> ToolLoop | None:
         """Make one request's tools; None, and nothing is imported, when no tier has any."""
         if not any(_has_tools(tier, self.profile.tools) for tier in self.profile.tiers):
             return None
         from tieredllm.engine.tool_loop import ToolLoop
         from tieredllm.tools.approval import Approval, RememberedApprovals
         from tieredllm.tools.execute import ToolSession
-        from tieredllm.tools.registry import Toolbox
 
         declared = self.profile.tools
-        if self._toolbox is None:
-            self._toolbox = Toolbox(
-                declared,
-                cwd=working_directory(),
-                env=self._env,
-                lookup=self._around.keys.get,
-                folders=self._tool_folders,
-                private=(self.places.keys_file,),
-                clock=self._clock,
-                cache=self.places.cache,
-                state=self.places.state,
-                said=self._said,
-            )
         approval = self._approval
         if approval is None:
             approval = Approval(
@@ -528,14 +524,28 @@ class FallbackManager:
             self._approval = approval
         approval.begin_request()
         session = ToolSession(
-            self._toolbox, approval=approval, max_rounds=declared.max_rounds, clock=self._clock
+            await self._toolboxes.get(),
+            approval=approval,
+            max_rounds=declared.max_rounds,
+            clock=self._clock,
         )
         return ToolLoop(session)
 
-    async def _close_tools(self) -> None:
-        toolbox, self._toolbox = self._toolbox, None
-        if toolbox is not None:
-            await toolbox.aclose()
+    def _make_toolbox(self) -> Toolbox:
+        from tieredllm.tools.registry import Toolbox
+
+        return Toolbox(
+            self.profile.tools,
+            cwd=working_directory(),
+            env=self._env,
+            lookup=self._around.keys.get,
+            folders=self._tool_folders,
+            private=(self.places.keys_file,),
+            clock=self._clock,
+            cache=self.places.cache,
+            state=self.places.state,
+            said=self._said,
+        )
 
     def _look_up(self, prompt: Prompt, *, newer_than: float) -> CachedAnswer | None:
         """Find the last complete answer to the same request, for the cache tier."""
@@ -574,24 +584,33 @@ class FallbackManager:
         outbox = Outbox(self.database, self._clock)
         return Notifier(channels, self._around.keys, outbox, self._clock, self.profile.name)
 
-    def _notify(self, answer: Answer) -> None:
+    async def _notify(self, answer: Answer) -> None:
         """Tell who is to be told of an answer, beside whatever comes next."""
         if self._notifier is None:
             return
         self._notifier.note(answer)
-        delivery = asyncio.get_running_loop().create_task(self._notifier.deliver())
-        self._deliveries.add(delivery)
-        delivery.add_done_callback(self._deliveries.discard)
+        deliveries = await self._deliveries.get()
+        delivery = asyncio.create_task(self._notifier.deliver())
+        deliveries.add(delivery)
+        delivery.add_done_callback(
+            lambda ended: None if ended.cancelled() else deliveries.discard(ended)
+        )
 
-    def _deliver_later(self) -> None:
-        """Let a thread deliver what this loop, about to end, will not."""
-        if self._notifier is None:
-            return
-        for delivery in self._deliveries:
-            delivery.cancel()
-        self._notifier.save()
+    async def _end_requests(self, requests: set[Events]) -> None:
+        """End what still runs, before it would take what is closed for a backend's failure."""
+        closed = UsageError("the manager was closed before the request had its answer")
+        await asyncio.gather(*(request.break_off(closed) for request in requests))
+
+    async def _end_deliveries(self, deliveries: set[asyncio.Task[None]]) -> None:
+        """Let notifications out; a thread delivers what a loop that ends has broken off."""
+        if deliveries:
+            await asyncio.wait(deliveries)
         notifier = self._notifier
-        threading.Thread(target=lambda: run(notifier.deliver()), daemon=True).start()
+        if notifier is not None and any(delivery.cancelled() for delivery in deliveries):
+            notifier.save()
+            again = threading.Thread(target=lambda: run(notifier.deliver(patient=False)))
+            again.daemon = True
+            again.start()
 
     def check_tiers(self, names: Mapping[str, object] | Sequence[str]) -> None:
         """Make sure that the profile has these tiers.
@@ -653,6 +672,18 @@ def _has_tools(tier: Tier, declared: Tools) -> bool:
     return any_declared and able and tier.tools != "none" and bool(tier.tools)
 
 
+def _checked(given: object, kind: type[T], what: str) -> T:
+    """Return a value whose fields are known to be what they say: at run time a struct takes any.
+
+    Raises:
+        UsageError: one is not.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(given), kind)
+    except (msgspec.ValidationError, TypeError) as exc:
+        raise UsageError(f"{what}: {exc}") from exc
+
+
 def _as_prompt(prompt: PromptLike, system: str | None, usual: str | None = None) -> Prompt:
     """Return a prompt of any shape as one value.
 
@@ -672,6 +703,8 @@ def _as_prompt(prompt: PromptLike, system: str | None, usual: str | None = None)
         except (ValueError, AttributeError, TypeError) as exc:
             reason = f"the prompt is neither a string nor a list of chat messages: {exc}"
             raise UsageError(reason) from exc
+    if not isinstance(system, str | None):
+        raise UsageError(f"the context's system prompt is no string: {type(system).__name__}")
     if system is None and prompt.system is None:
         system = usual
     if system is not None:

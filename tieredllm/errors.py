@@ -150,4 +150,4 @@ class NoAnswerError(TieredLLMError):
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
-        super().__init__(answer.original_error or "no tier answered")
+        super().__init__(answer.original_error or str(answer.error or "no tier answered"))

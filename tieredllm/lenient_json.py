@@ -7,7 +7,16 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["DONE", "NotJsonError", "cleaned", "decode", "decode_all", "encode", "join_halves"]
+__all__ = [
+    "DONE",
+    "NotJsonError",
+    "cleaned",
+    "decode",
+    "decode_all",
+    "decode_sent",
+    "encode",
+    "join_halves",
+]
 
 DONE = object()
 """Stands for `[DONE]`, which ends a stream of OpenAI's and is no JSON."""
@@ -16,6 +25,7 @@ _BETWEEN = re.compile(r"(?:\s|data:)*")
 """What may stand between glued documents."""
 
 
+_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -39,6 +49,23 @@ def decode(text: bytes | str) -> Any:
         if len(values) != 1:
             raise NotJsonError(str(exc)) from exc
         return values[0]
+
+
+def decode_sent(text: bytes | str) -> Any:
+    """Decode a JSON document that a user or a client sent; strictly, but for one thing.
+
+    Half of a UTF-16 pair, left of a text that was cut, becomes U+FFFD: JSON allows it (RFC 8259,
+    section 8.2), and msgspec (0.22) does not.
+
+    Raises:
+        NotJsonError: it is not JSON, or nested too deeply to read.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError) as exc:  # bytes of no UTF-8, too
+        if _ESCAPED.search(text if isinstance(text, str) else text.decode("latin-1")):
+            return cleaned(decode(text))
+        raise NotJsonError(str(exc)) from exc
 
 
 def decode_all(text: bytes | str) -> list[Any]:

@@ -176,6 +176,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: Any = None
     """An assistant's turn in its vendor's own form, for the backend that made it alone: signatures
     in it hold nowhere else."""
+    phase: str | None = None
+    """For an assistant's turn: what OpenAI's models call it; see `Token.phase`."""
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,6 +264,11 @@ class OutputSchema(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool | None = None
     """Whether the vendor is to hold the model to it to the letter; None: where it can."""
 
+    @property
+    def is_json_mode(self) -> bool:
+        """Whether it is OpenAI's `json_object`: any object, as the prompt describes it."""
+        return self.strict is False and self.schema == {"type": "object"}
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What one request asks for besides its prompt."""
@@ -277,8 +284,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     language model is left: the caller waits for their circuits instead."""
     require_llm: bool | None = None
     """Whether the rule engine's answer would be a failure; None: what the profile says."""
-    deadline_s: float | None = None
-    """Overrides the profile's."""
+    deadline_s: Annotated[float, Meta(gt=0)] | None = None
+    """Seconds for the whole request; overrides the profile's."""
     stream: bool | None = None
     """Overrides the tiers' own."""
     params: ParamOverrides = ParamOverrides()
@@ -540,6 +547,9 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
     tier: str
     text: str
+    phase: str | None = None
+    """What the model calls this part of its turn, where it says so: OpenAI's `commentary` or
+    `final_answer`."""
 
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
@@ -551,6 +561,8 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     made_by: str = ""
     """The identity of the backend, which alone is given it back."""
+    calls_before: int = 0
+    """How many of the turn's calls came before it."""
 
 
 class Thought(msgspec.Struct, frozen=True, kw_only=True):

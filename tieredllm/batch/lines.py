@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 from tieredllm.errors import UsageError
+from tieredllm.lenient_json import NotJsonError, decode_sent
 from tieredllm.serve.chat import ChatWire
 from tieredllm.serve.wire import GatewayRequest, RefusedError
 from tieredllm.types import Options, OutputSchema, Prompt
@@ -169,8 +170,8 @@ class Reader:
         if self.form == "text":
             return self._asked(number, None, {"text": text, "input": text, "prompt": text}, text)
         try:
-            value = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError) as exc:
+            value = decode_sent(text)
+        except NotJsonError as exc:
             raise BadLineError(number, f"it is no JSON ({exc})") from exc
         if not isinstance(value, dict):
             raise BadLineError(number, 'it has to be an object, such as {"id": "1", "prompt": "…"}')

@@ -20,6 +20,7 @@ import msgspec
 from tieredllm.batch.lines import BatchLine
 from tieredllm.errors import UsageError
 from tieredllm.serve.chat import ChatWire
+from tieredllm.text import escape_json
 from tieredllm.types import Answer
 
 __all__ = [
@@ -159,7 +160,8 @@ class Output:
         Raises:
             OSError: the disk is full, or what else went wrong.
         """
-        data = self._encoder.encode(record) + b"\n"
+        # One line also for `str.splitlines`, which knows more ends of a line than JSON escapes.
+        data = escape_json(self._encoder.encode(record).decode()).encode() + b"\n"
         try:
             written = os.write(self._descriptor, data)
             while written < len(data):
@@ -336,6 +338,14 @@ class Index:
             "SELECT offset, length FROM records LEFT JOIN lines USING (id)"
             " WHERE lines.id IS NULL OR (ok AND records.hash = lines.hash) ORDER BY offset"
         )
+
+    def count_clashing(self) -> int:
+        """Count the ids under which different lines, or prompts, were answered."""
+        (count,) = self._database.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM records WHERE ok GROUP BY id"
+            " HAVING count(DISTINCT hash) > 1)"
+        ).fetchone()
+        return int(count)
 
     def best(self) -> Iterator[tuple[int, int, int]]:
         """Yield part, offset and length of one record per id, in the input's order.

@@ -234,7 +234,8 @@ async def role(chat: Chat, argument: str) -> None:
         await model(chat, stored.model)
     if stored.tier is not None:
         _start_at(chat, stored.tier)
-    chat.services.show_dim(f"as {argument} from now on")
+    unused = "; its words are for `ask`, not used here" if stored.prompt is not None else ""
+    chat.services.show_dim(f"as {argument} from now on{unused}")
 
 
 async def history(chat: Chat, argument: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from tieredllm.cli.environment import Environment
 
@@ -14,6 +14,9 @@ __all__ = ["ChatApprover", "beside", "terminal_approver"]
 
 SHOWN_CHARACTERS = 2000
 """How much of a call's arguments is shown; nobody reads more before they answer."""
+
+LINE_BYTES = 4096
+"""How long a line is that a terminal takes: MAX_CANON of Linux."""
 
 ABOUT_CHARACTERS = 160
 """How much of a tool's description is shown."""
@@ -31,7 +34,6 @@ def terminal_approver(environment: Environment) -> Approver | None:
         return None
 
     async def ask(question: Question) -> Reply:
-        from tieredllm.aio import in_thread
         from tieredllm.text import one_line
 
         tool, arguments = question.tool, question.arguments
@@ -43,12 +45,40 @@ def terminal_approver(environment: Environment) -> Approver | None:
         if about:
             print(f"  {about}", file=stderr)
         print(*_prompt(question), sep="\n", end=" ", file=stderr, flush=True)
-        answer = await in_thread(stdin.readline)
-        if not answer.endswith("\n"):
-            print(file=stderr)  # Ctrl-D leaves the cursor behind the question
+        answer = ""
+        try:
+            answer = await _typed_line(stdin)
+        finally:
+            if not answer.endswith("\n"):
+                # Ctrl-D and the end of the time leave the cursor behind the question.
+                print(file=stderr, flush=True)
         return _reply(answer.strip().lower(), question)
 
     return ask
+
+
+async def _typed_line(stdin: TextIO) -> str:
+    """Return the next line of a terminal.
+
+    Who stops waiting takes nothing that is typed from whoever reads next, as a thread that hangs in
+    `readline` would.
+    """
+    import asyncio
+    import os
+
+    from tieredllm.aio import in_thread
+
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    try:
+        loop.add_reader(stdin, ready.set)
+    except NotImplementedError:  # on Windows
+        return await in_thread(stdin.readline)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(stdin)
+    return os.read(stdin.fileno(), LINE_BYTES).decode(errors="replace")
 
 
 def _prompt(question: Question) -> list[str]:

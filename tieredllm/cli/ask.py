@@ -25,6 +25,7 @@ from tieredllm.cli.options import (
 if TYPE_CHECKING:
     from typer._click.core import Context
 
+    from tieredllm.client import FallbackManager
     from tieredllm.kinds import ErrorKind
     from tieredllm.prompts.stored import StoredPrompt
     from tieredllm.types import Answer, Prompt
@@ -233,7 +234,7 @@ def _save(environment: Environment, words: list[str], options: AskOptions) -> No
     """Keep what was given as a stored prompt.
 
     Raises:
-        UsageError: nothing was given, or the name is none.
+        UsageError: nothing was given, or what is not kept, or the name is none.
     """
     from tieredllm.errors import UsageError
     from tieredllm.profile.params import read_params
@@ -241,6 +242,16 @@ def _save(environment: Environment, words: list[str], options: AskOptions) -> No
 
     if len(options.model or []) > 1:
         raise UsageError("--save keeps one model: give one -m")
+    others = {
+        "-f": options.file,
+        "-a": options.attach,
+        "--schema": options.shape,
+        "-x": options.extract,
+        "-T": options.template,
+    }
+    unkept = [name for name, given in others.items() if given]
+    if unkept:
+        raise UsageError(f"--save keeps no {' and no '.join(unkept)}: give that when you ask")
     prompt = StoredPrompt(
         system=options.system,
         prompt=" ".join(words) or None,
@@ -374,7 +385,7 @@ def _answer(
                 return ExitCode.OK
             events = manager.stream(prompt, options=request, controls=controls)
             answer = await show(events, view, animated=animated)
-            code = _finish(environment, options, answer)
+            code = _finish(environment, options, answer, setup=_setup(manager, answer))
             if getattr(view, "is_broken", False) and code == ExitCode.OK:
                 environment.warn("tieredllm: stdout holds more than one answer's text: --stream")
                 code = ExitCode.FAILURE
@@ -403,48 +414,49 @@ def _answer(
         view.close()
 
 
-def _finish(environment: Environment, options: AskOptions, answer: Answer) -> int:
+def _setup(manager: FallbackManager, answer: Answer) -> list[str]:
+    """Return what is to be set up, where no language model is."""
+    from tieredllm.render.summary import setup_lines, unconfigured_models
+
+    models = unconfigured_models(answer)
+    gaps = [manager.plans[it.level].backends[it.alternate].missing() for it in models]
+    lacking = [gap for gap in gaps if gap is not None]
+    return setup_lines(lacking) if lacking else []
+
+
+def _finish(
+    environment: Environment, options: AskOptions, answer: Answer, *, setup: list[str]
+) -> int:
     """Print what comes after the answer, and judge it."""
-    from tieredllm.render.summary import (
-        failure_lines,
-        setup_lines,
-        unconfigured_models,
-        usage_line,
-    )
+    from tieredllm.render.summary import failure_lines, usage_line
 
     code = code_of(answer)
     if options.as_json:
         print(_as_json(answer, environment.stdout), file=environment.stdout, flush=True)
-        _say_summary(environment, answer)
+        _say_summary(environment, answer, setup)
         return code
     if answer.error is not None:
         for line in failure_lines(answer):
             environment.warn(line)
-        unconfigured = unconfigured_models(answer)
-        for line in setup_lines(unconfigured) if unconfigured else []:
+        for line in setup:
             environment.say(line)
         return code
     if options.extract:
         code = _extract(environment, answer)
     elif options.shape is not None:
         environment.print(answer.text or "")
-    _say_summary(environment, answer)
+    _say_summary(environment, answer, setup)
     if options.usage:
         environment.warn(usage_line(answer))
     return code
 
 
-def _say_summary(environment: Environment, answer: Answer) -> None:
-    from tieredllm.render.summary import setup_lines, summary_line, unconfigured_models
+def _say_summary(environment: Environment, answer: Answer, setup: list[str]) -> None:
+    from tieredllm.render.summary import summary_line
 
-    unconfigured = unconfigured_models(answer)
-    if unconfigured:
-        for line in setup_lines(unconfigured):
-            environment.say(line)
-        return
     summary = summary_line(answer)
-    if summary is not None:
-        environment.say(summary)
+    for line in setup or ([] if summary is None else [summary]):
+        environment.say(line)
 
 
 def _as_json(answer: Answer, stream: TextIO) -> str:

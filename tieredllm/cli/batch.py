@@ -561,6 +561,12 @@ def merge(
                 yield files[number], offset, length
 
         rewrite(sources(), out)
+        clashing = index.count_clashing()
+    if clashing:
+        environment.warn(
+            f"tieredllm: {pluralize(clashing, 'id')} stood for different lines or prompts: of each "
+            "the latest answer is kept (lines without an id have their number, in every file)"
+        )
     environment.say(f"tieredllm: {pluralize(count, 'line')} in {out}")
 
 

@@ -73,6 +73,10 @@ def chat(*, options: RequestOptions) -> None:
 
         stored = StoredPrompts(environment.places).find(options.template)
         options = options.with_stored(stored)
+        if stored.prompt is not None:
+            environment.say(
+                f"tieredllm: the words of {options.template} are for `ask`, not used here"
+            )
     patience = Patience() if options.deadline_s is None else Patience(total_s=options.deadline_s)
     attachments = read_files(environment, options.file or [], patience=patience)
     parts = read_media(environment, options.attach or [], patience=patience)
@@ -310,10 +314,11 @@ def _opening(chat: Chat, *, resumed: bool, width: int) -> list[str]:
         for backend in plan.backends
         if backend.is_language_model
     ]
-    if models and all(backend.missing() is not None for backend in models):
+    lacking = [gap for backend in models if (gap := backend.missing()) is not None]
+    if models and len(lacking) == len(models):
         from tieredllm.render.summary import setup_lines
 
-        return setup_lines([(backend.provider, backend.model) for backend in models])
+        return setup_lines(lacking)
     plan = chat.usual
     backend = next((b for b in plan.backends if b.missing() is None), plan.backends[0])
     who = " ".join(dict.fromkeys((plan.tier.name, one_line(backend.model))))

@@ -54,7 +54,8 @@ class Environment:
         self.stdin: TextIO | None = stdin if stdin is not None else sys.stdin
         self.stdout: TextIO = stdout or sys.stdout or _nowhere()
         self.stderr: TextIO = cast("TextIO", _Remarks(stderr or sys.stderr or _nowhere()))
-        self.profile_name = profile_name or self.env.get("TIEREDLLM_PROFILE") or None
+        usual = self.env.get("TIEREDLLM_PROFILE") or None
+        self.profile_name = usual if profile_name is None else profile_name
         self.quiet = quiet
         self.verbose = verbose
         self.no_color = no_color

@@ -106,7 +106,8 @@ class GlobalOptions:
     def apply(self) -> None:
         """Take them into the environment, adding to those given before the command."""
         environment = current()
-        environment.profile_name = self.profile or environment.profile_name
+        if self.profile is not None:
+            environment.profile_name = self.profile
         environment.no_color = environment.no_color or self.no_color
         environment.verbose = environment.verbose or self.verbose
         environment.quiet = environment.quiet or self.quiet
@@ -302,6 +303,8 @@ class RequestOptions(GlobalOptions):
         self.request()  # what is wrong with a parameter is said first
         if self.cid is not None and self.continue_last:
             raise UsageError("--cid and --continue exclude each other")
+        if self.cid == "":
+            raise UsageError("--cid takes an id or a name; --continue goes on with the latest")
 
 
 def takes_options(

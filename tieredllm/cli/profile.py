@@ -109,7 +109,7 @@ def show(name: Name = None, *, as_json: Json = False) -> None:
     from tieredllm.profile.load import find_profile, load
 
     environment = current()
-    found = find_profile(name or environment.profile_name, environment.places)
+    found = find_profile(_named(name, environment), environment.places)
     text = dump(load(found, environment.places).profile, environment.keys.origin)
     if as_json:
         import yaml
@@ -129,7 +129,7 @@ def validate(name: Name = None, *, as_json: Json = False) -> None:
     from tieredllm.profile.load import find_profile
 
     environment = current()
-    found = find_profile(name or environment.profile_name, environment.places)
+    found = find_profile(_named(name, environment), environment.places)
     if not _report(found, environment, as_json=as_json):
         raise typer.Exit(ExitCode.USAGE)
 
@@ -140,7 +140,7 @@ def path(name: Name = None) -> None:
     from tieredllm.profile.load import find_profile
 
     environment = current()
-    found = find_profile(name or environment.profile_name, environment.places)
+    found = find_profile(_named(name, environment), environment.places)
     environment.print(str(found.path))
 
 
@@ -156,7 +156,7 @@ def edit(name: Name = None) -> None:
     from tieredllm.profile.load import Found, find_profile
 
     environment = current()
-    found = find_profile(name or environment.profile_name, environment.places)
+    found = find_profile(_named(name, environment), environment.places)
     before = _text_of(found.path)
     if found.origin == "shipped":
         path = environment.places.profiles / found.path.name
@@ -277,6 +277,10 @@ def _text_of(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:
         raise UsageError(f"{path} cannot be read: {exc}") from exc
+
+
+def _named(name: str | None, environment: Environment) -> str | None:
+    return environment.profile_name if name is None else name
 
 
 def _report(

@@ -170,7 +170,7 @@ def approvals(
     as_json: Json = False,
 ) -> None:
     """Show what you have approved for good, or forget it."""
-    from tieredllm.tools.approval import RememberedApprovals
+    from tieredllm.tools.approval import RememberedApprovals, names_of
 
     environment = current()
     kept = RememberedApprovals(environment.places.approvals_file)
@@ -179,7 +179,7 @@ def approvals(
         if not number:
             raise UsageError(f"nothing called {forget} was approved for good")
         return
-    rows = [tuple(entry.split(" ")[:2]) for entry in kept.all()]
+    rows = [tuple(names_of(entry)) for entry in kept.all()]
     if as_json:
         print_json([{"server": server, "tool": tool} for server, tool in rows], environment)
     else:

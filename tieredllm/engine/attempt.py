@@ -157,7 +157,7 @@ class StreamState(msgspec.Struct, kw_only=True):
             text = self.blanks
             self.first_token_at = request.clock.monotonic()
         self.pieces.append(text)
-        return Token(tier=request.tier.name, text=text)
+        return Token(tier=request.tier.name, text=text, phase=chunk.phase)
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,7 +238,8 @@ async def stream_attempt(
                         if request.schema is not None:
                             from tieredllm.engine.shape import fitted
 
-                            state.pieces = [fitted(state.text, request.schema.schema)]
+                            cut = chunk.reason == "length"
+                            state.pieces = [fitted(state.text, request.schema.schema, cut=cut)]
                         return chunk
                     if isinstance(chunk, ToolRequest):
                         if state.first_token_at is None:
@@ -437,6 +438,7 @@ async def _compose_call(
         params=params,
         stream=request.stream,
         connect_timeout_s=tier.connect_timeout_s,
+        idle_timeout_s=tier.idle_timeout_s,
         omit=request.omit,
         request_id=request.request_id,
         tools=fit.declared,

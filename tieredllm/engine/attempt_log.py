@@ -205,6 +205,7 @@ class AttemptLog:
             if attempt.error is not None:
                 return attempt.error
         why = "; ".join(self._last_errors()) or "none is left that may answer"
-        unable = any(it.skip is not None and it.skip.why == "capability" for it in self.attempts)
-        kind = ErrorKind.BAD_REQUEST if unable else ErrorKind.UNEXPECTED
+        skips = {it.skip.why for it in self.attempts if it.skip is not None}
+        kind = ErrorKind.BAD_REQUEST if "capability" in skips else ErrorKind.UNEXPECTED
+        kind = ErrorKind.DEADLINE if "no_time" in skips else kind
         return ErrorInfo(kind=kind, message=f"no tier could be asked: {why}")

@@ -26,7 +26,7 @@ async def hedge(
     Until a token comes, the events of both are emitted as they happen. With its first token, or its
     first call of tools, a side has won: the other is cancelled and has ended before that event goes
     out, so that who has lost runs no tools. A side that ends without a token has lost, and the
-    other goes on alone.
+    other goes on alone; unless what the first came to ends the request: then it is what both do.
 
     Args:
         first: the side that has a head start.
@@ -52,7 +52,11 @@ async def hedge(
         return emit_of_side
 
     async def run(side: int, ask: Callable[[Emit], Awaitable[T | None]]) -> T | None:
-        return await ask(emitting(side))
+        result = await ask(emitting(side))
+        if side == 0 and winner is None and result is not None:
+            for other in tasks[1:]:
+                other.cancel()
+        return result
 
     try:
         async with asyncio.TaskGroup() as group:

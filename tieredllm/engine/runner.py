@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ from tieredllm.types import (
 if TYPE_CHECKING:
     from tieredllm.engine.tool_loop import ToolLoop
 
-__all__ = ["FallbackRun", "stream_events"]
+__all__ = ["Events", "FallbackRun"]
 
 MAX_TOOL_REPAIRS = 4
 """After how many repairs all tools are left out instead of one more."""
@@ -625,33 +625,58 @@ class FallbackRun:
         return self._deadline - asyncio.get_running_loop().time()
 
 
-async def stream_events(request: FallbackRun) -> AsyncGenerator[Event, None]:
-    """Yield what happens to a request, from a task that runs it; the last event is `Answered`.
+class Events:
+    """What happens to a request, from a task that runs it; the last event is `Answered`.
 
-    The task waits while more than `QUEUED_EVENTS` events are unread. Closing the iterator, or
-    cancelling whoever reads, cancels the task and waits for its end.
+    The task waits while more than `QUEUED_EVENTS` events are unread. This is no generator: an event
+    loop that ends closes all of those at once, and one inside another would be closed twice.
 
     Args:
         request: what to run.
     """
-    queue: asyncio.Queue[Event | Exception] = asyncio.Queue(QUEUED_EVENTS)
 
-    async def run() -> None:
+    def __init__(self, request: FallbackRun) -> None:
+        self._request = request
+        self._queue: asyncio.Queue[Event | Exception] = asyncio.Queue(QUEUED_EVENTS)
+        self._is_answered = False
+        self._has_ended = False
+        self._task = asyncio.create_task(self._run())
+
+    def __aiter__(self) -> Events:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Event:
+        """Wait for the next event."""
+        if self._has_ended:
+            await asyncio.wait([self._task])
+            raise StopAsyncIteration
+        event = await self._queue.get()
+        if isinstance(event, Exception):
+            raise event
+        self._has_ended = isinstance(event, Answered)
+        return event
+
+    async def aclose(self) -> None:
+        """Cancel the task and wait for its end."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def break_off(self, reason: Exception) -> None:
+        """End a request that has no answer yet; whoever reads gets the reason."""
+        await self.aclose()
+        if self._is_answered:
+            return
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._queue.put_nowait(reason)
+
+    async def _run(self) -> None:
         try:
-            await request.run(queue.put)
+            await self._request.run(self._emit)
         except Exception as exc:  # noqa: BLE001 - raised to whoever reads
-            await queue.put(exc)
+            await self._queue.put(exc)
 
-    task = asyncio.create_task(run())
-    try:
-        while True:
-            event = await queue.get()
-            if isinstance(event, Exception):
-                raise event
-            yield event
-            if isinstance(event, Answered):
-                await task
-                return
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+    async def _emit(self, event: Event) -> None:
+        await self._queue.put(event)
+        self._is_answered = isinstance(event, Answered)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from tieredllm.errors import FallbackTriggerError, UsageError
 from tieredllm.kinds import ErrorKind
 from tieredllm.text import one_line
 from tieredllm.tools.schema import multiple_of
+
+if TYPE_CHECKING:
+    from referencing import Resource
 
 __all__ = ["check_schema", "fitted"]
 
@@ -20,10 +24,10 @@ SHOWN = 200
 
 
 def check_schema(schema: dict[str, Any]) -> None:
-    """Make sure that a schema is one.
+    """Make sure that a schema is one, and that its references lead somewhere within it.
 
     Raises:
-        UsageError: it is not, or jsonschema is not installed.
+        UsageError: it is not, or one does not: no answer would ever fit.
     """
     from jsonschema import SchemaError
     from jsonschema.validators import validator_for
@@ -33,18 +37,40 @@ def check_schema(schema: dict[str, Any]) -> None:
     except SchemaError as exc:
         where = "/".join(map(str, exc.absolute_path)) or "the schema"
         raise UsageError(f"no JSON Schema: {where}: {one_line(exc.message, SHOWN)}") from exc
+    from referencing import Registry, Resource
+    from referencing.jsonschema import DRAFT202012, UnknownDialect
+
+    with suppress(UnknownDialect):
+        root = Resource.from_contents(schema, default_specification=DRAFT202012)
+        _check_references(root, Registry().resolver_with_root(root))
 
 
-def fitted(text: str, schema: dict[str, Any]) -> str:
+def _check_references(part: Resource[Any], resolver: Any) -> None:
+    """Follow the references of a schema and of those in it, with referencing's own resolver."""
+    from referencing.exceptions import Unresolvable
+
+    reference = part.contents.get("$ref") if isinstance(part.contents, dict) else None
+    if isinstance(reference, str):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            reason = f"no JSON Schema: {one_line(reference, SHOWN)} leads nowhere within it"
+            raise UsageError(reason) from None
+    for inner in part.subresources():
+        _check_references(inner, resolver.in_subresource(inner))
+
+
+def fitted(text: str, schema: dict[str, Any], *, cut: bool = False) -> str:
     """Return the JSON that an answer is, without anything around it.
 
     Args:
         text: the answer.
         schema: what it has to fit. References to other documents are not followed.
+        cut: whether the answer ended at a limit of tokens.
 
     Raises:
-        FallbackTriggerError: it is no JSON, or does not fit; that says nothing about the health of
-            whoever gave it.
+        FallbackTriggerError: it is no JSON, or does not fit, or none would (`bad_request`); that
+            says nothing about the health of whoever gave it.
     """
     from jsonschema.exceptions import best_match
     from jsonschema.validators import extend, validator_for
@@ -56,12 +82,14 @@ def fitted(text: str, schema: dict[str, Any]) -> str:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as exc:
-        raise _misfit(f"the answer is no JSON: {exc}") from exc
+        why = "max_tokens was used up before it ended; allow more of them" if cut else str(exc)
+        raise _misfit(f"the answer is no JSON: {why}") from exc
     try:
         kind = extend(validator_for(schema), {"multipleOf": multiple_of})
         wrong = best_match(kind(schema, registry=Registry()).iter_errors(value))
     except Exception as exc:  # a reference that leads nowhere, a pattern that cannot be read
-        raise _misfit(f"the answer cannot be held to the schema: {exc}") from exc
+        reason = one_line(f"no answer can be held to the schema: {exc}", SHOWN)
+        raise FallbackTriggerError(ErrorKind.BAD_REQUEST, reason, again=False) from exc
     if wrong is not None:
         where = "/".join(map(str, wrong.absolute_path))
         at = f"{where}: " if where else ""

@@ -23,6 +23,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -169,23 +170,28 @@ class FleetHealth:
         self._host = _digest(host)
         self._connect = connect
         self._eager = eager
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._idle = threading.Event()
-        self._writes: deque[Callable[[Store], Any]] = deque(maxlen=MAX_WRITES)
         self._names: dict[str, str] = {}
         """The backends that were asked about, and the hash of each."""
         self._hints: dict[str, _Hint] = {}
         self._read_at = float("-inf")
         self._asked_at = float("-inf")
+        self._is_told = False
+        self.begin()
+        _ALL.add(self)
+
+    def begin(self) -> None:
+        """Begin without a thread, a right or anything to tell, as a forked child has to."""
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._idle = threading.Event()
+        self._writes: deque[Callable[[Store], Any]] = deque(maxlen=MAX_WRITES)
         self._wanted: set[str] = set()
         """Those that a request would probe."""
         self._leases: dict[str, tuple[str, float]] = {}
         """The right to probe, where this process has it: the token, and until when."""
         self._probing: dict[str, str] = {}
-        self._closed = False
-        self._is_told = False
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
 
     # For requests: nothing here waits.
 
@@ -245,20 +251,25 @@ class FleetHealth:
                 self._close_circuit(name, "")
 
     def close(self) -> None:
-        """Let what was learnt out, but not for long, and stop."""
+        """Let what was learnt out, but not for long, and stop; what comes later begins again."""
         self._own.close()
-        if self._thread is None:
+        if not self._is_running:
             return
         with self._lock:
-            for identity, (token, _) in self._leases.items():
-                self._give_back(identity, token)
+            leases, self._leases = self._leases, {}
+        for identity, (token, _) in leases.items():
+            self._give_back(identity, token)
         deadline = time.monotonic() + FLUSH_S
         while self._writes and not self._is_told and time.monotonic() < deadline:
             self._idle.clear()
             self._wake.set()
             self._idle.wait(max(0.0, deadline - time.monotonic()))
-        self._closed = True
+        self._ended.set()
         self._wake.set()
+
+    @property
+    def _is_running(self) -> bool:
+        return self._thread is not None and not self._ended.is_set()
 
     def _is_fresh(self, now: float) -> bool:
         return now - self._read_at <= FRESH_S
@@ -313,15 +324,22 @@ class FleetHealth:
         self._wake.set()
 
     def _start(self) -> None:
-        if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._run, name="shared health", daemon=True)
+        with self._lock:
+            if self._is_running:
+                return
+            former, self._ended = self._thread, threading.Event()
+            self._thread = threading.Thread(
+                target=self._run, args=(self._ended, former), name="shared health", daemon=True
+            )
             self._thread.start()
 
     # On the thread.
 
-    def _run(self) -> None:
+    def _run(self, ended: threading.Event, former: threading.Thread | None) -> None:
+        if former is not None:
+            former.join()  # it may be in the middle of a write
         store: Store | None = None
-        while not self._closed:
+        while not ended.is_set():
             try:
                 if store is None:
                     store = self._connect()
@@ -381,6 +399,18 @@ class FleetHealth:
         if store is not None:
             with contextlib.suppress(Exception):  # it is gone either way
                 store.close()
+
+
+_ALL: weakref.WeakSet[FleetHealth] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for health in list(_ALL):
+        health.begin()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def connect(url: str) -> Store:

@@ -367,5 +367,5 @@ def _continue(client: httpx.Client, found: HubFile, part: Path, progress: Progre
 
 def _start(response: Any) -> int:
     """Return where a partial answer starts (RFC 9110, section 14.4)."""
-    found = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+    found = re.match(r"bytes (\d{1,15})-", response.headers.get("content-range", ""))
     return int(found.group(1)) if found else 2**63

@@ -174,9 +174,10 @@ class LlamaRunner:
                 self._ended.set_result(None)
 
     async def aclose(self) -> None:
-        """Stop whatever is going on, free the model and wait for that."""
+        """Stop whatever is going on, free the model and wait for that; a forked child has none."""
         self.close()
-        await await_result(self._ended)
+        if os.getpid() == self._process:
+            await await_result(self._ended)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread to end after `close`; False when it has not."""

@@ -116,19 +116,20 @@ class Notifier:
         except Exception:  # noqa: BLE001 - a notification may never fail an answer
             return False
 
-    async def deliver(self, within_s: float = 2.0) -> None:
+    async def deliver(self, within_s: float = 2.0, *, patient: bool = True) -> None:
         """Send what is due, all at the same time; what does not arrive stays for a later run.
 
         Never raises. Where the outbox cannot be used, what was noted is sent without it.
 
         Args:
             within_s: seconds until the end, whatever the channels do.
+            patient: whether what waits for another try is left waiting.
         """
         if not self._ranks:
             return
         # Whatever it is: a notification may never fail an answer.
         with contextlib.suppress(Exception):
-            await self._deliver(within_s, patient=True)
+            await self._deliver(within_s, patient=patient)
 
     async def flush(self, within_s: float = 10.0) -> list[Delivery]:
         """Send now what waits for another try, too; what the interval holds back stays.

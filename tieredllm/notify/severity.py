@@ -7,7 +7,8 @@ How the contract's four levels map onto profiles of any shape:
 - low: level 1 answered.
 - Always high: a quota or a rejected key in any tier, for neither passes by itself. A tier that is
   set aside because of one counts like one that has just met it.
-- Nothing: the first tier answered, or the one the request was told to start at.
+- Nothing: the first tier answered, or the one the request was told to start at, or a model before
+  which no other is configured.
 """
 
 from __future__ import annotations
@@ -68,10 +69,11 @@ def _by_level(answer: Answer) -> Severity | None:
     if answer.error is not None or level is None:
         return "high"
     # A request may be told at which tier to start: then nothing has given way to that one.
-    if level == 0 or not any(attempt.level < level for attempt in answer.attempts):
-        return None
+    before = [attempt for attempt in answer.attempts if attempt.level < level]
     if answer.provider in NO_MODEL:
-        return "high"
+        return "high" if before else None
+    if all(attempt.is_unconfigured for attempt in before):
+        return None
     return "medium" if answer.provider == "llama_cpp" or level > 1 else "low"
 
 

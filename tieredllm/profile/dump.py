@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import yaml
 from msgspec import UNSET
 
+from tieredllm.profile.mcp_file import NAMED, SECRET_NAME
 from tieredllm.profile.schema import BASE_URLS, KEY_VARIABLES, BackendSettings, Profile, Tier
 from tieredllm.redaction import HIDDEN, mask_text
 
@@ -137,7 +138,25 @@ def _mask(value: Any, *, secret: bool = False) -> Any:
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_mask(item, secret=secret) for item in value]
+        return _mask_words(value, secret=secret)
     if isinstance(value, str):
         return HIDDEN if secret else mask_text(value)
     return value
+
+
+def _mask_words(words: Sequence[Any], *, secret: bool) -> list[Any]:
+    """Mask a list, and in it what is given by name: `--api-key x`, `TOKEN=x`, `Name: x`."""
+    shown: list[Any] = []
+    option = ""
+    for word in words:
+        named = NAMED.match(word) if isinstance(word, str) else None
+        is_option = isinstance(word, str) and word.startswith("-")
+        if isinstance(word, str) and "${" in word:
+            shown.append(word)
+        elif named is not None and SECRET_NAME.search(named["name"]):
+            shown.append(f"{named['name']}{named['between']}{HIDDEN}")
+        else:
+            given = SECRET_NAME.search(option) is not None and not is_option
+            shown.append(_mask(word, secret=secret or given))
+        option = word if is_option and named is None else ""
+    return shown

@@ -103,8 +103,11 @@ def find_profile(name_or_path: str | None, places: Places) -> Found:
     """Find a profile; see `load_profile`.
 
     A bare name is never a path: what lies in the working directory is not trusted unless it is
-    named with a separator or the ending `.yaml` or `.yml`.
+    named with a separator or the ending `.yaml` or `.yml`. An empty one is that of a variable that
+    is not set, and no wish for another profile.
     """
+    if name_or_path == "":
+        raise UsageError("the name of the profile is empty: give one, or leave it out")
     chosen = None if name_or_path else profile_in_use(places)
     wanted = name_or_path or chosen or DEFAULT
     hint = "; `tieredllm profile use NAME` chose it, and chooses another" if chosen else ""

@@ -26,7 +26,7 @@ from tieredllm.profile.semantics import path_at
 from tieredllm.profile.yaml_reader import MAX_BYTES, parse_yaml
 from tieredllm.redaction import looks_like_key, mask_url
 
-__all__ = ["as_settings", "read_servers", "with_servers_of_files"]
+__all__ = ["NAMED", "SECRET_NAME", "as_settings", "read_servers", "with_servers_of_files"]
 
 _LISTS = ("mcpServers", "servers", "context_servers")
 """Where programs keep their servers: Claude Code, Cursor, Gemini CLI and most others; VS Code
@@ -191,7 +191,7 @@ def _arguments_without_secrets(
     found = []
     option = ""
     for value in given:
-        named = _NAMED.match(value) if isinstance(value, str) else None
+        named = NAMED.match(value) if isinstance(value, str) else None
         if named is not None:
             secret = _without_secret(server, named["name"], named["value"], variables)
             found.append(f"{named['name']}{named['between']}{secret}")
@@ -203,7 +203,7 @@ def _arguments_without_secrets(
     return found
 
 
-_NAMED = re.compile(r"(?P<name>-*[A-Za-z][\w-]*)(?P<between>=|: )(?P<value>.+)$", re.DOTALL)
+NAMED = re.compile(r"(?P<name>-*[A-Za-z][\w-]*)(?P<between>=|: )(?P<value>.+)$", re.DOTALL)
 """An argument that names what it gives: an option, or a header."""
 
 
@@ -211,7 +211,7 @@ def _without_secret(server: str, name: str, value: Any, variables: dict[str, Non
     if not isinstance(value, str) or "${" in value:
         return value
     known = looks_like_key(value) or ("://" in value and mask_url(value) != value)
-    if not (_SECRET_NAME.search(name) or known):
+    if not (SECRET_NAME.search(name) or known):
         return value
     if name.lower() == "authorization":
         scheme, _, secret = value.rpartition(" ")
@@ -223,7 +223,7 @@ def _without_secret(server: str, name: str, value: Any, variables: dict[str, Non
     return f"${{{variable}}}"
 
 
-_SECRET_NAME = re.compile(r"(?i)token|secret|password|passwd|api_?-?key|authorization|credential")
+SECRET_NAME = re.compile(r"(?i)token|secret|password|passwd|api_?-?key|authorization|credential")
 
 
 def _server(node: Node) -> Node:

@@ -46,7 +46,9 @@ def read_params(pairs: Sequence[tuple[str, str]], option: str = "-o") -> ParamOv
             raise UsageError(f"{option}: no parameter {name!r}: {hint}")
         value: Any = [*values.get(name, []), text] if name == "stop" else text
         try:
-            msgspec.convert({name: value}, ParamOverrides, strict=False)
+            read = getattr(msgspec.convert({name: value}, ParamOverrides, strict=False), name)
+            if read is None:  # of `null`, which would say nothing
+                raise msgspec.ValidationError
         except msgspec.ValidationError as exc:
             takes = describe(_fields()[name]).removesuffix(" or null").removesuffix(",")
             raise UsageError(f"{option} {name} takes {takes}, not {text!r}") from exc

@@ -8,6 +8,7 @@ read fails the attempt: nothing lost is ever called whole.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
@@ -34,6 +35,7 @@ from tieredllm.thoughts import HeldStart, Split, ThoughtSplitter
 from tieredllm.types import Seal, ToolCall, Usage
 
 __all__ = [
+    "APART",
     "DRAIN_S",
     "ENDINGS",
     "Ending",
@@ -116,6 +118,9 @@ _STEMS: tuple[tuple[re.Pattern[str], Ending], ...] = (
 completion; earendil-works/pi#2313), Cohere's `ERROR_TOXIC`, `ERROR_LIMIT` and `TIMEOUT`, watsonx'
 `time_limit`. One that says none of it means a good end where the protocol has ended properly."""
 
+APART = "\n\n"
+"""Stands between the messages of one answer: they are paragraphs of its text."""
+
 TAIL_S = 0.5
 """How long usage and the end marker are waited for after the finish reason of an answer.
 
@@ -142,6 +147,9 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Reasoning; empty where only the fact of it is told."""
     seal: Seal | None = None
     """What signs it."""
+    phase: str | None = None
+    """What the text from here on, a message of its own, is called; empty where it is nothing. See
+    `Token.phase`."""
     choice: int = 0
     """Which of several answers this is a part of."""
     is_whole: bool = False
@@ -159,12 +167,18 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     done: bool = False
     """Whether the vendor's own end marker came."""
+    is_last: bool = False
+    """Whether nothing follows, as gateways say by OpenAI's marker on every wire."""
     calls: bool = False
     """Whether it carries a piece of a tool call."""
+    has_call: bool = False
+    """Whether a call stands here, which thoughts may follow."""
     candidates: bool = True
     """Whether there was any answer in it, be it an empty one."""
     stray: Any = None
     """An event, or its text, that is none of the protocol's."""
+    begins: str | None = None
+    """The id of the answer, where it begins."""
 
 
 class ResponseAccumulator:
@@ -178,6 +192,8 @@ class ResponseAccumulator:
         held: holds a text back that probably begins with thoughts; None where it does not.
         status: the HTTP status it all came with.
         whole: whether the answer came as one document and not as a stream.
+        ends_with_done: whether `[DONE]` is the protocol's end, and so one without a reason.
+        idle_s: how long a silence in the middle of the answer may last.
         cut_at: the number of tokens at which an answer is cut, where its end does not say so. One
             with more was not cut there: the server goes by another limit, or by none.
     """
@@ -192,6 +208,8 @@ class ResponseAccumulator:
         held: HeldStart | None = None,
         status: int = 200,
         whole: bool = False,
+        ends_with_done: bool = True,
+        idle_s: float = math.inf,
         cut_at: int | None = None,
     ) -> None:
         self._ended = False
@@ -213,6 +231,8 @@ class ResponseAccumulator:
         self._presentable = presentable
         self._status = status
         self._whole = whole
+        self.ends_with_done = ends_with_done
+        self._idle_s = idle_s
         self._cut_at = cut_at
         self._calls = calls
         self._refusal = ""
@@ -224,12 +244,19 @@ class ResponseAccumulator:
         self._prompt_tokens: int | None = None
         self._completion_tokens: int | None = None
         self._model: str | None = None
+        self._name: str | None = None
+        self._thinks = False
+        """Whether a thought came as one."""
         self._stray: Any = None
         """What came last and is no part of the answer."""
         self.began = False
         """Whether output has begun: text was given out, or a call came."""
         self._spoke = False
         self._at_rest = False
+        self._phase: str | None = None
+        self._is_apart = False
+        """Whether the next text is of another message than the one before."""
+        self._calls_before = 0
 
     @property
     def tail_s(self) -> float | None:
@@ -239,7 +266,7 @@ class ResponseAccumulator:
         """
         if self._reason is None or self._is_late:
             return None
-        return TAIL_S if self._at_rest else LONG_TAIL_S
+        return TAIL_S if self._at_rest else min(LONG_TAIL_S, self._idle_s / 2)
 
     @property
     def complete(self) -> bool:
@@ -277,7 +304,7 @@ class ResponseAccumulator:
             FallbackTriggerError: the part carries an error, before any finish reason.
         """
         if part.text and self._is_next_word(part, part.text):
-            return (Delta(part.text),)
+            return (Delta(part.text, self._phase),)
         if part.error is not None and not self.complete:
             raise self.broken(self._classify(part.error))
         if self._choice is None:
@@ -296,6 +323,7 @@ class ResponseAccumulator:
             self._is_late = True
         if text or part.thought or part.reason:
             self._is_stale = part.reason is None
+        self._note_beginning(part.begins)
         self._note(part)
         said: list[Said] = []
         if part.thought is not None:
@@ -309,12 +337,31 @@ class ResponseAccumulator:
             self._at_rest = self.began and not text
         return said
 
+    def _note_beginning(self, name: str | None) -> None:
+        """Take note which answer begins, if any does.
+
+        Gateways that ask again begin another one in the midst of the stream (vercel/ai#18331), and
+        some tell of the same one twice (BerriAI/litellm#32478, maximhq/bifrost#4556).
+
+        Raises:
+            FallbackTriggerError: something of another answer came before.
+        """
+        if name is None:
+            return
+        if name != self._name and (self.began or self._thinks):
+            message = "another answer began in the middle of this one"
+            raise self.broken(self._error(ErrorKind.MALFORMED_RESPONSE, message))
+        self._name = name
+
     def _take_thought(self, thought: str, seal: Seal | None, said: list[Said]) -> None:
         """Take a thought that came as one: none is to be looked for in the text."""
         self._splitter.skip_block()
+        self._thinks = True
         if self._held is not None:
             held, self._held = self._held.end(), None
             self._say(self._splitter.feed(held), said)
+        if seal is not None:
+            seal = msgspec.structs.replace(seal, calls_before=self._calls_before)
         said.append(ThoughtDelta(self._thought_halves.join(thought), seal))
 
     def _take_text(self, text: str, said: list[Said]) -> None:
@@ -334,6 +381,7 @@ class ResponseAccumulator:
             not self._spoke
             or self._reason is not None
             or self._stray is not None
+            or self._is_apart
             or self._text_calls is not None
             or part.reason is not None
             or part.thought is not None
@@ -385,7 +433,9 @@ class ResponseAccumulator:
     def _pass_on(self, text: str, said: list[Said]) -> None:
         if not text.isspace():
             self.began = self._spoke = True
-        said.append(Delta(text))
+        if self._is_apart:
+            text, self._is_apart = APART + text, False
+        said.append(Delta(text, self._phase))
 
     def broken(self, error: FallbackTriggerError) -> FallbackTriggerError:
         """Return the error that a failure in the middle of the answer amounts to."""
@@ -417,6 +467,8 @@ class ResponseAccumulator:
         if ending == "denied":
             raise self._error(ErrorKind.PERMISSION, f"the answer ended with {self._reason!r}")
         calls = self._calls.complete() if self._calls is not None else ()
+        if self._calls is not None and self._calls.is_broken and ending != "length":
+            raise self._error(ErrorKind.MALFORMED_RESPONSE, self._no_call())
         written: tuple[ToolCall, ...] = ()
         if not calls and self._text_calls is not None:
             written = self._text_calls.complete()
@@ -450,6 +502,10 @@ class ResponseAccumulator:
             self._refusal += part.refusal
         self._blocked = self._blocked or part.blocked
         self._called = self._called or part.calls
+        self._calls_before += part.has_call
+        if part.phase is not None:
+            self._phase = part.phase or None
+            self._is_apart = self._spoke
         # A gateway's own "stop" takes nothing back of what the server behind it has said.
         if self._is_late or _says_no_more(self._reason) or not _says_no_more(part.reason):
             self._reason = part.reason or self._reason
@@ -638,12 +694,19 @@ async def stream_chunks(
     """
     async with aclosing(events):
         is_done = False
-        while not is_done and (event := await _next(events, answer)) is not None:
+        left_s: float | None = None
+        while not is_done:
+            tail_s = answer.tail_s
+            # What goes on after the reason, be it heartbeats, does not put the end off.
+            left_s = tail_s if tail_s is None or left_s is None else min(tail_s, left_s)
+            event, left_s = await _next(events, answer, left_s)
+            if event is None:
+                break
             for number, part in enumerate(_parts(event, answer, parse), 1):
                 await give_way(number)
                 for chunk in answer.take(part):
                     yield chunk
-                if part.done:
+                if part.done or part.is_last:
                     is_done = True
                     break
         for chunk in answer.flush():
@@ -653,27 +716,32 @@ async def stream_chunks(
             await _drain(events)
 
 
-async def _next(events: AsyncGenerator[Event, None], answer: ResponseAccumulator) -> Event | None:
-    """Wait for the next event; once the answer is complete, no failure counts any more."""
+async def _next(
+    events: AsyncGenerator[Event, None], answer: ResponseAccumulator, tail_s: float | None
+) -> tuple[Event | None, float | None]:
+    """Return the next event, and what is left then of the time for what may follow an answer.
+
+    Once the answer is complete, no failure counts any more.
+    """
     try:
-        tail_s = answer.tail_s
         if tail_s is None:  # the way of every token
             event = await anext(events, None)
         else:
-            async with LoopTimeout(tail_s):
+            async with LoopTimeout(tail_s) as timer:
                 event = await anext(events, None)
+            tail_s = timer.left_s
     except TimeoutError:
-        return None
+        return None, None
     except FallbackTriggerError as exc:
         if answer.complete:
-            return None
+            return None, None
         error = answer.broken(exc)
         if error is exc:
             raise
         raise error from exc
     if event is None:
         answer.end()
-    return event
+    return event, tail_s
 
 
 def _parts(
@@ -697,7 +765,7 @@ def _parts(
         values = values[0]
     for value in values:
         if value is DONE:
-            yield Part(done=True, candidates=False)
+            yield Part(done=answer.ends_with_done, is_last=True, candidates=False)
         elif is_error:
             yield Part(error=value or data)
         elif isinstance(value, dict):

@@ -107,7 +107,7 @@ class AnthropicBackend(CloudBackend):
         if effort is not None and "effort" not in call.omit:
             output["effort"] = effort
         if call.schema is not None:
-            output["format"] = {"type": "json_schema", "schema": call.schema.schema}
+            output["format"] = {"type": "json_schema", "schema": _enforceable(call.schema.schema)}
         return {
             "temperature": temperature,
             "top_p": top_p,
@@ -130,18 +130,12 @@ class AnthropicBackend(CloudBackend):
         return AnthropicToolCalls()
 
     def _split(self, value: dict[str, Any]) -> Iterable[dict[str, Any]]:
-        """Return a whole message as its thoughts, each with what seals it, and the rest."""
+        """Return a whole message as its blocks, each as it would be streamed, and the rest."""
         content = value.get("content")
         if get_str(value, "type") not in ("message", None) or not isinstance(content, list):
             return (value,)
-        found: list[dict[str, Any]] = []
-        rest: list[Any] = []
-        for block in content:
-            if get_path(block, "type") in _THOUGHT_BLOCKS:
-                found.append({"type": "content_block_start", "content_block": block})
-            else:
-                rest.append(block)
-        return [*found, {**value, "content": rest}]
+        blocks = ({"type": "content_block_start", "content_block": block} for block in content)
+        return [*blocks, {**value, "content": []}]
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
         kind = get_str(value, "type")
@@ -154,6 +148,7 @@ class AnthropicBackend(CloudBackend):
         explanation = get_str(message, "stop_details", "explanation") or get_str(
             delta, "stop_details", "explanation"
         )
+        is_call = get_str(value, "content_block", "type") == "tool_use"
         return Part(
             text=_text(kind, value, delta),
             thought=_thought(kind, value, delta),
@@ -164,9 +159,11 @@ class AnthropicBackend(CloudBackend):
             prompt_tokens=_prompt_tokens(usage),
             completion_tokens=get_count(usage, "output_tokens"),
             model=get_str(message, "model"),
-            calls=_has_call(kind, value, delta),
+            calls=is_call or _kind_of(delta) == "input_json_delta",
+            has_call=is_call,
             done=kind == "message_stop",
             candidates=kind == "message" or isinstance(get_path(value, "content"), list),
+            begins=get_str(message, "id") if kind == "message_start" else None,
         )
 
 
@@ -179,6 +176,44 @@ def _output_words(output: dict[str, Any]) -> dict[str, str]:
         words |= dict.fromkeys(("output_config.format", "output_format", "json_schema"), "schema")
         words["output_config"] = "schema"
     return words
+
+
+_UNENFORCED = frozenset(
+    {
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+        *("minLength", "maxLength", "maxItems", "uniqueItems", "minProperties", "maxProperties"),
+    }
+)
+"""Keywords that a schema is refused for (its guide to structured outputs, laravel/ai#715)."""
+_COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "if", "not", "patternProperties"})
+"""Keywords that may have more to say of an object's properties."""
+
+
+def _enforceable(schema: Any) -> Any:
+    """Return a schema as Claude can be held to it; the answer is held to the whole one later.
+
+    "For 'object' type, 'additionalProperties' must be explicitly set to false"
+    (veryfront/veryfront-code#3918): an object whose properties are all named is closed. One that
+    may have others stays as it is, for the server to refuse: closed, a map could hold nothing.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    held = {key: it for key, it in schema.items() if key not in _UNENFORCED}
+    if "oneOf" in held and "anyOf" not in held:
+        held["anyOf"] = held.pop("oneOf")
+    named = held.get("properties") or {}
+    for key, it in held.items():
+        if key in ("properties", "$defs", "definitions") and isinstance(it, dict):
+            held[key] = {name: _enforceable(inner) for name, inner in it.items()}
+        elif key == "items":
+            held[key] = _enforceable(it)
+        elif key == "anyOf" and isinstance(it, list) and not named:
+            held[key] = [_enforceable(inner) for inner in it]
+    if held.get("minItems", 0) > 1:
+        held["minItems"] = 1
+    if named and not _COMBINING & held.keys() and set(held.get("required", ())) <= set(named):
+        held.setdefault("additionalProperties", False)
+    return held
 
 
 def _choice(choice: ToolChoice) -> dict[str, Any] | None:
@@ -232,15 +267,6 @@ def _seal(kind: str | None, value: dict[str, Any], delta: Any) -> Seal | None:
         return Seal(kind="redacted", data=hidden) if hidden else None
     signature = get_str(block, "signature") if get_path(block, "type") == "thinking" else None
     return Seal(kind="signature", data=signature) if signature else None
-
-
-def _has_call(kind: str | None, value: dict[str, Any], delta: Any) -> bool:
-    if kind == "content_block_delta":
-        return _kind_of(delta) == "input_json_delta"
-    if kind == "content_block_start":
-        return get_str(value, "content_block", "type") == "tool_use"
-    content = get_path(value, "content")
-    return isinstance(content, list) and any(get_path(it, "type") == "tool_use" for it in content)
 
 
 def _prompt_tokens(usage: Any) -> int | None:
@@ -319,6 +345,9 @@ class AnthropicToolCalls:
             ]
             self._complete = with_unique_ids(calls)
         return self._complete
+
+    is_broken = False
+    """Each piece belongs to a call that has begun."""
 
     def raw(self) -> Any:
         """Return the blocks as they came: thoughts carry signatures that hold for them as they are.
@@ -405,7 +434,7 @@ def _content(turn: Message, *, own: bool) -> str | list[dict[str, Any]]:
         }
         return [result | ({"is_error": True} if turn.is_error else {})]
     if turn.calls:
-        return turn.raw if own and turn.raw else _rebuilt(turn)
+        return [*map(_told, turn.raw)] if own and turn.raw else _rebuilt(turn)
     return [*parts, *_blocks(turn.content)] if parts else turn.content
 
 
@@ -430,6 +459,11 @@ def _part(part: MessagePart) -> dict[str, Any]:
         return {"type": "image", "source": source}
     title = {"title": part.name} if part.name else {}
     return {"type": "document", "source": source} | title
+
+
+def _told(block: dict[str, Any]) -> dict[str, Any]:
+    is_call = block.get("type") == "tool_use"
+    return block | {"name": safe_name(get_str(block, "name") or "")} if is_call else block
 
 
 def _rebuilt(turn: Message) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ chunks yield nothing here, so waiting for the next `Delta` is waiting for a toke
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
@@ -77,6 +78,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     params: Params
     stream: bool = True
     connect_timeout_s: float
+    idle_timeout_s: float = math.inf
+    """How long a silence may last once tokens flow."""
     omit: frozenset[str] = frozenset()
     """Wire names of request parameters this model is known to reject."""
     request_id: str
@@ -100,6 +103,8 @@ class Delta(msgspec.Struct, frozen=True):
     """Carry a piece of answer text; never empty."""
 
     text: str
+    phase: str | None = None
+    """See `Token.phase`."""
 
 
 class ThoughtDelta(msgspec.Struct, frozen=True):
@@ -168,6 +173,10 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     """For instance `OPENAI_API_KEY is not set`."""
     fix: str
     """One thing to do about it."""
+    variable: str | None = None
+    """The variable that is not set, where that is what it lacks."""
+    model: str | None = None
+    """The model of the catalog that is to be pulled, where that is what it lacks."""
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ from tieredllm.providers.http import HttpClients, Reply, Request
 from tieredllm.providers.json_path import find_error, get_path, get_str
 from tieredllm.providers.request_info import RequestInfo, host_of
 from tieredllm.providers.text_calls import TextCalls
-from tieredllm.providers.tool_calls import ToolCallCollector
+from tieredllm.providers.tool_calls import ToolCallCollector, told_name
 from tieredllm.providers.tool_schema import adapt_tools, rules_of
 from tieredllm.thoughts import HeldStart
 from tieredllm.types import Message, Prompt, ToolDeclaration
@@ -143,6 +143,8 @@ class CloudBackend(ABC):
     """The key of a chunk's list of answers, where a model may give several side by side."""
     added_path: ClassVar[str] = ""
     """What a base URL is often copied with although it is added."""
+    ends_with_done: ClassVar[bool] = False
+    """Whether `[DONE]` ends a stream of this protocol."""
     wire: ClassVar[str] = ""
     """Tells a protocol from the provider's first one."""
 
@@ -187,7 +189,9 @@ class CloudBackend(ABC):
             return None
         name = names[0]
         return Missing(
-            what=f"{name} is not set", fix=f"export {name}=… or `tieredllm keys set {name}`"
+            what=f"{name} is not set",
+            fix=f"export {name}=… or `tieredllm keys set {name}`",
+            variable=name,
         )
 
     async def token_counter(self) -> TokenCounter:
@@ -208,8 +212,11 @@ class CloudBackend(ABC):
             FallbackTriggerError: for every failure.
         """
         adapted = adapt_tools(call.tools, rules_of(self.provider))
-        rejected_as = {tool.name: tool.rejected_as for tool in call.tools}
-        call = msgspec.structs.replace(call, tools=adapted.tools)
+        rejected_as = {told_name(tool.name): tool.rejected_as for tool in call.tools}
+        choice = call.tool_choice
+        if choice.name is not None:
+            choice = msgspec.structs.replace(choice, name=told_name(choice.name))
+        call = msgspec.structs.replace(call, tools=adapted.tools, tool_choice=choice)
         may_call = bool(call.tools) and call.tool_choice.mode != "none"
         calls = self._collect_calls(call.tools) if may_call else None
 
@@ -372,6 +379,8 @@ class CloudBackend(ABC):
             calls=calls,
             text_calls=TextCalls(call.tools) if call.tools else None,
             held=HeldStart() if self._opens_thoughts and not whole else None,
+            ends_with_done=self.ends_with_done,
+            idle_s=call.idle_timeout_s,
             cut_at=self._untold_limit(call),
             status=reply.status,
             whole=whole,
@@ -572,21 +581,22 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _joined(said: list[Said]) -> list[Said]:
-    """Return what a document says: its thoughts, those that are sealed apart, then its text."""
-    thoughts = [ThoughtDelta("")]
-    text = ""
+def _joined(said: list[Said]) -> list[Delta | ThoughtDelta]:
+    """Return what a document says: thoughts, apart where they are sealed, and texts by phase."""
+    joined: list[Delta | ThoughtDelta] = []
     for chunk in said:
+        last = joined[-1] if joined else None
         if isinstance(chunk, Retraction):
-            thoughts.append(ThoughtDelta(text))
-            text = ""
-        elif isinstance(chunk, ThoughtDelta):
-            before = thoughts.pop() if thoughts[-1].seal is None else ThoughtDelta("")
-            thoughts.append(ThoughtDelta(before.text + chunk.text, chunk.seal))
+            joined = [ThoughtDelta(it.text) if isinstance(it, Delta) else it for it in joined]
         elif isinstance(chunk, Delta):
-            text += chunk.text
-    joined: list[Said] = [it for it in thoughts if it.text or it.seal is not None]
-    return [*joined, Delta(text)] if text else joined
+            is_more = isinstance(last, Delta) and last.phase == chunk.phase
+            before = joined.pop().text if is_more else ""
+            joined.append(Delta(before + chunk.text, chunk.phase))
+        elif isinstance(chunk, ThoughtDelta) and (chunk.text or chunk.seal is not None):
+            is_more = isinstance(last, ThoughtDelta) and last.seal is None
+            before = joined.pop().text if is_more else ""
+            joined.append(ThoughtDelta(before + chunk.text, chunk.seal))
+    return joined
 
 
 _WELL = ProbeResult(ok=True, latency_ms=0.0)

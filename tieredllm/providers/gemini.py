@@ -249,6 +249,9 @@ class GeminiToolCalls:
             ]
         )
 
+    is_broken = False
+    """Each piece belongs to a call that has begun."""
+
     def raw(self) -> Any:
         """Return the parts as they came: their signatures hold for them in this order."""
         return cleaned(self._parts)

@@ -7,17 +7,15 @@ asked for as it is, and counted as it comes. Every exception leaves as a `Fallba
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 import msgspec
 
-from tieredllm.aio import LoopTimeout, give_way
+from tieredllm.aio import LoopTimeout, PerLoop, give_way
 from tieredllm.clock import Clock, SystemClock
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
@@ -27,7 +25,6 @@ from tieredllm.proxies import proxy_for
 from tieredllm.version import __version__
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
     from ssl import SSLContext
 
     import httpx
@@ -54,7 +51,7 @@ MAX_STREAM_BYTES = 64 * 1024 * 1024
 """The longest stream: a token's chunk has some 300 bytes, so this is 200,000 tokens."""
 
 MAX_BODY_PARTS = 200_000
-"""The most objects and lists in one body: an empty one has 3 bytes of JSON, and 64 of memory."""
+"""The most objects and lists in a body or event: an empty one has 3 bytes of JSON, 64 of memory."""
 
 ERROR_BODY_S = 2.0
 """How long an error body may take; what has come by then is enough to classify it."""
@@ -132,8 +129,8 @@ async def _sent(transport: httpx.AsyncHTTPTransport, request: Request) -> httpx.
 class HttpClients:
     """The connections that the backends of one manager share.
 
-    They belong to an event loop each; those of a loop that is gone are forgotten. The certificates
-    are loaded (some 30 ms) for the first `https://`.
+    They belong to an event loop each, and are closed before it ends. The certificates are loaded
+    (some 30 ms) for the first `https://`.
 
     Args:
         clock: what an HTTP date in `Retry-After` is held against.
@@ -141,15 +138,18 @@ class HttpClients:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._pools: WeakKeyDictionary[AbstractEventLoop, ConnectionPool] = WeakKeyDictionary()
+        self._pools = PerLoop(self._pool, lambda pool: pool.aclose())
         self._contexts: dict[bool, SSLContext] = {}
         self._has_system_authorities = False
 
     async def aclose(self) -> None:
         """Close the running loop's connections; a later request opens new ones."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await pool.aclose()
+        async with AsyncExitStack() as closing:
+            self.release(closing)
+
+    def release(self, closing: AsyncExitStack) -> None:
+        """Let a stack close them; from now on a request opens new ones."""
+        self._pools.release(closing)
 
     @asynccontextmanager
     async def send(self, request: Request, info: RequestInfo) -> AsyncIterator[Reply]:
@@ -166,7 +166,7 @@ class HttpClients:
                 web page.
         """
         try:
-            pool = self._pool()
+            pool = await self._pools.get()
             proxy = proxy_for(request.url)
             via = None
             if proxy is not None:
@@ -239,14 +239,10 @@ class HttpClients:
         return True
 
     def _pool(self) -> ConnectionPool:
-        loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is None:
-            spare_httpx_its_command_line()
-            from tieredllm.providers.connections import ConnectionPool
+        spare_httpx_its_command_line()
+        from tieredllm.providers.connections import ConnectionPool
 
-            pool = self._pools[loop] = ConnectionPool(self._transport)
-        return pool
+        return ConnectionPool(self._transport)
 
     def _transport(self, url: str, proxy: str | None) -> httpx.AsyncHTTPTransport:
         import httpx
@@ -358,12 +354,14 @@ class Reply:
                 for event in decoder.feed(chunk):
                     self._taken += 1
                     await give_way(self._taken)
+                    self._check_parts(event.data)
                     yield event
                 chunk = await self._next()
                 size += len(chunk or b"")
                 if size > MAX_STREAM_BYTES:
                     raise self._too_much(f"is longer than {MAX_STREAM_BYTES} bytes")
             for event in decoder.flush():
+                self._check_parts(event.data)
                 yield event
         except EventTooLongError as exc:
             raise FallbackTriggerError(
@@ -393,8 +391,7 @@ class Reply:
                 ) from exc
             raise
         body = b"".join(parts)
-        if body.count(b"{") + body.count(b"[") > MAX_BODY_PARTS:
-            raise self._too_much(f"has more than {MAX_BODY_PARTS} parts")
+        self._check_parts(body.decode("latin-1"))
         return body
 
     async def error_body(self) -> bytes:
@@ -426,6 +423,10 @@ class Reply:
             ),
             status=self.status,
         )
+
+    def _check_parts(self, text: str) -> None:
+        if len(text) > MAX_BODY_PARTS < text.count("{") + text.count("["):
+            raise self._too_much(f"has more than {MAX_BODY_PARTS} parts")
 
     def _too_much(self, what: str) -> FallbackTriggerError:
         message = f"what {self._info.host} sends {what}, which no answer has"

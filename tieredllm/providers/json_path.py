@@ -56,6 +56,8 @@ def content_text(content: Any) -> str | None:
     """
     if isinstance(content, str):
         return content
+    if isinstance(content, dict) and content.keys().isdisjoint(("type", "text")):
+        return None if content else ""
     texts = [_part_text(part) for part in (content if isinstance(content, list) else [content])]
     return None if None in texts else "".join(text for text in texts if text)
 
@@ -98,15 +100,15 @@ def find_error(value: Any) -> Any:
         return None
     own = value.get("error")
     for found in (own, get_path(value, "choices", 0, "error")):
-        if found and not (isinstance(found, dict) and not any(found.values())):
+        if not all(map(_is_well, found.values() if isinstance(found, dict) else [found])):
             return value if found is own else {"error": found}
     if value.get("type") == "error" or value.get("object") in ("error", "Error"):
         return value
-    if "type" in value or any(map(value.get, _ANSWERS)):
-        return None
     if code := get_count(value, "base_resp", "status_code"):
         message = get_str(value, "base_resp", "status_msg") or ""
         return {"error": {"message": message, "code": f"minimax_{code}"}}
+    if "type" in value or any(map(value.get, _ANSWERS)):
+        return None
     return value if _is_envelope(value) else None
 
 
@@ -114,6 +116,11 @@ _ANSWERS = ("choices", "candidates", "content", "output", "data", "models")
 """What an answer, a piece of one or a list of models is in, over each wire."""
 
 _GOOD_CODES = frozenset({0, 200, "0", "200", "ok", "OK", "success", ""})
+
+
+def _is_well(said: Any) -> bool:
+    """Whether a part of an error, such as some servers send with every answer, says nothing."""
+    return not said or (isinstance(said, int | str) and said in _GOOD_CODES)
 
 
 def _is_envelope(value: dict[str, Any]) -> bool:

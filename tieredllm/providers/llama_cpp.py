@@ -56,9 +56,9 @@ Key = tuple[Path, FileState, int, Path | None, int, bool, int | None, int | None
 class _AbsentError(FallbackTriggerError):
     """There is no file to load: the backend is not configured."""
 
-    def __init__(self, what: str, *, fix: str) -> None:
+    def __init__(self, what: str, *, fix: str, model: str | None = None) -> None:
         super().__init__(ErrorKind.MODEL_UNAVAILABLE, f"{what}: {fix}")
-        self.missing = Missing(what=what, fix=fix)
+        self.missing = Missing(what=what, fix=fix, model=model)
 
 
 class LlamaCppBackend:
@@ -288,10 +288,9 @@ class LlamaCppBackend:
             if self._found.owner == "catalog":
                 what = f"{self._model} is not on this machine"
                 fix = f"run `tieredllm models pull {self._model}`"
-            else:
-                what, fix = f"{path} does not exist", "check the path"
-                self._found = None  # it may come to lie somewhere else
-            raise _AbsentError(what, fix=fix) from exc
+                raise _AbsentError(what, fix=fix, model=self._model) from exc
+            self._found = None  # it may come to lie somewhere else
+            raise _AbsentError(f"{path} does not exist", fix="check the path") from exc
 
     def _runner(self) -> LlamaRunner:
         """Return the runner of the file as it is now.

@@ -74,6 +74,7 @@ class OpenAIBackend(CloudBackend):
     own_host = "api.openai.com"
     models_path = "/models"
     several = "choices"
+    ends_with_done = True
 
     @property
     def capabilities(self) -> Capabilities:
@@ -101,7 +102,7 @@ class OpenAIBackend(CloudBackend):
             "stop": list(params.stop) or None,
             "seed": params.seed,
             "reasoning_effort": params.reasoning_effort,
-            "response_format": _format(call.schema),
+            "response_format": _format(call.schema, call.omit),
             "tools": declared(call.tools) or None,
             "tool_choice": _choice(call.tool_choice) if call.tools else None,
             "parallel_tool_calls": call.tool_choice.parallel if call.tools else None,
@@ -126,7 +127,7 @@ class OpenAIBackend(CloudBackend):
                 **{name: name for name in options},
                 **({"stream": "stream"} if stream else {}),
                 **({} if wants_reasoning else {REASONING: REASONING}),
-                **(dict.fromkeys(_SCHEMA_WORDS, "schema") if call.schema else {}),
+                **(_schema_words(call.schema, call.omit) if call.schema else {}),
                 # "`tool calling` is not supported with this model" (Groq)
                 **(dict.fromkeys(_TOOL_WORDS, "tools") if "tools" in options else {}),
             },
@@ -155,8 +156,8 @@ class OpenAIBackend(CloudBackend):
             return word
         choices, choice = value.get("choices"), get_path(value, "choices", 0)
         of_choice: dict[str, Any] = choice if isinstance(choice, dict) else {}
-        delta = of_choice.get("delta")
-        said = delta or of_choice.get("message")
+        delta, message = of_choice.get("delta"), of_choice.get("message")
+        said = delta or message
         usage = (
             value.get("usage")
             or get_path(value, "x_groq", "usage")
@@ -164,16 +165,19 @@ class OpenAIBackend(CloudBackend):
         )
         words: dict[str, Any] = said if isinstance(said, dict) else {}
         content = words.get("content")
+        # MiniMax's last chunk has the whole message (A3S-Lab/Code#1), Perplexity's each.
+        is_whole = said is not delta
+        if not content and (whole := get_path(message, "content")):
+            content, is_whole = whole, True
         number = of_choice.get("index")
         is_word = isinstance(content, str) and words.keys() <= _WORD
         return Part(
-            text=_text(choices, of_choice, said),
+            text=_text(choices, of_choice, said, content),
             thought=None if is_word else _thought(said, content),
             choice=number if isinstance(number, int) else 0,
-            # MiniMax's last chunk has the whole message (A3S-Lab/Code#1).
-            is_whole=said is not delta,
+            is_whole=is_whole,
             refusal=get_str(said, "refusal") or "",
-            reason=_reason(of_choice) if of_choice.get("finish_reason") else None,
+            reason=_reason(of_choice),
             calls=not is_word and _has_call(value),
             error=find_error(value),
             prompt_tokens=get_count(usage, "prompt_tokens") if usage else None,
@@ -258,13 +262,13 @@ def _thought(said: Any, content: Any) -> str | None:
     return "".join(found) if found else None
 
 
-def _text(choices: Any, choice: dict[str, Any], said: Any) -> str | None:
+def _text(choices: Any, choice: dict[str, Any], said: Any, content: Any) -> str | None:
     """Return a chunk's text; None where something stands in its place."""
     if choices and not (isinstance(choices, list) and isinstance(choices[0], dict | None)):
         return None
     if said is None:
         return content_text(choice.get("text"))
-    return content_text(said.get("content") if isinstance(said, dict) else [said])
+    return content_text(content if isinstance(said, dict) else [said])
 
 
 def _detail_text(detail: Any) -> str:
@@ -273,7 +277,8 @@ def _detail_text(detail: Any) -> str:
 
 def _reason(choice: Any) -> str | None:
     """Return a finish reason; gateways keep the upstream's own beside one that they made up."""
-    reason = get_path(choice, "finish_reason")
+    # Google's compatible server has had both, the first of them null (jakobdylanc/llmcord#84).
+    reason = get_path(choice, "finish_reason") or get_path(choice, "finishReason")
     if isinstance(reason, dict):
         reason = get_str(reason, "type")
     if not isinstance(reason, str) or reason in ("", "null"):  # seen as a text on every chunk
@@ -402,6 +407,11 @@ class OpenAIToolCalls:
         return with_unique_ids(
             [ToolCall(id=call.id, name=call.name, arguments=call.text) for call in self._named()]
         )
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a call came to arguments and never to a name (QwenLM/qwen-code#6754)."""
+        return any(call.arguments and not call.name for call in self._calls)
 
     def raw(self) -> Any:
         """Return what only this server understands: its thoughts, and an extra for each call."""
@@ -557,9 +567,21 @@ def _file(document: Document) -> dict[str, str]:
     return {"filename": document.name or "document.pdf", "file_data": data}
 
 
-def _format(schema: OutputSchema | None) -> dict[str, Any] | None:
+def _schema_words(schema: OutputSchema, omit: frozenset[str]) -> dict[str, str]:
+    """Return the words for a schema; JSON mode has another form, which is tried then.
+
+    DeepSeek's server knows `json_object` alone (UKGovernmentBEIS/inspect_ai#4916), LM Studio's
+    `json_schema` alone (lmstudio-ai/lmstudio-bug-tracker#189).
+    """
+    has_other = schema.is_json_mode and "json_schema" not in omit
+    return dict.fromkeys(_SCHEMA_WORDS, "json_schema" if has_other else "schema")
+
+
+def _format(schema: OutputSchema | None, omit: frozenset[str]) -> dict[str, Any] | None:
     if schema is None:
         return None
+    if schema.is_json_mode and "json_schema" in omit:
+        return {"type": "json_object"}
     strict = {} if schema.strict is None else {"strict": schema.strict}
     described = {"name": schema.name, "schema": schema.schema} | strict
     return {"type": "json_schema", "json_schema": described}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 from functools import cached_property
+from itertools import islice
 from typing import Any, ClassVar
 
 import msgspec
@@ -41,12 +42,13 @@ from tieredllm.types import (
     ToolDeclaration,
 )
 
-__all__ = ["ResponsesBackend", "ResponsesToolCalls"]
+__all__ = ["CALL", "ResponsesBackend", "ResponsesToolCalls", "said"]
 
 MIN_OUTPUT_TOKENS = 16
 """OpenAI's own host refuses a lower limit: `integer_below_min_value` (earendil-works/pi#6265)."""
 
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
+_ITEM_DONE = "response.output_item.done"
 _CALL_PIECES = ("response.function_call_arguments.delta", "response.function_call_arguments.done")
 
 _SCHEMA_WORDS = ("json_schema", "format", "text")
@@ -54,11 +56,15 @@ _THOUGHT_PIECES = ("response.reasoning_summary_text.delta", "response.reasoning_
 _THOUGHT_KEYS = ("type", "id", "summary", "encrypted_content")
 """What of a reasoning item goes back (`response_reasoning_item_param`)."""
 
+CALL: dict[str, Any] = {"type": "function_call"}
+"""Stands in a turn's own form for the next of its calls; those that none stands for come last."""
+
 
 class ResponsesBackend(OpenAIBackend):
     """A model at OpenAI, or at a server that speaks its Responses API."""
 
     wire: ClassVar[str] = "responses"
+    ends_with_done = False
 
     def answer(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Make one attempt; over chat completions where only they can do what is asked for.
@@ -105,6 +111,8 @@ class ResponsesBackend(OpenAIBackend):
             "include": ["reasoning.encrypted_content"] if thinks and call.tools else None,
         }
         options = given(options, call.omit)
+        if "phase" in call.omit:
+            turns = [msgspec.structs.replace(turn, phase=None) for turn in turns]
         body: dict[str, Any] = {
             "model": self.model,
             **({"instructions": system} if system else {}),
@@ -119,6 +127,7 @@ class ResponsesBackend(OpenAIBackend):
             parameters={
                 **{name: name for name in options},
                 **({"stream": "stream"} if stream else {}),
+                **({"phase": "phase"} if any(turn.phase for turn in turns) else {}),
                 **(dict.fromkeys(_SCHEMA_WORDS, "schema") if call.schema else {}),
                 # "Encrypted content is not supported with this model."
                 **({"encrypted content": "include"} if "include" in options else {}),
@@ -150,20 +159,23 @@ class ResponsesBackend(OpenAIBackend):
         return ResponsesToolCalls()
 
     def _split(self, value: dict[str, Any]) -> Iterable[dict[str, Any]]:
-        """Return a whole response as its thoughts, each as it would be streamed, and the rest."""
+        """Return a whole response as its items, each as it would be streamed, and the rest."""
         output = value.get("output")
         if "type" in value or not isinstance(output, list):
             return (value,)
         found: list[dict[str, Any]] = []
-        rest: list[Any] = []
+        thoughts = 0
         for item in output:
+            found.append({"type": "response.output_item.added", "item": item})
             if get_path(item, "type") == "reasoning":
-                between = "\n\n" if found else ""
+                between = "\n\n" if thoughts else ""
+                thoughts += 1
                 found.append({"type": _THOUGHT_PIECES[0], "delta": between + _thought(item)})
-                found.append({"type": "response.output_item.done", "item": item})
-            else:
-                rest.append(item)
-        return [*found, {**value, "output": rest}]
+            elif get_path(item, "type") == "message":
+                found.append({"type": "response.output_text.delta", "delta": item.get("content")})
+                found.append({"type": "response.refusal.delta", "delta": _refusal(item)})
+            found.append({"type": _ITEM_DONE, "item": item})
+        return [*found, {**value, "output": []}]
 
     def _parse_chunk(self, value: dict[str, Any]) -> Part:
         kind = get_str(value, "type") or ""
@@ -178,9 +190,7 @@ class ResponsesBackend(OpenAIBackend):
             text=None if None in texts else "".join(text for text in texts if text),
             # The events before it have had it all.
             is_whole=bool(kind),
-            refusal="".join(
-                get_str(part, "refusal") or "" for item in items for part in _contents(item)
-            ),
+            refusal="".join(map(_refusal, items)),
             reason=_reason(response),
             error=find_error(response),
             prompt_tokens=get_count(usage, "input_tokens"),
@@ -193,18 +203,23 @@ class ResponsesBackend(OpenAIBackend):
 
     def _piece(self, kind: str, value: dict[str, Any]) -> Part:
         """Read an event in the middle of an answer; those of a server's own tools say nothing."""
-        delta = get_str(value, "delta") or ""
-        # One without a type may be text as well.
-        is_text = kind in ("response.output_text.delta", "")
+        item_type = get_str(value, "item", "type")
+        delta, item = get_str(value, "delta") or "", get_path(value, "item")
+        begins_message = kind == "response.output_item.added" and item_type == "message"
         return Part(
-            text=(content_text(value.get("delta")) if kind else None) if is_text else "",
+            text=_words(kind, value),
+            # Codex needs no deltas, and so some servers send none.
+            is_whole=kind == _ITEM_DONE,
+            phase=(get_str(item, "phase") or "") if begins_message else None,
             thought=delta if kind in _THOUGHT_PIECES else _begun_thought(kind, value),
-            seal=_seal(get_path(value, "item")) if kind == "response.output_item.done" else None,
+            seal=_seal(item) if kind == _ITEM_DONE else None,
             refusal=delta if kind == "response.refusal.delta" else "",
             error=find_error(value),
             model=get_str(value, "response", "model"),
-            calls=kind in _CALL_PIECES or get_str(value, "item", "type") == "function_call",
+            calls=kind in _CALL_PIECES or item_type == "function_call",
+            has_call=kind == _ITEM_DONE and item_type == "function_call",
             candidates=False,
+            begins=get_str(value, "response", "id") if kind == "response.created" else None,
         )
 
 
@@ -260,6 +275,9 @@ class ResponsesToolCalls:
             ]
         )
 
+    is_broken = False
+    """Each piece belongs to a call that has begun."""
+
     def raw(self) -> Any:
         """Return the items that go back before the calls: thoughts as they came, and what was said.
 
@@ -267,12 +285,17 @@ class ResponsesToolCalls:
         messages go without the ids by which they would be looked for there.
         """
         items: list[dict[str, Any]] = []
+        calls = 0
         for _, item in sorted(self._items.items()):
+            calls += item.get("type") == "function_call"
             if (thought := _kept(item)) is not None:
+                items += calls * [CALL]
                 items.append(thought)
+                calls = 0
             elif item.get("type") == "message" and (text := _text(item)):
-                phase = {"phase": item["phase"]} if item.get("phase") else {}
-                items.append(_said(text) | phase)
+                items += calls * [CALL]
+                items.append(said(text, get_str(item, "phase")))
+                calls = 0
         return cleaned(items)
 
 
@@ -288,6 +311,15 @@ def _seal(item: Any) -> Seal | None:
     return None if kept is None else Seal(kind="encrypted", data=encode(kept))
 
 
+def _words(kind: str, value: dict[str, Any]) -> str | None:
+    """Return an event's text: the next piece, or all of a message that is done."""
+    if kind == "response.output_text.delta":
+        return content_text(value.get("delta"))
+    if kind == _ITEM_DONE:
+        return _text(value.get("item"))
+    return "" if kind else None  # one without a type may be text as well
+
+
 def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:
     """Return an empty thought where one begins or ends: it may come without a word of it.
 
@@ -295,7 +327,7 @@ def _begun_thought(kind: str, value: dict[str, Any]) -> str | None:
     """
     if kind == "response.reasoning_summary_part.added":
         return "\n\n" if get_count(value, "summary_index") else ""
-    is_item = kind in ("response.output_item.added", "response.output_item.done")
+    is_item = kind in ("response.output_item.added", _ITEM_DONE)
     return "" if is_item and get_str(value, "item", "type") == "reasoning" else None
 
 
@@ -307,9 +339,10 @@ def _thought(item: Any) -> str:
     )
 
 
-def _contents(item: Any) -> list[Any]:
-    content = get_path(item, "content")
-    return content if isinstance(content, list) and item.get("type") == "message" else []
+def _refusal(item: Any) -> str:
+    content = get_path(item, "content") if get_path(item, "type") == "message" else None
+    parts = content if isinstance(content, list) else ()
+    return "".join(get_str(part, "refusal") or "" for part in parts)
 
 
 def _text(item: Any) -> str | None:
@@ -328,30 +361,35 @@ def _items(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:
             )
             continue
         own = turn.raw if turn.made_by == identity and isinstance(turn.raw, list) else None
+        calls = iter(
+            [
+                {
+                    "type": "function_call",
+                    "call_id": call.id,
+                    "name": safe_name(call.name),
+                    "arguments": msgspec.json.encode(decode_arguments(call)).decode(),
+                }
+                for call in turn.calls
+            ]
+        )
         if own:
-            items += own
+            for item in own:
+                items += islice(calls, 1) if item == CALL else [item]
         elif turn.parts or turn.content.strip():
             items.append(
-                _said(turn.content)
+                said(turn.content, turn.phase)
                 if turn.role == "assistant"
                 else {"role": turn.role, "content": _content(turn)}
             )
-        items += [
-            {
-                "type": "function_call",
-                "call_id": call.id,
-                "name": safe_name(call.name),
-                "arguments": msgspec.json.encode(decode_arguments(call)).decode(),
-            }
-            for call in turn.calls
-        ]
+        items += calls
     return items
 
 
-def _said(text: str) -> dict[str, Any]:
+def said(text: str, phase: str | None) -> dict[str, Any]:
     """Return an assistant's turn in the form that llama.cpp's server knows as well."""
     content = [{"type": "output_text", "text": text}]
-    return {"type": "message", "role": "assistant", "content": content}
+    named = {"phase": phase} if phase else {}
+    return {"type": "message", "role": "assistant", "content": content} | named
 
 
 def _content(turn: Message) -> str | list[dict[str, Any]]:

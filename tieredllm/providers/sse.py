@@ -5,26 +5,35 @@ end with LF, CR or CRLF, a byte order mark may come first, a line that starts wi
 comment, `data` lines add up, and a blank line ends an event. `id` and `retry` mean nothing here: a
 stream that breaks is never resumed.
 
-Three things go beyond the standard, as servers do: what no blank line ended counts at a proper end
+Some things go beyond the standard, as servers do: what no blank line ended counts at a proper end
 of the body (openai/openai-node#2725); a `data` line after one that is a whole JSON object is an
 event of its own (ggml-org/llama.cpp#14268); an `error:` line is an event, and so is bare JSON, on
 one line or printed over several, as llama.cpp's server, Ollama's and Google's put errors into a
-stream (ggml-org/llama.cpp#16109, googleapis/python-genai#1162).
+stream (ggml-org/llama.cpp#16109, googleapis/python-genai#1162); and a `data:` with JSON behind
+blanks, or behind something whose line was not ended, is a field all the same.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import msgspec
 
 __all__ = ["MAX_EVENT_BYTES", "Decoder", "Event", "EventTooLongError"]
 
-MAX_EVENT_BYTES = 1024 * 1024
-"""The longest line, and the most data in one event: a token's chunk has a few hundred bytes."""
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+"""The longest line, and the most data in one event.
+
+A token's chunk has a few hundred bytes, but the last one of OpenAI's Responses has the whole answer
+and its encrypted thoughts, and others whole arguments or pictures: some had more than 1 MiB
+(SamSaffron/term-llm#298 and #347). It is what OpenAI's own client takes (openai/openai-node#2411).
+"""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 CR, LF = 0x0D, 0x0A
+_FIELDS = frozenset([b"", b"data", b"event", b"id", b"retry", b"error"])
+_HIDDEN = re.compile(rb"data:[ ]?[{\[]")
 
 
 class EventTooLongError(ValueError):
@@ -116,6 +125,8 @@ class Decoder:
         if not line:
             return self._dispatch()
         field, _, value = line.partition(b":")
+        if field not in _FIELDS and (found := _HIDDEN.search(line)):
+            field, value = b"data", line[found.end() - 1 :]
         value = value.removeprefix(b" ")
         if field == b"error" and value.strip():
             return Event(value.decode("utf-8", "replace"), "error")

@@ -22,6 +22,7 @@ __all__ = [
     "decode_arguments",
     "new_id",
     "safe_name",
+    "told_name",
     "with_unique_ids",
     "with_valid_ids",
 ]
@@ -29,7 +30,8 @@ __all__ = [
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 MAX_NAME = 64
-"""The longest name all vendors accept."""
+"""The longest name all vendors accept; Anthropic's API takes 128, and its clients use them
+(packit/ai-workflows#619, cline/cline#11885)."""
 
 
 class ToolCallCollector(Protocol):
@@ -41,6 +43,11 @@ class ToolCallCollector(Protocol):
 
     def complete(self) -> tuple[ToolCall, ...]:
         """Return the calls, once the answer has ended properly."""
+        ...
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether pieces came that have come to no call."""
         ...
 
     def raw(self) -> Any:
@@ -111,4 +118,12 @@ def decode_arguments(call: ToolCall) -> dict[str, Any]:
 
 def safe_name(name: str) -> str:
     """Return a tool's name as every vendor takes it back, whatever a model has made up."""
-    return _UNSAFE.sub("_", name)[:MAX_NAME] or "unknown"
+    return _UNSAFE.sub("_", told_name(name)) or "unknown"
+
+
+def told_name(name: str) -> str:
+    """Return the name by which a vendor is told of a tool: its own, or a shorter one as unique."""
+    if len(name) <= MAX_NAME:
+        return name
+    end = "_" + _hashed(name)
+    return name[: MAX_NAME - len(end)] + end

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET
 
 from tieredllm.lenient_json import NotJsonError, decode
+from tieredllm.providers.tool_calls import told_name
 from tieredllm.types import ToolCall, ToolDeclaration
 
 __all__ = ["AdaptedTools", "SchemaRules", "adapt_tools", "rules_of", "select_tools"]
@@ -101,10 +102,18 @@ class AdaptedTools(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[ToolDeclaration, ...] = ()
     renamed: Mapping[str, Mapping[str, str]] = {}
     """For each tool with renamed arguments: their names here, and those the tool knows."""
+    names: Mapping[str, str] = {}
+    """The names of the tools here, and their own."""
 
     def restore(self, calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
-        """Return a model's calls with the arguments named as their tools know them."""
-        return tuple(_restored(call, self.renamed.get(call.name)) for call in calls)
+        """Return a model's calls with tools and arguments named as their owners know them."""
+        return tuple(
+            msgspec.structs.replace(
+                _restored(call, self.renamed.get(call.name)),
+                name=self.names.get(call.name, call.name),
+            )
+            for call in calls
+        )
 
 
 def rules_of(provider: str) -> SchemaRules:
@@ -145,12 +154,14 @@ def adapt_tools(tools: Sequence[ToolDeclaration], rules: SchemaRules) -> Adapted
         except RecursionError:  # nested a thousand levels deep: nobody means that
             parameters, note = {"type": "object", "properties": {}}, ""
         description = f"{tool.description}\n{note}" if note else tool.description
+        name = told_name(tool.name)
         adapted.append(
-            msgspec.structs.replace(tool, parameters=parameters, description=description)
+            msgspec.structs.replace(tool, name=name, parameters=parameters, description=description)
         )
         if mender.renamed:
-            renamed[tool.name] = {new: old for old, new in mender.renamed.items()}
-    return AdaptedTools(tools=tuple(adapted), renamed=renamed)
+            renamed[name] = {new: old for old, new in mender.renamed.items()}
+    names = {told_name(tool.name): tool.name for tool in tools}
+    return AdaptedTools(tools=tuple(adapted), renamed=renamed, names=names)
 
 
 class _Mender:

@@ -1,13 +1,16 @@
 """Word what came of a request, in a few lines for stderr.
 
-All functions are pure: an `Answer` in, text out. What comes from outside is cleaned for a terminal.
+All functions are pure: an `Answer`, or what models lack, in, text out. What comes from outside is
+cleaned for a terminal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tieredllm.kinds import FIXES, ErrorKind
+from tieredllm.profile.schema import KEY_VARIABLES
 from tieredllm.render.event_messages import describe_backend, describe_failure
 from tieredllm.text import one_line
 from tieredllm.types import (
@@ -18,6 +21,9 @@ from tieredllm.types import (
     backend_of,
     is_from_first_choice,
 )
+
+if TYPE_CHECKING:
+    from tieredllm.providers.base import Missing
 
 __all__ = [
     "failure_lines",
@@ -59,31 +65,35 @@ def summary_line(answer: Answer, *, names_model: bool = True) -> str | None:
     return f"tieredllm: {'; '.join(parts)}" if parts else None
 
 
-def setup_lines(unconfigured: Sequence[tuple[str, str]]) -> list[str]:
+def setup_lines(lacking: Sequence[Missing]) -> list[str]:
     """Say how to begin, in three lines: which key, which model, and the command that asks.
 
     Args:
-        unconfigured: provider and model of each language model that lacks a key or a file.
+        lacking: what each language model lacks.
     """
-    vendors = [name for name in ("openai", "anthropic", "gemini") if name in dict(unconfigured)]
-    local = [model for provider, model in unconfigured if provider == "llama_cpp"]
+    variables = dict.fromkeys(gap.variable for gap in lacking if gap.variable)
+    vendors = {variable: vendor for vendor, variable in KEY_VARIABLES.items()}
+    keys = [vendors.get(variable, variable) for variable in variables]
+    pullable = [gap.model for gap in lacking if gap.model]
+    others = (gap for gap in lacking if not gap.variable and not gap.model)
     lines = ["tieredllm: no model is set up yet: `tieredllm profile init` asks what to use, or"]
-    if vendors:
-        any_one = ", any one" if len(vendors) > 1 else ""
-        lines.append(f"  a key{any_one}: tieredllm keys set {' | '.join(vendors)}")
-    if local:
-        model = SMALLEST if SMALLEST in local else local[0]
+    if keys:
+        any_one = ", any one" if len(keys) > 1 else ""
+        lines.append(f"  a key{any_one}: tieredllm keys set {' | '.join(keys)}")
+    if pullable:
+        model = SMALLEST if SMALLEST in pullable else pullable[0]
         size = f" ({SMALLEST_SIZE})" if model == SMALLEST else ""
-        lines.append(f"  without a key, also offline: tieredllm models pull {model}{size}")
+        lines.append(
+            f"  without a key, also offline: tieredllm models pull {one_line(model)}{size}"
+        )
+    lines += dict.fromkeys(f"  {one_line(gap.what)}: {one_line(gap.fix)}" for gap in others)
     return lines
 
 
-def unconfigured_models(answer: Answer) -> list[tuple[str, str]]:
+def unconfigured_models(answer: Answer) -> list[Attempt]:
     """Return the language models that lack a key or a file, where there is none that does not."""
     models = [attempt for attempt in answer.attempts if attempt.provider not in NO_MODEL]
-    if not models or not all(attempt.is_unconfigured for attempt in models):
-        return []
-    return [(attempt.provider, attempt.model) for attempt in models]
+    return models if all(attempt.is_unconfigured for attempt in models) else []
 
 
 def _cut(answer: Answer) -> str:

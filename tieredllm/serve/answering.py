@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from tieredllm.client import FallbackManager
 from tieredllm.errors import UsageError
+from tieredllm.kinds import ErrorKind
 from tieredllm.serve.exchange import BrokenOffError, Exchange, LostError
 from tieredllm.serve.wire import Failure, GatewayRequest, RefusedError, Wire, failure_of
 from tieredllm.types import (
@@ -76,8 +77,8 @@ class Answering:
         """Who was asked last in each tier."""
         self._attempts = 0
         self._ended: list[Attempt] = []
-        self._thoughts: list[Thought] = []
-        """What the attempt that was made last has thought."""
+        self._said: list[Thought | Token] = []
+        """What the attempt that was made last has thought and said, where it is not passed on."""
         self._speaker: str | None = None
         """The tier whose words were sent."""
 
@@ -118,14 +119,14 @@ class Answering:
                         return await self._end(event.answer)
                     if isinstance(event, AttemptStarted):
                         self._attempts += 1
-                        self._thoughts.clear()
+                        self._said.clear()
                         self._asked[event.tier] = event
                     elif isinstance(event, (AttemptFailed, TierSkipped)):
                         self._ended.append(event.attempt)
-                    elif isinstance(event, Thought):
-                        self._thoughts.append(event)
                     if request.stream and self._live:
                         await self._pass_on(event)
+                    elif isinstance(event, (Thought, Token)):
+                        self._said.append(event)
         except UsageError as exc:
             raise RefusedError(400, str(exc)) from exc
         raise AssertionError  # the last event is Answered
@@ -142,7 +143,7 @@ class Answering:
             model = self._asked[event.tier].model
             self._open(event.tier)
             self._speaker = event.tier
-            await self._http.write(self._writer.word(event.text, model))
+            await self._http.write(self._writer.word(event.text, model, event.phase))
         elif isinstance(event, Thought) and self._request.takes_thoughts:
             if self._speaker in (None, event.tier):
                 model = self._asked[event.tier].model
@@ -156,7 +157,12 @@ class Answering:
             await self._break_off(Failure(status=503, message=f"{event.tier} was only thinking"))
         elif isinstance(event, AttemptFailed) and event.attempt.tier == self._speaker:
             why = f"{event.attempt.tier} broke off: {event.attempt.why}"
-            await self._break_off(Failure(status=503, message=why))
+            error = event.attempt.error
+            refused = error is not None and error.kind is ErrorKind.CONTENT_FILTER
+            failure = Failure(status=503, message=why)
+            if refused:  # another try would meet it again
+                failure = Failure(status=400, message=why, code="content_filter")
+            await self._break_off(failure)
 
     async def _end(self, answer: Answer) -> str:
         """Send the answer, or why there is none."""
@@ -165,25 +171,42 @@ class Answering:
             await self._fail(answer)
         if not request.stream:
             headers = self._headers(answer.tier)
-            whole = self._wire.whole(request, answer, self._thoughts)
+            whole = self._wire.whole(request, answer, self._said_by(answer))
             await self._http.respond(200, whole, headers=headers)
             return "ok"
         self._open(answer.tier)
-        frames = []
-        if not self._live:
-            model = answer.model_used or ""
-            if request.takes_thoughts and any(one.seal for one in self._thoughts):
-                frames += [
-                    self._writer.thought(one.text, model, one.seal) for one in self._thoughts
-                ]
-            elif request.takes_thoughts and answer.reasoning:
-                frames.append(self._writer.thought(answer.reasoning, model))
-            if answer.text:
-                frames.append(self._writer.word(answer.text, model))
+        model = answer.model_used or ""
+        frames = [
+            self._writer.word(one.text, model, one.phase)
+            if isinstance(one, Token)
+            else self._writer.thought(one.text, model, one.seal)
+            for one in ([] if self._live else self._said_by(answer))
+        ]
         frames.append(self._writer.end(answer))
         await self._http.write(b"".join(frames))
         await self._http.close()
         return "ok"
+
+    def _said_by(self, answer: Answer) -> list[Thought | Token]:
+        """Return the thoughts, where the client takes them, and the words, as they came if known.
+
+        Sealed thoughts are known as they came. Words may have been changed since, to fit a schema.
+        """
+        tier = answer.tier or ""
+        thoughts = [one for one in self._said if isinstance(one, Thought)]
+        words = [one for one in self._said if isinstance(one, Token)]
+        text = answer.text or ""
+        are_known = "".join(one.text for one in words) == text
+        if not are_known:
+            words = [Token(tier=tier, text=text)] if text else []
+        if not self._request.takes_thoughts:
+            return [*words]
+        if are_known and any(one.seal for one in thoughts):
+            return self._said
+        if not any(one.seal for one in thoughts):
+            reasoning = answer.reasoning
+            thoughts = [Thought(tier=tier, text=reasoning)] if reasoning else []
+        return [*thoughts, *words]
 
     async def _fail(self, answer: Answer) -> NoReturn:
         """Say that no tier has answered.

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tieredllm.client import FallbackManager
+from tieredllm.lenient_json import NotJsonError, decode_sent
 from tieredllm.serve.answering import Answering
 from tieredllm.serve.chat import ChatWire
 from tieredllm.serve.exchange import (
@@ -217,6 +218,8 @@ class Gateway:
             await http.respond(200, self._models(http))
         else:
             hint = "OpenAI clients take .../v1 as their base URL, Anthropic's the address alone"
+            if path.startswith("/v1/") and not path.startswith("/v1/v1/"):
+                hint = f"served are {', '.join(POSTS)} and /v1/models"
             raise RefusedError(404, f"there is nothing at {method} {path}: {hint}")
 
     async def _admit(self, http: Exchange, name: str, work: Callable[[], Awaitable[str]]) -> None:
@@ -325,8 +328,8 @@ class Gateway:
             raise RefusedError(415, "the body has to be sent as it is, not compressed")
         raw = await http.body(max_bytes=MAX_BODY_BYTES, within_s=BODY_S)
         try:
-            body = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, ValueError, RecursionError) as exc:  # bytes of no UTF-8, too
+            body = decode_sent(raw)
+        except NotJsonError as exc:
             raise RefusedError(400, f"the body is not JSON: {exc}") from exc
         if not isinstance(body, dict):
             raise RefusedError(400, "the body has to be a JSON object")

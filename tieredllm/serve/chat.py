@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tieredllm.serve.wire import (
+    INSTRUCTING,
     Failure,
     GatewayRequest,
     RefusedError,
     as_dict,
+    asked_last,
     content_of,
     declaration,
+    document_of,
     encode,
     entries,
     named_results,
@@ -33,7 +36,6 @@ from tieredllm.serve.wire import (
 )
 from tieredllm.types import (
     Answer,
-    Document,
     Image,
     Message,
     MessagePart,
@@ -41,6 +43,7 @@ from tieredllm.types import (
     OutputSchema,
     Seal,
     Thought,
+    Token,
     ToolCall,
     ToolChoice,
     ToolDeclaration,
@@ -115,7 +118,7 @@ class ChatWire:
         self,
         request: GatewayRequest,
         answer: Answer,
-        thoughts: Sequence[Thought] = (),  # noqa: ARG002
+        said: Sequence[Thought | Token] = (),  # noqa: ARG002
     ) -> dict[str, Any]:
         """Return a `chat.completion`."""
         message: dict[str, Any] = {
@@ -163,7 +166,7 @@ class ChatWriter:
         """Return a comment."""
         return b": keep-alive\n\n"
 
-    def word(self, text: str, model: str) -> bytes:
+    def word(self, text: str, model: str, phase: str | None = None) -> bytes:  # noqa: ARG002
         """Return a chunk with text, the role before the first."""
         return self._begin(model) + self._delta(b'{"content":%s}' % encode(text))
 
@@ -228,9 +231,10 @@ _SAME_NAMES = (
 def _conversation(messages: Any) -> tuple[list[str], list[Message]]:
     system: list[str] = []
     turns: list[Message] = []
+    role = None
     for message, where in entries(messages, "messages"):
         role, content, place = message.get("role"), message.get("content"), f"{where}.content"
-        if role in ("system", "developer"):
+        if role in INSTRUCTING:
             system.append(text_in(content, place))
         elif role == "user":
             turns.append(user_turn(content_of(content, place), part_of))
@@ -243,11 +247,12 @@ def _conversation(messages: Any) -> tuple[list[str], list[Message]]:
         else:
             known = "system, developer, user, assistant or tool"
             raise RefusedError(400, f"{where}.role has to be {known}")
+    asked_last(role, system, turns)
     return system, named_results(turns)
 
 
-def part_of(part: dict[str, Any], where: str) -> MessagePart:
-    """Return an image or a document, of Chat Completions or of the Responses API.
+def part_of(part: dict[str, Any], where: str) -> MessagePart | str:
+    """Return an image or a document, of Chat Completions or of the Responses API; see `user_turn`.
 
     Raises:
         RefusedError: it is another part, or has no data.
@@ -260,8 +265,7 @@ def part_of(part: dict[str, Any], where: str) -> MessagePart:
         return Image(**source_of(url, where), detail=closely)
     if kind in ("file", "input_file"):
         url = string(inner.get("file_data") or inner.get("file_url"), f"{where}.file_data")
-        name = inner.get("filename")
-        return Document(**source_of(url, where), name=name if isinstance(name, str) else None)
+        return document_of(source_of(url, where), inner.get("filename"), where)
     raise RefusedError(400, f"{where}: no tier takes a part of type {kind!r}")
 
 

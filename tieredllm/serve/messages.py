@@ -9,7 +9,10 @@ for each frame, `message_start` first, blocks numbered from 0 without a gap, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
+
+import msgspec
 
 from tieredllm.providers.tool_calls import decode_arguments
 from tieredllm.serve.wire import (
@@ -18,8 +21,10 @@ from tieredllm.serve.wire import (
     RefusedError,
     as_dict,
     declaration,
+    document_of,
     encode,
     entries,
+    estimate_asked,
     estimate_sent,
     from_base64,
     named_results,
@@ -36,13 +41,13 @@ from tieredllm.serve.wire import (
 )
 from tieredllm.types import (
     Answer,
-    Document,
     Image,
     Message,
     MessagePart,
     Options,
     Seal,
     Thought,
+    Token,
     ToolCall,
     ToolChoice,
     ToolDeclaration,
@@ -69,12 +74,18 @@ TOO_LONG = "prompt is too long"
 Anthropic's errors have no code for it."""
 
 
+THREADLESS = "thread_unsupported_request"
+"""What a client knows by that no conversation is kept here: it sends the whole of it, then and from
+then on (anthropic 2.14.0, `lib/threads/_thread_state.py`)."""
+
+
 def error_object(status: int, message: str, code: str | None) -> dict[str, Any]:
     """Return an error as Anthropic's clients read it."""
     if code == "context_length_exceeded":
         message = f"{TOO_LONG}: {message}"
     kind = ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    return {"type": "error", "error": {"type": kind, "message": message}}
+    details = {"details": {"error_code": code}} if code == THREADLESS else {}
+    return {"type": "error", "error": {"type": kind, "message": message} | details}
 
 
 class MessagesWire:
@@ -87,8 +98,12 @@ class MessagesWire:
         """Read a request; betas, fields and tools that are not known are ignored.
 
         Raises:
-            RefusedError: see `Wire`.
+            RefusedError: see `Wire`; or it goes on from what a server would have to keep.
         """
+        thread = body.get("thread")
+        if isinstance(thread, dict) and thread.get("type") != "create":
+            message = "thread: nothing is kept between requests: send the whole conversation"
+            raise RefusedError(400, message, code=THREADLESS)
         system, turns = _conversation(body)
         output = body.get("output_config")
         output = output if isinstance(output, dict) else {}
@@ -129,12 +144,12 @@ class MessagesWire:
         return estimate_sent([*told, *turns], _tools(body.get("tools"))[0])
 
     def whole(
-        self, request: GatewayRequest, answer: Answer, thoughts: Sequence[Thought] = ()
+        self, request: GatewayRequest, answer: Answer, said: Sequence[Thought | Token]
     ) -> dict[str, Any]:
         """Return a message."""
-        content = _thought_blocks(answer, thoughts) if request.takes_thoughts else []
-        if answer.text or not answer.calls:
-            content.append({"type": "text", "text": answer.text or ""})
+        content = _blocks(said)
+        if not content and not answer.calls:
+            content.append({"type": "text", "text": ""})
         content += [_tool_use(call) | {"input": decode_arguments(call)} for call in answer.calls]
         prompt, completion = usage_of(request, answer)
         message = _message(answer.request_id, answer.model_used or "", content)
@@ -163,7 +178,7 @@ class MessagesWriter:
         """Return a comment; a `ping` before `message_start` would be a frame out of order."""
         return b": keep-alive\n\n"
 
-    def word(self, text: str, model: str) -> bytes:
+    def word(self, text: str, model: str, phase: str | None = None) -> bytes:  # noqa: ARG002
         """Return a text delta, what must come before it first."""
         begin = self._begin(model) + self._block("text", {"type": "text", "text": ""})
         return begin + self._delta(b'{"type":"text_delta","text":%s}' % encode(text))
@@ -221,6 +236,9 @@ class MessagesWriter:
             return b""
         self._begun = True
         message = _message(self._request_id, model, [])
+        # LangChain's (JavaScript, 1.5.11) and older SDKs look for it here alone; the count that the
+        # end brings is the better one.
+        message["usage"]["input_tokens"] = estimate_asked(self._request)
         return sse("message_start", {"type": "message_start", "message": message})
 
     def _block(self, kind: str, block: dict[str, Any]) -> bytes:
@@ -258,20 +276,25 @@ def _message(request_id: str, model: str, content: list[dict[str, Any]]) -> dict
     }
 
 
-def _thought_blocks(answer: Answer, thoughts: Sequence[Thought]) -> list[dict[str, Any]]:
+def _blocks(said: Sequence[Thought | Token]) -> list[dict[str, Any]]:
+    """Return what was said and thought as blocks, one for all that comes without a break."""
     blocks: list[dict[str, Any]] = []
-    text = ""
-    for thought in thoughts:
-        text += thought.text
-        if thought.seal is not None and thought.seal.kind == "signature":
-            signature = sealed(thought.seal)
-            blocks.append({"type": "thinking", "thinking": text, "signature": signature})
-            text = ""
-        elif thought.seal is not None and thought.seal.kind == "redacted":
-            blocks.append({"type": "redacted_thinking", "data": sealed(thought.seal)})
-    unsigned = text if blocks else answer.reasoning
-    if unsigned:
-        blocks.append({"type": "thinking", "thinking": unsigned, "signature": ""})
+    open_kind = ""
+    for one in said:
+        seal = one.seal if isinstance(one, Thought) else None
+        kind = "text" if isinstance(one, Token) else "thinking"
+        if one.text or (seal is not None and seal.kind == "signature"):
+            if kind != open_kind:
+                signed = {"signature": ""} if kind == "thinking" else {}
+                blocks.append({"type": kind, kind: ""} | signed)
+            blocks[-1][kind] += one.text
+            open_kind = kind
+        if seal is not None and seal.kind == "signature":
+            blocks[-1]["signature"] = sealed(seal)
+            open_kind = ""
+        elif seal is not None and seal.kind == "redacted":
+            blocks.append({"type": "redacted_thinking", "data": sealed(seal)})
+            open_kind = ""
     return blocks
 
 
@@ -332,7 +355,11 @@ def _result(block: dict[str, Any], where: str) -> Message:
         if inner.get("type") == "text":
             texts.append(string(inner.get("text"), f"{place}.text"))
         elif inner.get("type") in ("image", "document"):
-            parts.append(_part(inner, place))
+            made = _part(inner, place)
+            if isinstance(made, str):
+                texts.append(made)
+            else:
+                parts.append(made)
         else:  # such as `search_result`: what it says is better than nothing
             texts.append(encode(inner).decode())
     return Message(
@@ -353,17 +380,22 @@ def _assistant_turn(content: Any, where: str) -> Message:
         return Message("assistant", content)
     texts: list[str] = []
     calls: list[ToolCall] = []
-    raw: list[dict[str, Any]] = []
+    raw: list[dict[str, Any] | None] = []
+    """The blocks as they were; None for the next call, where a thought came after it."""
+    made: list[dict[str, Any]] = []
     makers: set[str] = set()
     for block, place in entries(content, where):
         field = {"thinking": "signature", "redacted_thinking": "data"}.get(str(block.get("type")))
         if field is not None:
-            made_by, data = unsealed(block.get(field))
-            if made_by is not None:
-                makers.add(made_by)
-                raw.append(block | {field: data})
+            seal = unsealed(block.get(field))
+            if seal is not None:
+                makers.add(seal.made_by)
+                raw += [None] * (seal.calls_before - raw.count(None))
+                raw.append(block | {field: seal.data})
             continue
-        if block.get("type") != "text" or str(block.get("text") or "").strip():
+        if block.get("type") == "tool_use":
+            made.append(block)
+        elif block.get("type") != "text" or str(block.get("text") or "").strip():
             raw.append(block)
         if block.get("type") == "text":
             texts.append(string(block.get("text"), f"{place}.text"))
@@ -375,28 +407,34 @@ def _assistant_turn(content: Any, where: str) -> Message:
                     arguments=encode(block.get("input") or {}).decode(),
                 )
             )
+    turn = Message("assistant", "\n\n".join(texts), calls=tuple(calls))
     if len(makers) != 1:
-        return Message("assistant", "\n\n".join(texts), calls=tuple(calls))
-    return Message(
-        "assistant", "\n\n".join(texts), calls=tuple(calls), made_by=makers.pop(), raw=raw
-    )
+        return turn
+    rest = iter(made)
+    blocks = [block for one in raw for block in (islice(rest, 1) if one is None else (one,))]
+    return msgspec.structs.replace(turn, made_by=makers.pop(), raw=[*blocks, *rest])
 
 
-def _part(block: dict[str, Any], where: str) -> MessagePart:
+def _part(block: dict[str, Any], where: str) -> MessagePart | str:
+    """Return an image or a document; see `user_turn`."""
     kind = block.get("type")
     if kind not in ("image", "document"):
         raise RefusedError(400, f"{where}: no tier takes a block of type {kind!r}")
     source = as_dict(block.get("source"), f"{where}.source")
-    made = Image if kind == "image" else Document
-    if source.get("type") == "url":
-        return made(url=string(source.get("url"), f"{where}.source.url"))
-    if source.get("type") != "base64":
-        raise RefusedError(400, f"{where}.source.type has to be base64 or url")
+    form, name = source.get("type"), block.get("title")
     media_type = source.get("media_type")
-    return made(
-        media_type=media_type if isinstance(media_type, str) else None,
-        data=from_base64(source.get("data"), f"{where}.source.data"),
-    )
+    found: dict[str, Any] = {"media_type": media_type if isinstance(media_type, str) else None}
+    if form == "url":
+        found = {"url": string(source.get("url"), f"{where}.source.url")}
+    elif form == "base64":
+        found["data"] = from_base64(source.get("data"), f"{where}.source.data")
+    elif kind == "document" and form in ("text", "content"):
+        field = "data" if form == "text" else form
+        text = text_in(source.get(field), f"{where}.source.{field}")
+        found = {"media_type": "text/plain", "data": text.encode()}
+    else:
+        raise RefusedError(400, f"{where}.source.type has to be base64 or url")
+    return Image(**found) if kind == "image" else document_of(found, name, where)
 
 
 def _tools(given: Any) -> tuple[tuple[ToolDeclaration, ...], tuple[str, ...]]:

@@ -15,14 +15,18 @@ from typing import Any
 
 import msgspec
 
+from tieredllm.providers.accumulator import APART
+from tieredllm.providers.openai_responses import CALL, said
 from tieredllm.providers.tool_calls import decode_arguments
 from tieredllm.serve.chat import choice_of, error_object, part_of
 from tieredllm.serve.wire import (
+    INSTRUCTING,
     Failure,
     GatewayRequest,
     RefusedError,
     as_dict,
     as_list,
+    asked_last,
     content_of,
     declaration,
     encode,
@@ -46,6 +50,7 @@ from tieredllm.types import (
     OutputSchema,
     Seal,
     Thought,
+    Token,
     ToolCall,
     ToolDeclaration,
 )
@@ -133,15 +138,17 @@ class ResponsesWire:
         self,
         request: GatewayRequest,
         answer: Answer,
-        thoughts: Sequence[Thought] = (),
+        said: Sequence[Thought | Token],
     ) -> dict[str, Any]:
         """Return a response."""
-        output = _reasonings(answer, thoughts) if request.takes_thoughts else []
-        if answer.text or not answer.calls:
-            output.append(_said(_item_id("msg", answer.request_id, len(output)), answer.text or ""))
-        output += [_called(call, request) for call in answer.calls]
-        made = _response(request, answer.request_id, answer.model_used or "", int(time.time()))
-        return made | _ended(request, answer, output)
+        writer, model = self.writer(request, answer.request_id), answer.model_used or ""
+        for one in said:
+            if isinstance(one, Token):
+                writer.word(one.text, model, one.phase)
+            else:
+                writer.thought(one.text, model, one.seal)
+        writer.end(answer)
+        return writer.response
 
     def writer(self, request: GatewayRequest, request_id: str) -> ResponsesWriter:
         """Return what writes a response's events."""
@@ -162,14 +169,22 @@ class ResponsesWriter:
         self._open: str | None = None
         """The type of the item that is open."""
         self._pieces: list[str] = []
+        self._phase: str | None = None
+        self.response: dict[str, Any] = {}
+        """The whole of it, when it has ended."""
 
     def keep_alive(self) -> bytes:
         """Return an event of no known type: Codex's idle clock is not reset by a comment."""
         return self._begin(self._model) + b'event: ping\ndata: {"type":"ping"}\n\n'
 
-    def word(self, text: str, model: str) -> bytes:
+    def word(self, text: str, model: str, phase: str | None = None) -> bytes:
         """Return a text delta, what must come before it first."""
-        begin = self._begin(model) + self._add("message")
+        begin = self._begin(model)
+        if phase != self._phase:
+            begin += self._close()
+            self._phase = phase
+            text = text.removeprefix(APART)
+        begin += self._add("message")
         self._pieces.append(text)
         where = {"item_id": self._id("msg"), "content_index": 0, "logprobs": []}
         return begin + self._event("response.output_text.delta", {"delta": text} | where)
@@ -214,9 +229,9 @@ class ResponsesWriter:
             )
             frames.append(self._done(item))
         made = _response(self._request, self._request_id, self._model, self._created)
-        made |= _ended(self._request, answer, self._items)
-        kind = "response.completed" if made["status"] == "completed" else "response.incomplete"
-        frames.append(self._frame(kind, {"response": made}))
+        self.response = made | _ended(self._request, answer, self._items)
+        kind = f"response.{self.response['status']}"
+        frames.append(self._frame(kind, {"response": self.response}))
         return b"".join(frames)
 
     def failed(self, failure: Failure) -> bytes:
@@ -248,7 +263,7 @@ class ResponsesWriter:
         if kind == "reasoning":
             item = _reasoning(self._id("rs"), "")
             return closing + self._event("response.output_item.added", {"item": item})
-        item = _said(self._id("msg"), "") | {"content": [], "status": "in_progress"}
+        item = self._said("") | {"content": [], "status": "in_progress"}
         added = self._event("response.output_item.added", {"item": item})
         part = {"part": _text(""), "content_index": 0, "item_id": item["id"]}
         return closing + added + self._event("response.content_part.added", part)
@@ -259,7 +274,8 @@ class ResponsesWriter:
 
     def _id(self, prefix: str) -> str:
         """Return the id of the item that is being written."""
-        return _item_id(prefix, self._request_id, len(self._items))
+        place = len(self._items)
+        return f"{prefix}_{self._request_id}_{place}" if place else f"{prefix}_{self._request_id}"
 
     def _close(self, seal: Seal | None = None) -> bytes:
         if self._open is None:
@@ -275,12 +291,22 @@ class ResponsesWriter:
                 part = {"part": {"type": "summary_text", "text": text}} | where
                 done += self._event("response.reasoning_summary_part.done", part)
         else:
-            item = _said(self._id("msg"), text)
+            item = self._said(text)
             where = {"item_id": item["id"], "content_index": 0}
             said = {"text": text, "logprobs": []} | where
             done = self._event("response.output_text.done", said)
             done += self._event("response.content_part.done", {"part": _text(text)} | where)
         return done + self._done(item)
+
+    def _said(self, text: str) -> dict[str, Any]:
+        phase = {} if self._phase is None else {"phase": self._phase}
+        return {
+            "id": self._id("msg"),
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [_text(text)],
+        } | phase
 
     def _done(self, item: dict[str, Any]) -> bytes:
         done = self._event("response.output_item.done", {"item": item})
@@ -337,41 +363,10 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _item_id(prefix: str, request_id: str, place: int) -> str:
-    return f"{prefix}_{request_id}_{place}" if place else f"{prefix}_{request_id}"
-
-
-def _said(item_id: str, text: str) -> dict[str, Any]:
-    return {
-        "id": item_id,
-        "type": "message",
-        "role": "assistant",
-        "status": "completed",
-        "content": [_text(text)],
-    }
-
-
 def _reasoning(item_id: str, text: str, seal: Seal | None = None) -> dict[str, Any]:
     summary = [{"type": "summary_text", "text": text}] if text else []
     encrypted = {} if seal is None else {"encrypted_content": sealed(seal)}
     return {"id": item_id, "type": "reasoning", "summary": summary} | encrypted
-
-
-def _reasonings(answer: Answer, thoughts: Sequence[Thought]) -> list[dict[str, Any]]:
-    """Return the thoughts, those that were encrypted each with what holds it whole."""
-    items: list[dict[str, Any]] = []
-    text = ""
-    for thought in thoughts:
-        text += thought.text
-        if thought.seal is not None and thought.seal.kind == "encrypted":
-            items.append(
-                _reasoning(_item_id("rs", answer.request_id, len(items)), text, thought.seal)
-            )
-            text = ""
-    rest = text if items else answer.reasoning
-    if rest:
-        items.append(_reasoning(_item_id("rs", answer.request_id, len(items)), rest))
-    return items
 
 
 def _called(call: ToolCall, request: GatewayRequest) -> dict[str, Any]:
@@ -398,11 +393,12 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
         return [], [Message("user", given)]
     system: list[str] = []
     turns: list[Message] = []
+    role = None
     for item, where in entries(given, "input"):
-        kind = item.get("type", "message")
+        kind, role = item.get("type", "message"), item.get("role")
         if kind == "message":
-            role, content, place = item.get("role"), item.get("content"), f"{where}.content"
-            if role in ("system", "developer"):
+            content, place = item.get("content"), f"{where}.content"
+            if role in INSTRUCTING:
                 system.append(text_in(content, place))
             elif role == "assistant":
                 _add_words(turns, text_in(content, place), item.get("phase"))
@@ -418,7 +414,9 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
         elif kind in ("function_call_output", "custom_tool_call_output"):
             turns.append(_result(item, where))
         elif kind == "item_reference":  # what the AI SDK sends unless `store` is false
-            raise RefusedError(400, f"{where}: an item_reference is not supported: {STATELESS}")
+            reason = f"an item_reference is not supported: {STATELESS}, and `store: false`"
+            raise RefusedError(400, f"{where}: {reason}")
+    asked_last(role, system, turns)
     thoughts_alone = (turn.raw and not turn.content and not turn.calls for turn in turns)
     kept = [turn for turn, alone in zip(turns, thoughts_alone, strict=True) if not alone]
     return system, named_results(kept)
@@ -426,25 +424,30 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
 
 def _add_thought(turns: list[Message], encrypted: Any) -> None:
     """Take reasoning, where it was sealed here, as a part of the turn that it has led to."""
-    made_by, data = unsealed(encrypted)
+    seal = unsealed(encrypted)
     try:
-        thought = msgspec.json.decode(data, type=dict[str, Any]) if made_by is not None else None
+        thought = msgspec.json.decode(seal.data, type=dict[str, Any]) if seal is not None else {}
     except msgspec.DecodeError:
         return
-    if thought is not None and thought.get("type") == "reasoning":
+    if seal is not None and thought.get("type") == "reasoning":
         last = _own_turn(turns)
-        raw = last.raw or ([_message(last.content)] if last.content else [])
-        turns.append(msgspec.structs.replace(last, made_by=made_by, raw=[*raw, thought]))
+        raw = last.raw or ([said(last.content, last.phase)] if last.content else [])
+        calls = [CALL] * (seal.calls_before - raw.count(CALL))
+        turns.append(
+            msgspec.structs.replace(last, made_by=seal.made_by, raw=[*raw, *calls, thought])
+        )
 
 
-def _add_words(turns: list[Message], said: str, phase: Any) -> None:
-    message = _message(said) | ({"phase": phase} if isinstance(phase, str) else {})
+def _add_words(turns: list[Message], text: str, phase: Any) -> None:
+    phase = phase if isinstance(phase, str) else None
     last = turns[-1] if turns else None
     if last is None or not last.raw or last.raw[-1]["type"] != "reasoning":
-        turns.append(Message("assistant", said, raw=[message] if phase and said else None))
+        turns.append(Message("assistant", text, phase=phase))
         return
-    content = "\n\n".join(filter(None, (last.content, said)))
-    turns[-1] = msgspec.structs.replace(last, content=content, raw=[*last.raw, message])
+    content = "\n\n".join(filter(None, (last.content, text)))
+    turns[-1] = msgspec.structs.replace(
+        last, content=content, phase=phase, raw=[*last.raw, said(text, phase)]
+    )
 
 
 def _add_call(turns: list[Message], item: dict[str, Any], where: str) -> None:
@@ -464,11 +467,6 @@ def _own_turn(turns: list[Message]) -> Message:
     """Take the assistant's turn that goes on, or begin one."""
     is_open = bool(turns) and turns[-1].role == "assistant"
     return turns.pop() if is_open else Message("assistant", "")
-
-
-def _message(text: str) -> dict[str, Any]:
-    content = [{"type": "output_text", "text": text}]
-    return {"type": "message", "role": "assistant", "content": content}
 
 
 def _result(item: dict[str, Any], where: str) -> Message:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -17,8 +18,12 @@ import msgspec
 from tieredllm.kinds import ErrorKind
 from tieredllm.prompts.fit import estimate_tokens
 from tieredllm.prompts.policies import tokens_of
+from tieredllm.roles import attached_text
+from tieredllm.text import escape_json
 from tieredllm.types import (
     Answer,
+    Attachment,
+    Document,
     Message,
     MessagePart,
     Options,
@@ -27,8 +32,10 @@ from tieredllm.types import (
     Prompt,
     Seal,
     Thought,
+    Token,
     ToolDeclaration,
     last_failures,
+    media_type,
 )
 
 __all__ = [
@@ -37,6 +44,7 @@ __all__ = [
     "RefusedError",
     "StreamWriter",
     "Wire",
+    "estimate_asked",
     "estimate_sent",
     "failure_of",
     "overrides",
@@ -49,13 +57,15 @@ __all__ = [
 MAX_TOKENS = 1_000_000
 """The most tokens an answer can be allowed; clients ask for more where they mean no limit."""
 
+PDF = "application/pdf"
+
+INSTRUCTING = ("system", "developer")
+"""OpenAI's roles for instructions: `developer` for models that think."""
+
 TEXTS = ("text", "input_text", "output_text", "refusal")
 """The types of text parts, in what is sent and in what comes back, of all three protocols."""
 
 _encode = msgspec.json.Encoder().encode
-
-_LINE_ENDS = {c.encode(): b"\\u%04x" % ord(c) for c in "\x85\u2028\u2029"}
-"""What Python's `str.splitlines` takes for the end of a line, and JSON for any character."""
 
 
 def encode(value: Any) -> bytes:
@@ -64,10 +74,7 @@ def encode(value: Any) -> bytes:
     Some read a stream of events with httpx's `iter_lines`, which splits as `str.splitlines` does,
     and lose the words of an event that is split (findings/litellm-line-separators.sh).
     """
-    text = _encode(value)
-    for character, escaped in _LINE_ENDS.items():
-        text = text.replace(character, escaped)
-    return text
+    return escape_json(_encode(value).decode()).encode()
 
 
 class RefusedError(Exception):
@@ -131,15 +138,28 @@ MARK = "|tieredllm|"
 no other backend may be sent it."""
 
 
+MOST_DIGITS = 4
+"""How many digits no number of calls has."""
+
+
 def sealed(seal: Seal) -> str:
-    """Return what signs a thought together with whose it is: the client brings both back."""
-    return f"{seal.made_by}{MARK}{seal.data}"
+    """Return what signs a thought together with whose it is and where: the client brings it back.
+
+    Calls are told last, whatever came after them.
+    """
+    place = f"{seal.calls_before}{MARK}" if seal.calls_before else ""
+    return f"{seal.made_by}{MARK}{place}{seal.data}"
 
 
-def unsealed(text: Any) -> tuple[str | None, str]:
-    """Return whose a sealed thought is, None for one not sealed here, and what signs it."""
+def unsealed(text: Any) -> Seal | None:
+    """Return what signs a thought, of any kind; None for one not sealed here."""
     made_by, marked, data = text.partition(MARK) if isinstance(text, str) else ("", "", "")
-    return (made_by, data) if marked else (None, "")
+    if not marked:
+        return None
+    place, _, rest = data.partition(MARK)
+    if place.isdecimal() and len(place) < MOST_DIGITS:
+        return Seal(kind="encrypted", data=rest, made_by=made_by, calls_before=int(place))
+    return Seal(kind="encrypted", data=data, made_by=made_by)
 
 
 class StreamWriter(Protocol):
@@ -149,7 +169,7 @@ class StreamWriter(Protocol):
         """Return what keeps a waiting client waiting; no answer has begun with it."""
         ...
 
-    def word(self, text: str, model: str) -> bytes:
+    def word(self, text: str, model: str, phase: str | None = None) -> bytes:
         """Return the frames for a piece of the answer."""
         ...
 
@@ -185,9 +205,12 @@ class Wire(Protocol):
         ...
 
     def whole(
-        self, request: GatewayRequest, answer: Answer, thoughts: Sequence[Thought] = ()
+        self, request: GatewayRequest, answer: Answer, said: Sequence[Thought | Token]
     ) -> dict[str, Any]:
-        """Return a complete answer as one object; the thoughts are for who can say their seals."""
+        """Return a complete answer as one object: its thoughts and words in order, and its calls.
+
+        There are no thoughts where the client takes none.
+        """
         ...
 
     def writer(self, request: GatewayRequest, request_id: str) -> StreamWriter:
@@ -267,6 +290,27 @@ def source_of(url: str, where: str) -> dict[str, Any]:
     return {"media_type": head[5:].split(";")[0] or None, "data": from_base64(data, where)}
 
 
+def document_of(source: dict[str, Any], name: Any, where: str) -> Document | str:
+    """Return a PDF document, or the text of one that is text, as a model is told it.
+
+    Args:
+        source: where it is; see `source_of`.
+        name: the file's name.
+        where: the place in the request, for a refusal.
+
+    Raises:
+        RefusedError: it is neither.
+    """
+    name = name if isinstance(name, str) and name else None
+    data, kind = source.get("data", b""), source.get("media_type") or PDF
+    if kind == PDF or media_type(data) == PDF:
+        return Document(**source | ({"media_type": PDF} if data else {}), name=name)
+    if kind.startswith("text/") or kind == "application/json":
+        with suppress(UnicodeDecodeError):
+            return attached_text(Attachment(text=data.decode("utf-8-sig"), name=name))
+    raise RefusedError(400, f"{where}: a document has to be a PDF or text in UTF-8, not {kind!r}")
+
+
 def from_base64(data: Any, where: str) -> bytes:
     """Return the bytes behind base64 text.
 
@@ -338,13 +382,13 @@ def text_of(part: dict[str, Any], where: str) -> str:
 
 def user_turn(
     given: str | Iterable[tuple[dict[str, Any], str]],
-    part_of: Callable[[dict[str, Any], str], MessagePart],
+    part_of: Callable[[dict[str, Any], str], MessagePart | str],
 ) -> Message:
     """Return a user's message: its texts in one, its images and documents beside them.
 
     Args:
         given: its text, or its parts with their places in the request.
-        part_of: reads a part that is no text.
+        part_of: reads a part of another type; what is text all the same stands among the texts.
     """
     if isinstance(given, str):
         return Message("user", given)
@@ -353,8 +397,10 @@ def user_turn(
     for part, where in given:
         if part.get("type") in TEXTS:
             texts.append(text_of(part, where))
+        elif isinstance(made := part_of(part, where), str):
+            texts.append(made)
         else:
-            parts.append(part_of(part, where))
+            parts.append(made)
     return Message("user", "\n\n".join(texts), parts=tuple(parts))
 
 
@@ -421,6 +467,20 @@ def schema_of(
     )
 
 
+def asked_last(role: str | None, system: list[str], turns: list[Message]) -> None:
+    """Take a system message for the question where a conversation ends with it, unanswered.
+
+    OpenAI's models answer one, be it all there is.
+
+    Args:
+        role: the role of the last message.
+        system: the texts of the system messages; the last is taken from it.
+        turns: the others; the question is added.
+    """
+    if role in INSTRUCTING and (not turns or turns[-1].role == "assistant"):
+        turns.append(Message("user", system.pop()))
+
+
 def named_results(turns: Iterable[Message]) -> list[Message]:
     """Return a conversation in which each tool's result has the name of the tool that was called.
 
@@ -443,6 +503,17 @@ def estimate_sent(turns: Iterable[Message], tools: Sequence[ToolDeclaration]) ->
     return declared + sum(tokens_of(turn, estimate_tokens) for turn in turns)
 
 
+def estimate_asked(request: GatewayRequest) -> int:
+    """Return about how many tokens a request's prompt has, without any model's own count."""
+    asked = request.prompt
+    turns = [*asked.history]
+    if asked.system:
+        turns.append(Message("system", asked.system))
+    if asked.question or asked.parts:
+        turns.append(Message("user", asked.question, parts=asked.parts))
+    return estimate_sent(turns, request.options.caller_tools)
+
+
 def usage_of(request: GatewayRequest, answer: Answer) -> tuple[int, int]:
     """Return the tokens of the prompt and of the answer; estimates where no server has counted.
 
@@ -450,13 +521,7 @@ def usage_of(request: GatewayRequest, answer: Answer) -> tuple[int, int]:
     """
     prompt, completion = answer.usage.prompt_tokens, answer.usage.completion_tokens
     if prompt is None:
-        asked = request.prompt
-        turns = [
-            Message("system", asked.system or ""),
-            *asked.history,
-            Message("user", asked.question, parts=asked.parts),
-        ]
-        prompt = estimate_sent(turns, request.options.caller_tools)
+        prompt = estimate_asked(request)
     if completion is None:
         completion = estimate_tokens(answer.text or "")
     return prompt, completion

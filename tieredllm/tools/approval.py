@@ -20,7 +20,15 @@ from tieredllm.files import atomic_write, one_at_a_time
 from tieredllm.text import one_line
 from tieredllm.tools.base import Policy, Tool
 
-__all__ = ["Approval", "Approver", "Policy", "Question", "RememberedApprovals", "Reply"]
+__all__ = [
+    "Approval",
+    "Approver",
+    "Policy",
+    "Question",
+    "RememberedApprovals",
+    "Reply",
+    "names_of",
+]
 
 Reply = Literal["no", "once", "tool", "server"]
 """What a person says: this call may run; from now on all calls of the tool, or of its server."""
@@ -85,7 +93,7 @@ class RememberedApprovals:
         if not self.all():
             return 0
         return self._change(
-            lambda kept: [it for it in kept if name is not None and name not in it.split(" ")[:2]]
+            lambda kept: [it for it in kept if name is not None and name not in names_of(it)]
         )
 
     def _change(self, change: Callable[[Sequence[str]], list[str]]) -> int:
@@ -104,6 +112,11 @@ class RememberedApprovals:
                 atomic_write(self._path, msgspec.json.encode(changed), private=True)
                 self._unwritten = ()
         return len(kept) - len(changed)
+
+
+def names_of(entry: str) -> list[str]:
+    """Return the server and the tool of what is kept; a server's name may have spaces."""
+    return entry.rsplit(" ", 2)[:2]
 
 
 def _entry(tool: Tool, *, whole: bool = False) -> str:

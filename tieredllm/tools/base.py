@@ -115,6 +115,9 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """Where a call carries data to, a host or a server; None when it carries none away."""
     server: str | None = None
     """The MCP server it is of."""
+    spelled: str = ""
+    """The name as the profile and the server spell it: `docs__pages/get` of `docs__pages_get_1f…`;
+    empty for tools of no server."""
     identity: str = ""
     """What a remembered approval holds for besides its name: whatever makes its server that one."""
     check: Check

@@ -10,6 +10,7 @@ What a function prints goes to stderr: stdout belongs to the answer.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import sys
@@ -123,7 +124,7 @@ def make_function_tool(function: Callable[..., Any], *, name: str) -> Tool:
         origin="python",
         private=getattr(function, "private", None) is True,
         destination=(lambda _: name) if getattr(function, "sends", None) is True else None,
-        identity=f"{_file(function)}:{getattr(function, '__qualname__', name)}",
+        identity=_identity(function, name),
         check=checker(struct),
         run=run,
     )
@@ -155,10 +156,12 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     return plain
 
 
-def _file(function: Callable[..., Any]) -> str:
-    """Return where a function is written: each project may have a module `tools`."""
+def _identity(function: Callable[..., Any], name: str) -> str:
+    """Return a hash of what a function is called in which file: each project may have `tools`."""
     code = getattr(_plain(function), "__code__", None)
-    return function.__module__ if code is None else code.co_filename
+    file = function.__module__ if code is None else code.co_filename
+    whole = f"{file}:{getattr(function, '__qualname__', name)}"
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:

@@ -28,8 +28,7 @@ START_S = 30.0
 class Toolbox:
     """The tools of a profile. Nothing is imported, started or opened before it is needed.
 
-    A toolbox serves any number of requests; it is closed with the program, in the event loop that
-    used it last.
+    A toolbox serves any number of requests of one event loop, and is closed in it.
 
     Args:
         declared: the profile's `tools`.
@@ -74,7 +73,6 @@ class Toolbox:
         self._reach = reach
         self._made: dict[str, Tool] = {}
         self._servers: dict[str, McpServer] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._troubles: dict[str, str] = {}
         self._remarks: dict[str, None] = {}
 
@@ -243,16 +241,12 @@ class Toolbox:
             for server, tools in zip(needed, lists, strict=True)
             for tool in tools
             if wanted.takes(tool.name, server.name)
-            # Who takes a tool away may know it by its server's name in the profile, of which models
-            # are told another form where it does not fit or is another's.
-            and not wanted.drops(f"{server.name}__{tool.name.removeprefix(server.prefix)}")
+            # Who takes a tool away may know it as the profile and the server spell it; models are
+            # told another form of a name that does not fit or is another's.
+            and not wanted.drops(tool.spelled)
         ]
 
     def _server(self, name: str, prefix: str) -> McpServer:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            # What ran in another event loop has ended with it.
-            self._servers, self._loop = {}, loop
         if name not in self._servers:
             from tieredllm.tools.mcp.server import McpServer
 

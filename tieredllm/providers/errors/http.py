@@ -31,7 +31,7 @@ _TRANSIENT = frozenset({408, 409, 424, 425, 498})
 """424 is Bedrock's for a model that failed, 498 Groq's for a lack of capacity (its error codes)."""
 
 _VERSION = re.compile(r"/v[0-9]")
-_LIMIT = re.compile(r"(?i)\blimit:? ([0-9][0-9,]*)\b.{0,60}?\brequested:? ([0-9][0-9,]*)")
+_LIMIT = re.compile(r"(?i)\blimit:? ([0-9][0-9,]{0,17})\b.{0,60}?\brequested:? ([0-9][0-9,]{0,17})")
 
 # Stands for parts of a message that name other parameters than the rejected one: "did you mean
 # 'stop'?" (Groq), "Use 'max_completion_tokens' instead." (OpenAI).
@@ -40,6 +40,8 @@ _UNSUPPORTED = re.compile(
     r"(?i)unsupported|(?:not|n't|no longer) (?:be )?(?:support|permitted|allowed|enabled|accept)"
     r"|unrecogni[sz]ed|unknown (?:name|parameter|field|argument)|unexpected (?:keyword|parameter)"
     r"|deprecated|cannot both be|extra (?:inputs|fields)"
+    # "This response_format type is unavailable now" (DeepSeek, UKGovernmentBEIS/inspect_ai#4916)
+    r"|\bis unavailable now"
     # what was left out: "reasoning_content is missing in assistant tool call message" (Kimi,
     # n8n-io/n8n#29142), "Missing `reasoning_content` field in the assistant message" (DeepSeek)
     r"|reasoning_content\W? is missing|missing \W?reasoning_content"
@@ -129,6 +131,10 @@ def _error(
         kind, parameter = ErrorKind.BAD_REQUEST, sign.parameter
     elif kind is ErrorKind.BAD_REQUEST:
         parameter = _parameter(info, error)
+        # Mostly it is something in this very schema, and the next one may do:
+        # "output_format.schema: For 'integer' type, property 'minimum' is not supported"
+        # (agentjido/req_llm#302)
+        lasting = parameter != "schema"
     if wait_s is None and kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE):
         wait_s = error.retry_after_s
         if wait_s is None:
@@ -232,7 +238,7 @@ def _never_fits(message: str) -> bool:
 
 
 def _message(info: RequestInfo, error: ErrorBody, kind: ErrorKind, status: int) -> str:
-    words = error.message or _reason(status)
+    words = error.message if error.message.strip() else _reason(status)
     if kind is ErrorKind.AUTHENTICATION:
         if info.key_env is None:
             return f"{info.host} wants a key, and the profile's api_key_env names none: {words}"

@@ -24,8 +24,8 @@ from tieredllm.providers.errors.body import ErrorBody
 
 __all__ = ["faulty_tool", "is_about_a_tool"]
 
-_DECLARATION = re.compile(r"(?i)function_?declarations?(?:\[|\.)(\d+)")
-_PLACE = re.compile(r"\btools(?:\[|\.)(\d+)")
+_DECLARATION = re.compile(r"(?i)function_?declarations?(?:\[|\.)(\d{1,6})")
+_PLACE = re.compile(r"\btools(?:\[|\.)(\d{1,6})")
 _NAMED = re.compile(
     r"(?i)\b(?:function|tool)s?:?\s+(?:name\s+)?['\"`]([A-Za-z0-9_.-]{1,64})['\"`]"
     r"|['\"`]([A-Za-z0-9_.-]{1,64})['\"`]\s+function"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -139,7 +140,8 @@ def _read(sandbox: Sandbox, asked: ReadArguments) -> str:
     text = _decoded(raw, asked.path)
     if not text:
         return f"({asked.path} is empty.)"
-    lines = text.splitlines(keepends=True)
+    # Lines as editors and compilers count them: a form feed or U+2028 ends none.
+    lines = io.StringIO(text, newline="").readlines()
     if asked.from_line > len(lines):
         raise ToolFailureError(f"{asked.path} has {len(lines)} lines only")
     return _part(lines, asked)

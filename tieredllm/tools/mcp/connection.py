@@ -81,13 +81,21 @@ class Life(Protocol):
         """Is set when it is gone."""
         ...
 
+    def begin(self) -> None:
+        """Take note that something is asked next, in this context."""
+        ...
+
     def is_over(self, exc: BaseException) -> bool:
         """Whether a failure means that it is gone; an error of a server's own does not."""
         ...
 
     @property
-    def has_lost_session(self) -> bool:
-        """Whether it is gone as the server does not know it any more."""
+    def has_heard(self) -> bool:
+        """Whether it may have read anything that it was sent."""
+        ...
+
+    def is_unknown(self, exc: BaseException) -> bool:
+        """Whether a failure means that the server does not know it, and what was asked not run."""
         ...
 
     def explain(self, exc: BaseException) -> str | None:
@@ -155,7 +163,7 @@ class Connection:
     @property
     def last_words(self) -> str:
         """What it said last on stderr."""
-        return one_line(self._stderr.reason, 200) or "it gave no reason"
+        return self._last_words(0)
 
     async def until_ready(self, deadline: float) -> None:
         """Wait until its tools are known.
@@ -233,6 +241,9 @@ class Connection:
         session = self._session
         if session is None:
             raise ToolFailureError(f"the MCP server {server} has ended")
+        if self._life is not None:
+            self._life.begin()
+        said_before = self._stderr.count
         task = asyncio.ensure_future(ask(session))
         task.add_done_callback(_noted)
         try:
@@ -241,7 +252,7 @@ class Connection:
             # The SDK's own clean-up may wait for a server that hangs; nothing here waits for it.
             task.cancel()
         if not task.done():
-            raise ToolFailureError(await self._ended(server))
+            raise ToolFailureError(await self._ended(server, said_before))
         try:
             return task.result()
         except Exception as exc:
@@ -249,10 +260,10 @@ class Connection:
             if life is not None and life.is_over(exc):
                 self._stop.set()  # the next use connects anew
             reason = (life.explain(exc) if life is not None else None) or _said(exc)
-            if life is not None and life.has_lost_session:
+            if life is not None and life.is_unknown(exc):
                 raise SessionLostError(f"the MCP server {server} failed: {reason}") from exc
             if self._stop.is_set() or self._task.done():
-                raise ToolFailureError(await self._ended(server)) from exc
+                raise ToolFailureError(await self._ended(server, said_before)) from exc
             raise ToolFailureError(f"the MCP server {server} failed: {reason}") from exc
 
     async def close(self) -> None:
@@ -267,12 +278,15 @@ class Connection:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=0.1)
 
-    async def _ended(self, server: str) -> str:
+    async def _ended(self, server: str, said_before: int) -> str:
         await asyncio.wait({self._task}, timeout=CLOSE_S)  # its last words may be on their way
         return (
             f"the MCP server {server} has ended before its answer came, which may have taken "
-            f"effect: {self.last_words}"
+            f"effect: {self._last_words(said_before)}"
         )
+
+    def _last_words(self, after: int) -> str:
+        return one_line(self._stderr.reason(after), 200) or "it gave no reason"
 
     async def _live(self) -> None:
         """Open the connection, keep it until it is to end, and close it."""
@@ -285,14 +299,14 @@ class Connection:
         except TimeoutError:
             self._settle(
                 f"it has not started within {self._settings.start_timeout_s:g} s (start_timeout_s)",
-                also=self._stderr.reason,
+                also=self._stderr.reason(),
                 is_mute=True,
             )
         except UnavailableError as exc:
             self._settle(str(exc))
         except Exception as exc:  # noqa: BLE001 - whatever it is, the server cannot be used
             known = self._life.explain(exc) if self._life is not None else None
-            self._settle(known or _said(exc), also="" if known else self._stderr.reason)
+            self._settle(known or _said(exc), also="" if known else self._stderr.reason())
             self._stderr.add(f"error: {known or _said(exc)}\n".encode())
         finally:
             self._session = None
@@ -312,7 +326,8 @@ class Connection:
         """Start the server, agree on what to speak, and read its tools.
 
         Servers of the `rmcp` package before 3 end when they are asked to discover
-        (modelcontextprotocol/go-sdk#1177): they are started again for `initialize`.
+        (modelcontextprotocol/go-sdk#1177): they are started again for `initialize`. One that ended
+        without having read anything ended of something else.
         """
         async with AsyncExitStack() as first:
             life, session = await self._opened(first)
@@ -348,7 +363,7 @@ class Connection:
             except Exception as exc:
                 # An error, silence and nonsense all mean: it may know `initialize`.
                 if life.is_over(exc):
-                    if self.era == "modern":
+                    if self.era == "modern" or not life.has_heard:
                         raise
                     return False
             else:
@@ -358,7 +373,7 @@ class Connection:
             await session.initialize()
             self._greeted(session, "handshake")
         except Exception as exc:
-            if self.era is None and life.is_over(exc):
+            if self.era is None and life.is_over(exc) and life.has_heard:
                 return False  # it was slow to start, and ended of the first question
             if getattr(exc, "code", None) != _UNSUPPORTED_VERSION:
                 raise

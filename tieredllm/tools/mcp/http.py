@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -80,6 +81,10 @@ class HttpProblem(msgspec.Struct, frozen=True, kw_only=True):
         return at_fault if self.status >= 500 else "it refuses what it was asked"
 
 
+_NOTED: ContextVar[list[HttpProblem]] = ContextVar("tieredllm_mcp_noted")
+"""The last response to one call: several may be under way."""
+
+
 class HttpLife:
     """One session with a server over HTTP.
 
@@ -109,9 +114,9 @@ class HttpLife:
         self._auth = auth
         self._authorized_by = authorized_by
         self._exchange = Exchange()
-        self._problem: HttpProblem | None = None
+        self._noted: list[HttpProblem] = []
         self.has_ended = asyncio.Event()
-        self.has_lost_session = False
+        self._has_lost_session = False
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Do nothing: its first request starts it."""
@@ -134,9 +139,29 @@ class HttpLife:
         transport = streamable_http_client(self._url, http_client=client, max_sse_event_size=None)
         return await stack.enter_async_context(transport)
 
+    def begin(self) -> None:
+        """Keep apart what is noted of the responses to what is asked next, in this context.
+
+        The SDK sends a request in the context of who asked (mcp 2.3.0, `_context_streams.py`).
+        """
+        _NOTED.set([])
+
     def is_over(self, exc: BaseException) -> bool:
         """Whether a failure means that the session is gone."""
-        return self.has_ended.is_set() or (getattr(exc, "code", None), str(exc)) == _CLOSED
+        return self.has_ended.is_set() or _is_closed(exc)
+
+    def is_unknown(self, exc: BaseException) -> bool:
+        """Whether a failure means that the server does not know the session.
+
+        What was under way beside the call that was told so ends with the connection, and may have
+        run.
+        """
+        return self._has_lost_session and not _is_closed(exc)
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether it may have read something: it ran before."""
+        return True
 
     def explain(self, exc: BaseException) -> str | None:
         """Say which HTTP error is behind a failure, if one is."""
@@ -152,9 +177,10 @@ class HttpLife:
         if isinstance(exc, httpx2.TransportError):
             return f"{without_query(self._url)} cannot be reached: {one_line(str(exc), 200)}"
         code, said = getattr(exc, "code", None), str(exc)
-        problem, self._problem = self._problem, None
-        if problem is None:
+        noted = _NOTED.get(self._noted)
+        if not noted:
             return None
+        problem = noted.pop()
         made_up = code is None or said in _OF_THE_SDK or problem.status in (401, 403)
         if not (said.startswith(_NO_ANSWER) if problem.status < 400 else made_up):
             return None
@@ -167,29 +193,48 @@ class HttpLife:
             _mend_answers(response, await response.request.aread(), self._exchange)
         if response.request.method != "POST":
             return
-        body = ""
+        body, raw = "", b""
         kind = response.headers.get("content-type", "")
         if response.status_code >= 400 and ("json" in kind or "text/plain" in kind):
             raw = await response.aread()
             body = one_line(raw[:4096].decode("utf-8", "replace"), BODY_CHARACTERS)
         elif response.status_code < 400:
             body = one_line(kind, BODY_CHARACTERS) or "an empty answer"
-        self._problem = HttpProblem(
+        problem = HttpProblem(
             status=response.status_code,
             url=without_query(str(response.request.url)),
             body=body,
             retry_after=response.headers.get("retry-after"),
         )
+        _NOTED.get(self._noted)[:] = [problem]
         # "When a client receives HTTP 404 in response to a request containing an Mcp-Session-Id, it
         # MUST start a new session" (specification 2025-11-25, basic/transports). Servers made after
         # the TypeScript SDK's examples say 400 "No valid session ID provided".
         of_session = "mcp-session-id" in response.request.headers
         if of_session and (
             response.status_code == 404
-            or (response.status_code == 400 and "session" in body.lower())
+            or (
+                response.status_code == 400
+                and "session" in body.lower()
+                and not _is_answer(raw, await response.request.aread())
+            )
         ):
-            self.has_lost_session = True
+            self._has_lost_session = True
             self.has_ended.set()
+
+
+def _is_closed(exc: BaseException) -> bool:
+    return (getattr(exc, "code", None), str(exc)) == _CLOSED
+
+
+def _is_answer(raw: bytes, request: bytes) -> bool:
+    """Whether a body is the answer to a request: the server knows of it."""
+    try:
+        answer, asked = decode(raw), decode(request)
+    except NotJsonError:
+        return False
+    both = isinstance(answer, dict) and isinstance(asked, dict)
+    return both and answer.get("id") is not None and answer.get("id") == asked.get("id")
 
 
 def _mend_answers(response: httpx2.Response, request: bytes, exchange: Exchange) -> None:

@@ -459,6 +459,7 @@ class McpServer:
             private=self._settings.private,
             destination=(lambda _: self.name) if self._settings.sends else None,
             server=self.name,
+            spelled=f"{self.name}__{remote.name}",
             identity=self._place(),
             check=schema_checker(remote.input_schema),
             run=run,

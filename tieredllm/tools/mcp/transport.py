@@ -27,7 +27,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -109,12 +109,15 @@ class Stderr:
 
     def __init__(self, said: Callable[[str], None] | None = None) -> None:
         self._raw = b""
+        self.count = 0
+        """How many bytes it has said."""
         self._said = said
         self._rest = b""
 
     def add(self, data: bytes) -> None:
         """Take more of it."""
         self._raw = (self._raw + data)[-STDERR_BYTES:]
+        self.count += len(data)
         if self._said is not None:
             *lines, rest = (self._rest + data).split(b"\n")
             self._rest = rest[-STDERR_BYTES:]
@@ -126,13 +129,16 @@ class Stderr:
         if self._rest:
             self.add(b"\n")
 
-    @property
-    def reason(self) -> str:
-        """The line that most likely says why the server has ended; empty when there is none.
+    def reason(self, after: int = 0) -> str:
+        """Return the line that most likely says why the server has ended; empty for none.
 
         That is the last one that names an error; of npm's, which comments its errors, the first.
+
+        Args:
+            after: how many bytes it had said before it was well.
         """
-        text = clean(self._raw.decode("utf-8", "replace"))
+        raw = self._raw[max(0, len(self._raw) - (self.count - after)) :]
+        text = clean(raw.decode("utf-8", "replace"))
         help_at = _USAGE.search(text)
         if help_at is not None and _REASON.search(text, 0, help_at.start()):
             text = text[: help_at.start()]
@@ -329,8 +335,6 @@ class ServerProcess:
         stderr: gets what it says there.
     """
 
-    has_lost_session = False
-
     def __init__(
         self, command: Sequence[str], *, env: Mapping[str, str], cwd: str, stderr: Stderr
     ) -> None:
@@ -341,6 +345,9 @@ class ServerProcess:
         self._transport: asyncio.SubprocessTransport | None = None
         self._alive: int | None = None
         """The descriptor whose end is the server's, too."""
+        self._unread: int | None = None
+        """Its stdin once more: asyncio closes its own as soon as the server is gone."""
+        self._sent_bytes = 0
         self.has_ended = asyncio.Event()
         """Set when it ends, closes its stdout, or has to be ended."""
         self._pipes = _Pipes(stderr, self.has_ended.set)
@@ -374,6 +381,10 @@ class ServerProcess:
             if self._transport is None:
                 self._let_go()
         atexit.register(self.kill)
+        pipe = None if self._stdin is None else self._stdin.get_extra_info("pipe")
+        # uvloop gives none, and a server may have ended by now.
+        if sys.platform != "win32" and pipe is not None and not pipe.closed:
+            self._unread = os.dup(pipe.fileno())
         stack.push_async_callback(self._stop)
 
     async def streams(self, stack: AsyncExitStack) -> tuple[Incoming, Outgoing]:
@@ -423,9 +434,27 @@ class ServerProcess:
             stack.callback(asyncio.create_task(work).cancel)
         return received, outgoing
 
+    def begin(self) -> None:
+        """Do nothing: what it says on stderr is of no call."""
+
     def is_over(self, exc: BaseException) -> bool:  # noqa: ARG002
         """Whether it has ended, whatever the failure."""
         return self.has_ended.is_set()
+
+    def is_unknown(self, exc: BaseException) -> bool:  # noqa: ARG002
+        """Whether it does not know the session: it has but one."""
+        return False
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether it may have read something; only Linux tells how much is left in a pipe."""
+        if sys.platform == "win32" or self._unread is None:
+            return self._sent_bytes > 0
+        import fcntl
+        import termios
+
+        left = fcntl.ioctl(self._unread, termios.FIONREAD, bytes(4))
+        return int.from_bytes(left, sys.byteorder) < self._sent_bytes
 
     def explain(self, exc: BaseException) -> None:
         """Say nothing: it is the server's stderr that knows."""
@@ -433,6 +462,7 @@ class ServerProcess:
     async def _stop(self) -> None:
         """Ask it to end, then make it end; all in less than a second."""
         try:
+            self._forget_stdin()
             if self._stdin is not None:
                 self._stdin.close()
             if not await self._has_exited(EOF_S):
@@ -461,18 +491,28 @@ class ServerProcess:
         with suppress(ProcessLookupError, PermissionError, RuntimeError):
             transport.close()
 
+    def _forget_stdin(self) -> None:
+        if self._unread is not None:
+            os.close(self._unread)
+            self._unread = None
+
     def _let_go(self) -> None:
+        self._forget_stdin()
         if self._alive is not None:
             os.close(self._alive)
             self._alive = None
 
     @property
-    def _stdin(self) -> asyncio.BaseTransport | None:
-        return None if self._transport is None else self._transport.get_pipe_transport(0)
+    def _stdin(self) -> asyncio.WriteTransport | None:
+        if self._transport is None:
+            return None
+        # uvloop's are none by their class (0.23), which is therefore not looked at.
+        return cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
 
     def _write(self, data: bytes) -> None:
         stdin = self._stdin
-        if isinstance(stdin, asyncio.WriteTransport) and not stdin.is_closing():
+        if stdin is not None and not stdin.is_closing():
+            self._sent_bytes += len(data)
             stdin.write(data)
 
     def _signal(self, number: int) -> None:
