@@ -1177,6 +1177,17 @@ WAITS = {
 }
 
 
+@pytest.mark.parametrize(
+    "line", ['{"request_id":"r1"}', '{"ray":"7f"}', "[]", '{"status":"error"}']
+)
+def test_a_line_of_json_that_says_nothing_takes_nothing_from_a_text(line):
+    """A text with a request's id below it is read for what it says."""
+    error = classify(429, f"Too many requests, please retry in 20s\n{line}".encode())
+
+    assert "please retry in 20s" in error.message
+    assert error.retry_after_s == 20.0
+
+
 @pytest.mark.parametrize("name", WAITS)
 def test_a_wait_is_read_wherever_it_hides(name):
     """In headers, in those passed on in the body, in details, and in a sentence with a unit."""

@@ -10,6 +10,7 @@ from tieredllm.files import Places
 from tieredllm.health.parameters import SqliteParameters
 from tieredllm.profile.schema import Profile, Tier
 from tieredllm.store.database import Database
+from tieredllm.store.schema import STEPS
 
 
 def test_what_a_backend_rejects_is_known_to_every_process(tmp_path):
@@ -25,6 +26,18 @@ def test_what_a_backend_rejects_is_known_to_every_process(tmp_path):
 
         assert memory.rejected("b") == {"temperature", "top_p"}
         assert memory.rejected("another") == frozenset()
+
+
+def test_what_was_learned_from_one_bad_schema_is_forgotten(tmp_path):
+    """A database of before holds no tier from schemas any more; its other rows stay."""
+    path, clock = tmp_path / "state.db", FakeClock()
+    with Database(path, steps=STEPS[:6]) as old:
+        for parameter in ("schema", "top_p"):
+            SqliteParameters(old, clock).reject("b", parameter)
+    with Database(path) as database:
+        known = SqliteParameters(database, clock).rejected("b")
+
+    assert known == {"top_p"}
 
 
 def test_asking_makes_no_file(tmp_path):

@@ -119,6 +119,15 @@ def test_what_a_request_asks_for_besides_is_one_value(manager, options, wrong):
 
 
 @pytest.mark.parametrize(
+    "given", [ParamOverrides(temperature=1), {"deadline_s": 3}, {}, "deadline_s"]
+)
+def test_options_of_another_type_are_a_usage_error(manager, given):
+    """What has some of the same names, or none, is not taken for options that say nothing."""
+    with pytest.raises(UsageError, match=f"{type(given).__name__} is no Options"):
+        manager.ask("hello", options=given)
+
+
+@pytest.mark.parametrize(
     "error",
     [
         NoAnswerError(Answer(request_id="0" * 32, latency_ms=1, original_error="primary: timeout")),

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 from cli_support import REFUSED, environment, profile, served
 from wire_support import STREAM_HEAD, answers, chunk, document, opens, response, says
 
-from tieredllm import FallbackManager, Token, UsageError
+from tieredllm import Answered, FallbackManager, Token, UsageError
 
 RULES = "name: rules, provider: rules"
 
@@ -94,6 +96,42 @@ def test_an_event_loop_that_ends_takes_no_notification_along(made, pause_s):
     assert [message.json["severity"] for message in came] == ["high"]
 
 
+@pytest.mark.parametrize("way", ["dropped", "kept", "closed by the loop"])
+def test_who_stops_reading_at_the_answer_has_it_notified(made, caplog, way):
+    """The notification is under way by then: closing waits for it, and no task is left behind."""
+    came = []
+
+    async def take(connection):
+        await connection.send(response(200, "ok"))
+        came.append(connection.received.json["severity"])
+
+    async def ask(manager):
+        events = manager.stream("hello")
+        async for event in events:
+            if isinstance(event, Answered):
+                break
+        return events if way == "kept" else None
+
+    async def once(manager):
+        if way == "closed by the loop":
+            return await ask(manager), [*came]
+        async with manager:
+            kept = await ask(manager)
+        return kept, [*came]
+
+    channel = "notifications: {webhook: {url_env: HOOK}}\n"
+    with caplog.at_level(logging.DEBUG, "asyncio"), served(take) as hook:
+        _, by_the_end = asyncio.run(once(made(REFUSED, RULES, rest=channel, HOOK=hook.url)))
+        until = time.monotonic() + 10
+        while not came and time.monotonic() < until:
+            time.sleep(0.01)
+        gc.collect()
+
+    assert came == ["high"]
+    assert by_the_end == ([] if way == "closed by the loop" else ["high"])
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 def test_a_stream_that_is_kept_ends_with_its_event_loop(made, caplog):
     """Who keeps an iterator and forgets to close it gets no message from asyncio."""
 
@@ -135,12 +173,23 @@ def test_closing_a_manager_ends_its_requests_and_blames_nobody(made):
     assert report.tiers[0].breaker.state == "closed"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
 def test_forked_workers_do_not_wait_alike(made):
-    """The jitter of a manager that was made before the fork has no state that both would have."""
+    """The jitter of a manager that was made before the fork is another in each process."""
     manager = made(REFUSED)
+    reads, writes = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads
+        child = os.fork()
+    if child == 0:
+        os.write(writes, repr(manager._rng.random()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    its_own = os.read(reads, 64)
+    os.close(reads)
+    os.close(writes)
 
-    with pytest.raises(NotImplementedError):
-        manager._rng.getstate()
+    assert float(its_own) != manager._rng.random()
 
 
 def test_a_request_that_comes_while_the_manager_is_closed_is_not_harmed(made):

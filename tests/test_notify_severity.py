@@ -114,6 +114,9 @@ def test_a_tier_that_is_not_configured_is_no_fallback():
 
     assert finding(aside(lacking)) is None
     assert finding(by_rules).severity == "high"
+    assert is_first_tier(aside(lacking))
+    assert not is_first_tier(by_rules)
+    assert not is_first_tier(aside(Skip(why="circuit_open")))
 
 
 def test_the_cause_does_not_depend_on_which_passing_failure_it_was():

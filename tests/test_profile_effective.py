@@ -68,6 +68,14 @@ def test_secrets_in_a_profile_are_masked(tmp_path, places):
               command: docker
               args: [-e, "API_KEY=secret8", --token, "secret9", "--key=${MY_KEY}", --verbose, me]
             w: {command: [npx, -y, mcp-remote, --header, "Authorization: Bearer secret10"]}
+            v:
+              command: run
+              args:
+                - "https://me:secret11@host/${TENANT}"
+                - "postgres://me:secret12@db/${DB}"
+                - "sk-ant-api03-secret13secret ${X}"
+                - "--url=https://me:secret14@host"
+                - "--token=${NAME:-secret15}"
     """
     shown = dump(load_profile(str(write(tmp_path / "p.yaml", text)), places), never)
 
@@ -79,7 +87,34 @@ def test_secrets_in_a_profile_are_masked(tmp_path, places):
     servers = yaml.safe_load(shown)["tools"]["mcp"]
     assert servers["z"]["args"] == arguments
     assert servers["w"]["command"][3:] == ["--header", "Authorization: ****"]
+    assert servers["v"]["args"] == [
+        "https://****@host/${TENANT}",
+        "postgres://****@db/${DB}",
+        "****",
+        "--url=https://****@host",
+        "--token=****",
+    ]
     assert "      timeout_s: 3\n" in shown
+
+
+def test_what_is_no_secret_is_shown(tmp_path, places):
+    """Counts of tokens, the word after a switch, a variable's name, and texts outside of `mcp`."""
+    args = "[--max-tokens, '5', --no-token, name, --token, '${T}', 'Authorization: Bearer ${T}']"
+    text = f"""
+        tiers:
+          - name: a
+            provider: openai
+            model: m
+            params: {{stop: ["Token: x", --token, y]}}
+            body: {{args: [--token, y]}}
+        tools: {{mcp: {{x: {{command: run, args: {args}}}}}}}
+    """
+    shown = dump(load_profile(str(write(tmp_path / "p.yaml", text)), places), never)
+
+    profile = yaml.safe_load(shown)
+    assert profile["tools"]["mcp"]["x"]["args"] == yaml.safe_load(args)
+    assert profile["tiers"][0]["params"]["stop"] == ["Token: x", "--token", "y"]
+    assert profile["tiers"][0]["body"]["args"] == ["--token", "y"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tool_wire_support import (
     call_document,
     called,
     calling,
+    fragments,
     openai_fragment,
 )
 from wire_support import (
@@ -31,6 +32,7 @@ from wire_support import (
     backend,
     call,
     chunk,
+    closes,
     document,
     ends,
     event,
@@ -91,7 +93,11 @@ def test_calls_come_whole_however_the_bytes_are_split(vendor, size):
 
 @pytest.mark.parametrize(
     ("vendor", "left_out"),
-    [("responses", r',"output_index":\d+'), ("anthropic", r'"type":"input_json_delta",')],
+    [
+        ("responses", r',"output_index":\d+'),
+        ("responses", r',"output_index":\d+|"id":"fc_[^"]*",'),
+        ("anthropic", r'"type":"input_json_delta",'),
+    ],
 )
 def test_calls_come_whole_without_what_others_tell_as_well(vendor, left_out):
     """Events without a number belong to the item before; a delta is what its text is called."""
@@ -124,6 +130,76 @@ def test_a_call_that_never_got_a_name_is_not_passed_over(text, reason):
     outcome, _ = ask("openai", stream(*events), call(tools=TOOLS))
 
     assert outcome.kind == "malformed_response"
+
+
+@pytest.mark.parametrize("text", ["", "Let me see."])
+@pytest.mark.parametrize(
+    ("vendor", "lost"),
+    [
+        ("responses", {"type": "response.function_call_arguments.delta", "delta": '{"by":1}'}),
+        (
+            "responses",
+            {
+                "type": "response.output_item.done",
+                "item": {"type": "function_call", "call_id": "a", "arguments": '{"by":1}'},
+            },
+        ),
+        (
+            "anthropic",
+            {
+                "type": "content_block_delta",
+                "index": 1,
+                "delta": {"type": "input_json_delta", "partial_json": '{"by":1}'},
+            },
+        ),
+        (
+            "anthropic",
+            {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use"}},
+        ),
+    ],
+)
+def test_a_call_whose_beginning_was_lost_is_not_passed_over(vendor, lost, text):
+    """Arguments of no call, and a call of no tool, fail the answer."""
+    said = [says(vendor, text)] if text else []
+    events = [*opens(vendor), *said, event(lost), *ends(vendor), *closes(vendor)]
+    outcome, _ = ask(vendor, stream(*events), call(tools=TOOLS))
+
+    assert outcome.kind == "malformed_response"
+
+
+def test_arguments_of_anthropic_s_own_tools_are_none_of_ours():
+    """Its server's search, which comes in the same pieces, is no call that was lost."""
+    block = {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {}}
+    delta = {"type": "input_json_delta", "partial_json": '{"query":"x"}'}
+    search = [
+        event({"type": "content_block_start", "index": 1, "content_block": block}),
+        event({"type": "content_block_delta", "index": 1, "delta": delta}),
+    ]
+    said = [says("anthropic", "Hello."), *ends("anthropic"), *closes("anthropic")]
+    outcome, _ = ask("anthropic", stream(*opens("anthropic"), *search, *said), call(tools=TOOLS))
+
+    assert outcome.text == "Hello."
+
+
+@pytest.mark.parametrize(("pieces", "pause_s"), [(7, 0.12), (1, 0.7)])
+def test_a_call_is_not_cut_where_its_reason_comes_with_every_piece(pieces, pause_s):
+    """Each piece is waited for anew, as a piece of text is."""
+    text = '{"by": 3, "why": "hello world"}'
+    size = -(-len(text) // pieces)
+    first = {"index": 0, "id": "a", "function": {"name": "count", "arguments": ""}}
+    more = [{"index": 0, "function": {"arguments": it}} for it in fragments(text, size)]
+
+    async def play(connection):
+        await connection.send(STREAM_HEAD)
+        for piece in [first, *more]:
+            choice = {"delta": {"tool_calls": [piece]}, "finish_reason": "tool_calls"}
+            await connection.send(chunk(event({"choices": [choice]})))
+            await asyncio.sleep(pause_s)
+        await connection.send(chunk(event("[DONE]")) + CHUNKED_END)
+
+    outcome, _ = ask("openai", play, call(tools=TOOLS))
+
+    assert outcome.request.calls[0].arguments == text
 
 
 def test_empty_pieces_of_calls_beside_a_text_are_nothing():

@@ -60,6 +60,12 @@ def test_the_short_form_is_a_schema():
         ("nowhere.json", "cannot read nowhere.json"),
         ('{"items": {"$ref": "#/$defs/persn"}, "$defs": {"person": {}}}', "persn leads nowhere"),
         ('{"$ref": "https://example.org/a.json"}', "a.json leads nowhere"),
+        ('{"allOf": [{}], "$ref": "#/allOf/x"}', "#/allOf/x leads nowhere"),
+        ('{"minimum": 5, "$ref": "#/minimum/x"}', "#/minimum/x leads nowhere"),
+        ('{"$schema": 5}', "no JSON Schema"),
+        ('{"$id": "http://[", "not": {"$id": "http://[x", "$ref": "#"}}', "no JSON Schema"),
+        ('{"items": ' * 400 + "{}" + "}" * 400, "no JSON Schema"),
+        ('{"items": ' * 100_000, "no JSON: "),
     ],
 )
 def test_what_is_no_schema_is_told(given, words):
@@ -135,6 +141,23 @@ def test_decimals_count_as_they_are_written(step, value, fits):
             schema_checker({"properties": {"a": schema}})({"a": json.loads(value)})
 
 
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "array", "items": {"$ref": "#"}}, "[" * 400 + "]" * 400),
+        ({"type": "array"}, "[" * 100_000),
+        ({"multipleOf": 0.01}, "1e400"),
+        ({"multipleOf": 0.01}, "-1e999"),
+    ],
+)
+def test_an_answer_that_cannot_be_checked_is_the_models_own_fault(schema, text):
+    """Nested without end, or a number beyond all: another model's answer may fit."""
+    with pytest.raises(FallbackTriggerError) as caught:
+        fitted(text, schema)
+
+    assert caught.value.kind == ErrorKind.MALFORMED_RESPONSE
+
+
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
 def test_what_only_python_reads_is_no_json(constant):
     """An answer is JSON for every reader, or none."""
@@ -142,7 +165,9 @@ def test_what_only_python_reads_is_no_json(constant):
         fitted(f'{{"age": {constant}}}', {"type": "object"})
 
 
-@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"$ref": "#/no"}, {"pattern": "("}])
+@pytest.mark.parametrize(
+    "schema", [{"type": "nonsense"}, {"$ref": "#/no"}, {"pattern": "("}, {"$ref": "#"}]
+)
 def test_a_schema_that_nothing_fits_is_the_requests_own_fault(schema):
     """A program's, which nobody has checked: no tier is asked for another answer to it."""
     with pytest.raises(FallbackTriggerError) as caught:

@@ -8,6 +8,7 @@ import json
 import pytest
 from serve_support import ONE, QUESTION, WIRES, serving
 
+from tieredllm.lenient_json import NotJsonError, decode_sent
 from tieredllm.serve.chat import ChatWire
 from tieredllm.serve.messages import MessagesWire
 from tieredllm.serve.responses import ResponsesWire
@@ -521,6 +522,16 @@ def test_half_a_character_takes_nothing_else_with_it(wire, tmp_path):
 
     assert status == 200
     assert sent[-1]["content"] == "Cut: \ufffd… Why?"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["NaN", "1e999", '"a\tb"', "[" * 100_000, "1}{", "1}[DONE]"], ids=lambda it: it[:8]
+)
+def test_an_escaped_emoji_allows_nothing_else(wrong):
+    """What is no JSON is none beside halves of UTF-16 pairs either."""
+    for text in (r'{"a": "\ud83d", "b": %s}', r'{"a": "\ud83d\ude00", "b": %s}'):
+        with pytest.raises(NotJsonError):
+            decode_sent(text % wrong)
 
 
 def test_a_refusal_that_comes_back_is_read():

@@ -131,6 +131,19 @@ def test_a_request_that_nobody_waits_for_any_more_is_a_span(tmp_path, way):
         assert span.status.status_code is trace.StatusCode.UNSET
 
 
+def test_an_error_of_ours_is_not_told_as_cancelled(tmp_path, monkeypatch):
+    """Who looks for requests that nobody waited for finds none that went wrong."""
+    manager = FallbackManager(
+        two_clouds(tmp_path, "http://127.0.0.1:9/v1"), env={"TIEREDLLM_HOME": str(tmp_path)}
+    )
+    monkeypatch.setattr(manager._health, "standings", lambda _: {}["gone"])
+    EXPORTER.clear()
+
+    with pytest.raises(KeyError):
+        manager.ask("a question")
+    assert [span.attributes.get("error.type") for span in EXPORTER.get_finished_spans()] == []
+
+
 def test_rounded_times_keep_an_attempt_inside_its_request(asked):
     """An attempt whose start and duration were both rounded up ends no later than its request."""
     answer, _ = asked(answers("openai", "fine"))

@@ -18,6 +18,7 @@ from cli_support import cli
 from tools_support import RAW_SERVER, call, carried_out, declared, servers
 
 from tieredllm.tools.approval import Approval, RememberedApprovals
+from tieredllm.tools.base import CallTime
 from tieredllm.tools.execute import ToolSession
 from tieredllm.tools.mcp.http import HttpProblem
 from tieredllm.tools.mcp.transport import Stderr
@@ -929,6 +930,8 @@ class ForgetfulServer:
         forgotten: what it answers to a session that it does not know.
     """
 
+    slow = ("tools/call",)
+
     def __init__(self, forgotten):
         self._forgotten = forgotten
         self.path = ""
@@ -944,7 +947,7 @@ class ForgetfulServer:
         status, extra, answer = self._answer(head.split(" ")[0], session, message)
         lines = [f"HTTP/1.1 {status} X", *extra, f"Content-Length: {len(answer)}"]
         try:
-            if message.get("method") == "tools/call":
+            if message.get("method") in self.slow:
                 await self._work(session, status)
             writer.write("\r\n".join([*lines, "Connection: close", "", answer]).encode())
             await writer.drain()
@@ -1011,6 +1014,41 @@ def test_a_session_that_a_server_forgot_is_begun_anew(tmp_path, forgotten):
 
     results = asyncio.run(go())
     assert [(it.outcome, it.text) for it in results] == [("ok", "1"), ("ok", "2"), ("ok", "3")]
+
+
+class ChangedServer(ForgetfulServer):
+    """A server whose tool is read-only in the first session alone."""
+
+    def __init__(self):
+        super().__init__((404, [JSON], NO_SESSION % "Session not found"))
+
+    def _answer(self, verb, session, message):
+        status, extra, answer = super()._answer(verb, session, message)
+        if message.get("method") == "tools/list" and self.sessions == 1:
+            answer = answer.replace('"count"', '"count", "annotations": {"readOnlyHint": true}')
+        return status, extra, answer
+
+
+def test_a_tool_that_changed_with_its_session_is_not_run_unasked(tmp_path):
+    """What its server says in the new session counts, not what it said in the one it forgot."""
+
+    async def go():
+        served = ChangedServer()
+        server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mcp"
+        box = Toolbox(declared(mcp={"raw": {"url": url}}), cwd=tmp_path, env={})
+        tools = ToolSession(box, approval=Approval("ask"), max_rounds=9)
+        try:
+            results = [(await carried_out(tools, call("raw__count")))[0] for _ in range(2)]
+            return results, served.sessions, served.calls
+        finally:
+            await box.aclose()
+            server.close()
+
+    (first, second), sessions, calls = asyncio.run(go())
+    assert (first.text, second.outcome) == ("1", "failed")
+    assert "says by now that this tool may change something" in second.text
+    assert (sessions, calls) == (2, ["s1"])
 
 
 class Replica(ForgetfulServer):
@@ -1086,6 +1124,56 @@ def test_calls_at_once_are_told_their_own_errors(tmp_path):
     results = asyncio.run(go())
     told = [re.search(r"failed: HTTP (\d+) ", it.text) for it in results]
     assert [found and int(found[1]) for found in told] == [*statuses]
+
+
+class LockedServers(ForgetfulServer):
+    """Servers at addresses of their own: `/401` and `/503` fail with that, at the same moment."""
+
+    slow = ("server/discover", "initialize")
+
+    def __init__(self):
+        super().__init__(None)
+        self._all_here = asyncio.Barrier(2)
+
+    async def _work(self, session, status):
+        if self.path != "/mcp":
+            await self._all_here.wait()
+
+    def _answer(self, verb, session, message):
+        status = self.path.removeprefix("/")
+        if not status.isdecimal():
+            return super()._answer(verb, session, message)
+        return int(status), [], ""
+
+
+def test_servers_that_start_at_once_are_told_their_own_errors(tmp_path):
+    """Also after a call to another server, whose errors are not theirs."""
+
+    async def go():
+        served = LockedServers()
+        server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+        def box(path):
+            mcp = {"raw": {"url": f"{address}/{path}"}}
+            return Toolbox(declared(mcp=mcp), cwd=tmp_path, env={})
+
+        boxes = [box(path) for path in ("mcp", "401", "503")]
+        try:
+            [tool] = await boxes[0].granted("all")
+            async with asyncio.timeout(20) as timer:
+                await tool.run({}, CallTime(timer, 20.0, timer.when()))
+            await asyncio.gather(*(it.granted("all") for it in boxes[1:]))
+            return [it.troubles for it in boxes]
+        finally:
+            for it in boxes:
+                await it.aclose()
+            server.close()
+
+    none, [locked], [ill] = asyncio.run(go())
+    assert none == ()
+    assert "HTTP 401 " in locked
+    assert "HTTP 503 " in ill
 
 
 class RefusingServer(ForgetfulServer):

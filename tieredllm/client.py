@@ -268,22 +268,19 @@ class FallbackManager:
         telemetry = Telemetry(at=self._clock.wall(), profile=self.profile.name)
         events = Events(request)
         requests.add(events)
-        answer: Answer | None = None
         try:
             async with aclosing(events):
                 async for event in events:
                     if isinstance(event, Answered):
-                        answer = event.answer
-                        telemetry.record(answer)
+                        telemetry.record(event.answer)
+                        # Only begun here, as whoever has the answer need not read any further.
+                        await self._notify(event.answer)
                     yield event
-        except BaseException:
+        except (asyncio.CancelledError, GeneratorExit, UsageError):
             telemetry.record(request.unanswered(), cancelled=True)
             raise
         finally:
             requests.discard(events)
-            # After whoever reads has the answer, and also when they read no further than that.
-            if answer is not None:
-                await self._notify(answer)
 
     async def preview(
         self,
@@ -493,7 +490,9 @@ class FallbackManager:
         Raises:
             UsageError: a value is out of its range, or there is no tier of a name.
         """
-        chosen = _checked(options or Options(), Options, "the options of the request")
+        chosen = _checked(
+            Options() if options is None else options, Options, "the options of the request"
+        )
         self.check_tiers([name for name in (chosen.start, chosen.max_tier) if name is not None])
         if chosen.start is None and self.start is not None:
             chosen = msgspec.structs.replace(chosen, start=self.start)
@@ -678,6 +677,9 @@ def _checked(given: object, kind: type[T], what: str) -> T:
     Raises:
         UsageError: one is not.
     """
+    if not isinstance(given, kind):
+        reason = f"{what}: {type(given).__name__} is no {kind.__name__}"
+        raise UsageError(reason)
     try:
         return msgspec.convert(msgspec.to_builtins(given), kind)
     except (msgspec.ValidationError, TypeError) as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -16,6 +17,7 @@ __all__ = [
     "decode_sent",
     "encode",
     "join_halves",
+    "refuse_constant",
 ]
 
 DONE = object()
@@ -63,9 +65,32 @@ def decode_sent(text: bytes | str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, ValueError, RecursionError) as exc:  # bytes of no UTF-8, too
-        if _ESCAPED.search(text if isinstance(text, str) else text.decode("latin-1")):
-            return cleaned(decode(text))
+        if not _ESCAPED.search(text if isinstance(text, str) else text.decode("latin-1")):
+            raise NotJsonError(str(exc)) from exc
+    import json
+
+    try:
+        read = text if isinstance(text, str) else text.decode()
+        value = json.loads(read, parse_constant=refuse_constant, parse_float=_finite)
+        return cleaned(value)
+    except (ValueError, RecursionError) as exc:
         raise NotJsonError(str(exc)) from exc
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's `json` reads and JSON lacks.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is out of range")
+    return value
 
 
 def decode_all(text: bytes | str) -> list[Any]:

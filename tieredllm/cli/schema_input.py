@@ -49,7 +49,7 @@ def read_schema(given: str) -> OutputSchema:
 def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
         schema = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise UsageError(f"{name} is no JSON: {exc}") from exc
     if not isinstance(schema, dict):
         raise UsageError(f"{name} is no JSON Schema: it must be an object")

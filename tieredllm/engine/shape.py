@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tieredllm.errors import FallbackTriggerError, UsageError
 from tieredllm.kinds import ErrorKind
+from tieredllm.lenient_json import refuse_constant
 from tieredllm.text import one_line
 from tieredllm.tools.schema import multiple_of
 
@@ -21,6 +22,11 @@ FENCED = re.compile(r"^```(?:json)?[ \t]*\n(?P<text>.*?)\n?```$", re.DOTALL | re
 """An answer that is one block of code, as models wrap JSON unasked."""
 SHOWN = 200
 """Characters of what does not fit."""
+DEEP = 30
+"""Levels below which it is not an answer's own nesting that a check cannot follow.
+
+jsonschema 4.26.0 has some ten frames for a level under a recursive schema, of Python's 1,000.
+"""
 
 
 def check_schema(schema: dict[str, Any]) -> None:
@@ -31,18 +37,21 @@ def check_schema(schema: dict[str, Any]) -> None:
     """
     from jsonschema import SchemaError
     from jsonschema.validators import validator_for
-
-    try:
-        validator_for(schema).check_schema(schema)
-    except SchemaError as exc:
-        where = "/".join(map(str, exc.absolute_path)) or "the schema"
-        raise UsageError(f"no JSON Schema: {where}: {one_line(exc.message, SHOWN)}") from exc
     from referencing import Registry, Resource
     from referencing.jsonschema import DRAFT202012, UnknownDialect
 
-    with suppress(UnknownDialect):
-        root = Resource.from_contents(schema, default_specification=DRAFT202012)
-        _check_references(root, Registry().resolver_with_root(root))
+    try:
+        validator_for(schema).check_schema(schema)
+        with suppress(UnknownDialect):
+            root = Resource.from_contents(schema, default_specification=DRAFT202012)
+            _check_references(root, Registry().resolver_with_root(root))
+    except SchemaError as exc:
+        where = "/".join(map(str, exc.absolute_path)) or "the schema"
+        raise UsageError(f"no JSON Schema: {where}: {one_line(exc.message, SHOWN)}") from exc
+    except UsageError:
+        raise
+    except Exception as exc:  # a `$schema` that is no text, an `$id` that is none, many levels
+        raise UsageError(f"no JSON Schema: {one_line(str(exc), SHOWN)}") from exc
 
 
 def _check_references(part: Resource[Any], resolver: Any) -> None:
@@ -53,7 +62,7 @@ def _check_references(part: Resource[Any], resolver: Any) -> None:
     if isinstance(reference, str):
         try:
             resolver.lookup(reference)
-        except Unresolvable:
+        except (Unresolvable, TypeError, ValueError):  # through a number, in a list by a name
             reason = f"no JSON Schema: {one_line(reference, SHOWN)} leads nowhere within it"
             raise UsageError(reason) from None
     for inner in part.subresources():
@@ -80,14 +89,16 @@ def fitted(text: str, schema: dict[str, Any], *, cut: bool = False) -> str:
     block = FENCED.match(text)
     text = block["text"].strip() if block is not None else text
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as exc:
+        value = json.loads(text, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as exc:
         why = "max_tokens was used up before it ended; allow more of them" if cut else str(exc)
         raise _misfit(f"the answer is no JSON: {why}") from exc
     try:
         kind = extend(validator_for(schema), {"multipleOf": multiple_of})
         wrong = best_match(kind(schema, registry=Registry()).iter_errors(value))
     except Exception as exc:  # a reference that leads nowhere, a pattern that cannot be read
+        if isinstance(exc, RecursionError) and _is_deep(value):
+            raise _misfit("the answer is nested too deeply to be held to the schema") from exc
         reason = one_line(f"no answer can be held to the schema: {exc}", SHOWN)
         raise FallbackTriggerError(ErrorKind.BAD_REQUEST, reason, again=False) from exc
     if wrong is not None:
@@ -97,9 +108,13 @@ def fitted(text: str, schema: dict[str, Any], *, cut: bool = False) -> str:
     return text
 
 
-def _refuse_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python reads and JSON lacks."""
-    raise ValueError(f"{name} is no JSON number")
+def _is_deep(value: Any) -> bool:
+    """Return whether a value has more than `DEEP` levels."""
+    level = [it for it in [value] if isinstance(it, dict | list)]
+    for _ in range(DEEP):
+        inner = (it.values() if isinstance(it, dict) else it for it in level)
+        level = [it for each in inner for it in each if isinstance(it, dict | list)]
+    return bool(level)
 
 
 def _misfit(message: str) -> FallbackTriggerError:

@@ -54,8 +54,14 @@ def finding(answer: Answer) -> Finding | None:
 
 
 def is_first_tier(answer: Answer) -> bool:
-    """Whether the first tier gave a complete answer."""
-    return answer.error is None and answer.fallback_level == 0
+    """Whether the first tier that is configured gave a complete answer."""
+    level = answer.fallback_level
+    if answer.error is not None or level is None:
+        return False
+    before = [attempt for attempt in answer.attempts if attempt.level < level]
+    # Where nothing was before it, the request was told to start there: that says nothing.
+    is_led_to = bool(before) and answer.provider not in NO_MODEL
+    return level == 0 or (is_led_to and all(attempt.is_unconfigured for attempt in before))
 
 
 def severity_of(rank: int) -> Severity:

@@ -23,6 +23,9 @@ _OF_A_FILE = frozenset({"threads", "gpu_layers"})
 _LEFT_OUT = frozenset({"rules", "vars", "max_age_h", "base_url", "api_key_env", *_OF_A_SERVER})
 _SECRET_MAPPINGS = frozenset({"env", "headers"})
 """Where an MCP server's settings hold secrets."""
+_OF_A_COMMAND = ("command", "args")
+_REFERENCE = re.compile(r"(?i)(?:(?:bearer|basic|token) )?\$\{[\w:.]+\}")
+"""A value that a variable has, which is no secret itself; what stands in for it may be one."""
 _VARIABLE = re.compile(r"^( *(?:- )?\w+_env: ([A-Za-z_]\w*))$", re.MULTILINE)
 _READABLE = 1e15
 """Whole numbers up to here are written without a point."""
@@ -42,7 +45,8 @@ def dump(profile: Profile, origin: Callable[[str], str | None]) -> str:
     values: dict[str, Any] = msgspec.to_builtins(profile)
     del values["extends"], values["remove_tiers"]
     values["tiers"] = [_tier(tier) for tier in profile.tiers]
-    values["tools"]["mcp"] = _mask(values["tools"]["mcp"])
+    servers = values["tools"]["mcp"]
+    values["tools"]["mcp"] = {name: _server(server) for name, server in servers.items()}
 
     def comment(found: re.Match[str]) -> str:
         where = origin(found[2])
@@ -131,6 +135,12 @@ def _backend(backend: BackendSettings) -> dict[str, Any]:
     return shown
 
 
+def _server(server: dict[str, Any]) -> dict[str, Any]:
+    """Mask an MCP server's settings, the words of its command line by what they say they are."""
+    lists = {key: it for key in _OF_A_COMMAND if isinstance(it := server[key], list | tuple)}
+    return {**_mask(server), **{key: _mask_words(words) for key, words in lists.items()}}
+
+
 def _mask(value: Any, *, secret: bool = False) -> Any:
     if isinstance(value, dict):
         return {
@@ -138,25 +148,33 @@ def _mask(value: Any, *, secret: bool = False) -> Any:
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return _mask_words(value, secret=secret)
+        return [_mask(item, secret=secret) for item in value]
     if isinstance(value, str):
         return HIDDEN if secret else mask_text(value)
     return value
 
 
-def _mask_words(words: Sequence[Any], *, secret: bool) -> list[Any]:
-    """Mask a list, and in it what is given by name: `--api-key x`, `TOKEN=x`, `Name: x`."""
-    shown: list[Any] = []
-    option = ""
+def _mask_words(words: Sequence[str]) -> list[str]:
+    """Mask keys and passwords, and what is given by name: `--api-key x`, `TOKEN=x`, `Name: x`."""
+    shown: list[str] = []
+    is_secret = False  # by the option before it
     for word in words:
-        named = NAMED.match(word) if isinstance(word, str) else None
-        is_option = isinstance(word, str) and word.startswith("-")
-        if isinstance(word, str) and "${" in word:
-            shown.append(word)
-        elif named is not None and SECRET_NAME.search(named["name"]):
-            shown.append(f"{named['name']}{named['between']}{HIDDEN}")
+        is_option = word.startswith("-")
+        named = NAMED.match(word)
+        if named is None:
+            shown.append(_mask_word(word, is_secret=is_secret and not is_option))
         else:
-            given = SECRET_NAME.search(option) is not None and not is_option
-            shown.append(_mask(word, secret=secret or given))
-        option = word if is_option and named is None else ""
+            value = _mask_word(named["value"], is_secret=_is_secret(named["name"]))
+            shown.append(f"{named['name']}{named['between']}{value}")
+        is_secret = is_option and named is None and _is_secret(word)
     return shown
+
+
+def _is_secret(name: str) -> bool:
+    return SECRET_NAME.search(name) is not None and not name.startswith("--no-")
+
+
+def _mask_word(word: str, *, is_secret: bool) -> str:
+    if _REFERENCE.fullmatch(word):
+        return word
+    return HIDDEN if is_secret else mask_text(word)

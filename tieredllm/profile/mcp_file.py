@@ -223,7 +223,11 @@ def _without_secret(server: str, name: str, value: Any, variables: dict[str, Non
     return f"${{{variable}}}"
 
 
-SECRET_NAME = re.compile(r"(?i)token|secret|password|passwd|api_?-?key|authorization|credential")
+SECRET_NAME = re.compile(
+    r"(?i)token(?!s)|(?:api|auth|access)[-_]?tokens"
+    r"|secret|password|passwd|api_?-?key|authorization|credential"
+)
+"""How what holds a secret is called; `--max-tokens` holds a number."""
 
 
 def _server(node: Node) -> Node:

@@ -28,6 +28,7 @@ from tieredllm.providers.base import (
     ThoughtDelta,
     ToolRequest,
 )
+from tieredllm.providers.json_path import get_path, is_well, words_in
 from tieredllm.providers.sse import Event
 from tieredllm.providers.text_calls import TextCalls
 from tieredllm.providers.tool_calls import ToolCallCollector
@@ -133,9 +134,15 @@ Said = Delta | ThoughtDelta | CallPiece | Retraction
 _ERROR_START = re.compile(r'(?i)\{\s*"error"\s*:|error:')
 _LOOKS_LIKE_JSON = re.compile(r"[{}\"]")
 
+_FAILURE = re.compile(
+    r"(?i)error|fail|abort|cancel|crash|died|exception|interrupt|time(?:d |_)?out|overload|capacity"
+    r"|unavailable|too many|went wrong"
+)
+"""What servers' own words for a failure have in them."""
+
 LONG_TAIL_S = 5.0
-"""The same where the reason came with text or before any: some servers put it on every event
-(su-kaka/gcli2api#403, songquanpeng/one-api#1408)."""
+"""The same where the reason came with text or a piece of a call, or before any: some servers put it
+on every event (su-kaka/gcli2api#403, songquanpeng/one-api#1408)."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,7 +222,7 @@ class ResponseAccumulator:
         self._ended = False
         self._text_halves = _Halves()
         self._thought_halves = _Halves()
-        self._repeats = _Repeats()
+        self._repeats = _Repeats(is_settled=whole)
         self._splitter = ThoughtSplitter()
         self._text_calls = text_calls
         self._held = held
@@ -245,6 +252,8 @@ class ResponseAccumulator:
         self._completion_tokens: int | None = None
         self._model: str | None = None
         self._name: str | None = None
+        self._is_other = False
+        """Whether another answer has begun behind this one."""
         self._thinks = False
         """Whether a thought came as one."""
         self._stray: Any = None
@@ -323,7 +332,7 @@ class ResponseAccumulator:
             self._is_late = True
         if text or part.thought or part.reason:
             self._is_stale = part.reason is None
-        self._note_beginning(part.begins)
+        self._note_beginning(part)
         self._note(part)
         said: list[Said] = []
         if part.thought is not None:
@@ -334,24 +343,25 @@ class ResponseAccumulator:
             self.began = True
             said.append(CallPiece())
         if part.reason is not None:
-            self._at_rest = self.began and not text
+            self._at_rest = self.began and not (text or part.calls)
         return said
 
-    def _note_beginning(self, name: str | None) -> None:
+    def _note_beginning(self, part: Part) -> None:
         """Take note which answer begins, if any does.
 
         Gateways that ask again begin another one in the midst of the stream (vercel/ai#18331), and
-        some tell of the same one twice (BerriAI/litellm#32478, maximhq/bifrost#4556).
+        some tell of the same one twice (BerriAI/litellm#32478, maximhq/bifrost#4556). One that
+        begins behind a complete answer, and has nothing in it, takes nothing from that.
 
         Raises:
             FallbackTriggerError: something of another answer came before.
         """
-        if name is None:
-            return
-        if name != self._name and (self.began or self._thinks):
+        if part.begins is not None and part.begins != self._name:
+            self._is_other = self.began or self._thinks
+            self._name = part.begins
+        if self._is_other and (part.calls or not self.complete):
             message = "another answer began in the middle of this one"
             raise self.broken(self._error(ErrorKind.MALFORMED_RESPONSE, message))
-        self._name = name
 
     def _take_thought(self, thought: str, seal: Seal | None, said: list[Said]) -> None:
         """Take a thought that came as one: none is to be looked for in the text."""
@@ -458,9 +468,7 @@ class ResponseAccumulator:
         if self._refusal or self._blocked or ending == "content_filter":
             words = self._refusal or f"the vendor's filter stopped the answer ({self._reason})"
             raise self._error(ErrorKind.CONTENT_FILTER, words)
-        if self._reason is None and self._stray is not None:
-            # FastChat's: `{"text": "…", "error_code": 50002}`, and `[DONE]` as ever
-            raise self.broken(self._classify(self._stray))
+        self._check_stray()
         if ending is None:
             raise self._incomplete()
         usage = Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens)
@@ -489,6 +497,13 @@ class ResponseAccumulator:
         # "tool_calls" after a text and no call (mudler/LocalAI#6218) is a text that has ended.
         reason = ending if ending in ("length", "repetition") else "stop"
         return Finish(reason=reason, usage=usage, model=self._model)
+
+    def _check_stray(self) -> None:
+        if self._reason is not None or self._stray is None:
+            return
+        error = self._classify(self._stray)
+        if not self.began or _tells_of_failure(self._stray, error.kind):
+            raise self.broken(error)
 
     def _no_call(self) -> str:
         if self._calls is None:
@@ -563,6 +578,20 @@ class ResponseAccumulator:
         )
 
 
+def _tells_of_failure(stray: Any, kind: ErrorKind) -> bool:
+    """Whether what no protocol has is an error, and not news or a heartbeat.
+
+    FastChat's is `{"text": "…", "error_code": 50002}`, with `[DONE]` behind it as ever.
+
+    Args:
+        stray: the event, or its text.
+        kind: what it is as an error; `service_unavailable` where nothing is known of it.
+    """
+    codes = (get_path(stray, "error_code"), get_path(stray, "code"))
+    known = kind is not ErrorKind.SERVICE_UNAVAILABLE or not all(map(is_well, codes))
+    return known or bool(_FAILURE.search(words_in(stray)))
+
+
 def _says_no_more(reason: str | None) -> bool:
     """Whether a reason says no more than that the answer has ended, if that."""
     return reason is None or ending_of(reason) in ("stop", "tool")
@@ -610,12 +639,12 @@ class _Repeats:
     LEAST_REPEATED = 20
     """The fewest characters that are not said twice by chance."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_settled: bool) -> None:
         self._pieces: list[str] = []
         self._held = ""
         self._has_parts = False
         """Whether a piece came that was not all of the answer."""
-        self._is_cumulative: bool | None = None
+        self._is_cumulative: bool | None = False if is_settled else None
 
     @property
     def is_settled(self) -> bool:
@@ -636,22 +665,26 @@ class _Repeats:
         """
         self._has_parts = self._has_parts or not is_whole
         if not self._pieces:
-            self._is_cumulative = False if is_whole else None
+            if is_whole:
+                self._is_cumulative = False
             self._pieces.append(text)
             return text
         if self.is_settled and not is_last and not is_whole:
             self._pieces.append(text)
             return text
-        held, self._held = self._held, ""
-        said = "".join(self._pieces)
-        if held:
+        if self._held:
+            held, self._held = self._held, ""
             self._is_cumulative = text.startswith(held)
             if not self._is_cumulative:
-                text = held + text
+                self._pieces.append(held)
+                return held + self.strip(text, is_whole=is_whole, is_last=is_last)
+        said = "".join(self._pieces)
         if is_whole or self._is_cumulative:
             adds = text.startswith(said) or not (is_whole and self._has_parts)
             is_known = said.startswith(text) if self._has_parts else text == said
             text = "" if is_known or not adds else text.removeprefix(said)
+            if is_whole:  # what comes now is another message, whatever it begins with
+                self._is_cumulative = False
         elif self._is_cumulative is None:
             if said.strip() and len(text) > len(said) and text.startswith(said):
                 self._held = text
@@ -706,6 +739,8 @@ async def stream_chunks(
                 await give_way(number)
                 for chunk in answer.take(part):
                     yield chunk
+                if part.calls:  # a reason on every event: the call is still under way
+                    left_s = None
                 if part.done or part.is_last:
                     is_done = True
                     break

@@ -201,7 +201,9 @@ def _enforceable(schema: Any) -> Any:
     held = {key: it for key, it in schema.items() if key not in _UNENFORCED}
     if "oneOf" in held and "anyOf" not in held:
         held["anyOf"] = held.pop("oneOf")
-    named = held.get("properties") or {}
+    properties, required = held.get("properties"), held.get("required")
+    named = properties if isinstance(properties, dict) else {}
+    needed = required if isinstance(required, list) else []
     for key, it in held.items():
         if key in ("properties", "$defs", "definitions") and isinstance(it, dict):
             held[key] = {name: _enforceable(inner) for name, inner in it.items()}
@@ -209,9 +211,9 @@ def _enforceable(schema: Any) -> Any:
             held[key] = _enforceable(it)
         elif key == "anyOf" and isinstance(it, list) and not named:
             held[key] = [_enforceable(inner) for inner in it]
-    if held.get("minItems", 0) > 1:
+    if (get_count(held, "minItems") or 0) > 1:
         held["minItems"] = 1
-    if named and not _COMBINING & held.keys() and set(held.get("required", ())) <= set(named):
+    if named and not _COMBINING & held.keys() and all(name in [*named] for name in needed):
         held.setdefault("additionalProperties", False)
     return held
 
@@ -341,13 +343,24 @@ class AnthropicToolCalls:
                     arguments=self._arguments(index),
                 )
                 for index, block in enumerate(self._blocks)
-                if block.get("type") == "tool_use"
+                if _is_call(block)
             ]
             self._complete = with_unique_ids(calls)
         return self._complete
 
-    is_broken = False
-    """Each piece belongs to a call that has begun."""
+    @property
+    def is_broken(self) -> bool:
+        """Whether a call has no name, or arguments came to what is no call.
+
+        Those of the server's own tools (`server_tool_use`, `mcp_tool_use`) come the same way.
+        """
+        for block, text in zip(self._blocks, self._inputs, strict=True):
+            kind = get_str(block, "type") or ""
+            if kind == "tool_use" and not _is_call(block):
+                return True
+            if text.strip() and not kind.endswith("tool_use"):
+                return True
+        return False
 
     def raw(self) -> Any:
         """Return the blocks as they came: thoughts carry signatures that hold for them as they are.
@@ -359,7 +372,7 @@ class AnthropicToolCalls:
         for index, block in enumerate(self._blocks):
             if get_str(block, "type") is None:
                 continue
-            if block.get("type") == "tool_use":
+            if _is_call(block):
                 call = next(ids)
                 block = block | {"id": call.id, "input": decode_arguments(call)}  # noqa: PLW2901
             if block.get("type") != "text" or str(self._blocks[index].get("text") or "").strip():
@@ -390,6 +403,10 @@ class AnthropicToolCalls:
             return text
         given = self._blocks[index].get("input")
         return encode(given) if given else ""
+
+
+def _is_call(block: dict[str, Any]) -> bool:
+    return block.get("type") == "tool_use" and get_str(block, "name") is not None
 
 
 def declared(tools: tuple[ToolDeclaration, ...]) -> list[dict[str, Any]]:

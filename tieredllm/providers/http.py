@@ -391,7 +391,7 @@ class Reply:
                 ) from exc
             raise
         body = b"".join(parts)
-        self._check_parts(body.decode("latin-1"))
+        self._check_parts(body)
         return body
 
     async def error_body(self) -> bytes:
@@ -424,8 +424,14 @@ class Reply:
             status=self.status,
         )
 
-    def _check_parts(self, text: str) -> None:
-        if len(text) > MAX_BODY_PARTS < text.count("{") + text.count("["):
+    def _check_parts(self, said: str | bytes) -> None:
+        if len(said) <= MAX_BODY_PARTS:
+            return
+        if isinstance(said, str):
+            begun = said.count("{") + said.count("[")
+        else:
+            begun = said.count(b"{") + said.count(b"[")
+        if begun > MAX_BODY_PARTS:
             raise self._too_much(f"has more than {MAX_BODY_PARTS} parts")
 
     def _too_much(self, what: str) -> FallbackTriggerError:

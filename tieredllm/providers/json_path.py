@@ -10,6 +10,7 @@ __all__ = [
     "get_count",
     "get_path",
     "get_str",
+    "is_well",
     "words_in",
 ]
 
@@ -100,7 +101,7 @@ def find_error(value: Any) -> Any:
         return None
     own = value.get("error")
     for found in (own, get_path(value, "choices", 0, "error")):
-        if not all(map(_is_well, found.values() if isinstance(found, dict) else [found])):
+        if not all(map(is_well, found.values() if isinstance(found, dict) else [found])):
             return value if found is own else {"error": found}
     if value.get("type") == "error" or value.get("object") in ("error", "Error"):
         return value
@@ -118,7 +119,7 @@ _ANSWERS = ("choices", "candidates", "content", "output", "data", "models")
 _GOOD_CODES = frozenset({0, 200, "0", "200", "ok", "OK", "success", ""})
 
 
-def _is_well(said: Any) -> bool:
+def is_well(said: Any) -> bool:
     """Whether a part of an error, such as some servers send with every answer, says nothing."""
     return not said or (isinstance(said, int | str) and said in _GOOD_CODES)
 

@@ -252,12 +252,17 @@ class ResponsesToolCalls:
             self._arguments[index] = get_str(value, "arguments") or self._arguments.get(index, "")
 
     def _index(self, value: dict[str, Any]) -> int:
-        """Return which item an event is about; where it is not numbered, its id tells."""
+        """Return which item an event is about; where it is not numbered, its ids tell."""
         index = get_count(value, "output_index")
         if index is not None:
             return index
-        name = get_str(value, "item_id") or get_str(value, "item", "id")
-        known = [at for at, item in self._items.items() if name and item.get("id") == name]
+        paths = (("item_id",), ("item", "id"), ("item", "call_id"))
+        names = {name for path in paths if (name := get_str(value, *path))}
+        known = [
+            at
+            for at, item in self._items.items()
+            if names & {get_str(item, "id"), get_str(item, "call_id")}
+        ]
         last = max(self._items, default=-1)
         return known[0] if known else last + 1 if "item" in value else last
 
@@ -267,19 +272,26 @@ class ResponsesToolCalls:
             [
                 ToolCall(
                     id=get_str(item, "call_id") or get_str(item, "id") or "",
-                    name=get_str(item, "name") or "",
+                    name=name,
                     arguments=get_str(item, "arguments") or self._arguments.get(index, ""),
                 )
                 for index, item in sorted(self._items.items())
-                if item.get("type") == "function_call"
+                if item.get("type") == "function_call" and (name := get_str(item, "name"))
             ]
         )
 
-    is_broken = False
-    """Each piece belongs to a call that has begun."""
+    @property
+    def is_broken(self) -> bool:
+        """Whether a call has no name, or arguments came of more calls than there are."""
+        calls = [item for item in self._items.values() if item.get("type") == "function_call"]
+        return len(calls) < sum(map(bool, self._arguments.values())) or not all(
+            get_str(item, "name") for item in calls
+        )
 
     def raw(self) -> Any:
-        """Return the items that go back before the calls: thoughts as they came, and what was said.
+        """Return the turn's own form: thoughts as they came, what was said, and `CALL` for a call.
+
+        Calls behind the last of those need no place.
 
         Thoughts that are not encrypted would have to be kept at the server, and are not; and so
         messages go without the ids by which they would be looked for there.

@@ -242,4 +242,8 @@ STEPS: Steps = (
             name TEXT NOT NULL UNIQUE
         ) WITHOUT ROWID""",
     ),
+    (
+        # One bad schema of a request was noted as that the backend takes none, for 30 days.
+        "DELETE FROM rejected_parameters WHERE parameter = 'schema'",
+    ),
 )

@@ -210,9 +210,9 @@ def multiple_of(validator: Any, step: float, value: Any, _schema: dict[str, Any]
     """
     from jsonschema import ValidationError
 
-    if (
-        validator.is_type(value, "number")
-        and (Fraction(str(value)) / Fraction(str(step))).denominator != 1
+    if validator.is_type(value, "number") and (
+        math.isinf(value)  # `1e400`, as Python reads it
+        or (Fraction(str(value)) / Fraction(str(step))).denominator != 1
     ):
         yield ValidationError(f"{value!r} is not a multiple of {step!r}")
 

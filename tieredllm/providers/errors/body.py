@@ -68,7 +68,9 @@ def read_error_text(body: bytes) -> ErrorBody:
     for event in () if is_page else (*decoder.feed(body), *decoder.flush()):
         with suppress(NotJsonError):
             if isinstance(value := decode(event.data), dict | list):
-                return read_error(value)
+                found = read_error(value)
+                if found.message or found.codes:
+                    return msgspec.structs.replace(found, message=found.message or text)
     return ErrorBody(message=text, is_page=is_page)
 
 

@@ -126,6 +126,7 @@ class HttpLife:
         import httpx2
         from mcp.client.streamable_http import streamable_http_client
 
+        self.begin()  # who starts it may have asked another server, and start others beside it
         timeout = httpx2.Timeout(self._connect_timeout_s, read=None)
         client = httpx2.AsyncClient(
             headers={**self._headers, "accept-encoding": "identity"},

@@ -432,15 +432,17 @@ class McpServer:
     def _caller(self, remote: RemoteTool) -> Run:
         """Return what calls a tool."""
 
-        async def run(arguments: dict[str, Any], time: CallTime) -> Output:
+        async def call(arguments: dict[str, Any], time: CallTime) -> Output:
             connection = await self._at_hand(time)
             self._check_hint(remote, connection)
+            return await connection.call(self.name, remote.name, arguments, time.renew)
+
+        async def run(arguments: dict[str, Any], time: CallTime) -> Output:
             with self._masking():
                 try:
-                    output = await connection.call(self.name, remote.name, arguments, time.renew)
+                    output = await call(arguments, time)
                 except SessionLostError:  # the call has not run
-                    connection = await self._at_hand(time)
-                    output = await connection.call(self.name, remote.name, arguments, time.renew)
+                    output = await call(arguments, time)
             self._links = dict.fromkeys([*self._links, *output.links][-MAX_LINKS:])
             return output
 
