@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import itertools
 import time
 
 import msgspec
@@ -32,6 +33,8 @@ from wire_support import (
     stream,
 )
 
+from tieredllm.providers.base import Delta, ThoughtDelta
+from tieredllm.providers.cloud import _joined
 from tieredllm.providers.http import HttpClients
 
 VENDORS = ["openai", "responses", "anthropic", "gemini"]
@@ -545,17 +548,44 @@ def test_a_reason_with_the_last_word_is_waited_on_no_longer_than_a_token():
     assert time.perf_counter() - start < 1.0
 
 
-@every_vendor
-@pytest.mark.parametrize(
-    "form", [42, True, {"value": "NOT "}, [["NOT "]], {"text": "NOT "}, ["NOT "]], ids=repr
-)
-def test_words_in_another_form_are_read_or_fail_the_answer(vendor, form):
-    """None is ever left out of an answer that is called whole."""
+def in_another_form(vendor, form):
+    """Ask for an answer one word of which comes in another form."""
     odd = says(vendor, "NOT ").replace(b'"NOT "', msgspec.json.encode(form))
     events = [says(vendor, "Do "), odd, says(vendor, "it."), *ends(vendor), *closes(vendor)]
-    outcome, _ = ask(vendor, stream(*opens(vendor), *events))
+    return ask(vendor, stream(*opens(vendor), *events))[0]
 
-    assert outcome.kind == "stream_interrupted" or outcome.text == "Do NOT it."
+
+@pytest.mark.parametrize("vendor", ["openai", "anthropic", "responses"])
+@pytest.mark.parametrize("form", [{"text": "NOT "}, ["NOT "]], ids=repr)
+def test_words_in_another_form_are_read(vendor, form):
+    """A part of a text, and a list of texts, are what their houses' own content may be."""
+    assert in_another_form(vendor, form).text == "Do NOT it."
+
+
+@pytest.mark.parametrize(
+    ("vendor", "form"),
+    [
+        *itertools.product(VENDORS, [42, True, {"value": "NOT "}, [["NOT "]]]),
+        # Google's own content is a list of parts already.
+        ("gemini", {"text": "NOT "}),
+        ("gemini", ["NOT "]),
+    ],
+    ids=repr,
+)
+def test_words_that_cannot_be_read_fail_the_answer(vendor, form):
+    """None is ever left out of an answer that is called whole."""
+    assert in_another_form(vendor, form).kind == "stream_interrupted"
+
+
+def test_a_document_of_many_pieces_is_joined_in_linear_time():
+    """100,000 of them, which took 2.5 s where each was added to a text, take 0.1 s."""
+    said = [Delta("word "), ThoughtDelta("hm ")] + [Delta("word ")] * 100_000
+
+    start = time.perf_counter()
+    joined = _joined(said)
+
+    assert time.perf_counter() - start < 0.8
+    assert joined == [Delta("word "), ThoughtDelta("hm "), Delta("word " * 100_000)]
 
 
 def test_a_document_s_texts_are_its_own_whatever_they_begin_with():

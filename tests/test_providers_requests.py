@@ -731,6 +731,21 @@ def test_a_server_that_takes_no_schema_is_known_by_one_word(vendor):
             "openai",
             "Invalid schema for response_format 'city': 'maxLength' is not permitted.",
         ),
+        # mavam/pi-web-providers#14
+        (
+            "openai",
+            "Invalid schema for response_format 'city': In context=(), 'format' is not permitted.",
+        ),
+        ("openai", "json_schema: 'pattern' is not supported"),
+        # earendil-works/pi#5352
+        (
+            "openai",
+            "JSON Schema not supported: could not understand the instance `{'required': ['a']}`.",
+        ),
+        ("openai", "response_format is not supported with tools"),
+        ("openai", "Unsupported keyword in response_format: 'pattern'"),
+        ("openai", "'pattern' in json_schema is not supported"),
+        ("openai", "Unknown field: response_format.json_schema.schema.pattern"),
     ],
 )
 def test_a_rejected_schema_says_nothing_of_the_next_one(vendor, message):
@@ -739,6 +754,40 @@ def test_a_rejected_schema_says_nothing_of_the_next_one(vendor, message):
 
     assert outcome.error.parameter == "schema"
     assert not outcome.error.lasting
+
+
+@pytest.mark.parametrize(
+    ("vendor", "message"),
+    [
+        # DeepSeek: llm-exe/llm-exe#662, BerriAI/litellm#31466
+        ("openai", "This response_format type is unavailable now"),
+        ("openai", "response_format.type `json_schema` is unavailable now"),
+        # web-infra-dev/midscene#259
+        (
+            "openai",
+            "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this",
+        ),
+        # mkht/PSOpenAI#44
+        ("openai", "Unsupported parameter: 'response_format'."),
+        # DeepInfra: truefoundry/models#913
+        ("openai", "json_schema response format is not supported for model: stepfun-ai/Step-3.5"),
+        ("openai", "This model does not support response format `json_schema`."),
+        # anthropics/anthropic-sdk-csharp#132
+        ("anthropic", "output_config: Extra inputs are not permitted"),
+        ("anthropic", "output_config.format: Extra inputs are not permitted"),
+        ("gemini", "JSON mode is not enabled for models/gemma-3-27b-it"),
+        (
+            "gemini",
+            "Unknown name \"responseJsonSchema\" at 'generation_config': Cannot find field.",
+        ),
+    ],
+)
+def test_a_server_that_takes_no_schema_at_all_is_remembered_as_that(vendor, message):
+    """It is not asked with each line of a batch anew."""
+    outcome, _ = ask(vendor, response(400, {"error": {"message": message}}), call(schema=SCHEMA))
+
+    assert outcome.error.parameter == "schema"
+    assert outcome.error.lasting
 
 
 INTEGER, TEXT = {"type": "integer"}, {"type": "string"}

@@ -583,20 +583,29 @@ def base64_of(data: bytes) -> str:
 
 def _joined(said: list[Said]) -> list[Delta | ThoughtDelta]:
     """Return what a document says: thoughts, apart where they are sealed, and texts by phase."""
-    joined: list[Delta | ThoughtDelta] = []
+    runs: list[list[Delta | ThoughtDelta]] = []
     for chunk in said:
-        last = joined[-1] if joined else None
         if isinstance(chunk, Retraction):
-            joined = [ThoughtDelta(it.text) if isinstance(it, Delta) else it for it in joined]
+            runs = [[_unsaid(piece) for piece in run] for run in runs]
         elif isinstance(chunk, Delta):
-            is_more = isinstance(last, Delta) and last.phase == chunk.phase
-            before = joined.pop().text if is_more else ""
-            joined.append(Delta(before + chunk.text, chunk.phase))
+            last = runs[-1][-1] if runs else None
+            if isinstance(last, Delta) and last.phase == chunk.phase:
+                runs[-1].append(chunk)
+            else:
+                runs.append([chunk])
         elif isinstance(chunk, ThoughtDelta) and (chunk.text or chunk.seal is not None):
-            is_more = isinstance(last, ThoughtDelta) and last.seal is None
-            before = joined.pop().text if is_more else ""
-            joined.append(ThoughtDelta(before + chunk.text, chunk.seal))
-    return joined
+            last = runs[-1][-1] if runs else None
+            if isinstance(last, ThoughtDelta) and last.seal is None:
+                runs[-1].append(chunk)
+            else:
+                runs.append([chunk])
+    return [
+        msgspec.structs.replace(run[-1], text="".join(piece.text for piece in run)) for run in runs
+    ]
+
+
+def _unsaid(piece: Delta | ThoughtDelta) -> ThoughtDelta:
+    return ThoughtDelta(piece.text) if isinstance(piece, Delta) else piece
 
 
 _WELL = ProbeResult(ok=True, latency_ms=0.0)

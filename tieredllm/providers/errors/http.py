@@ -55,6 +55,27 @@ _UNSUPPORTED = re.compile(
     r"|\b(?:may|can) only be (?:set to )?[0-9.]+"
 )
 
+_FORM = (
+    r"(?:response[_ ]?formats?|(?:response_?)?json_?schema|output_(?:config\.)?format|output_config"
+    r"|text\.format|structured outputs?|json mode)"
+)
+_NO_SCHEMAS = re.compile(
+    # "This response_format type is unavailable now" and "response_format.type `json_schema` is
+    # unavailable now" (DeepSeek, llm-exe/llm-exe#662, BerriAI/litellm#31466), "'response_format' of
+    # type 'json_schema' is not supported with this model" (OpenAI, web-infra-dev/midscene#259),
+    # "json_object response format is not supported for model" (DeepInfra, truefoundry/models#913)
+    rf"(?i)(?<!in )(?<!in the )(?<!for ){_FORM}\W*(?:(?:of )?type\W*)?(?:{_FORM}\W*)?"
+    r"(?:is|are) (?:unavailable|unsupported|not (?:available|supported|enabled|allowed|permitted))"
+    r"(?! (?:when|while|if|together|in combination|with (?:tool|function|stream)))"
+    # "Unsupported parameter: 'response_format'" (mkht/PSOpenAI#44)
+    r"|(?:unsupported|unknown|unrecogni[sz]ed|unexpected) (?:keyword )?"
+    rf"(?:parameters?|names?|arguments?|fields?)[^a-z]+{_FORM}\b(?!\.)"
+    # "output_config: Extra inputs are not permitted" (anthropics/anthropic-sdk-csharp#132)
+    rf"|{_FORM}: extra (?:inputs|fields)"
+    rf"|(?:not|n't) support (?:the )?{_FORM}(?! (?:with|when|if|in|schema|keyword))"
+)
+"""A refusal of schemas as such, whatever is in them."""
+
 
 def classify_response(
     info: RequestInfo, *, status: int, headers: Mapping[str, str], body: bytes, now: float
@@ -134,7 +155,8 @@ def _error(
         # Mostly it is something in this very schema, and the next one may do:
         # "output_format.schema: For 'integer' type, property 'minimum' is not supported"
         # (agentjido/req_llm#302)
-        lasting = parameter != "schema"
+        no_schemas = bool(error.forbidden) or _NO_SCHEMAS.search(error.message) is not None
+        lasting = parameter != "schema" or no_schemas
     if wait_s is None and kind in (ErrorKind.RATE_LIMIT, ErrorKind.SERVICE_UNAVAILABLE):
         wait_s = error.retry_after_s
         if wait_s is None:
