@@ -317,7 +317,7 @@ def test_a_document_that_is_text_is_read_by_every_model(read, part):
 
 
 @pytest.mark.parametrize(
-    "kind", ["application/octet-stream", "application/xml", "Text/Plain", "application/x-yaml"]
+    "kind", ["application/octet-stream", "application/xml", "Text/Plain", "application/x-yaml", ""]
 )
 def test_what_reads_as_text_is_text_whatever_it_is_called(kind):
     """Types ignore case (RFC 9110, 8.3.1), and many clients know a file's by its name alone."""

@@ -308,8 +308,8 @@ def document_of(source: dict[str, Any], name: Any, where: str) -> Document | str
         RefusedError: it is neither.
     """
     name = name if isinstance(name, str) and name else None
-    data, kind = source.get("data", b""), (source.get("media_type") or PDF).lower()
-    if kind == PDF or media_type(data) == PDF:
+    data, kind = source.get("data", b""), (source.get("media_type") or "").lower()
+    if "data" not in source or PDF in (kind, media_type(data)):
         return Document(**source | ({"media_type": PDF} if data else {}), name=name)
     with suppress(UnicodeDecodeError):
         # Clients name text by any type (`application/octet-stream`, `application/xml`).
