@@ -483,6 +483,26 @@ def test_usage(home):
     assert b"12 prompt + 3 completion tokens" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "own", "advice"),
+    [
+        (1000, 512, b"cut at max_tokens (1000): `-o max_tokens 2000`"),
+        (1200, 512, b"cut at max_tokens (1200): `-o max_tokens 2048`"),
+        (4096, 512, b"(2048): `-o` allows no more; `max_tokens` in the params of tier primary"),
+        (2048, 3000, b"cut at max_tokens (2048): `-o max_tokens 3000`"),
+        (9000, 3000, b"cut at max_tokens (3000): `-o` allows no more"),
+    ],
+)
+def test_what_is_said_to_allow_more_does(home, given, own, advice):
+    """A request's own limit is at most half the tier's context, or what the tier itself allows."""
+    extra = f", context_tokens: 4096, params: {{max_tokens: {own}}}"
+    with served(answers("openai", "half", reason="length")) as server:
+        used = two_clouds(home, server.url + "/v1", extra=extra)
+        done = cli(home, "-p", used, "ask", "-o", "max_tokens", str(given), "why?")
+
+    assert advice in done.stderr
+
+
 def test_truncated_is_said(home):
     """An answer cut at `max_tokens` is given, with exit 3 and what allows more."""
     with served(answers("openai", "half", reason="length")) as server:

@@ -260,6 +260,25 @@ def test_an_ask_is_found_again_by_what_its_tiers_were_sent(tmp_path):
     assert (again.returncode, other.returncode) == (0, 1)
 
 
+def test_a_conversation_goes_on_under_the_profile_that_there_is(tmp_path):
+    """What the profile says is its own to say; what was given once (-s) stays until it is again."""
+    with served(answering("Blue.")) as server:
+        used = profile(tmp_path, CACHED.format(url=server.url))
+        other = profile(tmp_path, CACHED.format(url=server.url).replace("kind", "brief"), "other")
+        cli(tmp_path, "-p", used, "Why?")
+        cli(tmp_path, "-p", other, "ask", "-c", "And then?")
+        cli(tmp_path, "-p", used, "ask", "-c", "-s", "Be rude.", "And then?")
+        cli(tmp_path, "-p", other, "ask", "-c", "And then?")
+    again = cli(tmp_path, "-p", used, "Why?")
+
+    systems = [request.json["messages"][0]["content"] for request in server.requests]
+    told = ("kind", "brief", "rude", "rude")
+    assert [f"Be {word}." in system for word, system in zip(told, systems, strict=True)] == [
+        True
+    ] * 4
+    assert again.stdout == b"Blue.\n"
+
+
 def test_what_a_schema_has_shaped_answers_no_plain_question(tmp_path):
     """JSON that a schema asked for is not what the same words without it are answered with."""
     with served(answering('{"name": "Rex"}')) as server:

@@ -16,6 +16,7 @@ from cli_support import REFUSED, environment, profile, served
 from wire_support import STREAM_HEAD, answers, chunk, document, opens, response, says
 
 from tieredllm import Answered, FallbackManager, Token, UsageError
+from tieredllm.notify.notifier import Notifier
 
 RULES = "name: rules, provider: rules"
 
@@ -130,6 +131,29 @@ def test_who_stops_reading_at_the_answer_has_it_notified(made, caplog, way):
     assert came == ["high"]
     assert by_the_end == ([] if way == "closed by the loop" else ["high"])
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("url", [REFUSED, None], ids=["rules", "model"])
+def test_an_answer_waits_for_no_notification(made, monkeypatch, url):
+    """The outbox may be locked by another process: whoever asked goes on before that is tried."""
+    happened = []
+    deliver = Notifier.deliver
+
+    async def noted(self):
+        happened.append("delivers")
+        await deliver(self)
+
+    async def once(manager):
+        async with manager:
+            await manager.process_with_fallbacks("hello")
+            happened.append("answered")
+
+    monkeypatch.setattr(Notifier, "deliver", noted)
+    channel = "notifications: {webhook: {url_env: HOOK}}\n"
+    with served(response(200, document("openai", "Hi"))) as server:
+        asyncio.run(once(made(url or server.url, RULES, rest=channel, HOOK=server.url)))
+
+    assert happened == ["answered", "delivers"]
 
 
 def test_a_stream_that_is_kept_ends_with_its_event_loop(made, caplog):

@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import time
 
+import msgspec
 import pytest
 from local_support import places, smollm2, user, write_gemma, write_recurrent
 
+from tieredllm.client import FallbackManager
 from tieredllm.errors import FallbackTriggerError
 from tieredllm.kinds import ErrorKind
 from tieredllm.local.gguf import read_header
 from tieredllm.local.ladder import LoadSettings
 from tieredllm.local.validate import SEQUENCE_TOKENS, needed_bytes, shared_room
 from tieredllm.local.worker import End, LlamaRunner
-from tieredllm.profile.schema import Params
+from tieredllm.profile.schema import Params, Profile, Tier
 from tieredllm.providers.llama_cpp import LlamaCppBackend
 
 
@@ -370,6 +372,30 @@ def test_a_backend_says_how_many_it_answers_at_once(tmp_path):
     )
 
     assert made.capabilities.at_once == 8
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_a_batch_gives_each_answer_a_buffer(tiny, tmp_path, batch):
+    """`FallbackManager(batch=True)` loads a model so, and a long line is answered all the same."""
+    tier = Tier(name="local", provider="llama_cpp", model=str(tiny), context_tokens=512)
+    tier = msgspec.structs.replace(tier, params=Params(temperature=0.0, max_tokens=20))
+    profile = Profile(name="x", tiers=(tier,))
+
+    async def body():
+        async with FallbackManager(
+            profile, places=places(tmp_path), persist=False, sequences=4, batch=batch
+        ) as manager:
+            asked = manager.process_with_fallbacks
+            first = await asked("a")
+            [backend] = manager.plans[0].backends
+            own = (await backend._runner().ready()).own_tokens
+            more = await asyncio.gather(*map(asked, ["b" * 440, *QUESTIONS]))
+            return own, [answer.tier for answer in (first, *more)]
+
+    own, tiers = asyncio.run(body())
+
+    assert own == (512 if batch else None)
+    assert tiers == ["local"] * 12
 
 
 def test_giving_up_while_waiting_in_line_is_fine(tiny):

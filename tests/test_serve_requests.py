@@ -316,11 +316,24 @@ def test_a_document_that_is_text_is_read_by_every_model(read, part):
     assert prompt.parts == ()
 
 
+@pytest.mark.parametrize(
+    "kind", ["application/octet-stream", "application/xml", "Text/Plain", "application/x-yaml", ""]
+)
+def test_what_reads_as_text_is_text_whatever_it_is_called(kind):
+    """Types ignore case (RFC 9110, 8.3.1), and many clients know a file's by its name alone."""
+    data = base64.b64encode("\ufeff<a>é</a>".encode()).decode()
+    file = {"file_data": f"data:{kind};base64,{data}", "filename": "a.md"}
+    asked = chat(messages=[{"role": "user", "content": [{"type": "file", "file": file}]}])
+
+    assert asked.prompt.question == "[file: a.md]\n<a>é</a>"
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"a\0b"])
 @pytest.mark.parametrize("kind", ["application/zip", "text/plain"])
-def test_a_document_that_nobody_can_read_is_refused(kind):
+def test_a_document_that_nobody_can_read_is_refused(kind, data):
     """What is called text has to be it; a PDF is known by what it is."""
     url, pdf = (
-        f"data:{kind};base64,{base64.b64encode(data).decode()}" for data in (b"\xff", b"%PDF-1.7")
+        f"data:{kind};base64,{base64.b64encode(one).decode()}" for one in (data, b"%PDF-1.7")
     )
     with pytest.raises(RefusedError, match="has to be a PDF or text in UTF-8"):
         chat(messages=[{"role": "user", "content": [{"type": "file", "file": {"file_data": url}}]}])
@@ -559,6 +572,35 @@ def test_a_schema_is_passed_on():
     assert chat(response_format={"type": "json_object"}).options.schema.schema == {"type": "object"}
 
 
+@pytest.mark.parametrize(
+    ("schema", "what"),
+    [
+        ({"type": "strang"}, "no JSON Schema: type: 'strang'"),
+        ({"$ref": "#/$defs/nothing"}, "#/$defs/nothing leads nowhere"),
+        ({"$schema": 5}, "no JSON Schema: "),
+    ],
+)
+def test_a_schema_that_is_none_is_refused_before_any_tier_is_asked(schema, what):
+    """No answer would ever fit it; the place is named."""
+    shaped = {"type": "json_schema", "name": "a", "schema": schema}
+    for read, body, where in (
+        (
+            chat,
+            {"response_format": {"type": "json_schema", "json_schema": shaped}},
+            "response_format.json_schema",
+        ),
+        (messages, {"output_config": {"format": shaped}}, "output_config.format"),
+        (responses, {"text": {"format": shaped}}, "text.format"),
+    ):
+        for _ in "ab":  # what was found is remembered
+            with pytest.raises(RefusedError) as raised:
+                read(**body)
+
+            assert raised.value.status == 400
+            assert raised.value.message.startswith(f"{where}.schema: ")
+            assert what in raised.value.message
+
+
 def test_parameters_are_the_callers_own():
     """By the names of each protocol."""
     params = chat(
@@ -621,6 +663,7 @@ def test_parameters_are_the_callers_own():
         ),
         (responses, {"previous_response_id": "resp_1"}, "previous_response_id is not supported"),
         (responses, {"input": [{"role": "user", "content": 5}]}, "input[0].content"),
+        (responses, {"input": [{"type": "reasoning", "role": "system"}]}, "has to end with"),
         (
             responses,
             {"input": [{"type": "item_reference", "id": "msg_1"}, *QUESTION]},

@@ -622,30 +622,96 @@ def test_encrypted_thoughts_come_back_to_who_encrypted_them_and_nobody_else(how,
     assert others[1]["phase"] == "commentary"
 
 
+FINAL = SPOKEN | {
+    "id": "msg_2",
+    "phase": "final_answer",
+    "content": [{"type": "output_text", "text": "Sunny.", "annotations": []}],
+}
+
+
+def replied(*events: bytes) -> bytes:
+    """Make a streamed response of OpenAI's of the events of its items."""
+    completed = {"type": "response.completed", "response": responded([], None)}
+    return stream(*opens("responses")[:2], *events, event(completed, completed["type"]))
+
+
+@pytest.mark.parametrize("how", ["live", "complete", "whole"])
+@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+def test_what_is_said_after_thoughts_does_not_begin_with_a_blank_line(vendor, how, tmp_path):
+    """It begins an item or a block of its own, and needs none to be apart."""
+    one, two = (
+        SPOKEN | {"id": f"msg_{text}", "content": [{"type": "output_text", "text": text}]}
+        for text in ("One.", "Two.")
+    )
+    play = replied(*item(0, one), summed_up(1), *item(1, encrypted(1)), *item(2, two))
+    given = {"model": "auto", "extra_headers": {"x-tieredllm-stream": how}}
+    with serving(play, tmp=tmp_path, tier={"api": "responses"}) as served:
+        if vendor == "openai":
+            given |= {"input": QUESTION, "reasoning": {"effort": "low"}}
+            with served.openai() as client:
+                if how == "whole":
+                    output = client.responses.create(**given).output
+                else:
+                    with client.responses.stream(**given) as events:
+                        output = events.get_final_response().output
+            said = [part for it in output for part in (it.content or it.summary)]
+        else:
+            given |= {"messages": QUESTION, "thinking": {"type": "adaptive"}, "max_tokens": 2000}
+            with served.anthropic() as claude:
+                if how == "whole":
+                    said = claude.messages.create(**given).content
+                else:
+                    with claude.messages.stream(**given) as events:
+                        said = events.get_final_message().content
+
+    thought = "Let me see, 1."
+    told = [one.thinking if one.type == "thinking" else one.text for one in said]
+    assert told == ["One.", thought, "Two."]
+
+
+def test_what_is_said_before_the_profile_s_tools_keeps_its_phase(tmp_path):
+    """Nothing without one stands between it and the answer."""
+    wanted = WEATHER | {"name": "now", "arguments": "{}"}
+    plays = iter([replied(*item(0, SPOKEN), *item(1, wanted)), replied(*item(0, FINAL))])
+
+    async def play(connection):
+        await connection.send(next(plays))
+
+    tier, settings = {"api": "responses", "tools": "all"}, {"tools": {"builtin": ["now"]}}
+    with (
+        serving(play, tmp=tmp_path, tier=tier, settings=settings) as served,
+        served.openai() as client,
+        client.responses.stream(model="auto", input=QUESTION) as events,
+    ):
+        added = [one.item.phase for one in events if one.type == "response.output_item.added"]
+        output = events.get_final_response().output
+
+    assert added == ["commentary", "final_answer"]
+    assert [(one.phase, one.content[0].text) for one in output] == [
+        ("commentary", "I look."),
+        ("final_answer", "Sunny."),
+    ]
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("how", ["live", "complete"])
 def test_messages_of_two_phases_stay_two(streamed, how, tmp_path):
     """Whether the client takes thoughts or not; elsewhere they are paragraphs of one."""
-    final = SPOKEN | {
-        "id": "msg_2",
-        "phase": "final_answer",
-        "content": [{"type": "output_text", "text": "Sunny.", "annotations": []}],
-    }
     spoken = stream(
         *opens("responses")[:2],
         *item(0, SPOKEN)[:1],
         says("responses", "I look."),
         *item(0, SPOKEN)[1:],
-        *item(1, final)[:1],
+        *item(1, FINAL)[:1],
         says("responses", "Sunny."),
-        *item(1, final)[1:],
+        *item(1, FINAL)[1:],
         event(
-            {"type": "response.completed", "response": responded([SPOKEN, final], None)},
+            {"type": "response.completed", "response": responded([SPOKEN, FINAL], None)},
             "response.completed",
         ),
     )
     tier = {"api": "responses", "stream": streamed}
-    plays = iter([spoken if streamed else response(200, responded([SPOKEN, final], None))] * 3)
+    plays = iter([spoken if streamed else response(200, responded([SPOKEN, FINAL], None))] * 3)
 
     async def play(connection):
         await connection.send(next(plays))

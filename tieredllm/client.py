@@ -274,7 +274,7 @@ class FallbackManager:
                     if isinstance(event, Answered):
                         telemetry.record(event.answer)
                         # Only begun here, as whoever has the answer need not read any further.
-                        await self._notify(event.answer)
+                        await self._notify(event.answer, events)
                     yield event
         except (asyncio.CancelledError, GeneratorExit, UsageError):
             telemetry.record(request.unanswered(), cancelled=True)
@@ -583,13 +583,23 @@ class FallbackManager:
         outbox = Outbox(self.database, self._clock)
         return Notifier(channels, self._around.keys, outbox, self._clock, self.profile.name)
 
-    async def _notify(self, answer: Answer) -> None:
+    async def _notify(self, answer: Answer, request: Events) -> None:
         """Tell who is to be told of an answer, beside whatever comes next."""
-        if self._notifier is None:
+        notifier = self._notifier
+        if notifier is None:
             return
-        self._notifier.note(answer)
+        notifier.note(answer)
         deliveries = await self._deliveries.get()
-        delivery = asyncio.create_task(self._notifier.deliver())
+
+        async def deliver() -> None:
+            # A locked database is waited for after whoever waits for the request's end goes on: two
+            # turns of the event loop later, if that end has only just come.
+            await request.ended()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await notifier.deliver()
+
+        delivery = asyncio.create_task(deliver())
         deliveries.add(delivery)
         delivery.add_done_callback(
             lambda ended: None if ended.cancelled() else deliveries.discard(ended)

@@ -343,7 +343,7 @@ class Chat:
         if self.environment.quiet:
             return []
         # Who answers is said above the answer.
-        line = summary_line(answer, names_model=not self.interactive)
+        line = summary_line(answer, names_model=not self.interactive, plans=self.manager.plans)
         return [] if line is None else [self._worded(line)]
 
     def _worded(self, line: str) -> str:

@@ -367,11 +367,10 @@ def _answer(
     if request.deadline_s is not None:  # what was waited for counts
         left_s = max(request.deadline_s - (time.monotonic() - started), 0.001)
         request = msgspec.structs.replace(request, deadline_s=left_s)
-    systems = (options.system, earlier and earlier.system, manager.profile.system)
     prompt = msgspec.structs.replace(
         prompt,
-        # The profile's, too: what is kept is found again by what was asked, this included.
-        system=next((system for system in systems if system is not None), None),
+        # Only what was given: the profile's own is another when the profile was edited meanwhile.
+        system=options.system if options.system is not None else earlier and earlier.system,
         history=earlier.messages if earlier else (),
     )
 
@@ -385,7 +384,7 @@ def _answer(
                 return ExitCode.OK
             events = manager.stream(prompt, options=request, controls=controls)
             answer = await show(events, view, animated=animated)
-            code = _finish(environment, options, answer, setup=_setup(manager, answer))
+            code = _finish(environment, options, answer, manager)
             if getattr(view, "is_broken", False) and code == ExitCode.OK:
                 environment.warn("tieredllm: stdout holds more than one answer's text: --stream")
                 code = ExitCode.FAILURE
@@ -400,6 +399,7 @@ def _answer(
                     conversation_id=earlier.cid if earlier else None,
                     secrets=manager.secrets(),
                     reusable=request.schema is None,
+                    usual_system=manager.profile.system,
                 )
                 # Without -v only where the next question would go on from another turn.
                 if history.unsaved is not None and (environment.verbose or earlier is not None):
@@ -425,15 +425,19 @@ def _setup(manager: FallbackManager, answer: Answer) -> list[str]:
 
 
 def _finish(
-    environment: Environment, options: AskOptions, answer: Answer, *, setup: list[str]
+    environment: Environment, options: AskOptions, answer: Answer, manager: FallbackManager
 ) -> int:
     """Print what comes after the answer, and judge it."""
-    from tieredllm.render.summary import failure_lines, usage_line
+    from tieredllm.render.summary import failure_lines, summary_line, usage_line
 
     code = code_of(answer)
+    setup = _setup(manager, answer)
+    summary = summary_line(answer, plans=manager.plans)
+    remarks = setup or ([] if summary is None else [summary])
     if options.as_json:
         print(_as_json(answer, environment.stdout), file=environment.stdout, flush=True)
-        _say_summary(environment, answer, setup)
+        for line in remarks:
+            environment.say(line)
         return code
     if answer.error is not None:
         for line in failure_lines(answer):
@@ -445,18 +449,11 @@ def _finish(
         code = _extract(environment, answer)
     elif options.shape is not None:
         environment.print(answer.text or "")
-    _say_summary(environment, answer, setup)
+    for line in remarks:
+        environment.say(line)
     if options.usage:
         environment.warn(usage_line(answer))
     return code
-
-
-def _say_summary(environment: Environment, answer: Answer, setup: list[str]) -> None:
-    from tieredllm.render.summary import summary_line
-
-    summary = summary_line(answer)
-    for line in setup or ([] if summary is None else [summary]):
-        environment.say(line)
 
 
 def _as_json(answer: Answer, stream: TextIO) -> str:

@@ -10,7 +10,16 @@ from tieredllm.profile.schema import BackendSettings, Params, Price, Tier
 from tieredllm.providers.base import Backend, Capabilities
 from tieredllm.types import Document, Image, Options, ParamOverrides, Prompt, Usage
 
-__all__ = ["TierPlan", "cost", "lacking", "leading_models", "merged", "prompt_room", "selected"]
+__all__ = [
+    "TierPlan",
+    "cost",
+    "lacking",
+    "leading_models",
+    "merged",
+    "most_tokens",
+    "prompt_room",
+    "selected",
+]
 
 
 UNCAPPED_ROOM = 32_768
@@ -102,10 +111,15 @@ def merged(tier: Tier, overrides: ParamOverrides, *, is_first: bool) -> Params:
         if (value := getattr(overrides, name)) is not None
     }
     if "max_tokens" in given:
-        own, half = tier.params.max_tokens, tier.context_tokens // 2
-        most = max(own or 0, half) if is_first or own is None else own
+        own = tier.params.max_tokens
+        most = most_tokens(tier) if is_first or own is None else own
         given["max_tokens"] = min(given["max_tokens"], most)
     return msgspec.structs.replace(tier.params, **given)
+
+
+def most_tokens(tier: Tier) -> int:
+    """Return the largest `max_tokens` that a request which starts at a tier may set itself."""
+    return max(tier.params.max_tokens or 0, tier.context_tokens // 2)
 
 
 def prompt_room(tier: Tier, params: Params) -> int:

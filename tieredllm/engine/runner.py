@@ -649,7 +649,7 @@ class Events:
     async def __anext__(self) -> Event:
         """Wait for the next event."""
         if self._has_ended:
-            await asyncio.wait([self._task])
+            await self.ended()
             raise StopAsyncIteration
         event = await self._queue.get()
         if isinstance(event, Exception):
@@ -657,10 +657,15 @@ class Events:
         self._has_ended = isinstance(event, Answered)
         return event
 
+    async def ended(self) -> None:
+        """Wait for the end of the task, which comes after the last event."""
+        if not self._task.done():
+            await asyncio.wait([self._task])
+
     async def aclose(self) -> None:
         """Cancel the task and wait for its end."""
         self._task.cancel()
-        await asyncio.wait([self._task])
+        await self.ended()
 
     async def break_off(self, reason: Exception) -> None:
         """End a request that has no answer yet; whoever reads gets the reason."""

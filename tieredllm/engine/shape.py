@@ -25,7 +25,8 @@ SHOWN = 200
 DEEP = 30
 """Levels below which it is not an answer's own nesting that a check cannot follow.
 
-jsonschema 4.26.0 has some ten frames for a level under a recursive schema, of Python's 1,000.
+Far below what jsonschema 4.26.0 can follow: under a recursive schema, at Python's limit of 1,000
+frames, 248 levels of arrays, and 165 where each goes through an `anyOf`.
 """
 
 

@@ -82,7 +82,7 @@ class Notifier:
         self._ranks = minimum_ranks(settings)
         self._pending = _Pending(self._ranks)
         self._back: Details | None = None
-        """Of the latest answer, if the first tier gave it."""
+        """Of the latest answer, if the first tier that is configured gave it."""
 
     @property
     def channels(self) -> tuple[str, ...]:

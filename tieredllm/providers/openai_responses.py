@@ -42,7 +42,7 @@ from tieredllm.types import (
     ToolDeclaration,
 )
 
-__all__ = ["CALL", "ResponsesBackend", "ResponsesToolCalls", "said"]
+__all__ = ["CALL", "ResponsesBackend", "ResponsesToolCalls", "assistant_item"]
 
 MIN_OUTPUT_TOKENS = 16
 """OpenAI's own host refuses a lower limit: `integer_below_min_value` (earendil-works/pi#6265)."""
@@ -306,7 +306,7 @@ class ResponsesToolCalls:
                 calls = 0
             elif item.get("type") == "message" and (text := _text(item)):
                 items += calls * [CALL]
-                items.append(said(text, get_str(item, "phase")))
+                items.append(assistant_item(text, get_str(item, "phase")))
                 calls = 0
         return cleaned(items)
 
@@ -389,7 +389,7 @@ def _items(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:
                 items += islice(calls, 1) if item == CALL else [item]
         elif turn.parts or turn.content.strip():
             items.append(
-                said(turn.content, turn.phase)
+                assistant_item(turn.content, turn.phase)
                 if turn.role == "assistant"
                 else {"role": turn.role, "content": _content(turn)}
             )
@@ -397,7 +397,7 @@ def _items(turns: list[Message], *, identity: str) -> list[dict[str, Any]]:
     return items
 
 
-def said(text: str, phase: str | None) -> dict[str, Any]:
+def assistant_item(text: str, phase: str | None) -> dict[str, Any]:
     """Return an assistant's turn in the form that llama.cpp's server knows as well."""
     content = [{"type": "output_text", "text": text}]
     named = {"phase": phase} if phase else {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tieredllm.engine.plan import TierPlan, most_tokens
 from tieredllm.kinds import FIXES, ErrorKind
 from tieredllm.profile.schema import KEY_VARIABLES
 from tieredllm.render.event_messages import describe_backend, describe_failure
@@ -41,12 +42,15 @@ _REASON_LIMIT = 120
 """Characters that each tier's reason may take in the summary, which is to stay a line or two."""
 
 
-def summary_line(answer: Answer, *, names_model: bool = True) -> str | None:
+def summary_line(
+    answer: Answer, *, names_model: bool = True, plans: Sequence[TierPlan] = ()
+) -> str | None:
     """Name the model that answered and why, when it isn't the first choice; and if it was cut.
 
     Args:
         answer: what came of the request.
         names_model: False where it is said elsewhere who answers.
+        plans: the profile's tiers, where they are known: how much more each of them allows.
 
     Returns:
         One line, or None when there is nothing to say.
@@ -61,7 +65,7 @@ def summary_line(answer: Answer, *, names_model: bool = True) -> str | None:
     if answer.finish_reason == "repetition":
         parts.append("the answer ran in circles and was cut after the first round")
     elif answer.truncated:
-        parts.append(_cut(answer))
+        parts.append(_cut(answer, plans))
     return f"tieredllm: {'; '.join(parts)}" if parts else None
 
 
@@ -96,7 +100,7 @@ def unconfigured_models(answer: Answer) -> list[Attempt]:
     return models if all(attempt.is_unconfigured for attempt in models) else []
 
 
-def _cut(answer: Answer) -> str:
+def _cut(answer: Answer, plans: Sequence[TierPlan]) -> str:
     """Say where an answer was cut, and what allows more: only what would."""
     tokens, limit = answer.usage.completion_tokens, answer.max_tokens
     known = limit or tokens
@@ -104,7 +108,16 @@ def _cut(answer: Answer) -> str:
     tier = one_line(answer.tier or "")
     # Below the first tier of a request its own limit holds.
     is_first = not answer.attempts or answer.attempts[0].level == answer.fallback_level
-    option = f"-o max_tokens {2 * known if known else 'NUMBER'}"
+    more = 2 * known if known else None
+    if plans and more is not None and known is not None:
+        own = plans[answer.fallback_level or 0].tier
+        if known >= (most := most_tokens(own)):
+            return (
+                f"the answer was cut at max_tokens{counted}: `-o` allows no more; `max_tokens` in "
+                f"the params of tier {tier} does, or its `context_tokens` ({own.context_tokens})"
+            )
+        more = min(more, most)
+    option = f"-o max_tokens {more or 'NUMBER'}"
     option = option if is_first else f"-t {tier} {option}"
     is_short = tokens and limit and 10 * tokens < 9 * limit and answer.reasoning is None
     unless = f"; unless its server has a limit of its own: it has {tokens} tokens"

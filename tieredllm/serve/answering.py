@@ -16,6 +16,7 @@ from typing import NoReturn
 from tieredllm.client import FallbackManager
 from tieredllm.errors import UsageError
 from tieredllm.kinds import ErrorKind
+from tieredllm.providers.accumulator import APART
 from tieredllm.serve.exchange import BrokenOffError, Exchange, LostError
 from tieredllm.serve.wire import Failure, GatewayRequest, RefusedError, Wire, failure_of
 from tieredllm.types import (
@@ -81,6 +82,8 @@ class Answering:
         """What the attempt that was made last has thought and said, where it is not passed on."""
         self._speaker: str | None = None
         """The tier whose words were sent."""
+        self._is_apart = False
+        """Whether the next word begins a paragraph."""
 
     @property
     def attempts(self) -> Sequence[Attempt]:
@@ -143,7 +146,9 @@ class Answering:
             model = self._asked[event.tier].model
             self._open(event.tier)
             self._speaker = event.tier
-            await self._http.write(self._writer.word(event.text, model, event.phase))
+            text = APART + event.text if self._is_apart else event.text
+            self._is_apart = False
+            await self._http.write(self._writer.word(text, model, event.phase))
         elif isinstance(event, Thought) and self._request.takes_thoughts:
             if self._speaker in (None, event.tier):
                 model = self._asked[event.tier].model
@@ -151,7 +156,7 @@ class Answering:
                 await self._http.write(self._writer.thought(event.text, model, event.seal))
         elif isinstance(event, ToolsWanted) and event.tier == self._speaker:
             # What a model says before it uses the profile's tools stays said.
-            await self._http.write(self._writer.word("\n\n", self._asked[event.tier].model))
+            self._is_apart = True
         elif isinstance(event, Retracted) and event.tier == self._speaker:
             # Once for each model: from then on its thoughts are known before they are sent.
             await self._break_off(Failure(status=503, message=f"{event.tier} was only thinking"))

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from tieredllm.providers.accumulator import APART
 from tieredllm.providers.tool_calls import decode_arguments
 from tieredllm.serve.wire import (
     Failure,
@@ -180,7 +181,12 @@ class MessagesWriter:
 
     def word(self, text: str, model: str, phase: str | None = None) -> bytes:  # noqa: ARG002
         """Return a text delta, what must come before it first."""
-        begin = self._begin(model) + self._block("text", {"type": "text", "text": ""})
+        begin = self._begin(model)
+        if self._open != "text":  # what begins a block is apart as it is
+            text = text.removeprefix(APART)
+        if not text:
+            return begin
+        begin += self._block("text", {"type": "text", "text": ""})
         return begin + self._delta(b'{"type":"text_delta","text":%s}' % encode(text))
 
     def thought(self, text: str, model: str, seal: Seal | None = None) -> bytes:
@@ -283,11 +289,14 @@ def _blocks(said: Sequence[Thought | Token]) -> list[dict[str, Any]]:
     for one in said:
         seal = one.seal if isinstance(one, Thought) else None
         kind = "text" if isinstance(one, Token) else "thinking"
-        if one.text or (seal is not None and seal.kind == "signature"):
+        text = one.text
+        if kind == "text" != open_kind:
+            text = text.removeprefix(APART)
+        if text or (seal is not None and seal.kind == "signature"):
             if kind != open_kind:
                 signed = {"signature": ""} if kind == "thinking" else {}
                 blocks.append({"type": kind, kind: ""} | signed)
-            blocks[-1][kind] += one.text
+            blocks[-1][kind] += text
             open_kind = kind
         if seal is not None and seal.kind == "signature":
             blocks[-1]["signature"] = sealed(seal)
@@ -387,11 +396,11 @@ def _assistant_turn(content: Any, where: str) -> Message:
     for block, place in entries(content, where):
         field = {"thinking": "signature", "redacted_thinking": "data"}.get(str(block.get("type")))
         if field is not None:
-            seal = unsealed(block.get(field))
-            if seal is not None:
-                makers.add(seal.made_by)
-                raw += [None] * (seal.calls_before - raw.count(None))
-                raw.append(block | {field: seal.data})
+            if (mark := unsealed(block.get(field))) is not None:
+                made_by, calls_before, data = mark
+                makers.add(made_by)
+                raw += [None] * (calls_before - raw.count(None))
+                raw.append(block | {field: data})
             continue
         if block.get("type") == "tool_use":
             made.append(block)

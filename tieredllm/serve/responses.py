@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from tieredllm.providers.accumulator import APART
-from tieredllm.providers.openai_responses import CALL, said
+from tieredllm.providers.openai_responses import CALL, assistant_item
 from tieredllm.providers.tool_calls import decode_arguments
 from tieredllm.serve.chat import choice_of, error_object, part_of
 from tieredllm.serve.wire import (
@@ -183,7 +183,10 @@ class ResponsesWriter:
         if phase != self._phase:
             begin += self._close()
             self._phase = phase
+        if self._open != "message":  # what begins an item is apart as it is
             text = text.removeprefix(APART)
+        if not text:
+            return begin
         begin += self._add("message")
         self._pieces.append(text)
         where = {"item_id": self._id("msg"), "content_index": 0, "logprobs": []}
@@ -263,7 +266,7 @@ class ResponsesWriter:
         if kind == "reasoning":
             item = _reasoning(self._id("rs"), "")
             return closing + self._event("response.output_item.added", {"item": item})
-        item = self._said("") | {"content": [], "status": "in_progress"}
+        item = self._message("") | {"content": [], "status": "in_progress"}
         added = self._event("response.output_item.added", {"item": item})
         part = {"part": _text(""), "content_index": 0, "item_id": item["id"]}
         return closing + added + self._event("response.content_part.added", part)
@@ -291,14 +294,14 @@ class ResponsesWriter:
                 part = {"part": {"type": "summary_text", "text": text}} | where
                 done += self._event("response.reasoning_summary_part.done", part)
         else:
-            item = self._said(text)
+            item = self._message(text)
             where = {"item_id": item["id"], "content_index": 0}
             said = {"text": text, "logprobs": []} | where
             done = self._event("response.output_text.done", said)
             done += self._event("response.content_part.done", {"part": _text(text)} | where)
         return done + self._done(item)
 
-    def _said(self, text: str) -> dict[str, Any]:
+    def _message(self, text: str) -> dict[str, Any]:
         phase = {} if self._phase is None else {"phase": self._phase}
         return {
             "id": self._id("msg"),
@@ -385,9 +388,8 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
 
     Calls that one turn made come as items of their own: they are joined, with what was said before
     them, into one assistant's turn. So is reasoning that was sealed here, as it was for who has
-    encrypted it; it keeps its place among the words, and the calls go back after both. Items of
-    other types (other reasoning, calls of a vendor's own tools) say nothing to another model and
-    are left out.
+    encrypted it; it keeps its place among the words and the calls. Items of other types (other
+    reasoning, calls of a vendor's own tools) say nothing to another model and are left out.
     """
     if isinstance(given, str):
         return [], [Message("user", given)]
@@ -395,7 +397,8 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
     turns: list[Message] = []
     role = None
     for item, where in entries(given, "input"):
-        kind, role = item.get("type", "message"), item.get("role")
+        kind = item.get("type", "message")
+        role = item.get("role") if kind == "message" else None
         if kind == "message":
             content, place = item.get("content"), f"{where}.content"
             if role in INSTRUCTING:
@@ -424,18 +427,19 @@ def _conversation(given: Any) -> tuple[list[str], list[Message]]:
 
 def _add_thought(turns: list[Message], encrypted: Any) -> None:
     """Take reasoning, where it was sealed here, as a part of the turn that it has led to."""
-    seal = unsealed(encrypted)
+    mark = unsealed(encrypted)
+    if mark is None:
+        return
+    made_by, calls_before, data = mark
     try:
-        thought = msgspec.json.decode(seal.data, type=dict[str, Any]) if seal is not None else {}
+        thought = msgspec.json.decode(data, type=dict[str, Any])
     except msgspec.DecodeError:
         return
-    if seal is not None and thought.get("type") == "reasoning":
+    if thought.get("type") == "reasoning":
         last = _own_turn(turns)
-        raw = last.raw or ([said(last.content, last.phase)] if last.content else [])
-        calls = [CALL] * (seal.calls_before - raw.count(CALL))
-        turns.append(
-            msgspec.structs.replace(last, made_by=seal.made_by, raw=[*raw, *calls, thought])
-        )
+        raw = last.raw or ([assistant_item(last.content, last.phase)] if last.content else [])
+        calls = [CALL] * (calls_before - raw.count(CALL))
+        turns.append(msgspec.structs.replace(last, made_by=made_by, raw=[*raw, *calls, thought]))
 
 
 def _add_words(turns: list[Message], text: str, phase: Any) -> None:
@@ -446,7 +450,7 @@ def _add_words(turns: list[Message], text: str, phase: Any) -> None:
         return
     content = "\n\n".join(filter(None, (last.content, text)))
     turns[-1] = msgspec.structs.replace(
-        last, content=content, phase=phase, raw=[*last.raw, said(text, phase)]
+        last, content=content, phase=phase, raw=[*last.raw, assistant_item(text, phase)]
     )
 
 

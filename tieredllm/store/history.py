@@ -164,6 +164,7 @@ class History:
         *,
         secrets: Collection[str] = (),
         reusable: bool = True,
+        usual_system: str | None = None,
     ) -> str:
         """Keep a request that has ended just now. A second one of the same id changes nothing.
 
@@ -179,10 +180,14 @@ class History:
             secrets: texts to strike out wherever they occur, such as the keys in use.
             reusable: whether it may answer the same prompt again; not where something else, such as
                 a schema, has shaped it.
+            usual_system: the profile's system prompt, which a prompt without its own is asked with.
 
         Returns:
             The conversation's id.
         """
+        asked = prompt
+        if prompt.system is None and usual_system is not None:
+            asked = msgspec.structs.replace(prompt, system=usual_system)
         asked_at = self._clock.wall() - answer.latency_ms / 1000
         text, record = encode(
             LoggedRequest(
@@ -201,7 +206,7 @@ class History:
             answer.fallback_level,
             record.conversation_id,
             is_turn(answer),
-            fingerprint(profile, prompt) if reusable else None,
+            fingerprint(profile, asked) if reusable else None,
             answer.ref_code,
             text,
         )
