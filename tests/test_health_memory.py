@@ -293,6 +293,25 @@ def test_a_locked_file_grants_no_probe_until_a_lease_has_passed(path, clock):
     assert (at_once, later, at_last) == (False, False, True)
 
 
+def test_who_can_read_nothing_for_a_lock_does_not_probe(path, clock):
+    """While others keep the file even from readers, nobody takes the backend for a healthy one."""
+    with Database(path) as database:
+        health = SqliteHealth(database, DEFAULTS, clock)
+        for _ in range(3):
+            health.record(failure())
+    clock.now += 10
+    locker = sqlite3.connect(path, isolation_level=None)
+    locker.execute("PRAGMA locking_mode=EXCLUSIVE")
+    locker.execute("BEGIN IMMEDIATE")
+    with Database(path) as database:
+        locked = SqliteHealth(database, DEFAULTS, clock).acquire_probe("b")
+    locker.close()
+    with Database(path) as database:
+        unlocked = SqliteHealth(database, DEFAULTS, clock).acquire_probe("b")
+
+    assert (locked, unlocked) == (False, True)
+
+
 OPENED = """
     def opened(wait_s=0.1, lease_s=30.0):
         database = Database(path, wait_s=wait_s)

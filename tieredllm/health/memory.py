@@ -20,7 +20,7 @@ from tieredllm.health import breaker
 from tieredllm.health.breaker import Circuit
 from tieredllm.health.window import NOTHING, Window
 from tieredllm.profile.schema import HealthSettings
-from tieredllm.store.database import Database
+from tieredllm.store.database import Database, DatabaseError
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -99,9 +99,15 @@ class SqliteHealth:
 
     def standings(self, identities: Sequence[str]) -> dict[str, Standing]:
         """Return how the backends stand now; one that is unknown is closed. Takes one query."""
+        try:
+            return self._require_standings(identities)
+        except DatabaseError:
+            return dict.fromkeys(identities, Standing())
+
+    def _require_standings(self, identities: Sequence[str]) -> dict[str, Standing]:
         now = self._clock.wall()
         nothing: dict[str, tuple[Circuit, Window]] = {}
-        known = self._database.read(
+        known = self._database.require(
             lambda connection: self._load(connection, identities, now), nothing
         )
         return {
@@ -140,7 +146,10 @@ class SqliteHealth:
 
         taken = self._database.write(take, None)
         if taken is None:
-            standing = self.standings([identity])[identity]
+            try:
+                standing = self._require_standings([identity])[identity]
+            except DatabaseError:  # locked for reading, too, as while others open and close it
+                return False
             if standing.state != "half_open" or standing.retry_at is None:
                 return standing.state == "closed"
             return now >= standing.retry_at + self._lease_s

@@ -370,9 +370,10 @@ class AnthropicToolCalls:
         ids = iter(self.complete())
         blocks = []
         for index, block in enumerate(self._blocks):
-            if get_str(block, "type") is None:
+            kind = get_str(block, "type")
+            if kind is None or (kind == "tool_use" and not _is_call(block)):
                 continue
-            if _is_call(block):
+            if kind == "tool_use":
                 call = next(ids)
                 block = block | {"id": call.id, "input": decode_arguments(call)}  # noqa: PLW2901
             if block.get("type") != "text" or str(self._blocks[index].get("text") or "").strip():
