@@ -76,6 +76,7 @@ def test_secrets_in_a_profile_are_masked(tmp_path, places):
                 - "sk-ant-api03-secret13secret ${X}"
                 - "--url=https://me:secret14@host"
                 - "--token=${NAME:-secret15}"
+                - "BOT_TOKENS=secret16"
     """
     shown = dump(load_profile(str(write(tmp_path / "p.yaml", text)), places), never)
 
@@ -93,6 +94,7 @@ def test_secrets_in_a_profile_are_masked(tmp_path, places):
         "****",
         "--url=https://****@host",
         "--token=****",
+        "BOT_TOKENS=****",
     ]
     assert "      timeout_s: 3\n" in shown
 

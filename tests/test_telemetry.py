@@ -131,8 +131,8 @@ def test_a_request_that_nobody_waits_for_any_more_is_a_span(tmp_path, way):
         assert span.status.status_code is trace.StatusCode.UNSET
 
 
-def test_an_error_of_ours_is_not_told_as_cancelled(tmp_path, monkeypatch):
-    """Who looks for requests that nobody waited for finds none that went wrong."""
+def test_an_error_of_ours_is_told_by_its_class(tmp_path, monkeypatch):
+    """Who looks for what went wrong finds it, and not among what nobody waited for."""
     manager = FallbackManager(
         two_clouds(tmp_path, "http://127.0.0.1:9/v1"), env={"TIEREDLLM_HOME": str(tmp_path)}
     )
@@ -141,7 +141,9 @@ def test_an_error_of_ours_is_not_told_as_cancelled(tmp_path, monkeypatch):
 
     with pytest.raises(KeyError):
         manager.ask("a question")
-    assert [span.attributes.get("error.type") for span in EXPORTER.get_finished_spans()] == []
+    [span] = EXPORTER.get_finished_spans()
+    assert span.attributes["error.type"] == "KeyError"
+    assert span.status.status_code is trace.StatusCode.ERROR
 
 
 def test_rounded_times_keep_an_attempt_inside_its_request(asked):

@@ -28,7 +28,7 @@ from tieredllm.profile.schema import Profile, Tier, Tools, rule_files, variables
 from tieredllm.prompts.policies import prompt_from_messages
 from tieredllm.providers.base import WITH_TOOLS
 from tieredllm.store.database import Database
-from tieredllm.telemetry import Telemetry
+from tieredllm.telemetry import CANCELLED, Telemetry
 from tieredllm.types import Answer, Answered, Event, Options, Prompt
 
 if TYPE_CHECKING:
@@ -277,7 +277,10 @@ class FallbackManager:
                         await self._notify(event.answer, events)
                     yield event
         except (asyncio.CancelledError, GeneratorExit, UsageError):
-            telemetry.record(request.unanswered(), cancelled=True)
+            telemetry.record(request.unanswered(), ended_by=CANCELLED)
+            raise
+        except Exception as exc:
+            telemetry.record(request.unanswered(), ended_by=type(exc).__qualname__)
             raise
         finally:
             requests.discard(events)

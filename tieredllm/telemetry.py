@@ -18,7 +18,7 @@ from typing import Any
 from tieredllm.types import Answer, Attempt
 from tieredllm.version import __version__
 
-__all__ = ["Telemetry"]
+__all__ = ["CANCELLED", "Telemetry"]
 
 NAME = "tieredllm"
 OPERATION = "gen_ai.operation.name"
@@ -70,21 +70,21 @@ class Telemetry:
     def _is_set_up() -> bool:
         return "opentelemetry.trace" in sys.modules or "opentelemetry.metrics" in sys.modules
 
-    def record(self, answer: Answer, *, cancelled: bool = False) -> None:
+    def record(self, answer: Answer, *, ended_by: str | None = None) -> None:
         """Tell, once, of a request that has ended: spans for it and its attempts, and figures.
 
         Args:
             answer: what came of it.
-            cancelled: whether nobody waited for it any more.
+            ended_by: what ended it before it was answered: `CANCELLED`, or an exception's class.
         """
         parent, self._parent = self._parent, None
         if parent is None:
             return
         with contextlib.suppress(Exception):  # no trouble of an exporter reaches an answer
-            self._record_spans(answer, parent, cancelled=cancelled)
+            self._record_spans(answer, parent, ended_by=ended_by)
             self._record_figures(answer)
 
-    def _record_spans(self, answer: Answer, parent: Any, *, cancelled: bool) -> None:
+    def _record_spans(self, answer: Answer, parent: Any, *, ended_by: str | None) -> None:
         from opentelemetry import trace
 
         tracer = trace.get_tracer(NAME, __version__)
@@ -93,9 +93,9 @@ class Telemetry:
             f"{CHAT} {NAME}",
             context=parent,
             start_time=self._started_ns,
-            attributes=attributes | ({ERROR_TYPE: CANCELLED} if cancelled else _outcome(answer)),
+            attributes=attributes | ({ERROR_TYPE: ended_by} if ended_by else _outcome(answer)),
         )
-        if answer.error is not None and not cancelled:
+        if ended_by != CANCELLED and (ended_by or answer.error is not None):
             request.set_status(trace.StatusCode.ERROR)
         inside = trace.set_span_in_context(request, parent)
         ends = self._started_ns + int(answer.latency_ms * NS_PER_MS)

@@ -224,8 +224,7 @@ def _without_secret(server: str, name: str, value: Any, variables: dict[str, Non
 
 
 SECRET_NAME = re.compile(
-    r"(?i)token(?!s)|(?:api|auth|access)[-_]?tokens"
-    r"|secret|password|passwd|api_?-?key|authorization|credential"
+    r"(?i)(?<!max)(?<!max[-_])token|secret|password|passwd|api_?-?key|authorization|credential"
 )
 """How what holds a secret is called; `--max-tokens` holds a number."""
 

@@ -135,7 +135,8 @@ _ERROR_START = re.compile(r'(?i)\{\s*"error"\s*:|error:')
 _LOOKS_LIKE_JSON = re.compile(r"[{}\"]")
 
 _FAILURE = re.compile(
-    r"(?i)error|fail|abort|cancel|crash|died|exception|interrupt|time(?:d |_)?out|overload|capacity"
+    r"(?i)error|fail|abort|cancel|crash|died|exception|interrupt|timed[ _]?out"
+    r"|time_?out(?!\s*[=:]\s*\d)|overload|(?:at|over|no|out of|insufficient) capacity"
     r"|unavailable|too many|went wrong"
 )
 """What servers' own words for a failure have in them."""

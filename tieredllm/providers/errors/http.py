@@ -66,7 +66,8 @@ _NO_SCHEMAS = re.compile(
     # "json_object response format is not supported for model" (DeepInfra, truefoundry/models#913)
     rf"(?i)(?<!in )(?<!in the )(?<!for ){_FORM}\W*(?:(?:of )?type\W*)?(?:{_FORM}\W*)?"
     r"(?:is|are) (?:unavailable|unsupported|not (?:available|supported|enabled|allowed|permitted))"
-    r"(?! (?:when|while|if|together|in combination|with (?:tool|function|stream)))"
+    r"(?!:| (?:to|when|while|if|together|in combination)\b| with (?:tool|function|stream)"
+    r"| (?:with|for) (?:\w+ )?schemas?\b)"
     # "Unsupported parameter: 'response_format'" (mkht/PSOpenAI#44)
     r"|(?:unsupported|unknown|unrecogni[sz]ed|unexpected) (?:keyword )?"
     rf"(?:parameters?|names?|arguments?|fields?)[^a-z]+{_FORM}\b(?!\.)"
