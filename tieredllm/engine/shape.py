@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from contextlib import suppress
@@ -83,7 +84,7 @@ def fitted(text: str, schema: dict[str, Any], *, cut: bool = False) -> str:
             says nothing about the health of whoever gave it.
     """
     from jsonschema.exceptions import best_match
-    from jsonschema.validators import extend, validator_for
+    from jsonschema.validators import validator_for
     from referencing import Registry
 
     text = text.strip()
@@ -95,7 +96,7 @@ def fitted(text: str, schema: dict[str, Any], *, cut: bool = False) -> str:
         why = "max_tokens was used up before it ended; allow more of them" if cut else str(exc)
         raise _misfit(f"the answer is no JSON: {why}") from exc
     try:
-        kind = extend(validator_for(schema), {"multipleOf": multiple_of})
+        kind = _in_decimals(validator_for(schema))
         wrong = best_match(kind(schema, registry=Registry()).iter_errors(value))
     except Exception as exc:  # a reference that leads nowhere, a pattern that cannot be read
         if isinstance(exc, RecursionError) and _is_deep(value):
@@ -107,6 +108,14 @@ def fitted(text: str, schema: dict[str, Any], *, cut: bool = False) -> str:
         at = f"{where}: " if where else ""
         raise _misfit(f"the answer does not fit the schema: {at}{wrong.message}")
     return text
+
+
+@functools.cache
+def _in_decimals(kind: Any) -> Any:
+    """Return a draft's validator that takes `multipleOf` as `multiple_of` does."""
+    from jsonschema.validators import extend
+
+    return extend(kind, {"multipleOf": multiple_of})
 
 
 def _is_deep(value: Any) -> bool:

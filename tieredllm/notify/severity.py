@@ -58,7 +58,7 @@ def is_first_tier(answer: Answer) -> bool:
     level = answer.fallback_level
     if answer.error is not None or level is None:
         return False
-    before = [attempt for attempt in answer.attempts if attempt.level < level]
+    before = _before(answer, level)
     # Where nothing was before it, the request was told to start there: that says nothing.
     is_led_to = bool(before) and answer.provider not in NO_MODEL
     return level == 0 or (is_led_to and all(attempt.is_unconfigured for attempt in before))
@@ -70,12 +70,16 @@ def severity_of(rank: int) -> Severity:
     return severities[min(max(rank, 1), 3) - 1]
 
 
+def _before(answer: Answer, level: int) -> list[Attempt]:
+    """Return what gave way to a level: nothing where a request was told to start there."""
+    return [attempt for attempt in answer.attempts if attempt.level < level]
+
+
 def _by_level(answer: Answer) -> Severity | None:
     level = answer.fallback_level
     if answer.error is not None or level is None:
         return "high"
-    # A request may be told at which tier to start: then nothing has given way to that one.
-    before = [attempt for attempt in answer.attempts if attempt.level < level]
+    before = _before(answer, level)
     if answer.provider in NO_MODEL:
         return "high" if before else None
     if all(attempt.is_unconfigured for attempt in before):
